@@ -1,0 +1,141 @@
+//! Every method of every service, once: its messages, its wire names, and whether repeating it is harmless.
+
+use crate::proto;
+
+/// A service of the backend contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Accounts, passwords, contacts.
+    User,
+    /// Which core each device is connected to.
+    Presence,
+    /// The message store.
+    Message,
+    /// Groups and their members.
+    Group,
+}
+
+impl Service {
+    /// All services.
+    pub const ALL: [Self; 4] = [Self::User, Self::Presence, Self::Message, Self::Group];
+
+    /// The name on the wire and in service discovery.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "UserService",
+            Self::Presence => "PresenceService",
+            Self::Message => "MessageService",
+            Self::Group => "GroupService",
+        }
+    }
+}
+
+/// A method of a service, as a type: ties its request to its response.
+pub trait Method: 'static {
+    /// What is asked.
+    type Request: prost::Message + Into<Request>;
+    /// What is answered.
+    type Response: prost::Message + Default + TryFrom<Response, Error = ()>;
+    /// The service it belongs to.
+    const SERVICE: Service;
+    /// Its name on the wire.
+    const NAME: &'static str;
+    /// Calling it twice does no more than calling it once, so a call whose fate is unknown may be repeated.
+    const IDEMPOTENT: bool;
+}
+
+macro_rules! methods {
+    ($($service:ident { $($name:ident($request:ident) -> $response:ident, idempotent: $idempotent:literal;)* })*) => {
+        /// The methods as types, for [`Backend::call`](super::Backend::call).
+        pub mod method {
+            use super::{Method, Service, proto};
+            $($(
+                #[doc = concat!("`", stringify!($service), "Service.", stringify!($name), "`.")]
+                pub enum $name {}
+                impl Method for $name {
+                    type Request = proto::$request;
+                    type Response = proto::$response;
+                    const SERVICE: Service = Service::$service;
+                    const NAME: &'static str = stringify!($name);
+                    const IDEMPOTENT: bool = $idempotent;
+                }
+            )*)*
+        }
+
+        /// Any request, for services that take them all in one queue.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs)]
+        pub enum Request { $($($name(proto::$request),)*)* }
+
+        /// Any response: the same variant as its request.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs)]
+        pub enum Response { $($($name(proto::$response),)*)* }
+
+        $($(
+            impl From<proto::$request> for Request {
+                fn from(request: proto::$request) -> Self { Self::$name(request) }
+            }
+            impl From<proto::$response> for Response {
+                fn from(response: proto::$response) -> Self { Self::$name(response) }
+            }
+            impl TryFrom<Response> for proto::$response {
+                type Error = ();
+                fn try_from(response: Response) -> Result<Self, ()> {
+                    match response {
+                        Response::$name(response) => Ok(response),
+                        _ => Err(()),
+                    }
+                }
+            }
+        )*)*
+
+        impl Request {
+            /// The response to this request that carries nothing but `result`.
+            pub fn failed(&self, result: proto::Result) -> Response {
+                match self {
+                    $($(Self::$name(_) => Response::$name(proto::$response {
+                        result: Some(result),
+                        ..Default::default()
+                    }),)*)*
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    User {
+        Login(LoginRequest) -> LoginResponse, idempotent: true;
+        Register(RegisterRequest) -> RegisterResponse, idempotent: false;
+        Logout(LogoutRequest) -> LogoutResponse, idempotent: true;
+        AddFriend(AddFriendRequest) -> AddFriendResponse, idempotent: true;
+        RemoveFriend(RemoveFriendRequest) -> RemoveFriendResponse, idempotent: true;
+        GetFriends(GetFriendsRequest) -> GetFriendsResponse, idempotent: true;
+        GetProfile(GetProfileRequest) -> GetProfileResponse, idempotent: true;
+        Search(SearchRequest) -> SearchResponse, idempotent: true;
+    }
+    Presence {
+        BindRoute(BindRouteRequest) -> BindRouteResponse, idempotent: true;
+        UnbindRoute(UnbindRouteRequest) -> UnbindRouteResponse, idempotent: true;
+        RefreshRoutes(RefreshRoutesRequest) -> RefreshRoutesResponse, idempotent: true;
+        QueryRoute(QueryRouteRequest) -> QueryRouteResponse, idempotent: true;
+        Deliver(DeliverRequest) -> DeliverResponse, idempotent: true;
+    }
+    Message {
+        Send(SendRequest) -> SendResponse, idempotent: true;
+        SendGroup(SendGroupRequest) -> SendGroupResponse, idempotent: true;
+        PullOffline(PullOfflineRequest) -> PullOfflineResponse, idempotent: true;
+        PullGroup(PullGroupRequest) -> PullGroupResponse, idempotent: true;
+        Ack(AckRequest) -> AckResponse, idempotent: true;
+        AckBatch(AckBatchRequest) -> AckBatchResponse, idempotent: true;
+    }
+    Group {
+        CreateGroup(CreateGroupRequest) -> CreateGroupResponse, idempotent: false;
+        JoinGroup(JoinGroupRequest) -> JoinGroupResponse, idempotent: true;
+        LeaveGroup(LeaveGroupRequest) -> LeaveGroupResponse, idempotent: true;
+        GetGroupMembers(GetGroupMembersRequest) -> GetGroupMembersResponse, idempotent: true;
+        GetUserGroups(GetUserGroupsRequest) -> GetUserGroupsResponse, idempotent: true;
+        GetGroupInfo(GetGroupInfoRequest) -> GetGroupInfoResponse, idempotent: true;
+    }
+}

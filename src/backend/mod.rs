@@ -1,0 +1,38 @@
+//! The backends as a command sees them: one call, one answer, whoever serves it.
+//!
+//! Owns the list of methods and the [`Backend`] trait. Knows no transport: `embedded` calls the services in this process.
+
+mod methods;
+
+pub use methods::{Method, Request, Response, Service, method};
+
+/// Why a call brought no answer. Tells whose side failed and whether the call may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No instance serves this, or none can be reached. Nothing was done.
+    #[error("no backend is available")]
+    Unavailable,
+    /// The deadline passed. Whether it was done is unknown.
+    #[error("the backend did not answer in time")]
+    Timeout,
+    /// The backend or the way to it is full. Nothing was done.
+    #[error("the backend is overloaded")]
+    Overloaded,
+    /// No instance offers this method.
+    #[error("the backend does not offer this")]
+    Unsupported,
+    /// The answer made no sense, or the backend failed inside.
+    #[error("the backend failed")]
+    Internal,
+}
+
+/// One core's way to the services. Not `Send`: each core has its own.
+pub trait Backend {
+    /// Calls `M` and waits for its answer, at most until the implementation's deadline.
+    ///
+    /// An answer whose `result.code` is not `OK` is an answer, not an error of the call.
+    fn call<M: Method>(
+        &self,
+        request: M::Request,
+    ) -> impl Future<Output = Result<M::Response, CallError>>;
+}

@@ -1,0 +1,75 @@
+//! The ways a connection ends: one closed set, the same word in metric, log and wire.
+
+/// Why a connection ended. Every connection ends for exactly one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The client closed its side and has had all its replies.
+    ClientClosed,
+    /// The client said `quit`.
+    Quit,
+    /// The connection was reset or broke.
+    ConnectionLost,
+    /// A newer login with the same device name, or past `max_devices`.
+    Replaced,
+    /// Nothing was read for `connection_timeout`.
+    Idle,
+    /// No login within `login_timeout`.
+    AuthTimeout,
+    /// More than `outbound_queue_bytes` unread.
+    SlowConsumer,
+    /// A line too long, or `protocol_error_limit` bad lines.
+    Protocol,
+    /// Over `commands_per_second` for longer than `throttle_timeout`.
+    RateLimited,
+    /// Closed by an operator.
+    Admin,
+    /// The gateway is going down.
+    Shutdown,
+    /// A bug of ours: the task of this connection panicked.
+    Internal,
+}
+
+impl CloseReason {
+    /// All reasons, in the order of their discriminants.
+    pub const ALL: [Self; 12] = [
+        Self::ClientClosed,
+        Self::Quit,
+        Self::ConnectionLost,
+        Self::Replaced,
+        Self::Idle,
+        Self::AuthTimeout,
+        Self::SlowConsumer,
+        Self::Protocol,
+        Self::RateLimited,
+        Self::Admin,
+        Self::Shutdown,
+        Self::Internal,
+    ];
+
+    /// The word used as metric label, as log field and, where there is one, as KICK reason.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::Quit => "quit",
+            Self::ConnectionLost => "connection_lost",
+            Self::Replaced => "replaced",
+            Self::Idle => "idle",
+            Self::AuthTimeout => "auth_timeout",
+            Self::SlowConsumer => "slow_consumer",
+            Self::Protocol => "protocol",
+            Self::RateLimited => "rate_limited",
+            Self::Admin => "admin",
+            Self::Shutdown => "shutdown",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The word of the `KICK reason=` line the client gets before the close; `None`: it gets none.
+    pub fn kick_word(self) -> Option<&'static str> {
+        match self {
+            Self::ClientClosed | Self::Quit | Self::ConnectionLost | Self::Internal => None,
+            Self::RateLimited => Some("protocol"),
+            other => Some(other.word()),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `im-gateway` binary: parse, run, map errors to exit codes.
+
+fn main() {}

@@ -1,1 +1,175 @@
-//! token
+//! Tokens: what lets a user log in again without the password.
+//!
+//! Owns issuing and verifying JSON Web Tokens (RFC 7519) signed with keys of the operator. Never asks a clock or a random
+//! source: the time and the token's own number are handed in. Never prints a key or a token.
+//!
+//! Invariants:
+//! - the algorithm is the key's, not the token's: a token is only ever checked against keys made for the algorithm that
+//!   its header names, and `none` is nobody's;
+//! - nothing in a header is followed: key ids, key sets, certificates and addresses of keys have no effect, and a header
+//!   that demands to be understood (`crit`) is refused;
+//! - a token is [`TokenError::Expired`] only if it is right in everything else.
+
+use std::{fmt, time::Duration};
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use crate::id::UserId;
+
+/// The least length of a secret: what HS256 asks for (RFC 7518, section 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+/// A longer token is refused unread. The gateway's own take some 300 bytes.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+
+const ISSUER: &str = "im-gateway";
+const TYPE: &str = "access";
+const LEEWAY_S: u64 = 60;
+
+/// Why a token does not log anybody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It was right once.
+    #[error("the token has expired")]
+    Expired,
+    /// It is not a token of ours.
+    #[error("the token is not valid")]
+    Invalid,
+}
+
+/// The secret is too short to sign with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token secret has at least {SECRET_BYTES_MIN} bytes, this one has {length_bytes}")]
+pub struct WeakSecret {
+    /// How long it is.
+    pub length_bytes: usize,
+}
+
+/// The keys tokens are signed and verified with.
+pub struct Tokens {
+    signing: EncodingKey,
+    verifying: Vec<VerifyingKey>,
+    lifetime_s: u64,
+}
+
+/// A key and the one algorithm it is for.
+struct VerifyingKey {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl VerifyingKey {
+    fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
+        let mut validation = Validation::new(algorithm);
+        // The library would compare with its own clock. All claims are checked in `verified_user`, so that each rule
+        // stands in one place; only an audience, which no key here is for, is left to it to refuse.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.required_spec_claims.clear();
+        Self { key, validation }
+    }
+
+    fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.validation.algorithms.contains(&algorithm)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    iat: u64,
+    nbf: u64,
+    exp: u64,
+    jti: String,
+    typ: String,
+}
+
+impl Tokens {
+    /// Signs and verifies with the gateway's own `secret`; a token is good for `lifetime`, counted in whole seconds.
+    pub fn new(secret: &[u8], lifetime: Duration) -> Result<Self, WeakSecret> {
+        if secret.len() < SECRET_BYTES_MIN {
+            return Err(WeakSecret {
+                length_bytes: secret.len(),
+            });
+        }
+        Ok(Self {
+            signing: EncodingKey::from_secret(secret),
+            verifying: vec![VerifyingKey::new(
+                DecodingKey::from_secret(secret),
+                Algorithm::HS256,
+            )],
+            lifetime_s: lifetime.as_secs(),
+        })
+    }
+
+    /// A token for `user`. `jti` names this one token and should be random.
+    pub fn issue(&self, user: UserId, now_unix_s: u64, jti: u128) -> String {
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            sub: user.to_string(),
+            iat: now_unix_s,
+            nbf: now_unix_s,
+            exp: now_unix_s.saturating_add(self.lifetime_s),
+            jti: format!("{jti:032x}"),
+            typ: TYPE.to_owned(),
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
+            .expect("strings and numbers always encode, and HMAC takes a key of any length")
+    }
+
+    /// Whose token this is, if it is good at `now_unix_s`.
+    pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<UserId, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::Invalid);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
+        if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
+            return Err(TokenError::Invalid);
+        }
+        let claims = self
+            .verifying
+            .iter()
+            .filter(|key| key.is_for(header.alg))
+            .find_map(|key| jsonwebtoken::decode::<Claims>(token, &key.key, &key.validation).ok())
+            .ok_or(TokenError::Invalid)?
+            .claims;
+        verified_user(&claims, now_unix_s)
+    }
+}
+
+/// The rules for the claims of a token whose signature is right.
+fn verified_user(claims: &Claims, now_unix_s: u64) -> Result<UserId, TokenError> {
+    if claims.iss != ISSUER || claims.typ != TYPE {
+        return Err(TokenError::Invalid);
+    }
+    if claims.nbf > now_unix_s.saturating_add(LEEWAY_S) {
+        return Err(TokenError::Invalid);
+    }
+    let user = positive_integer(&claims.sub).ok_or(TokenError::Invalid)?;
+    if now_unix_s >= claims.exp.saturating_add(LEEWAY_S) {
+        return Err(TokenError::Expired);
+    }
+    Ok(user)
+}
+
+/// The number that `text` is the one way to write: digits only, no sign, no leading zero.
+fn positive_integer(text: &str) -> Option<UserId> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits || text.starts_with('0') {
+        return None;
+    }
+    text.parse().ok()
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens")
+            .field("keys", &self.verifying.len())
+            .field("lifetime_s", &self.lifetime_s)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

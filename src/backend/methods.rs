@@ -92,6 +92,8 @@ macro_rules! methods {
 
         impl Request {
             /// The response to this request that carries nothing but `result`.
+            // Some responses are nothing but a result.
+            #[allow(clippy::needless_update)]
             pub fn failed(&self, result: proto::Result) -> Response {
                 match self {
                     $($(Self::$name(_) => Response::$name(proto::$response {

@@ -2,6 +2,7 @@
 //!
 //! Owns the list of methods and the [`Backend`] trait. Knows no transport: `embedded` calls the services in this process.
 
+pub mod embedded;
 mod methods;
 
 pub use methods::{Method, Request, Response, Service, method};
@@ -35,4 +36,10 @@ pub trait Backend {
         &self,
         request: M::Request,
     ) -> impl Future<Output = Result<M::Response, CallError>>;
+
+    /// Takes an answer that came by the core's inbox, for the call the implementation numbered `call_id`.
+    fn complete(&self, call_id: u64, response: Response);
+
+    /// Tells the time in ms, so that calls past their deadline end.
+    fn advance(&self, now_ms: u64);
 }

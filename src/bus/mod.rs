@@ -2,6 +2,8 @@
 //!
 //! Owns the names of channels and the two ends of the bus. A push is a hint; the store is the truth.
 
+pub mod local;
+
 use crate::{
     id::{GroupId, RouteId},
     proto::PushMessage,

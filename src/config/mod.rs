@@ -1,1 +1,79 @@
-//! config
+//! The configuration: default ← file ← environment, checked once, then fixed.
+//!
+//! Owns every key, its default and its rules. Never reads a file nobody named, and never changes the environment.
+//! Invariants: an unknown key is an error that names the nearest known one; every error names the place the value
+//! came from (file and line, or variable), is one line, and carries [`ExitCode::Config`](crate::error::ExitCode::Config).
+//!
+//! In the order of the flow: [`mod@file`] lists the keys, [`value`] reads one value, [`source`] reads file and
+//! environment, [`validate`] turns the result into [`Settings`].
+
+pub mod file;
+pub mod settings;
+pub mod source;
+pub mod validate;
+pub mod value;
+
+use std::path::Path;
+
+pub use settings::Settings;
+pub use source::Environment;
+
+use crate::error::StartupError;
+
+/// The default configuration with its comments: every key there is.
+pub const DEFAULT_TOML: &str = include_str!("../../conf/im-gateway.toml");
+
+/// Reads, overrides and checks the configuration. Without a file the defaults stand in its place.
+pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, StartupError> {
+    let (values, origins) = source::read(file, environment)?;
+    validate::validate(&values, &origins, environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_states_exactly_the_defaults() {
+        let written: file::File = toml::from_str(DEFAULT_TOML).expect("the default file parses");
+        assert_eq!(written, file::File::default());
+    }
+
+    #[test]
+    fn the_default_file_has_every_key_of_every_section_and_no_other() {
+        let written: toml::Table = toml::from_str(DEFAULT_TOML).expect("the default file parses");
+        let written: Vec<(String, Vec<String>)> = written
+            .iter()
+            .map(|(section, keys)| {
+                let keys = keys.as_table().expect("a section is a table");
+                (section.clone(), keys.keys().cloned().collect())
+            })
+            .collect();
+        let mut known: Vec<(String, Vec<String>)> = file::SECTIONS
+            .iter()
+            .map(|(section, keys)| {
+                let mut keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+                keys.sort();
+                ((*section).to_owned(), keys)
+            })
+            .collect();
+        known.sort();
+        assert_eq!(written, known);
+    }
+
+    #[test]
+    fn every_key_of_the_default_file_is_commented() {
+        let mut previous = "";
+        for line in DEFAULT_TOML.lines() {
+            if line.contains(" = ") && !line.starts_with('#') {
+                assert!(previous.starts_with('#'), "no comment above {line:?}");
+            }
+            previous = line;
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        load(None, &Environment::default()).expect("defaults are valid");
+    }
+}

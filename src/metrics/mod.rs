@@ -1,1 +1,291 @@
-//! metrics
+//! What is counted, who counts it, and how it is told.
+//!
+//! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one [`Store`] for the store;
+//! and [`Registry`], which holds them all for whoever reads. Never decides anything by them and never locks: a change is a
+//! relaxed load and store ([`cell`]), and a scrape reads what is there.
+//!
+//! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
+
+pub mod cell;
+pub mod exposition;
+pub mod label;
+pub mod names;
+pub mod process;
+
+use std::{sync::Arc, time::Instant};
+
+pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
+pub use label::{Label, PerLabel, PushDrop, RefusalReason};
+
+use crate::{
+    backend::{CallError, Service},
+    close::CloseReason,
+    protocol::{command::Verb, error_code::ErrorCode},
+};
+
+/// How commands of one kind were answered.
+#[derive(Debug, Default)]
+struct CommandResults {
+    /// With `+OK`.
+    ok: Counter,
+    /// With `-ERR`.
+    error: Counter,
+}
+
+/// Calls to one service that brought no answer, by why.
+type CallErrors = PerLabel<CallError, Counter, { <CallError as Label>::ALL.len() }>;
+
+/// The numbers of one core. The core is their only writer, but for [`Core::inbox_overflowed`].
+///
+/// Aligned to two cache lines (the processor fetches them in pairs), so that no core's writing slows another's.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Core {
+    /// When the core last came round; for `/livez`, not exposed.
+    pub heartbeat: Heartbeat,
+    /// Open client connections.
+    pub connections: Gauge,
+    /// Connections that are logged in.
+    pub sessions_authenticated: Gauge,
+    /// Connections taken from the listener.
+    pub connections_accepted_total: Counter,
+    /// Connections turned away.
+    connections_refused: PerLabel<RefusalReason, Counter, { <RefusalReason as Label>::ALL.len() }>,
+    /// Failures of `accept`.
+    pub accept_errors_total: Counter,
+    /// Connections that ended.
+    connections_closed: PerLabel<CloseReason, Counter, { CloseReason::ALL.len() }>,
+    /// Commands answered.
+    commands: PerLabel<Verb, CommandResults, { Verb::COUNT }>,
+    /// Time from a command that calls a backend to its reply.
+    command_duration: PerLabel<Verb, Histogram, { Verb::COUNT }>,
+    /// Replies of `-ERR`.
+    errors: PerLabel<ErrorCode, Counter, { ErrorCode::COUNT }>,
+    /// Messages from clients that were stored.
+    pub messages_received_total: Counter,
+    /// MSG and GMSG lines written.
+    pub messages_sent_total: Counter,
+    /// Bytes read from client sockets.
+    pub transport_received_bytes_total: Counter,
+    /// Bytes written to client sockets.
+    pub transport_sent_bytes_total: Counter,
+    /// Bytes queued for clients.
+    pub outbox_bytes: Gauge,
+    /// Connections closed as slow consumers.
+    pub slow_consumers_total: Counter,
+    /// Times a connection went over its commands per second.
+    pub rate_limited_commands_total: Counter,
+    /// Log-in attempts refused because there were too many before.
+    pub rate_limited_login_total: Counter,
+    /// Lines that break the protocol.
+    pub protocol_errors_total: Counter,
+    /// Pushes written to nobody.
+    push_dropped: PerLabel<PushDrop, Counter, { <PushDrop as Label>::ALL.len() }>,
+    /// Pushes that found the inbox full; counted by whoever wanted to hand them over.
+    inbox_full: SharedCounter,
+    /// Holes found in the numbering of pushes.
+    pub push_gaps_total: Counter,
+    /// Local connections one push went to.
+    pub fanout_recipients: Histogram,
+    /// Backend calls without an answer.
+    backend_rpc_errors: PerLabel<Service, CallErrors, { Service::ALL.len() }>,
+    /// Backend calls under way.
+    pub backend_inflight: Gauge,
+    /// Replies and pushes waiting in the core's inbox.
+    pub core_queue_depth: Gauge,
+    /// Longest turn of the loop lately, in microseconds.
+    pub core_loop_stall_us: Peak,
+    /// Connection tasks that panicked.
+    pub panics_total: Counter,
+}
+
+impl Core {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            heartbeat: Heartbeat::default(),
+            connections: Gauge::default(),
+            sessions_authenticated: Gauge::default(),
+            connections_accepted_total: Counter::default(),
+            connections_refused: PerLabel::default(),
+            accept_errors_total: Counter::default(),
+            connections_closed: PerLabel::default(),
+            commands: PerLabel::default(),
+            command_duration: PerLabel::new(Histogram::of_durations),
+            errors: PerLabel::default(),
+            messages_received_total: Counter::default(),
+            messages_sent_total: Counter::default(),
+            transport_received_bytes_total: Counter::default(),
+            transport_sent_bytes_total: Counter::default(),
+            outbox_bytes: Gauge::default(),
+            slow_consumers_total: Counter::default(),
+            rate_limited_commands_total: Counter::default(),
+            rate_limited_login_total: Counter::default(),
+            protocol_errors_total: Counter::default(),
+            push_dropped: PerLabel::default(),
+            inbox_full: SharedCounter::default(),
+            push_gaps_total: Counter::default(),
+            fanout_recipients: Histogram::of_counts(),
+            backend_rpc_errors: PerLabel::default(),
+            backend_inflight: Gauge::default(),
+            core_queue_depth: Gauge::default(),
+            core_loop_stall_us: Peak::default(),
+            panics_total: Counter::default(),
+        }
+    }
+}
+
+impl Core {
+    /// A connection was turned away before it was served.
+    pub fn connection_refused(&self, reason: RefusalReason) {
+        self.connections_refused.at(reason).inc();
+    }
+
+    /// A connection ended.
+    pub fn connection_closed(&self, reason: CloseReason) {
+        self.connections_closed.at(reason).inc();
+    }
+
+    /// A command was answered: with `+OK` if `ok`, else with `-ERR`.
+    #[inline]
+    pub fn command(&self, verb: Verb, ok: bool) {
+        let results = self.commands.at(verb);
+        if ok {
+            results.ok.inc();
+        } else {
+            results.error.inc();
+        }
+    }
+
+    /// A command that called a backend was answered after `duration_us` microseconds.
+    #[inline]
+    pub fn command_took(&self, verb: Verb, duration_us: u64) {
+        self.command_duration.at(verb).observe_us(duration_us);
+    }
+
+    /// An `-ERR` was sent.
+    pub fn error(&self, code: ErrorCode) {
+        self.errors.at(code).inc();
+    }
+
+    /// A push that arrived was written to nobody.
+    pub fn push_dropped(&self, reason: PushDrop) {
+        self.push_dropped.at(reason).inc();
+    }
+
+    /// `count` pushes found the core's inbox full. The one number of a core that any thread may add to.
+    pub fn inbox_overflowed(&self, count: u64) {
+        self.inbox_full.add(count);
+    }
+
+    /// A backend call brought no answer.
+    pub fn backend_failed(&self, service: Service, error: CallError) {
+        self.backend_rpc_errors.at(service).at(error).inc();
+    }
+}
+
+impl Default for Core {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The numbers of the store. The store thread is their only writer, except where a cell is shared.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Store {
+    /// Transactions committed.
+    pub commits: Counter,
+    /// Messages in one transaction.
+    pub batch_messages: Histogram,
+    /// Time one commit took.
+    pub commit_duration: Histogram,
+    /// Transactions that failed.
+    pub errors: Counter,
+    /// Log-ins and registrations waiting for the password pool.
+    pub password_queue_depth: SharedGauge,
+}
+
+impl Store {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            commits: Counter::default(),
+            batch_messages: Histogram::of_counts(),
+            commit_duration: Histogram::of_durations(),
+            errors: Counter::default(),
+            password_queue_depth: SharedGauge::default(),
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A core that has not come round for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// The core's number.
+    pub core: usize,
+    /// How long it has been silent.
+    pub silent_ms: u64,
+}
+
+/// All numbers of the process, and the clock they are measured by.
+#[derive(Debug)]
+pub struct Registry {
+    /// One for each core, in the order of their numbers.
+    pub cores: Vec<Arc<Core>>,
+    /// The store's.
+    pub store: Arc<Store>,
+    /// The zero of `now_ms`.
+    pub started: Instant,
+    /// When the process started, by the wall clock.
+    pub started_unix_ms: u64,
+}
+
+impl Registry {
+    /// Numbers for `cores` cores, all zero. `started` is the zero of the `now_ms` that cores beat with.
+    pub fn new(cores: usize, started: Instant, started_unix_ms: u64) -> Self {
+        Self {
+            cores: (0..cores).map(|_| Arc::new(Core::new())).collect(),
+            store: Arc::new(Store::new()),
+            started,
+            started_unix_ms,
+        }
+    }
+
+    /// Monotonic milliseconds since the start.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Cores that have not come round for longer than [`cell::HEARTBEAT_LIMIT_MS`].
+    pub fn stalls(&self) -> Vec<Stall> {
+        let now_ms = self.now_ms();
+        self.cores
+            .iter()
+            .enumerate()
+            .filter_map(|(core, numbers)| {
+                let silent_ms = numbers.heartbeat.stalled_for_ms(now_ms)?;
+                Some(Stall { core, silent_ms })
+            })
+            .collect()
+    }
+
+    /// Open client connections of all cores.
+    pub fn connections(&self) -> u64 {
+        self.cores.iter().map(|core| core.connections.get()).sum()
+    }
+
+    /// Logged-in connections of all cores.
+    pub fn sessions(&self) -> u64 {
+        self.cores
+            .iter()
+            .map(|core| core.sessions_authenticated.get())
+            .sum()
+    }
+}

@@ -1,1 +1,195 @@
-//! service
+//! The reference services, User, Presence, Message and Group, over one SQLite file.
+//!
+//! Owns the threads that serve them and the way in and out: a bounded queue of [`Call`]s, a [`ReplySink`] per caller, a
+//! [`Publisher`] for pushes. Never knows a session or a socket.
+//!
+//! ```text
+//! core ── Call ──▶ queue ──▶ store thread: batch → transaction → commit → publish pushes → complete replies
+//!                    ▲                            │ log-in, registration
+//!                    └──── verdict ── password threads ◀──┘
+//! ```
+//!
+//! Invariants: what is answered or published is committed; pushes of a commit go out before its replies; calls of one caller are
+//! carried out in the order submitted (log-ins and registrations wait for a password thread and may be overtaken).
+//!
+//! Where to look: `thread` gathers batches, `engine` carries them out, `store` keeps the transaction and what is remembered, `schema`
+//! has the tables; `user`, `presence`, `message`, `inbox` and `group` serve one subject each; `cursor` and `range_set` are
+//! the pure arithmetic of who has confirmed what.
+
+mod counters;
+mod cursor;
+mod engine;
+mod group;
+mod inbox;
+mod message;
+mod message_id;
+mod password;
+mod presence;
+mod range_set;
+mod schema;
+mod store;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod user;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    thread::{Builder, JoinHandle},
+};
+
+use crossbeam_channel::{Sender, TrySendError};
+
+pub use self::counters::StoreCounters;
+use self::{
+    engine::Engine,
+    password::PasswordPool,
+    store::Store,
+    thread::{Envelope, StoreThread},
+};
+use crate::{
+    backend::{Request, Response},
+    bus::Publisher,
+    error::{ExitCode, StartupError},
+};
+
+/// Calls that may wait for the store thread; more are refused.
+const QUEUE_CALLS: usize = 65_536;
+
+/// Where the replies of one caller go.
+pub trait ReplySink: Send + Sync {
+    /// Takes the replies of one commit, each with the id of its call. Called on the store thread, so it must not block.
+    fn complete(&self, replies: Vec<(u64, Response)>);
+}
+
+/// One question and whom to answer.
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// The caller's own number of it, handed back with the reply.
+    pub call_id: u64,
+    /// Who gets the reply.
+    pub sink: Arc<dyn ReplySink>,
+}
+
+/// How the services are set up.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// The directory of the store; created where missing.
+    pub data_dir: PathBuf,
+    /// Most unconfirmed messages of a user's inbox, and of any one member of a group.
+    pub inbox_limit: u64,
+    /// Threads that hash passwords.
+    pub password_threads: usize,
+    /// Log-ins and registrations that may wait for them; more are refused as unavailable.
+    pub password_queue: usize,
+    /// The worker number in message ids given by the services themselves (ten bits); must not be that of a core.
+    pub own_worker_id: u16,
+}
+
+/// The running services. Dropped without [`Services::stop`], they end by themselves, and nobody waits for that.
+pub struct Services {
+    client: ServiceClient,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A caller's end of the queue.
+#[derive(Clone)]
+pub struct ServiceClient {
+    queue: Sender<Envelope>,
+}
+
+/// Opens the store and starts the threads.
+pub fn start(
+    options: ServiceOptions,
+    publisher: Arc<dyn Publisher>,
+    counters: Arc<StoreCounters>,
+) -> Result<Services, StartupError> {
+    let connection = schema::open(&options.data_dir)?;
+    let store = Store::new(connection, options.inbox_limit.max(1));
+    let engine = Engine::new(store, options.own_worker_id, Arc::clone(&counters));
+    let (sender, queue) = crossbeam_channel::bounded(QUEUE_CALLS);
+    let verdicts = sender.clone();
+    let passwords = PasswordPool::start(
+        options.password_threads,
+        options.password_queue,
+        Arc::clone(&counters),
+        // Only a thread that has ended does not take it, and then nobody waits for it any more.
+        move |judged| drop(verdicts.send(Envelope::Judged(judged))),
+    )?;
+    let store_thread = StoreThread {
+        engine,
+        queue,
+        passwords,
+        publisher,
+        counters,
+    };
+    let thread = Builder::new()
+        .name("store".to_owned())
+        .spawn(move || thread::main(store_thread))
+        .map_err(|error| {
+            StartupError::new(
+                ExitCode::Preflight,
+                "cannot start the store thread",
+                error,
+                "raise the limit on threads for this user",
+            )
+        })?;
+    Ok(Services {
+        client: ServiceClient { queue: sender },
+        thread: Some(thread),
+    })
+}
+
+impl Services {
+    /// A way in for one caller.
+    pub fn client(&self) -> ServiceClient {
+        self.client.clone()
+    }
+
+    /// Whether the store thread still serves. When it does not, every call is refused.
+    pub fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Carries out what is queued, answers it, writes everything to the main file, and waits for the threads to end.
+    pub fn stop(mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        if self.client.queue.send(Envelope::Stop).is_err() {
+            log::error!("the store thread had already ended");
+        }
+        if thread.join().is_err() {
+            log::error!("the store thread panicked while it ended");
+        }
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        if self.thread.take().is_some() && self.client.queue.try_send(Envelope::Stop).is_err() {
+            log::warn!("the store thread could not be told to stop");
+        }
+    }
+}
+
+impl ServiceClient {
+    /// Queues a call, or gives it back when the queue is full or the services have ended.
+    #[allow(clippy::result_large_err)] // the caller goes on with the call itself
+    pub fn submit(&self, call: Call) -> Result<(), Call> {
+        self.queue
+            .try_send(Envelope::Call(call))
+            .map_err(|refused| match refused {
+                TrySendError::Full(Envelope::Call(call))
+                | TrySendError::Disconnected(Envelope::Call(call)) => call,
+                TrySendError::Full(_) | TrySendError::Disconnected(_) => {
+                    unreachable!("a call was sent")
+                }
+            })
+    }
+}

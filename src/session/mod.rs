@@ -1,1 +1,177 @@
-//! session
+//! One client's session: what it may do now, and what it is owed.
+//!
+//! Owns the state of one connection above its bytes: phase, dialect, device, who confirms, rate, bad lines. Never does
+//! I/O and never knows a clock. Commands that answer at once are in [`Shard`](crate::shard::Shard), those that ask a backend in
+//! [`commands`].
+//!
+//! # Lifecycle
+//!
+//! ```text
+//!               login/register/auth             reply written
+//!   Anonymous ─────────────────────▶ Binding ─────────────────▶ LoggedIn
+//!       ▲                               │ failed                    │ logout
+//!       └───────────────────────────────┴───────────────────────────┘
+//!   any phase ── quit, end of input, kick, error ──▶ Ended (a CloseReason; nothing is handled any more)
+//! ```
+//!
+//! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only in `LoggedIn`, and those
+//! that come in `Binding` wait until the log-in is answered; `Ended` is final.
+
+pub mod commands;
+pub mod job;
+pub mod outbox;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use crate::{
+    close::CloseReason,
+    id::{GroupId, MessageId, SessionId, UserId},
+    limits::TokenBucket,
+    protocol::command::{AckMode, Dialect},
+    session::outbox::Delivery,
+};
+
+/// Where a session is in its life.
+#[derive(Debug, Default)]
+pub enum Phase {
+    /// Nobody has logged in.
+    #[default]
+    Anonymous,
+    /// Somebody is logged in, or (until [`Login::ready`]) about to be.
+    LoggedIn(Box<Login>),
+}
+
+/// What a session has once its user is known.
+#[derive(Debug)]
+pub struct Login {
+    /// The user.
+    pub user: UserId,
+    /// The session's own number.
+    pub session_id: SessionId,
+    /// The user's name, where it is known.
+    pub name: String,
+    /// Direct messages up to this number came before the log-in: they wait for `pull`.
+    pub baseline: u64,
+    /// The log-in has been answered: pushes may go out.
+    pub ready: bool,
+    /// Pushes that came before the log-in was answered.
+    pub early: Vec<EarlyPush>,
+    /// The groups whose messages this session gets.
+    pub groups: Vec<GroupId>,
+    /// The book of what the client has not confirmed; only with `ack=manual`.
+    pub manual: Option<Box<Manual>>,
+}
+
+/// A push that waits for the log-in to be answered.
+#[derive(Debug)]
+pub struct EarlyPush {
+    /// The encoded line.
+    pub line: Vec<u8>,
+    /// The message's id; 0: not a message.
+    pub message_id: MessageId,
+    /// What it confirms once sent.
+    pub delivery: Option<Delivery>,
+}
+
+/// What a session with `ack=manual` keeps account of.
+#[derive(Debug, Default)]
+pub struct Manual {
+    /// Sent and not confirmed by the client.
+    pub unconfirmed: HashSet<MessageId>,
+    /// The limit was reached: pushes are held back in the store until the client confirms some.
+    pub behind: bool,
+    /// A task is fetching what was held back.
+    pub catching_up: bool,
+    /// The last direct number sent.
+    pub direct_last: u64,
+    /// The last number sent of each group.
+    pub group_last: HashMap<GroupId, u64>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The address.
+    pub ip: IpAddr,
+    /// Limits by address and rate do not apply to it.
+    pub exempt: bool,
+}
+
+/// The device name until the client sets one.
+pub const DEFAULT_DEVICE: &str = "cli";
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The dialect of the last line that showed one.
+    pub dialect: Dialect,
+    /// Who confirms deliveries.
+    pub ack_mode: AckMode,
+    /// The device name; `None`: [`DEFAULT_DEVICE`].
+    pub device: Option<Box<str>>,
+    /// Commands it may still send.
+    pub bucket: TokenBucket,
+    /// Since when it has been over its rate without a break, in ms; 0: it is not.
+    pub throttled_since_ms: u64,
+    /// Lines that made no sense so far.
+    pub bad_lines: u32,
+    /// A command of it waits for a backend.
+    pub busy: bool,
+    /// The client has closed its sending side.
+    pub input_ended: bool,
+    /// Why it ended.
+    pub ended: Option<CloseReason>,
+    /// When something was read last.
+    pub last_read_ms: u64,
+    /// By when it must have logged in; for an ended one, by when it must be gone.
+    pub deadline_ms: u64,
+}
+
+impl Session {
+    /// A session that has just begun.
+    pub fn new(peer: Peer, bucket: TokenBucket, now_ms: u64, login_timeout_ms: u64) -> Self {
+        Self {
+            peer,
+            phase: Phase::default(),
+            dialect: Dialect::Colon,
+            ack_mode: AckMode::Auto,
+            device: None,
+            bucket,
+            throttled_since_ms: 0,
+            bad_lines: 0,
+            busy: false,
+            input_ended: false,
+            ended: None,
+            last_read_ms: now_ms,
+            deadline_ms: now_ms + login_timeout_ms,
+        }
+    }
+
+    /// The log-in, under way or done.
+    pub fn login(&self) -> Option<&Login> {
+        match &self.phase {
+            Phase::LoggedIn(login) => Some(login),
+            Phase::Anonymous => None,
+        }
+    }
+
+    /// The log-in, under way or done.
+    pub fn login_mut(&mut self) -> Option<&mut Login> {
+        match &mut self.phase {
+            Phase::LoggedIn(login) => Some(login),
+            Phase::Anonymous => None,
+        }
+    }
+
+    /// The device name.
+    pub fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or(DEFAULT_DEVICE)
+    }
+}

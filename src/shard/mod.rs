@@ -1,1 +1,467 @@
-//! shard
+//! All sessions of one core: who is connected, who is logged in where, what they are owed, when they are due.
+//!
+//! Owns the slab of connections, the tables of users and groups, and the timing wheel. Never does I/O, never knows a
+//! clock or a runtime: bytes, pushes and the time come in; bytes to send wait in outboxes, and what needs a backend
+//! leaves as [`Job`](crate::session::job::Job)s and [`Effect`]s. The worker carries them out.
+//!
+//! - [`input`] bytes → lines → answers and jobs
+//! - [`login`] users, devices, group memberships, and how they end
+//! - [`push`] what the bus brings → the sessions it is for, in order
+//! - [`delivery`] one push → one connection, and what that confirms
+//! - [`deadlines`] what happens when nothing happens
+//!
+//! Invariants (checked in debug builds after every entry): a session stands in its user's list and its groups' lists
+//! exactly while it is logged in; no list holds a connection that is gone; a dirty connection is in the dirty list once.
+
+pub mod core;
+pub mod deadlines;
+pub mod delivery;
+pub mod input;
+pub mod login;
+pub mod push;
+pub mod sequencer;
+pub mod wheel;
+
+use std::{collections::HashMap, sync::Arc};
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::{
+    close::CloseReason,
+    id::{ConnectionKey, GroupId, MessageIds, SessionId, UserId},
+    limits::{Rate, TokenBucket},
+    metrics,
+    proto::{AckRange, PushMessage},
+    protocol::{
+        command::{Dialect, Tag},
+        push::Push,
+        reply::Reply,
+    },
+    session::{
+        Peer, Session,
+        outbox::{BufferPool, Outbox},
+    },
+    shard::{
+        sequencer::{Fetch, Sequencer},
+        wheel::Wheel,
+    },
+};
+
+/// The time, as the worker tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Microseconds since the process began; never goes back.
+    pub monotonic_us: u64,
+    /// Milliseconds since 1970; may jump.
+    pub unix_ms: u64,
+}
+
+/// The rules a shard applies; each is a key of the configuration.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// The longest line, terminator included, in bytes.
+    pub max_line_bytes: usize,
+    /// The same before login.
+    pub login_line_bytes: usize,
+    /// Bad lines until the connection is closed.
+    pub protocol_error_limit: u32,
+    /// Time to log in.
+    pub login_timeout_ms: u64,
+    /// Time without a byte read.
+    pub connection_timeout_ms: u64,
+    /// Unsent bytes of a connection.
+    pub outbound_queue_bytes: usize,
+    /// Unconfirmed messages of a connection with `ack=manual`.
+    pub unconfirmed_limit: usize,
+    /// Commands per second of a connection.
+    pub command_rate: Rate,
+    /// Time over the rate until the connection is closed.
+    pub throttle_timeout_ms: u64,
+    /// Whether a new connection is greeted.
+    pub banner: bool,
+}
+
+/// What the shard wants done with backends or the bus, beside answering commands.
+#[derive(Debug)]
+pub enum Effect {
+    /// Confirm what was delivered.
+    Confirm(Vec<AckRange>),
+    /// A session is gone: forget its route.
+    Unbind {
+        /// Its user.
+        user: UserId,
+        /// The session.
+        session_id: SessionId,
+    },
+    /// Direct messages are missing.
+    FetchDirect {
+        /// Whose inbox.
+        user: UserId,
+        /// Which numbers.
+        fetch: Fetch,
+    },
+    /// Messages of a group are missing.
+    FetchGroup {
+        /// Which group.
+        group: GroupId,
+        /// Which numbers.
+        fetch: Fetch,
+    },
+    /// Listen to a group that a local user has just joined.
+    Subscribe(GroupId),
+    /// No local user is in the group any more.
+    Unsubscribe(GroupId),
+    /// A session with `ack=manual` has room again for what was held back.
+    CatchUp(ConnectionKey),
+}
+
+/// One connection: its session, what came and was not handled, what was said and not sent.
+#[derive(Debug)]
+pub struct Connection {
+    generation: u32,
+    /// In the dirty list.
+    dirty: bool,
+    /// The last write found the kernel's buffer full: wait until it says there is room.
+    blocked: bool,
+    /// The session.
+    pub session: Session,
+    input: Vec<u8>,
+    outbox: Outbox,
+}
+
+/// A user with a session on this core.
+#[derive(Debug)]
+struct User {
+    slots: SmallVec<[u32; 2]>,
+    direct: Sequencer<Arc<PushMessage>>,
+}
+
+/// A group with a member on this core.
+#[derive(Debug)]
+struct Group {
+    members: Vec<Member>,
+    messages: Sequencer<Arc<PushMessage>>,
+    /// Log-ins that are about to add a member.
+    holds: u32,
+}
+
+/// A session in a group.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    slot: u32,
+    /// Messages up to this number came before: they wait for `pull`.
+    baseline: u64,
+}
+
+/// All sessions of one core.
+pub struct Shard {
+    options: ShardOptions,
+    metrics: Arc<metrics::Core>,
+    connections: Slab<Connection>,
+    next_generation: u32,
+    users: HashMap<UserId, User>,
+    groups: HashMap<GroupId, Group>,
+    wheel: Wheel,
+    ids: MessageIds,
+    now: Now,
+    pool: BufferPool,
+    dirty: Vec<ConnectionKey>,
+    resumable: Vec<ConnectionKey>,
+    throttled: Vec<ConnectionKey>,
+    expired: Vec<ConnectionKey>,
+    effects: Vec<Effect>,
+    acks: Vec<AckRange>,
+    scratch: Vec<u8>,
+    draining: bool,
+}
+
+/// How precise time-outs are.
+pub const TICK_MS: u64 = 100;
+
+/// The wheel's size: time-outs up to some seven minutes are placed directly.
+const WHEEL_SLOTS: usize = 4096;
+
+/// How long a connection that has ended may take to read its last lines.
+const LINGER_MS: u64 = 2_000;
+
+impl Shard {
+    /// An empty shard. `worker` (0–1023) makes the ids of this core unique.
+    pub fn new(options: ShardOptions, worker: u16, metrics: Arc<metrics::Core>) -> Self {
+        Self {
+            options,
+            metrics,
+            connections: Slab::new(),
+            next_generation: 0,
+            users: HashMap::new(),
+            groups: HashMap::new(),
+            wheel: Wheel::new(TICK_MS, WHEEL_SLOTS),
+            ids: MessageIds::new(worker),
+            now: Now::default(),
+            pool: BufferPool::default(),
+            dirty: Vec::new(),
+            resumable: Vec::new(),
+            throttled: Vec::new(),
+            expired: Vec::new(),
+            effects: Vec::new(),
+            acks: Vec::new(),
+            scratch: Vec::new(),
+            draining: false,
+        }
+    }
+
+    /// Tells the time. Everything until the next call happens then.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// The time as it was told last.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The rules.
+    pub fn options(&self) -> &ShardOptions {
+        &self.options
+    }
+
+    /// This core's counters.
+    pub fn metrics(&self) -> &metrics::Core {
+        &self.metrics
+    }
+
+    /// A new number for a message or a session.
+    pub fn next_id(&mut self) -> i64 {
+        self.ids.next(self.now.unix_ms)
+    }
+
+    /// Takes in a new connection and greets it.
+    pub fn accept(&mut self, peer: Peer) -> ConnectionKey {
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let generation = self.next_generation;
+        let session = Session::new(
+            peer,
+            TokenBucket::full(&self.options.command_rate),
+            self.now_ms(),
+            self.options.login_timeout_ms,
+        );
+        let due_ms = session
+            .deadline_ms
+            .min(self.now_ms() + self.options.connection_timeout_ms);
+        let slot = self.connections.insert(Connection {
+            generation,
+            dirty: false,
+            blocked: false,
+            session,
+            input: Vec::new(),
+            outbox: Outbox::default(),
+        }) as u32;
+        let key = ConnectionKey { slot, generation };
+        self.wheel.schedule(key, due_ms);
+        self.metrics.connections.inc();
+        self.metrics.connections_accepted_total.inc();
+        if self.options.banner {
+            self.reply(slot, None, Dialect::Colon, &Reply::Welcome);
+        }
+        key
+    }
+
+    /// The connection, if it is still there.
+    pub fn connection(&self, key: ConnectionKey) -> Option<&Connection> {
+        self.connections
+            .get(key.slot as usize)
+            .filter(|connection| connection.generation == key.generation)
+    }
+
+    fn connection_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        self.connections
+            .get_mut(key.slot as usize)
+            .filter(|connection| connection.generation == key.generation)
+    }
+
+    fn key_of(&self, slot: u32) -> ConnectionKey {
+        ConnectionKey {
+            slot,
+            generation: self.connections[slot as usize].generation,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now.monotonic_us / 1000
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Ends a session for `reason`: the client gets its KICK line, its user is logged out here, and once all is sent
+    /// the connection goes. Only the first reason counts.
+    pub fn end(&mut self, key: ConnectionKey, reason: CloseReason) {
+        let now_ms = self.now_ms();
+        let Some(connection) = self.connection_mut(key) else {
+            return;
+        };
+        if connection.session.ended.is_some() {
+            return;
+        }
+        connection.session.ended = Some(reason);
+        connection.session.deadline_ms = now_ms + LINGER_MS;
+        connection.input = Vec::new();
+        if reason == CloseReason::SlowConsumer {
+            connection.outbox.drop_unsent_lines();
+        }
+        let peer = connection.session.peer.ip;
+        let user = connection.session.login().map_or(0, |login| login.user);
+        self.log_out(key.slot);
+        if let Some(word) = reason.kick_word() {
+            let outbox = self.connections[key.slot as usize]
+                .outbox
+                .bytes(&mut self.pool);
+            Push::Kick { reason: word }.write(outbox);
+        }
+        self.mark_dirty(key.slot);
+        self.wheel.schedule(key, now_ms + LINGER_MS);
+        self.metrics.connections.dec();
+        self.metrics.connection_closed(reason);
+        let level = match reason {
+            CloseReason::ClientClosed
+            | CloseReason::Quit
+            | CloseReason::ConnectionLost
+            | CloseReason::Replaced
+            | CloseReason::Shutdown => log::Level::Debug,
+            CloseReason::Internal => log::Level::Error,
+            _ => log::Level::Info,
+        };
+        log::log!(
+            level,
+            "connection closed reason={} peer={peer} user={user}",
+            reason.word()
+        );
+    }
+
+    /// The connection is gone or to be given up at once: ends the session if it has not ended, and frees the slot.
+    pub fn remove(&mut self, key: ConnectionKey, reason: CloseReason) {
+        self.end(key, reason);
+        if self.connection(key).is_some() {
+            let mut connection = self.connections.remove(key.slot as usize);
+            connection.outbox.clear(&mut self.pool);
+        }
+        self.check_invariants();
+    }
+
+    /// Says goodbye to everyone: each is told to reconnect elsewhere, finishes the command under way, and is closed.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        for slot in self.slots() {
+            let connection = &mut self.connections[slot as usize];
+            if connection.session.ended.is_some() {
+                continue;
+            }
+            let notice = Push::Notice {
+                kind: "reconnect",
+                text: "the gateway is going down, please reconnect",
+            };
+            notice.write(connection.outbox.bytes(&mut self.pool));
+            let busy = connection.session.busy;
+            self.mark_dirty(slot);
+            if !busy {
+                self.end(self.key_of(slot), CloseReason::Shutdown);
+            }
+        }
+        self.check_invariants();
+    }
+
+    fn slots(&self) -> Vec<u32> {
+        self.connections
+            .iter()
+            .map(|(slot, _)| slot as u32)
+            .collect()
+    }
+
+    fn reply(&mut self, slot: u32, tag: Option<&Tag>, dialect: Dialect, reply: &Reply) {
+        if let Reply::Error { code, .. } = reply {
+            self.metrics.error(*code);
+        }
+        let outbox = &mut self.connections[slot as usize].outbox;
+        reply.write(tag, dialect, outbox.bytes(&mut self.pool));
+        self.mark_dirty(slot);
+    }
+
+    fn mark_dirty(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(ConnectionKey {
+                slot,
+                generation: connection.generation,
+            });
+        }
+    }
+
+    /// Moves the connections with something new to send into the empty list `into`.
+    pub fn take_dirty(&mut self, into: &mut Vec<ConnectionKey>) {
+        into.append(&mut self.dirty);
+        for key in into {
+            if let Some(connection) = self.connection_mut(*key) {
+                connection.dirty = false;
+            }
+        }
+    }
+
+    /// Moves the connections that may handle or read more again into `into`.
+    pub fn take_resumable(&mut self, into: &mut Vec<ConnectionKey>) {
+        into.append(&mut self.resumable);
+    }
+
+    /// Moves the ended connections whose time to read their last lines is over into `into`.
+    pub fn take_expired(&mut self, into: &mut Vec<ConnectionKey>) {
+        into.append(&mut self.expired);
+    }
+
+    /// Moves what is to be done beside answering commands into `into`.
+    pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
+        into.append(&mut self.effects);
+    }
+
+    /// Whether something waits to be taken.
+    pub fn has_work(&self) -> bool {
+        !(self.dirty.is_empty()
+            && self.resumable.is_empty()
+            && self.expired.is_empty()
+            && self.effects.is_empty())
+    }
+
+    /// In debug builds, checks what must always hold; costs time proportional to the shard, so small ones only.
+    fn check_invariants(&self) {
+        if !cfg!(debug_assertions) || self.connections.len() > 64 {
+            return;
+        }
+        for (user_id, user) in &self.users {
+            debug_assert!(!user.slots.is_empty(), "user {user_id} without session");
+            for slot in &user.slots {
+                let session = &self.connections[*slot as usize].session;
+                debug_assert_eq!(session.login().map(|login| login.user), Some(*user_id));
+            }
+        }
+        for (group_id, group) in &self.groups {
+            debug_assert!(group.holds > 0 || !group.members.is_empty());
+            for member in &group.members {
+                let session = &self.connections[member.slot as usize].session;
+                debug_assert!(
+                    session
+                        .login()
+                        .is_some_and(|login| login.groups.contains(group_id))
+                );
+            }
+        }
+        for key in &self.dirty {
+            debug_assert!(self.connection(*key).is_none_or(|connection| connection.dirty));
+        }
+    }
+}

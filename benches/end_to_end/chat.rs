@@ -1,0 +1,134 @@
+//! Durable chat: pairs of users, each sender with one message in flight, each message on disk before its `+OK` and then pushed.
+//!
+//! Nothing is pinned: gateway, store and load generator share all cores, as the promise says.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::{
+    account::{self, Account},
+    process::{self, CpuUse},
+    report::{Report, Row, Sample, Target},
+    server::Server,
+    setup::Setup,
+    swarm::{Progress, count_lines},
+};
+
+/// The promise, in messages a second stored and delivered.
+const RATE_LIMIT: f64 = 50_000.0;
+const TEXT: &str = "see you at eight at the usual place, and bring the others along";
+
+#[derive(Default)]
+struct Counts {
+    sent: u64,
+    acknowledged: u64,
+    delivered: u64,
+}
+
+/// Measures `pairs` pairs: of the accounts, the first half sends to the second.
+pub fn measure(
+    setup: &Setup,
+    gateway: &Server,
+    accounts: &[Account],
+    target: bool,
+    report: &mut Report,
+) -> Result<()> {
+    let pairs = accounts.len() / 2;
+    let requests: Vec<Vec<u8>> = accounts[pairs..]
+        .iter()
+        .map(|receiver| format!("chat:{}:{TEXT}\n", receiver.user_id).into_bytes())
+        .collect();
+    let mut swarm = account::log_in(gateway.address, accounts)?;
+    let mut counts = Counts::default();
+    for (index, request) in requests.iter().enumerate() {
+        swarm.send(index, request)?;
+        counts.sent += 1;
+    }
+
+    let mut rates = Vec::new();
+    let mut used = CpuUse::default();
+    let mut own_cpu = Duration::ZERO;
+    let mut delivered = 0;
+    // The window before the first warms up and is not counted.
+    for window in 0..=setup.rounds {
+        let cpu_before = gateway.cpu()?;
+        let own_before = process::own_cpu();
+        let delivered_before = counts.delivered;
+        let start = Instant::now();
+        let deadline = start + setup.round;
+        while Instant::now() < deadline {
+            swarm.turn(
+                deadline.saturating_duration_since(Instant::now()),
+                |index, lines, answer| {
+                    count(&mut counts, pairs, index, lines)?;
+                    if index < pairs {
+                        answer.extend_from_slice(&requests[index]);
+                        counts.sent += 1;
+                    }
+                    Ok(())
+                },
+            )?;
+        }
+        if window > 0 {
+            let here = counts.delivered - delivered_before;
+            rates.push(here as f64 / start.elapsed().as_secs_f64());
+            used.add(&gateway.cpu()?.since(&cpu_before));
+            own_cpu += process::own_cpu() - own_before;
+            delivered += here;
+        }
+    }
+    swarm.run_until("every message is acknowledged and delivered", |progress| {
+        if let Progress::Lines(index, lines) = progress {
+            count(&mut counts, pairs, index, lines)?;
+        }
+        Ok(counts.acknowledged == counts.sent && counts.delivered >= counts.sent)
+    })?;
+    if counts.delivered != counts.sent {
+        bail!(
+            "{} messages were sent, but {} delivered",
+            counts.sent,
+            counts.delivered
+        );
+    }
+    ensure!(delivered > 0, "no message was delivered in time");
+
+    report.add(Row {
+        name: format!("durable chat, {pairs} pairs"),
+        unit: "messages/s",
+        digits: 0,
+        sample: Sample::new(rates),
+        target: if target {
+            Target::AtLeast(RATE_LIMIT)
+        } else {
+            Target::None
+        },
+        note: format!(
+            "stored and delivered; CPU per message {:.1} µs ({}), load generator {:.1} µs",
+            used.total_ns() as f64 / 1000.0 / delivered as f64,
+            used.shares(),
+            own_cpu.as_nanos() as f64 / 1000.0 / delivered as f64
+        ),
+    });
+    Ok(())
+}
+
+/// A sender has one message in flight, so it gets one line at a time; a receiver may get many.
+fn count(counts: &mut Counts, pairs: usize, index: usize, lines: &[u8]) -> Result<()> {
+    if index < pairs {
+        ensure!(
+            lines.starts_with(b"+OK msg_id="),
+            "a chat was answered: {}",
+            String::from_utf8_lossy(lines)
+        );
+        counts.acknowledged += 1;
+    } else {
+        ensure!(
+            lines.starts_with(b"MSG "),
+            "a receiver got {}",
+            String::from_utf8_lossy(lines)
+        );
+        counts.delivered += count_lines(lines) as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The bus inside one process: a bounded queue per core.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{Channel, PushSource, Publisher};
+use crate::{
+    id::{GroupId, RouteId},
+    proto::PushMessage,
+    worker::{event::CoreEvent, inbox::Inbox},
+};
+
+/// The services' end: knows which cores listen to what.
+pub struct LocalBus {
+    cores: Vec<CoreQueue>,
+    /// Which cores listen to a group, one bit per core.
+    groups: Mutex<HashMap<GroupId, u64>>,
+}
+
+struct CoreQueue {
+    route: RouteId,
+    inbox: Arc<Inbox<CoreEvent>>,
+}
+
+/// The most cores one bus serves: one bit each.
+pub const MAX_CORES: usize = 64;
+
+impl LocalBus {
+    /// A bus to cores `0..` of the gateway `gateway_id`, at most [`MAX_CORES`].
+    pub fn new(
+        gateway_id: &str,
+        inboxes: impl IntoIterator<Item = Arc<Inbox<CoreEvent>>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cores: inboxes
+                .into_iter()
+                .take(MAX_CORES)
+                .enumerate()
+                .map(|(core, inbox)| CoreQueue {
+                    route: RouteId::new(gateway_id, core),
+                    inbox,
+                })
+                .collect(),
+            groups: Mutex::default(),
+        })
+    }
+
+    /// The end of core number `core`.
+    pub fn source(self: &Arc<Self>, core: usize) -> LocalSource {
+        LocalSource {
+            bus: Arc::clone(self),
+            core,
+        }
+    }
+
+    fn groups(&self) -> std::sync::MutexGuard<'_, HashMap<GroupId, u64>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Publisher for LocalBus {
+    fn publish(&self, batch: Vec<(Channel, PushMessage)>) {
+        let mut queues: Vec<Vec<CoreEvent>> = self.cores.iter().map(|_| Vec::new()).collect();
+        {
+            let groups = self.groups();
+            for (channel, message) in batch {
+                let message = Arc::new(message);
+                let listeners = match &channel {
+                    Channel::Route(route) => self
+                        .cores
+                        .iter()
+                        .position(|core| core.route == *route)
+                        .map_or(0, |core| 1 << core),
+                    Channel::Group(group) => groups.get(group).copied().unwrap_or(0),
+                    Channel::Broadcast => u64::MAX,
+                };
+                for (core, queue) in queues.iter_mut().enumerate() {
+                    if listeners >> core & 1 == 1 {
+                        queue.push(CoreEvent::Push(Arc::clone(&message)));
+                    }
+                }
+            }
+        }
+        for (core, queue) in self.cores.iter().zip(queues) {
+            if !queue.is_empty() {
+                // What does not fit is counted by the core, when it finds the gap.
+                core.inbox.offer_all(queue);
+            }
+        }
+    }
+}
+
+/// One core's end of a [`LocalBus`].
+pub struct LocalSource {
+    bus: Arc<LocalBus>,
+    core: usize,
+}
+
+impl PushSource for LocalSource {
+    async fn subscribe(&self, group: GroupId) {
+        *self.bus.groups().entry(group).or_insert(0) |= 1 << self.core;
+    }
+
+    fn unsubscribe(&self, group: GroupId) {
+        let mut groups = self.bus.groups();
+        if let Some(cores) = groups.get_mut(&group) {
+            *cores &= !(1 << self.core);
+            if *cores == 0 {
+                groups.remove(&group);
+            }
+        }
+    }
+}

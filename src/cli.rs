@@ -1,0 +1,165 @@
+//! The command line: which commands there are, and what each one does.
+//!
+//! Owns what is printed on standard output. Never decides how the gateway runs: that is [`crate::app`].
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Environment, Settings};
+use crate::error::{ExitCode, StartupError};
+use crate::{app, doctor, logging};
+
+/// The program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The front door of an instant-messaging system: serves the line protocol on 127.0.0.1:6000 unless told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(name = "im-gateway", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+struct ConfigFile {
+    /// The configuration file; without it the defaults hold
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+enum Command {
+    /// Run the gateway (this is what happens without a command)
+    Run(ConfigFile),
+    /// Check a configuration and exit: 0 if it is valid, 3 if not
+    CheckConfig(ConfigFile),
+    /// Print the default configuration, every key with its meaning
+    DefaultConfig,
+    /// Check whether this machine can run the gateway: 0 if so, 4 if not
+    Doctor(ConfigFile),
+    /// Print the version
+    Version {
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Reads the arguments of the process. Wrong ones end it with a message and exit code 2.
+pub fn parse() -> Cli {
+    Cli::parse()
+}
+
+/// Does what the arguments ask for; the error carries its exit code.
+pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
+    match cli.command.unwrap_or(Command::Run(cli.config)) {
+        Command::Run(file) => {
+            let settings = settings(&file)?;
+            logging::init(settings.log.level);
+            app::run(settings)?;
+        }
+        Command::CheckConfig(file) => {
+            settings(&file)?;
+            print(&match &file.config {
+                Some(path) => format!("configuration {} is valid\n", path.display()),
+                None => "configuration is valid (defaults and environment)\n".to_owned(),
+            })?;
+        }
+        Command::DefaultConfig => print(config::DEFAULT_TOML)?,
+        Command::Doctor(file) => {
+            let checks = doctor::examine(&settings(&file)?);
+            print(&doctor::table(&checks))?;
+            if doctor::any_failed(&checks) {
+                return Ok(process::ExitCode::from(ExitCode::Preflight as u8));
+            }
+        }
+        Command::Version { json: true } => {
+            let version = serde_json::json!({ "name": "im-gateway", "version": VERSION });
+            print(&format!("{version}\n"))?;
+        }
+        Command::Version { json: false } => print(&format!("im-gateway {VERSION}\n"))?,
+    }
+    Ok(process::ExitCode::SUCCESS)
+}
+
+fn settings(file: &ConfigFile) -> Result<Settings, StartupError> {
+    let path: Option<&Path> = file.config.as_deref();
+    config::load(path, &Environment::of_process())
+}
+
+fn print(text: &str) -> Result<(), StartupError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough: `im-gateway default-config | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| {
+            let what = "cannot write to standard output";
+            StartupError::new(ExitCode::Runtime, what, error, "")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Command, clap::error::ErrorKind> {
+        Cli::try_parse_from([&["im-gateway"], arguments].concat())
+            .map(|cli| cli.command.unwrap_or(Command::Run(cli.config)))
+            .map_err(|error| error.kind())
+    }
+
+    fn file(path: &str) -> ConfigFile {
+        ConfigFile {
+            config: Some(PathBuf::from(path)),
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_is_what_happens_without_a_command() {
+        let none = ConfigFile { config: None };
+        assert_eq!(parsed(&[]), Ok(Command::Run(none.clone())));
+        assert_eq!(parsed(&["run"]), Ok(Command::Run(none)));
+        assert_eq!(parsed(&["-c", "x"]), Ok(Command::Run(file("x"))));
+        assert_eq!(parsed(&["run", "-c", "x"]), Ok(Command::Run(file("x"))));
+        assert_eq!(parsed(&["--config", "x"]), Ok(Command::Run(file("x"))));
+    }
+
+    #[test]
+    fn other_commands_take_their_own_options() {
+        assert_eq!(
+            parsed(&["check-config", "-c", "x"]),
+            Ok(Command::CheckConfig(file("x")))
+        );
+        assert_eq!(
+            parsed(&["doctor", "-c", "x"]),
+            Ok(Command::Doctor(file("x")))
+        );
+        assert_eq!(parsed(&["default-config"]), Ok(Command::DefaultConfig));
+        assert_eq!(
+            parsed(&["version", "--json"]),
+            Ok(Command::Version { json: true })
+        );
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        assert!(parsed(&["default-config", "-c", "x"]).is_err());
+        assert!(parsed(&["-c", "x", "version"]).is_err());
+        assert!(parsed(&["-c"]).is_err());
+        assert!(parsed(&["serve"]).is_err());
+        assert!(parsed(&["run", "file"]).is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! The configuration file as it is written: its sections, keys, types and defaults, each named exactly once.
+//!
+//! Owns the list of what can be configured. Never checks whether a value makes sense: [`super::validate`] does.
+//! Invariant: a key that exists here exists in the file, in the environment and in the list of known keys alike.
+
+use serde::Deserialize;
+
+use super::value::{FromText, Milliseconds, Seconds, Size};
+
+/// The names of a section's keys.
+pub type Keys = &'static [&'static str];
+
+/// Declares the sections: for each the struct that serde fills, its defaults, its list of keys and its setter by name.
+macro_rules! sections {
+    ($(
+        $(#[$section_doc:meta])*
+        $section:ident: $name:ident {
+            $( $(#[$key_doc:meta])* $key:ident: $type:ty = $default:expr, )*
+        }
+    )*) => {
+        $(
+            $(#[$section_doc])*
+            #[derive(Clone, Debug, PartialEq, Deserialize)]
+            #[serde(deny_unknown_fields, default)]
+            pub struct $name {
+                $( $(#[$key_doc])* pub $key: $type, )*
+            }
+
+            impl Default for $name {
+                fn default() -> Self {
+                    Self { $( $key: $default, )* }
+                }
+            }
+        )*
+
+        /// The whole file.
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct File {
+            $( $(#[$section_doc])* pub $section: $name, )*
+        }
+
+        /// Every section with its keys, in the order of the file.
+        pub const SECTIONS: &[(&str, Keys)] = &[
+            $( (stringify!($section), &[$( stringify!($key), )*]), )*
+        ];
+
+        impl File {
+            /// Sets a key from the text of an environment variable.
+            ///
+            /// The error says what is wrong with the text, or that there is no such key.
+            pub fn set_text(&mut self, section: &str, key: &str, text: &str) -> Result<(), String> {
+                match (section, key) {
+                    $( $(
+                        (stringify!($section), stringify!($key)) => {
+                            self.$section.$key = FromText::from_text(text)?;
+                        }
+                    )* )*
+                    _ => return Err("there is no such key".to_owned()),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+sections! {
+    /// The line listener and the process.
+    gateway_service: GatewayServiceSection {
+        /// Address of the line listener.
+        host: String = "127.0.0.1".to_owned(),
+        /// Its port; 0 means any free port.
+        port: u16 = 6000,
+        /// Worker threads; 0 means one per CPU the process may use.
+        thread_count: u32 = 0,
+        /// Connections at one time, over all workers.
+        max_connections: u32 = 100_000,
+        /// A connection silent for so long is closed.
+        connection_timeout: Seconds = Seconds::from_ms(300_000),
+        /// The name of this gateway; empty means the host name.
+        gateway_id: String = String::new(),
+        /// Where data is kept; empty means `$STATE_DIRECTORY`, or `./data` without it.
+        data_dir: String = String::new(),
+        /// How long a stop waits for clients.
+        drain_timeout: Seconds = Seconds::from_ms(30_000),
+        /// Whether a new connection is greeted.
+        banner: bool = true,
+    }
+
+    /// The sockets of clients.
+    network: NetworkSection {
+        /// Silence before TCP probes the peer; 0 turns probes off.
+        tcp_keepalive: Seconds = Seconds::from_ms(60_000),
+        /// Whether small packets leave at once.
+        tcp_nodelay: bool = true,
+        /// How long sent data may stay unacknowledged; 0 leaves it to the kernel.
+        tcp_user_timeout: Seconds = Seconds::from_ms(30_000),
+        /// The kernel's send buffer.
+        send_buffer_size: Size = Size::from_kib(64),
+        /// The kernel's receive buffer.
+        receive_buffer_size: Size = Size::from_kib(64),
+        /// Connections the kernel holds until they are accepted.
+        backlog: u32 = 4096,
+    }
+
+    /// Where backends are found.
+    service_discovery: ServiceDiscoverySection {
+        /// ZooKeeper's addresses; empty means the embedded services.
+        zookeeper_hosts: String = String::new(),
+        /// How often everything is read again.
+        service_discovery_interval: Seconds = Seconds::from_ms(30_000),
+        /// How often an instance's health is checked.
+        health_check_interval: Seconds = Seconds::from_ms(10_000),
+    }
+
+    /// How a backend instance is chosen.
+    load_balancer: LoadBalancerSection {
+        /// `round_robin`, `least_connections` or `weighted`.
+        algorithm: String = "round_robin".to_owned(),
+        /// Further attempts after a failed call.
+        max_retries: u32 = 3,
+        /// Pause before the first of them.
+        retry_interval: Milliseconds = Milliseconds::from_ms(1000),
+        /// Failures in a row that take an instance out.
+        circuit_breaker_threshold: u32 = 5,
+    }
+
+    /// The HTTP listener for operators.
+    ops: OpsSection {
+        /// Address and port; empty turns it off.
+        listen: String = "127.0.0.1:8100".to_owned(),
+    }
+
+    /// What one client may take.
+    limits: LimitsSection {
+        /// Longest line after log-in, its terminator counted.
+        max_line_bytes: Size = Size::from_bytes(8192),
+        /// Longest line before log-in, its terminator counted.
+        login_line_bytes: Size = Size::from_bytes(512),
+        /// Bad lines after which a connection is closed.
+        protocol_error_limit: u32 = 10,
+        /// Time a connection has to log in.
+        login_timeout: Seconds = Seconds::from_ms(30_000),
+        /// What a connection may leave unread.
+        outbound_queue_bytes: Size = Size::from_mib(1),
+        /// Messages a manually confirming connection may leave unconfirmed.
+        unconfirmed_limit: u32 = 1000,
+        /// Devices of one user at one time.
+        max_devices: u32 = 5,
+        /// Unconfirmed messages of one user.
+        inbox_limit: u64 = 10_000,
+        /// Connections of one address at one time.
+        connections_per_ip: u32 = 100,
+        /// Commands a second and connection, on average.
+        commands_per_second: u32 = 50,
+        /// Commands that may come at once.
+        commands_burst: u32 = 100,
+        /// How long a connection may stay over its rate.
+        throttle_timeout: Seconds = Seconds::from_ms(10_000),
+        /// Failed log-ins before the next one has to wait.
+        login_attempts: u32 = 5,
+        /// The first wait; each further failure doubles it.
+        login_delay: Seconds = Seconds::from_ms(1000),
+        /// The longest wait.
+        login_delay_max: Seconds = Seconds::from_ms(300_000),
+        /// Networks that are not counted by address or rate.
+        limit_exempt: Vec<String> = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
+    }
+
+    /// Passwords and tokens.
+    auth: AuthSection {
+        /// How long a token is good.
+        token_lifetime: Seconds = Seconds::from_ms(86_400_000),
+        /// The file with the key; empty means `token.secret` in the data directory.
+        token_secret_file: String = String::new(),
+        /// Threads that hash passwords.
+        password_threads: u32 = 1,
+        /// Log-ins that may wait for them.
+        password_queue: u32 = 256,
+    }
+
+    /// Calls to backends.
+    rpc: RpcSection {
+        /// How long a call may take.
+        rpc_timeout: Seconds = Seconds::from_ms(3000),
+    }
+
+    /// The program's own log.
+    log: LogSection {
+        /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
+        level: String = "info".to_owned(),
+    }
+}

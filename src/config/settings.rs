@@ -1,0 +1,192 @@
+//! The configuration as the program uses it: parsed addresses, milliseconds, bytes; every value in its range.
+//!
+//! Owns the runtime types. Only [`super::load`] makes them, so whoever holds [`Settings`] need not check again.
+//! Holds no secret, only the path of the file that does: it may be printed whole.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use log::LevelFilter;
+
+/// Everything that is configured. Sections and names are those of the file; a unit is added where a number needs one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `[gateway_service]`.
+    pub gateway_service: GatewayService,
+    /// `[network]`.
+    pub network: Network,
+    /// `[service_discovery]`.
+    pub service_discovery: ServiceDiscovery,
+    /// `[load_balancer]`.
+    pub load_balancer: LoadBalancer,
+    /// `[ops]`.
+    pub ops: Ops,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[auth]`.
+    pub auth: Auth,
+    /// `[rpc]`.
+    pub rpc: Rpc,
+    /// `[log]`.
+    pub log: Log,
+}
+
+/// `[gateway_service]`: the line listener and the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayService {
+    /// `host` and `port`: where the line protocol listens; port 0 means any free port.
+    pub listen: SocketAddr,
+    /// Worker threads; 0 means one per CPU the process may use.
+    pub thread_count: usize,
+    /// Connections at one time over all workers, before the limit of open files is regarded.
+    pub max_connections: usize,
+    /// A connection from which nothing was read for so long is closed.
+    pub connection_timeout_ms: u64,
+    /// The name of this gateway: 1–64 of `[A-Za-z0-9._-]`.
+    pub gateway_id: String,
+    /// Where data is kept.
+    pub data_dir: PathBuf,
+    /// How long a stop waits for clients.
+    pub drain_timeout: Duration,
+    /// Whether a new connection is greeted.
+    pub banner: bool,
+}
+
+/// `[network]`: the sockets of clients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// Silence before TCP probes the peer; `None`: no probes.
+    pub tcp_keepalive: Option<Duration>,
+    /// Whether small packets leave at once.
+    pub tcp_nodelay: bool,
+    /// How long sent data may stay unacknowledged; `None`: the kernel's own rule.
+    pub tcp_user_timeout: Option<Duration>,
+    /// The kernel's send buffer (SO_SNDBUF).
+    pub send_buffer_bytes: usize,
+    /// The kernel's receive buffer (SO_RCVBUF).
+    pub receive_buffer_bytes: usize,
+    /// Connections the kernel holds until they are accepted.
+    pub backlog: i32,
+}
+
+/// `[service_discovery]`: where backends are found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceDiscovery {
+    /// ZooKeeper's addresses, `host:port` separated by commas, and a root path if there is one; empty: embedded services.
+    pub zookeeper_hosts: String,
+    /// How often everything is read again.
+    pub service_discovery_interval: Duration,
+    /// How often an instance's health is checked.
+    pub health_check_interval: Duration,
+}
+
+/// `[load_balancer]`: how a backend instance is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadBalancer {
+    /// The rule by which it is chosen.
+    pub algorithm: Algorithm,
+    /// Further attempts after a failed call.
+    pub max_retries: u32,
+    /// Pause before the first of them.
+    pub retry_interval_ms: u64,
+    /// Failures in a row that take an instance out.
+    pub circuit_breaker_threshold: u32,
+}
+
+/// The rules by which an instance is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest calls outstanding.
+    LeastConnections,
+    /// In proportion to the weights the instances announce.
+    Weighted,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::LeastConnections, Self::Weighted];
+
+    /// The word for it in the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastConnections => "least_connections",
+            Self::Weighted => "weighted",
+        }
+    }
+}
+
+/// `[ops]`: the HTTP listener for operators.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ops {
+    /// Where it listens; `None`: not at all.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[limits]`: what one client may take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Longest line after log-in, its terminator counted.
+    pub max_line_bytes: usize,
+    /// Longest line before log-in; never more than `max_line_bytes`.
+    pub login_line_bytes: usize,
+    /// Bad lines after which a connection is closed.
+    pub protocol_error_limit: u32,
+    /// Time a connection has to log in.
+    pub login_timeout_ms: u64,
+    /// What a connection may leave unread; at least four of the longest lines.
+    pub outbound_queue_bytes: usize,
+    /// Messages a manually confirming connection may leave unconfirmed.
+    pub unconfirmed_limit: usize,
+    /// Devices of one user at one time.
+    pub max_devices: u32,
+    /// Unconfirmed messages of one user.
+    pub inbox_limit: u64,
+    /// Connections of one address at one time.
+    pub connections_per_ip: u32,
+    /// Commands a second and connection, on average.
+    pub commands_per_second: u32,
+    /// Commands that may come at once.
+    pub commands_burst: u32,
+    /// How long a connection may stay over its rate.
+    pub throttle_timeout_ms: u64,
+    /// Failed log-ins before the next one has to wait.
+    pub login_attempts: u32,
+    /// The first wait.
+    pub login_delay_ms: u64,
+    /// The longest wait; never less than `login_delay_ms`.
+    pub login_delay_max_ms: u64,
+    /// Networks that are not counted by address or rate.
+    pub limit_exempt: Vec<IpNet>,
+}
+
+/// `[auth]`: passwords and tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auth {
+    /// How long a token is good, in whole seconds.
+    pub token_lifetime_seconds: u64,
+    /// The file with the key that signs tokens.
+    pub token_secret_file: PathBuf,
+    /// Threads that hash passwords.
+    pub password_threads: usize,
+    /// Log-ins that may wait for them.
+    pub password_queue: usize,
+}
+
+/// `[rpc]`: calls to backends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rpc {
+    /// How long a call may take.
+    pub rpc_timeout_ms: u64,
+}
+
+/// `[log]`: the program's own log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// What is logged, unless `RUST_LOG` says otherwise.
+    pub level: LevelFilter,
+}

@@ -1,0 +1,115 @@
+//! The rules of `[limits]`: what one client may take.
+//!
+//! Owns the ranges and the rules between its keys. Reads nothing but its arguments.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Check, timeout};
+use crate::config::file::File;
+use crate::config::settings::Limits;
+use crate::config::value::{Seconds, Size};
+use crate::error::StartupError;
+
+/// A push is a line with its head before the text, and escapes lengthen the text: fewer lines than these in a queue
+/// would make slow consumers of clients that read.
+const QUEUE_MIN_LINES: u64 = 4;
+
+/// Checks `[limits]`.
+pub(super) fn limits(values: &File, check: &Check<'_>) -> Result<Limits, StartupError> {
+    const SECTION: &str = "limits";
+    const MILLION: u32 = 1_000_000;
+    let section = &values.limits;
+    let count = |key: &str, value: u32, high: u32| check.in_range(SECTION, key, value, (1, high));
+    let time = |key: &str, value: Seconds| timeout(check, SECTION, key, value);
+
+    let line_range = (Size::from_bytes(64), Size::from_mib(1));
+    let max_line_bytes = check.bytes(
+        SECTION,
+        "max_line_bytes",
+        section.max_line_bytes,
+        line_range,
+    )?;
+    let login_line_bytes = check.bytes(
+        SECTION,
+        "login_line_bytes",
+        section.login_line_bytes,
+        line_range,
+    )?;
+    if login_line_bytes > max_line_bytes {
+        let problem = format!(
+            "{} is more than max_line_bytes ({})",
+            section.login_line_bytes, section.max_line_bytes
+        );
+        return Err(check.broken(SECTION, "login_line_bytes", problem));
+    }
+    let queue = section.outbound_queue_bytes;
+    let outbound_queue_bytes = check.bytes(
+        SECTION,
+        "outbound_queue_bytes",
+        queue,
+        (Size::from_bytes(1), Size::from_mib(1024)),
+    )?;
+    if queue.as_bytes() < QUEUE_MIN_LINES * section.max_line_bytes.as_bytes() {
+        let problem = format!(
+            "{queue} is less than {QUEUE_MIN_LINES} lines of max_line_bytes ({})",
+            section.max_line_bytes
+        );
+        return Err(check.broken(SECTION, "outbound_queue_bytes", problem));
+    }
+    let login_delay_ms = time("login_delay", section.login_delay)?;
+    let login_delay_max_ms = time("login_delay_max", section.login_delay_max)?;
+    if login_delay_max_ms < login_delay_ms {
+        let problem = format!(
+            "{} is less than login_delay ({})",
+            section.login_delay_max, section.login_delay
+        );
+        return Err(check.broken(SECTION, "login_delay_max", problem));
+    }
+    Ok(Limits {
+        max_line_bytes,
+        login_line_bytes,
+        protocol_error_limit: count(
+            "protocol_error_limit",
+            section.protocol_error_limit,
+            MILLION,
+        )?,
+        login_timeout_ms: time("login_timeout", section.login_timeout)?,
+        outbound_queue_bytes,
+        unconfirmed_limit: count("unconfirmed_limit", section.unconfirmed_limit, MILLION)? as usize,
+        max_devices: count("max_devices", section.max_devices, 1000)?,
+        inbox_limit: check.in_range(
+            SECTION,
+            "inbox_limit",
+            section.inbox_limit,
+            (1, 100_000_000),
+        )?,
+        connections_per_ip: count(
+            "connections_per_ip",
+            section.connections_per_ip,
+            10 * MILLION,
+        )?,
+        commands_per_second: count("commands_per_second", section.commands_per_second, MILLION)?,
+        commands_burst: count("commands_burst", section.commands_burst, MILLION)?,
+        throttle_timeout_ms: time("throttle_timeout", section.throttle_timeout)?,
+        login_attempts: count("login_attempts", section.login_attempts, MILLION)?,
+        login_delay_ms,
+        login_delay_max_ms,
+        limit_exempt: section
+            .limit_exempt
+            .iter()
+            .map(|text| network_of(text, check))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// A network such as `10.0.0.0/8`, or a single address.
+fn network_of(text: &str, check: &Check<'_>) -> Result<IpNet, StartupError> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    let wanted = "a network such as \"10.0.0.0/8\" or \"fd00::/8\"";
+    let network: IpNet = check.parse("limits", "limit_exempt", text, wanted)?;
+    Ok(network.trunc())
+}

@@ -1,0 +1,406 @@
+//! Judges the values and turns them into [`Settings`].
+//!
+//! Owns the ranges, the rules between keys, and what empty values stand for. Reads nothing but its arguments.
+//! Invariant: the first rule that is broken is the error, in the order of the file.
+
+mod limits;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use log::LevelFilter;
+
+use super::file::File;
+use super::settings::{
+    Algorithm, Auth, GatewayService, LoadBalancer, Log, Network, Ops, Rpc, ServiceDiscovery,
+    Settings,
+};
+use super::source::{Environment, Origins, config_error};
+use super::value::{Milliseconds, Seconds, Size};
+use crate::error::StartupError;
+
+/// No wait, interval or time-out of a session is longer.
+const LONGEST_TIMEOUT: Seconds = Seconds::from_ms(7 * 24 * 3_600_000);
+/// The longest TCP_KEEPIDLE the kernel takes, in seconds: MAX_TCP_KEEPIDLE of its `tcp.h`.
+const LONGEST_KEEPALIVE: Seconds = Seconds::from_ms(32_767_000);
+/// A gateway's name is a label in metrics, a node in ZooKeeper and a part of each route.
+const GATEWAY_ID_MAX_BYTES: usize = 64;
+
+/// Checks every value and every rule between values.
+pub fn validate(
+    values: &File,
+    origins: &Origins,
+    environment: &Environment,
+) -> Result<Settings, StartupError> {
+    let check = Check { origins };
+    let settings = Settings {
+        gateway_service: gateway_service(values, &check, environment)?,
+        network: network(values, &check)?,
+        service_discovery: service_discovery(values, &check)?,
+        load_balancer: load_balancer(values, &check)?,
+        ops: ops(values, &check)?,
+        limits: limits::limits(values, &check)?,
+        auth: auth(values, &check, environment)?,
+        rpc: Rpc {
+            rpc_timeout_ms: timeout(&check, "rpc", "rpc_timeout", values.rpc.rpc_timeout)?,
+        },
+        log: Log {
+            level: check.parse::<LevelFilter>(
+                "log",
+                "level",
+                &values.log.level,
+                "one of off, error, warn, info, debug and trace",
+            )?,
+        },
+    };
+    if let Some(ops) = settings.ops.listen
+        && overlap(ops, settings.gateway_service.listen)
+    {
+        return Err(check.broken(
+            "ops",
+            "listen",
+            format!(
+                "{ops} is taken by the line listener on {}",
+                settings.gateway_service.listen
+            ),
+        ));
+    }
+    Ok(settings)
+}
+
+/// Writes errors that name a key and the place of its value.
+struct Check<'a> {
+    origins: &'a Origins,
+}
+
+impl Check<'_> {
+    fn broken(&self, section: &str, key: &str, problem: impl Display) -> StartupError {
+        config_error(self.origins.describe(section, key), problem)
+    }
+
+    fn in_range<T: PartialOrd + Display>(
+        &self,
+        section: &str,
+        key: &str,
+        value: T,
+        (low, high): (T, T),
+    ) -> Result<T, StartupError> {
+        if value >= low && value <= high {
+            return Ok(value);
+        }
+        let problem = format!("{value} is not between {low} and {high}");
+        Err(self.broken(section, key, problem))
+    }
+
+    fn parse<T: FromStr>(
+        &self,
+        section: &str,
+        key: &str,
+        text: &str,
+        wanted: &str,
+    ) -> Result<T, StartupError> {
+        text.parse()
+            .map_err(|_| self.broken(section, key, format!("{text:?} is not {wanted}")))
+    }
+
+    /// A size as the type that counts memory; `high` must fit it.
+    fn bytes(
+        &self,
+        section: &str,
+        key: &str,
+        value: Size,
+        range: (Size, Size),
+    ) -> Result<usize, StartupError> {
+        let value = self.in_range(section, key, value, range)?;
+        usize::try_from(value.as_bytes()).map_err(|_| {
+            self.broken(
+                section,
+                key,
+                format!("{value} is more than this machine can address"),
+            )
+        })
+    }
+}
+
+/// A time-out: never zero, which would end everything at once.
+fn timeout(
+    check: &Check<'_>,
+    section: &str,
+    key: &str,
+    value: Seconds,
+) -> Result<u64, StartupError> {
+    let range = (Seconds::from_ms(1), LONGEST_TIMEOUT);
+    Ok(check.in_range(section, key, value, range)?.as_ms())
+}
+
+fn gateway_service(
+    values: &File,
+    check: &Check<'_>,
+    environment: &Environment,
+) -> Result<GatewayService, StartupError> {
+    const SECTION: &str = "gateway_service";
+    let section = &values.gateway_service;
+    let host: IpAddr = check.parse(
+        SECTION,
+        "host",
+        &section.host,
+        "an IP address such as \"127.0.0.1\", \"0.0.0.0\" or \"::\"",
+    )?;
+    let threads = check.in_range(SECTION, "thread_count", section.thread_count, (0, 512))?;
+    // A connection's slot number has 32 bits, and a million connections take some GiB: more is a slip of the hand.
+    let connections = check.in_range(
+        SECTION,
+        "max_connections",
+        section.max_connections,
+        (1, 10_000_000),
+    )?;
+    let drain = check.in_range(
+        SECTION,
+        "drain_timeout",
+        section.drain_timeout,
+        (Seconds::from_ms(0), Seconds::from_ms(3_600_000)),
+    )?;
+    Ok(GatewayService {
+        listen: SocketAddr::new(host, section.port),
+        thread_count: threads as usize,
+        max_connections: connections as usize,
+        connection_timeout_ms: timeout(
+            check,
+            SECTION,
+            "connection_timeout",
+            section.connection_timeout,
+        )?,
+        gateway_id: gateway_id(&section.gateway_id, check, environment)?,
+        data_dir: data_dir(values, environment),
+        drain_timeout: drain.as_duration(),
+        banner: section.banner,
+    })
+}
+
+fn gateway_id(
+    written: &str,
+    check: &Check<'_>,
+    environment: &Environment,
+) -> Result<String, StartupError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if written.is_empty() {
+        let name: String = environment
+            .host_name
+            .chars()
+            .take(GATEWAY_ID_MAX_BYTES)
+            .map(|c| if allowed(c) { c } else { '-' })
+            .collect();
+        return Ok(if name.is_empty() {
+            "im-gateway".to_owned()
+        } else {
+            name
+        });
+    }
+    if written.len() <= GATEWAY_ID_MAX_BYTES && written.chars().all(allowed) {
+        return Ok(written.to_owned());
+    }
+    Err(check.broken(
+        "gateway_service",
+        "gateway_id",
+        format!(
+            "{written:?} is not 1 to {GATEWAY_ID_MAX_BYTES} of the characters A-Z a-z 0-9 . _ -"
+        ),
+    ))
+}
+
+/// An empty path stands for what the service manager gives, or for a directory beside the working directory.
+fn data_dir(values: &File, environment: &Environment) -> PathBuf {
+    let written = &values.gateway_service.data_dir;
+    if !written.is_empty() {
+        return PathBuf::from(written);
+    }
+    match environment.variable("STATE_DIRECTORY") {
+        // systemd separates several directories by colons; the first is the one the unit names first.
+        Some(directories) => match directories.to_str().and_then(|all| all.split(':').next()) {
+            Some(first) => PathBuf::from(first),
+            None => PathBuf::from(directories),
+        },
+        None => PathBuf::from("./data"),
+    }
+}
+
+fn network(values: &File, check: &Check<'_>) -> Result<Network, StartupError> {
+    const SECTION: &str = "network";
+    // The kernel doubles what is asked for, and caps it at net.core.{w,r}mem_max by itself.
+    const BUFFER: (Size, Size) = (Size::from_kib(1), Size::from_mib(64));
+    let section = &values.network;
+    let keepalive = check.in_range(
+        SECTION,
+        "tcp_keepalive",
+        section.tcp_keepalive,
+        (Seconds::from_ms(0), LONGEST_KEEPALIVE),
+    )?;
+    if keepalive.as_ms() % 1000 != 0 {
+        let problem = format!("{keepalive} is not a whole number of seconds");
+        return Err(check.broken(SECTION, "tcp_keepalive", problem));
+    }
+    let user_timeout = check.in_range(
+        SECTION,
+        "tcp_user_timeout",
+        section.tcp_user_timeout,
+        (Seconds::from_ms(0), LONGEST_TIMEOUT),
+    )?;
+    let backlog = check.in_range(SECTION, "backlog", section.backlog, (1, 65_535))?;
+    let nonzero = |value: Seconds| (value.as_ms() > 0).then(|| value.as_duration());
+    Ok(Network {
+        tcp_keepalive: nonzero(keepalive),
+        tcp_nodelay: section.tcp_nodelay,
+        tcp_user_timeout: nonzero(user_timeout),
+        send_buffer_bytes: check.bytes(
+            SECTION,
+            "send_buffer_size",
+            section.send_buffer_size,
+            BUFFER,
+        )?,
+        receive_buffer_bytes: check.bytes(
+            SECTION,
+            "receive_buffer_size",
+            section.receive_buffer_size,
+            BUFFER,
+        )?,
+        backlog: backlog as i32,
+    })
+}
+
+fn service_discovery(values: &File, check: &Check<'_>) -> Result<ServiceDiscovery, StartupError> {
+    const SECTION: &str = "service_discovery";
+    const INTERVAL: (Seconds, Seconds) = (Seconds::from_ms(100), Seconds::from_ms(24 * 3_600_000));
+    let section = &values.service_discovery;
+    if let Err(problem) = zookeeper_hosts(&section.zookeeper_hosts) {
+        return Err(check.broken(SECTION, "zookeeper_hosts", problem));
+    }
+    let discovery = check.in_range(
+        SECTION,
+        "service_discovery_interval",
+        section.service_discovery_interval,
+        INTERVAL,
+    )?;
+    let health = check.in_range(
+        SECTION,
+        "health_check_interval",
+        section.health_check_interval,
+        INTERVAL,
+    )?;
+    Ok(ServiceDiscovery {
+        zookeeper_hosts: section.zookeeper_hosts.clone(),
+        service_discovery_interval: discovery.as_duration(),
+        health_check_interval: health.as_duration(),
+    })
+}
+
+/// `host:port[,host:port …][/root]`, or nothing.
+fn zookeeper_hosts(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let (hosts, root) = text.split_at(text.find('/').unwrap_or(text.len()));
+    if !root.is_empty() && (root == "/" || root.ends_with('/') || root.contains("//")) {
+        return Err(format!("{root:?} is not a root path such as \"/im\""));
+    }
+    for host in hosts.split(',') {
+        let port = host
+            .trim()
+            .rsplit_once(':')
+            .filter(|(name, _)| !name.is_empty())
+            .and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none_or(|port| port == 0) {
+            return Err(format!("{host:?} is not an address such as \"zk1:2181\""));
+        }
+    }
+    Ok(())
+}
+
+fn load_balancer(values: &File, check: &Check<'_>) -> Result<LoadBalancer, StartupError> {
+    const SECTION: &str = "load_balancer";
+    let section = &values.load_balancer;
+    let algorithm = Algorithm::ALL
+        .into_iter()
+        .find(|algorithm| algorithm.word() == section.algorithm)
+        .ok_or_else(|| {
+            let problem = format!(
+                "{:?} is not one of round_robin, least_connections and weighted",
+                section.algorithm
+            );
+            check.broken(SECTION, "algorithm", problem)
+        })?;
+    let retry_interval = check.in_range(
+        SECTION,
+        "retry_interval",
+        section.retry_interval,
+        (Milliseconds::from_ms(1), Milliseconds::from_ms(60_000)),
+    )?;
+    Ok(LoadBalancer {
+        algorithm,
+        max_retries: check.in_range(SECTION, "max_retries", section.max_retries, (0, 100))?,
+        retry_interval_ms: retry_interval.as_ms(),
+        circuit_breaker_threshold: check.in_range(
+            SECTION,
+            "circuit_breaker_threshold",
+            section.circuit_breaker_threshold,
+            (1, 1_000_000),
+        )?,
+    })
+}
+
+fn ops(values: &File, check: &Check<'_>) -> Result<Ops, StartupError> {
+    if values.ops.listen.is_empty() {
+        return Ok(Ops { listen: None });
+    }
+    let wanted = "an address with a port such as \"127.0.0.1:8100\" or \"[::1]:8100\"";
+    let listen = check.parse("ops", "listen", &values.ops.listen, wanted)?;
+    Ok(Ops {
+        listen: Some(listen),
+    })
+}
+
+/// Whether two listeners want the same port.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_address =
+        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_address
+}
+
+fn auth(values: &File, check: &Check<'_>, environment: &Environment) -> Result<Auth, StartupError> {
+    const SECTION: &str = "auth";
+    /// Ten years; a token that outlives its gateway is a password.
+    const LONGEST_TOKEN: Seconds = Seconds::from_ms(10 * 366 * 24 * 3_600_000);
+    let section = &values.auth;
+    let lifetime = check.in_range(
+        SECTION,
+        "token_lifetime",
+        section.token_lifetime,
+        (Seconds::from_ms(1000), LONGEST_TOKEN),
+    )?;
+    let threads = check.in_range(
+        SECTION,
+        "password_threads",
+        section.password_threads,
+        (1, 64),
+    )?;
+    let queue = check.in_range(
+        SECTION,
+        "password_queue",
+        section.password_queue,
+        (1, 1_000_000),
+    )?;
+    let token_secret_file = if section.token_secret_file.is_empty() {
+        data_dir(values, environment).join("token.secret")
+    } else {
+        PathBuf::from(&section.token_secret_file)
+    };
+    Ok(Auth {
+        token_lifetime_seconds: lifetime.as_ms() / 1000,
+        token_secret_file,
+        password_threads: threads as usize,
+        password_queue: queue as usize,
+    })
+}

@@ -1,0 +1,394 @@
+//! How single values are written: durations with a unit, sizes with a unit, and the plain types of an environment variable.
+//!
+//! Owns the grammar of a value. Never knows which key it belongs to, nor whether its size makes sense: that is
+//! [`super::validate`]. Invariant: what `Display` writes, the parser reads back as the same value.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+/// Reads a value of a key's type from the text of an environment variable.
+pub trait FromText: Sized {
+    /// The value, or what is wrong with the text in words that continue "KEY: ".
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+impl FromText for String {
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl FromText for bool {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("{text:?} is neither true nor false")),
+        }
+    }
+}
+
+impl FromText for u16 {
+    fn from_text(text: &str) -> Result<Self, String> {
+        integer(text)
+    }
+}
+
+impl FromText for u32 {
+    fn from_text(text: &str) -> Result<Self, String> {
+        integer(text)
+    }
+}
+
+impl FromText for u64 {
+    fn from_text(text: &str) -> Result<Self, String> {
+        integer(text)
+    }
+}
+
+/// A list is separated by commas; blanks around an item and empty items do not count.
+impl FromText for Vec<String> {
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+fn integer<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    text.parse::<u64>()
+        .map_err(|_| format!("{text:?} is not a whole number"))
+        .and_then(|number| {
+            T::try_from(number).map_err(|_| format!("{number} is too large for this key"))
+        })
+}
+
+/// A stretch of time: `"25s"`, `"500ms"`, `"5m"`, `"24h"`, or an integer that counts `INTEGER_UNIT_MS` milliseconds.
+///
+/// The unit of the bare integer belongs to the key: some keys have always been integers, and keep their meaning.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interval<const INTEGER_UNIT_MS: u64>(u64);
+
+/// A stretch of time whose bare integer counts seconds.
+pub type Seconds = Interval<1000>;
+/// A stretch of time whose bare integer counts milliseconds.
+pub type Milliseconds = Interval<1>;
+
+/// The units of time, largest first, so that the first one that divides is the shortest way to write a value.
+const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+impl<const INTEGER_UNIT_MS: u64> Interval<INTEGER_UNIT_MS> {
+    /// An interval of so many milliseconds.
+    pub const fn from_ms(milliseconds: u64) -> Self {
+        Self(milliseconds)
+    }
+
+    /// The interval in milliseconds.
+    pub const fn as_ms(self) -> u64 {
+        self.0
+    }
+
+    /// The interval as the standard library's type.
+    pub const fn as_duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+
+    fn from_integer(count: u64) -> Result<Self, String> {
+        count
+            .checked_mul(INTEGER_UNIT_MS)
+            .map(Self)
+            .ok_or_else(|| format!("{count} is too long a time"))
+    }
+
+    fn with_unit(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is not a time such as \"500ms\", \"25s\", \"5m\" or \"24h\"");
+        let (digits, unit) = split_number(text);
+        let count: u64 = digits.parse().map_err(|_| wrong())?;
+        let (_, factor) = TIME_UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(wrong)?;
+        count
+            .checked_mul(*factor)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is too long a time"))
+    }
+}
+
+impl<const INTEGER_UNIT_MS: u64> FromText for Interval<INTEGER_UNIT_MS> {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.parse::<u64>() {
+            Ok(count) => Self::from_integer(count),
+            Err(_) => Self::with_unit(text),
+        }
+    }
+}
+
+impl<const INTEGER_UNIT_MS: u64> fmt::Display for Interval<INTEGER_UNIT_MS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("0s");
+        }
+        for (name, factor) in TIME_UNITS {
+            if self.0.is_multiple_of(factor) {
+                return write!(f, "{}{name}", self.0 / factor);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<const INTEGER_UNIT_MS: u64> fmt::Debug for Interval<INTEGER_UNIT_MS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<'de, const INTEGER_UNIT_MS: u64> Deserialize<'de> for Interval<INTEGER_UNIT_MS> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IntegerOrText {
+            expecting: "a time such as \"25s\", or a whole number",
+            integer: Self::from_integer,
+            text: Self::with_unit,
+        })
+    }
+}
+
+/// A number of bytes: `"64KiB"`, `"1MiB"`, `"1GiB"`, `"512B"`, or an integer of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(u64);
+
+/// The units of size, largest first.
+const SIZE_UNITS: [(&str, u64); 4] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
+
+impl Size {
+    /// A size of so many bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// A size of so many units of 1024 bytes.
+    pub const fn from_kib(kib: u64) -> Self {
+        Self(kib << 10)
+    }
+
+    /// A size of so many units of 1024 × 1024 bytes.
+    pub const fn from_mib(mib: u64) -> Self {
+        Self(mib << 20)
+    }
+
+    /// The size in bytes.
+    pub const fn as_bytes(self) -> u64 {
+        self.0
+    }
+
+    fn with_unit(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a size such as \"512B\", \"64KiB\" or \"1MiB\"");
+        let (digits, unit) = split_number(text);
+        let count: u64 = digits.parse().map_err(|_| wrong())?;
+        let (_, factor) = SIZE_UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(wrong)?;
+        count
+            .checked_mul(*factor)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is too large a size"))
+    }
+}
+
+impl FromText for Size {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.parse::<u64>() {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(_) => Self::with_unit(text),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("0B");
+        }
+        for (name, factor) in SIZE_UNITS {
+            if self.0.is_multiple_of(factor) {
+                return write!(f, "{}{name}", self.0 / factor);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IntegerOrText {
+            expecting: "a size such as \"64KiB\", or a whole number of bytes",
+            integer: |bytes| Ok(Self(bytes)),
+            text: Self::with_unit,
+        })
+    }
+}
+
+/// Splits `"64KiB"` into its digits and its unit; a blank between the two is allowed.
+fn split_number(text: &str) -> (&str, &str) {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    (digits, unit.trim_start())
+}
+
+/// A value that the file writes either as an integer or as a number with its unit.
+struct IntegerOrText<T> {
+    expecting: &'static str,
+    integer: fn(u64) -> Result<T, String>,
+    text: fn(&str) -> Result<T, String>,
+}
+
+impl<T> Visitor<'_> for IntegerOrText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_value(de::Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        (self.integer)(number).map_err(E::custom)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.text)(text).map_err(E::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_with_each_unit() {
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("25s", 25_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("7 s", 7000),
+            ("0s", 0),
+        ] {
+            assert_eq!(Seconds::from_text(text), Ok(Seconds::from_ms(milliseconds)));
+        }
+    }
+
+    #[test]
+    fn a_bare_integer_counts_the_unit_of_its_key() {
+        assert_eq!(Seconds::from_text("300"), Ok(Seconds::from_ms(300_000)));
+        assert_eq!(
+            Milliseconds::from_text("300"),
+            Ok(Milliseconds::from_ms(300))
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_time_is_refused() {
+        for text in [
+            "",
+            "s",
+            "5 minutes",
+            "1.5s",
+            "-1s",
+            "5d",
+            "99999999999999999999s",
+        ] {
+            assert!(Seconds::from_text(text).is_err(), "{text:?} was read");
+        }
+        assert!(Seconds::from_text(&u64::MAX.to_string()).is_err());
+        assert!(Seconds::from_text(&format!("{}h", u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn a_size_is_read_with_each_unit() {
+        for (text, bytes) in [
+            ("512", 512),
+            ("512B", 512),
+            ("64KiB", 65_536),
+            ("1MiB", 1_048_576),
+            ("2 GiB", 2_147_483_648),
+        ] {
+            assert_eq!(Size::from_text(text), Ok(Size::from_bytes(bytes)));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_size_is_refused() {
+        for text in ["", "KiB", "64kb", "64K", "1.5MiB", "-1"] {
+            assert!(Size::from_text(text).is_err(), "{text:?} was read");
+        }
+        assert!(Size::from_text(&format!("{}GiB", u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn a_list_is_separated_by_commas() {
+        assert_eq!(
+            Vec::from_text(" a, b ,,c"),
+            Ok(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])
+        );
+    }
+
+    #[test]
+    fn integers_and_truth_values_are_read_strictly() {
+        assert_eq!(u16::from_text("65535"), Ok(65535));
+        assert!(u16::from_text("65536").is_err());
+        assert!(u32::from_text("-1").is_err());
+        assert!(u64::from_text("1_000").is_err());
+        assert_eq!(bool::from_text("false"), Ok(false));
+        assert!(bool::from_text("yes").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_time_reads_back_as_itself(milliseconds in 0..u64::MAX / 3_600_000) {
+            let value = Seconds::from_ms(milliseconds);
+            prop_assert_eq!(Seconds::from_text(&value.to_string()), Ok(value));
+        }
+
+        #[test]
+        fn a_written_size_reads_back_as_itself(bytes: u64) {
+            let value = Size::from_bytes(bytes);
+            prop_assert_eq!(Size::from_text(&value.to_string()), Ok(value));
+        }
+
+        #[test]
+        fn no_text_makes_the_parsers_panic(text: String) {
+            let _ = Seconds::from_text(&text);
+            let _ = Size::from_text(&text);
+            let _ = Vec::<String>::from_text(&text);
+        }
+    }
+}

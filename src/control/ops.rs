@@ -1,0 +1,190 @@
+//! The ops listener: health and metrics over HTTP.
+//!
+//! Owns four read-only routes. Knows no secret and takes no input but the path: there is nothing to authorise, and the
+//! address it listens on, loopback by default, decides who may look. Whatever a peer does costs at most one of
+//! [`Limits::connections`] places for [`Limits::connection_time`], and never a core.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use log::{debug, error, warn};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use super::readiness::{Readiness, stall_reason};
+use crate::metrics::{Registry, exposition};
+
+/// How much of the control thread the ops listener may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Connections served at once; the next ones wait in the kernel's queue.
+    pub connections: usize,
+    /// How long a connection lives, from its accept to the last byte of its one response. A slow header, a slow body and a
+    /// slow reader all end here.
+    pub connection_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            connection_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A request's line and headers together; hyper accepts no less.
+const HEAD_BYTES: usize = 8 * 1024;
+
+/// How long to wait after `accept` failed for want of something, most likely file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the routes look at.
+#[derive(Clone)]
+pub(super) struct Sources {
+    pub registry: Arc<Registry>,
+    pub readiness: Arc<Readiness>,
+}
+
+/// Serves for as long as the runtime lives.
+pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limits) {
+    let router = router(sources);
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) if concerns_one_connection(&error) => continue,
+            Err(error) => {
+                warn!("ops listener: cannot accept: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            match timeout(limits.connection_time, answer(stream, router)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!("ops listener: {error}"),
+                Err(_) => debug!("ops listener: a connection took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// One request, one response, and the end. Scrapes and probes come seconds apart, so keeping connections would only give
+/// idle ones a place.
+async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
+    http1::Builder::new()
+        .keep_alive(false)
+        .half_close(true)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(not_found)
+        .with_state(sources)
+}
+
+/// Alive: no core is stalled. A gateway that is not alive is to be restarted.
+async fn livez(State(sources): State<Sources>) -> Response {
+    let stalls = sources.registry.stalls();
+    let stalled_cores: Vec<usize> = stalls.iter().map(|stall| stall.core).collect();
+    let reasons: Vec<String> = stalls.iter().map(stall_reason).collect();
+    json_response(
+        stalls.is_empty(),
+        &json!({"live": stalls.is_empty(), "stalled_cores": stalled_cores, "reasons": reasons}),
+    )
+}
+
+/// Ready: clients may be sent here.
+async fn readyz(State(sources): State<Sources>) -> Response {
+    let reasons = sources.readiness.reasons(&sources.registry);
+    json_response(
+        reasons.is_empty(),
+        &json!({"ready": reasons.is_empty(), "reasons": reasons}),
+    )
+}
+
+/// What `/readyz` says, with some figures for people.
+async fn health(State(sources): State<Sources>) -> Response {
+    let registry = &sources.registry;
+    let reasons = sources.readiness.reasons(registry);
+    let status = if reasons.is_empty() {
+        "ok"
+    } else {
+        "unavailable"
+    };
+    json_response(
+        reasons.is_empty(),
+        &json!({
+            "status": status,
+            "reasons": reasons,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": registry.now_ms() / 1000,
+            "connections": registry.connections(),
+            "sessions": registry.sessions(),
+            "cores": registry.cores.len(),
+        }),
+    )
+}
+
+async fn metrics(State(sources): State<Sources>) -> Response {
+    let ready = sources.readiness.reasons(&sources.registry).is_empty();
+    match exposition::text(&sources.registry, ready) {
+        Ok(text) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            error!("metrics cannot be written: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn not_found() -> Response {
+    let routes = "not found; there are /livez /readyz /health /metrics\n";
+    (StatusCode::NOT_FOUND, routes).into_response()
+}
+
+fn json_response(good: bool, body: &Value) -> Response {
+    let status = if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, format!("{body}\n")).into_response()
+}

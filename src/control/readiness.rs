@@ -1,0 +1,66 @@
+//! Whether the gateway should be sent clients, and if not, why not.
+//!
+//! Owns the flags that other threads set and the reasons that follow from them. Decides nothing else by them: a gateway that
+//! is not ready goes on serving the clients it has.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::metrics::{Registry, Stall};
+
+/// The flags behind `/readyz`. Shared by whoever knows one of them.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    cores_up: AtomicBool,
+    draining: AtomicBool,
+    store_failing: AtomicBool,
+}
+
+impl Readiness {
+    /// Of a gateway that is starting: not ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All cores accept connections.
+    pub fn set_cores_up(&self) {
+        self.cores_up.store(true, Relaxed);
+    }
+
+    /// The gateway is going down; there is no way back.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Whether the gateway is going down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Whether the store fails to commit now. Cheap enough to be told after every commit.
+    pub fn set_store_failing(&self, failing: bool) {
+        self.store_failing.store(failing, Relaxed);
+    }
+
+    /// Why no client should be sent here; empty: ready.
+    pub fn reasons(&self, registry: &Registry) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.is_draining() {
+            reasons.push("draining: the gateway is going down".to_owned());
+        } else if !self.cores_up.load(Relaxed) {
+            reasons.push("starting: not every core accepts connections yet".to_owned());
+        }
+        if self.store_failing.load(Relaxed) {
+            reasons.push("store: messages cannot be stored".to_owned());
+        }
+        reasons.extend(registry.stalls().iter().map(stall_reason));
+        reasons
+    }
+}
+
+/// A stalled core in words, the same in `/livez`, `/readyz`, the log and systemd's status.
+pub(super) fn stall_reason(stall: &Stall) -> String {
+    format!(
+        "core {}: stalled, silent for {} ms",
+        stall.core, stall.silent_ms
+    )
+}

@@ -1,0 +1,144 @@
+//! `im-gateway doctor`: everything that is checked at start, and what can only be asked while nothing runs, as a table.
+//!
+//! Owns the table. Never starts the gateway nor changes the machine; ports are bound for an instant and let go.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+
+use crate::config::Settings;
+use crate::preflight::{self, Check, Verdict};
+
+/// All findings for these settings.
+pub fn examine(settings: &Settings) -> Vec<Check> {
+    let (_, mut checks) = preflight::inspect(settings);
+    checks.push(check_port("line port", settings.gateway_service.listen));
+    checks.push(match settings.ops.listen {
+        Some(address) => check_port("ops port", address),
+        None => Check::ok("ops port", "off"),
+    });
+    checks.push(check_backlog(
+        settings.network.backlog,
+        fs::read_to_string("/proc/sys/net/core/somaxconn").ok(),
+    ));
+    checks
+}
+
+/// Whether any finding keeps the gateway from running.
+pub fn any_failed(checks: &[Check]) -> bool {
+    checks.iter().any(|check| check.verdict == Verdict::Fail)
+}
+
+/// The findings as lines `ok|warn|FAIL  what  detail`, each remedy on a line below its finding.
+pub fn table(checks: &[Check]) -> String {
+    let width = checks
+        .iter()
+        .map(|check| check.what.len())
+        .max()
+        .unwrap_or(0);
+    let mut table = String::new();
+    for check in checks {
+        let verdict = match check.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            table,
+            "{verdict:<4}  {:<width$}  {}",
+            check.what, check.detail
+        );
+        if !check.remedy.is_empty() {
+            let _ = writeln!(table, "{:<4}  {:<width$}  remedy: {}", "", "", check.remedy);
+        }
+    }
+    table
+}
+
+fn check_port(what: &'static str, address: SocketAddr) -> Check {
+    // Without SO_REUSEPORT, so that a gateway already listening there is found out.
+    match TcpListener::bind(address) {
+        Ok(_) if address.port() == 0 => Check::ok(what, format!("{address}: any free port")),
+        Ok(_) => Check::ok(what, format!("{address} is free")),
+        Err(error) => Check::fail(what, format!("{address}: {error}"), port_remedy(&error)),
+    }
+}
+
+fn port_remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "stop what listens there (`ss -ltnp` shows it), or configure another port"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "configure an address that this machine has",
+        std::io::ErrorKind::PermissionDenied => {
+            "configure a port above 1023, or grant CAP_NET_BIND_SERVICE"
+        }
+        _ => "configure another address",
+    }
+}
+
+fn check_backlog(backlog: i32, somaxconn: Option<String>) -> Check {
+    const WHAT: &str = "backlog";
+    let Some(most) = somaxconn.and_then(|text| text.trim().parse::<i32>().ok()) else {
+        return Check::ok(
+            WHAT,
+            format!("{backlog}; net.core.somaxconn cannot be read"),
+        );
+    };
+    if most < backlog {
+        return Check::warn(
+            WHAT,
+            format!("{backlog} is cut to {most} by net.core.somaxconn"),
+            format!("sysctl net.core.somaxconn={backlog}, or a smaller backlog"),
+        );
+    }
+    Check::ok(WHAT, format!("{backlog}, net.core.somaxconn is {most}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_fails_and_a_free_one_passes() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("its address");
+        let check = check_port("line port", address);
+        assert_eq!(check.verdict, Verdict::Fail);
+        assert!(check.remedy.contains("another port"), "{}", check.remedy);
+        let any = "127.0.0.1:0".parse().expect("an address");
+        assert_eq!(check_port("line port", any).verdict, Verdict::Ok);
+        let foreign = "192.0.2.1:0".parse().expect("an address");
+        assert_eq!(check_port("line port", foreign).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn a_backlog_above_the_kernels_cap_is_a_warning() {
+        assert_eq!(
+            check_backlog(4096, Some("128\n".into())).verdict,
+            Verdict::Warn
+        );
+        assert_eq!(
+            check_backlog(4096, Some("4096\n".into())).verdict,
+            Verdict::Ok
+        );
+        assert_eq!(check_backlog(4096, None).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn the_table_aligns_its_columns_and_shows_each_remedy() {
+        let checks = [
+            Check::ok("kernel", "Linux 6.1"),
+            Check::fail("locked memory", "too little", "raise it"),
+        ];
+        assert_eq!(
+            table(&checks),
+            "ok    kernel         Linux 6.1\n\
+             FAIL  locked memory  too little\n\
+             \u{20}                    remedy: raise it\n"
+        );
+        assert!(any_failed(&checks));
+        assert!(!any_failed(&checks[..1]));
+    }
+}

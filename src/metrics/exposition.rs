@@ -1,0 +1,366 @@
+//! Writes all numbers out for Prometheus, in the OpenMetrics text format.
+//!
+//! Owns the way from a cell to a line of text; the format itself is the `prometheus-client` crate's. Runs on the control
+//! thread at scrape time: reads every cell once, stops no core.
+
+#[cfg(test)]
+#[path = "exposition_tests.rs"]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry,
+};
+
+use super::{
+    Core, Histogram, Registry,
+    names::{self, Kind, Metric, Unit},
+    process::ProcessUsage,
+};
+
+/// The content type of [`text`](text()).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All numbers as text. `ready` is what `/readyz` would say now.
+pub fn text(registry: &Arc<Registry>, ready: bool) -> Result<String, fmt::Error> {
+    let mut exposition = registry::Registry::default();
+    exposition.register_collector(Box::new(Scrape {
+        registry: Arc::clone(registry),
+        ready,
+    }));
+    let mut text = String::new();
+    text::encode(&mut text, &exposition)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Scrape {
+    registry: Arc<Registry>,
+    ready: bool,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut writer = Writer { encoder };
+        let cores = NumberedCores::of(&self.registry);
+        write_connections(&mut writer, &cores)?;
+        write_commands(&mut writer, &cores)?;
+        write_messages(&mut writer, &cores)?;
+        write_backends(&mut writer, &cores)?;
+        write_store(&mut writer, &self.registry)?;
+        write_process(&mut writer, &self.registry, self.ready)
+    }
+}
+
+fn write_connections(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
+    writer.gauges(&names::CONNECTIONS, cores, |core| core.connections.get())?;
+    writer.gauges(&names::SESSIONS_AUTHENTICATED, cores, |core| {
+        core.sessions_authenticated.get()
+    })?;
+    writer.counters(&names::CONNECTIONS_ACCEPTED, cores, |core| {
+        core.connections_accepted_total.get()
+    })?;
+    writer.family(&names::CONNECTIONS_REFUSED, |family| {
+        cores.each(|number, core| {
+            let mut refused = core.connections_refused.iter();
+            refused.try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))
+        })
+    })?;
+    writer.counters(&names::ACCEPT_ERRORS, cores, |core| {
+        core.accept_errors_total.get()
+    })?;
+    writer.family(&names::CONNECTIONS_CLOSED, |family| {
+        cores.each(|number, core| {
+            let mut closed = core.connections_closed.iter();
+            closed.try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))
+        })
+    })
+}
+
+fn write_commands(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
+    writer.family(&names::COMMANDS, |family| {
+        cores.each(|number, core| {
+            core.commands.iter().try_for_each(|(command, results)| {
+                family.counter(&[number, command, "ok"], results.ok.get())?;
+                family.counter(&[number, command, "error"], results.error.get())
+            })
+        })
+    })?;
+    writer.family(&names::COMMAND_DURATION, |family| {
+        cores.each(|number, core| {
+            core.command_duration
+                .iter()
+                .try_for_each(|(command, durations)| {
+                    // Most commands never call a backend, and eighteen lines of zeros for each would bury the rest.
+                    if durations.is_empty() {
+                        return Ok(());
+                    }
+                    family.histogram(&[number, command], durations)
+                })
+        })
+    })?;
+    writer.family(&names::ERRORS, |family| {
+        cores.each(|number, core| {
+            let mut errors = core.errors.iter();
+            errors.try_for_each(|(code, count)| family.counter(&[number, code], count.get()))
+        })
+    })
+}
+
+fn write_messages(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
+    writer.counters(&names::MESSAGES_RECEIVED, cores, |core| {
+        core.messages_received_total.get()
+    })?;
+    writer.counters(&names::MESSAGES_SENT, cores, |core| {
+        core.messages_sent_total.get()
+    })?;
+    writer.counters(&names::TRANSPORT_RECEIVED, cores, |core| {
+        core.transport_received_bytes_total.get()
+    })?;
+    writer.counters(&names::TRANSPORT_SENT, cores, |core| {
+        core.transport_sent_bytes_total.get()
+    })?;
+    writer.gauges(&names::OUTBOX, cores, |core| core.outbox_bytes.get())?;
+    writer.counters(&names::SLOW_CONSUMERS, cores, |core| {
+        core.slow_consumers_total.get()
+    })?;
+    writer.family(&names::RATE_LIMITED, |family| {
+        cores.each(|number, core| {
+            family.counter(
+                &[number, "commands"],
+                core.rate_limited_commands_total.get(),
+            )?;
+            family.counter(&[number, "login"], core.rate_limited_login_total.get())
+        })
+    })?;
+    writer.counters(&names::PROTOCOL_ERRORS, cores, |core| {
+        core.protocol_errors_total.get()
+    })?;
+    writer.family(&names::PUSH_DROPPED, |family| {
+        cores.each(|number, core| {
+            let mut dropped = core.push_dropped.iter();
+            dropped
+                .try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))?;
+            family.counter(&[number, "inbox_full"], core.inbox_full.get())
+        })
+    })?;
+    writer.counters(&names::PUSH_GAPS, cores, |core| core.push_gaps_total.get())?;
+    writer.family(&names::FANOUT_RECIPIENTS, |family| {
+        cores.each(|number, core| family.histogram(&[number], &core.fanout_recipients))
+    })
+}
+
+fn write_backends(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
+    writer.family(&names::BACKEND_RPC_ERRORS, |family| {
+        cores.each(|number, core| {
+            core.backend_rpc_errors
+                .iter()
+                .try_for_each(|(service, errors)| {
+                    let mut errors = errors.iter();
+                    errors.try_for_each(|(code, count)| {
+                        family.counter(&[number, service, code], count.get())
+                    })
+                })
+        })
+    })?;
+    writer.gauges(&names::BACKEND_INFLIGHT, cores, |core| {
+        core.backend_inflight.get()
+    })?;
+    writer.gauges(&names::CORE_QUEUE_DEPTH, cores, |core| {
+        core.core_queue_depth.get()
+    })?;
+    writer.family(&names::CORE_LOOP_STALL, |family| {
+        cores.each(|number, core| {
+            family.gauge_seconds(&[number], core.core_loop_stall_us.get() as f64 / 1e6)
+        })
+    })?;
+    writer.counters(&names::PANICS, cores, |core| core.panics_total.get())
+}
+
+fn write_store(writer: &mut Writer, registry: &Registry) -> fmt::Result {
+    let store = &registry.store;
+    writer.family(&names::STORE_COMMITS, |family| {
+        family.counter(&[], store.commits.get())
+    })?;
+    writer.family(&names::STORE_BATCH_MESSAGES, |family| {
+        family.histogram(&[], &store.batch_messages)
+    })?;
+    writer.family(&names::STORE_COMMIT_DURATION, |family| {
+        family.histogram(&[], &store.commit_duration)
+    })?;
+    writer.family(&names::STORE_ERRORS, |family| {
+        family.counter(&[], store.errors.get())
+    })?;
+    writer.family(&names::PASSWORD_QUEUE_DEPTH, |family| {
+        family.gauge(&[], store.password_queue_depth.get())
+    })
+}
+
+fn write_process(writer: &mut Writer, registry: &Registry, ready: bool) -> fmt::Result {
+    let usage = ProcessUsage::read();
+    writer.family(&names::READY, |family| family.gauge(&[], u64::from(ready)))?;
+    writer.family(&names::BUILD_INFO, |family| {
+        family.info(&[env!("CARGO_PKG_VERSION")])
+    })?;
+    writer.family(&names::PROCESS_CPU, |family| {
+        family.counter_seconds(&[], usage.cpu_seconds)
+    })?;
+    writer.optional_gauge(&names::PROCESS_RESIDENT_MEMORY, usage.resident_bytes)?;
+    writer.optional_gauge(&names::PROCESS_OPEN_FDS, usage.open_fds)?;
+    writer.optional_gauge(&names::PROCESS_MAX_FDS, usage.max_fds)?;
+    writer.family(&names::PROCESS_START_TIME, |family| {
+        family.gauge_seconds(&[], registry.started_unix_ms as f64 / 1e3)
+    })
+}
+
+/// The cores with their numbers as label values.
+struct NumberedCores<'a>(Vec<(String, &'a Core)>);
+
+impl<'a> NumberedCores<'a> {
+    fn of(registry: &'a Registry) -> Self {
+        let cores = registry.cores.iter().map(Arc::as_ref);
+        let numbered = cores
+            .enumerate()
+            .map(|(index, core)| (index.to_string(), core));
+        Self(numbered.collect())
+    }
+
+    fn each(&self, mut write: impl FnMut(&str, &Core) -> fmt::Result) -> fmt::Result {
+        let mut cores = self.0.iter();
+        cores.try_for_each(|(number, core)| write(number, core))
+    }
+}
+
+struct Writer<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Writer<'_> {
+    /// Writes the head of a family, then lets `samples` write its samples.
+    fn family(
+        &mut self,
+        metric: &Metric,
+        samples: impl FnOnce(&mut Family) -> fmt::Result,
+    ) -> fmt::Result {
+        let unit = match metric.unit {
+            Unit::Count => None,
+            Unit::Seconds => Some(registry::Unit::Seconds),
+            Unit::Bytes => Some(registry::Unit::Bytes),
+        };
+        let kind = match metric.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+            Kind::Info => MetricType::Info,
+        };
+        let encoder =
+            self.encoder
+                .encode_descriptor(metric.base(), metric.help, unit.as_ref(), kind)?;
+        samples(&mut Family {
+            encoder,
+            label_names: metric.labels,
+        })
+    }
+
+    /// A counter with no label but the core.
+    fn counters(
+        &mut self,
+        metric: &Metric,
+        cores: &NumberedCores,
+        value: impl Fn(&Core) -> u64,
+    ) -> fmt::Result {
+        self.family(metric, |family| {
+            cores.each(|number, core| family.counter(&[number], value(core)))
+        })
+    }
+
+    /// A gauge with no label but the core.
+    fn gauges(
+        &mut self,
+        metric: &Metric,
+        cores: &NumberedCores,
+        value: impl Fn(&Core) -> u64,
+    ) -> fmt::Result {
+        self.family(metric, |family| {
+            cores.each(|number, core| family.gauge(&[number], value(core)))
+        })
+    }
+
+    /// A gauge without labels, or only its head where nothing is known.
+    fn optional_gauge(&mut self, metric: &Metric, value: Option<u64>) -> fmt::Result {
+        self.family(metric, |family| {
+            value.map_or(Ok(()), |value| family.gauge(&[], value))
+        })
+    }
+}
+
+/// One family whose head is written. Label values are given in the order of the label names in the table.
+struct Family<'a> {
+    encoder: MetricEncoder<'a>,
+    label_names: &'static [&'static str],
+}
+
+impl Family<'_> {
+    fn counter(&mut self, labels: &[&str], value: u64) -> fmt::Result {
+        self.sample(labels, |sample| {
+            sample.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+        })
+    }
+
+    fn counter_seconds(&mut self, labels: &[&str], value: f64) -> fmt::Result {
+        self.sample(labels, |sample| {
+            sample.encode_counter::<NoLabelSet, f64, f64>(&value, None)
+        })
+    }
+
+    fn gauge(&mut self, labels: &[&str], value: u64) -> fmt::Result {
+        self.sample(labels, |sample| sample.encode_gauge(&value))
+    }
+
+    fn gauge_seconds(&mut self, labels: &[&str], value: f64) -> fmt::Result {
+        self.sample(labels, |sample| sample.encode_gauge(&value))
+    }
+
+    fn histogram(&mut self, labels: &[&str], histogram: &Histogram) -> fmt::Result {
+        let reading = histogram.snapshot();
+        self.sample(labels, |sample| {
+            sample.encode_histogram::<NoLabelSet>(
+                reading.sum,
+                reading.count,
+                &reading.buckets,
+                None,
+            )
+        })
+    }
+
+    fn info(&mut self, labels: &[&str]) -> fmt::Result {
+        let labels = self.labelled(labels);
+        self.encoder.encode_info(&labels)
+    }
+
+    fn sample(
+        &mut self,
+        labels: &[&str],
+        write: impl FnOnce(&mut MetricEncoder) -> fmt::Result,
+    ) -> fmt::Result {
+        // An empty set of labels would be written as an empty pair of braces.
+        if labels.is_empty() {
+            return write(&mut self.encoder);
+        }
+        let labels = self.labelled(labels);
+        write(&mut self.encoder.encode_family(&labels)?)
+    }
+
+    fn labelled<'v>(&self, values: &[&'v str]) -> Vec<(&'static str, &'v str)> {
+        debug_assert_eq!(values.len(), self.label_names.len());
+        self.label_names
+            .iter()
+            .copied()
+            .zip(values.iter().copied())
+            .collect()
+    }
+}

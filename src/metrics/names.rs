@@ -1,0 +1,264 @@
+//! The one table of metrics: every name, kind, unit, help text and label.
+//!
+//! Owns the names; `exposition` writes exactly these and `docs/metrics.md` lists exactly these (tests hold both to it).
+//! Names follow the rules of Prometheus: one prefix, base units, the unit as suffix, `_total` for what is counted, and no
+//! label with an open set of values.
+
+/// What kind of number it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; its name ends in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Spread over buckets; on the wire `_bucket`, `_sum` and `_count` follow the name.
+    Histogram,
+    /// Always 1; what it says is in its labels. Its name ends in `_info`.
+    Info,
+}
+
+impl Kind {
+    /// The word of the `# TYPE` line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Info => "info",
+        }
+    }
+
+    /// What the name of a sample carries beyond the name of its family.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Counter => "_total",
+            Self::Info => "_info",
+            Self::Gauge | Self::Histogram => "",
+        }
+    }
+}
+
+/// What one of it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A plain number.
+    Count,
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+}
+
+impl Unit {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Count => "",
+            Self::Seconds => "_seconds",
+            Self::Bytes => "_bytes",
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// The full name, as one types it into a query.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub kind: Kind,
+    /// What one of it is.
+    pub unit: Unit,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// The name of the family: without `_total` and `_info`, which the text format adds to each sample.
+    pub fn family(&self) -> &'static str {
+        let name = self.name;
+        name.strip_suffix(self.kind.suffix()).unwrap_or(name)
+    }
+
+    /// The family without its unit, which the text format adds as well.
+    pub fn base(&self) -> &'static str {
+        let family = self.family();
+        family.strip_suffix(self.unit.suffix()).unwrap_or(family)
+    }
+}
+
+macro_rules! table {
+    ($($constant:ident = $name:literal, $kind:ident of $unit:ident, $labels:expr, $help:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ", $help)]
+            pub const $constant: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: Unit::$unit,
+                labels: &$labels,
+                help: $help,
+            };
+        )*
+
+        /// All metrics, in the order of the table.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+table! {
+    CONNECTIONS = "im_gateway_connections", Gauge of Count, ["core"],
+        "Open client connections.";
+    SESSIONS_AUTHENTICATED = "im_gateway_sessions_authenticated", Gauge of Count, ["core"],
+        "Connections that are logged in.";
+    CONNECTIONS_ACCEPTED = "im_gateway_connections_accepted_total", Counter of Count, ["core"],
+        "Connections taken from the listener.";
+    CONNECTIONS_REFUSED = "im_gateway_connections_refused_total", Counter of Count, ["core", "reason"],
+        "Connections turned away before they were served.";
+    ACCEPT_ERRORS = "im_gateway_accept_errors_total", Counter of Count, ["core"],
+        "Failures to take a connection from the listener, as when file descriptors run out.";
+    CONNECTIONS_CLOSED = "im_gateway_connections_closed_total", Counter of Count, ["core", "reason"],
+        "Connections that ended, by the one reason each ended for.";
+    COMMANDS = "im_gateway_commands_total", Counter of Count, ["core", "command", "result"],
+        "Commands answered with +OK (ok) or -ERR (error).";
+    COMMAND_DURATION = "im_gateway_command_duration_seconds", Histogram of Seconds, ["core", "command"],
+        "Time from a command to its reply, for commands that call a backend; a command appears with its first call.";
+    ERRORS = "im_gateway_errors_total", Counter of Count, ["core", "code"],
+        "Replies of -ERR, by code.";
+    MESSAGES_RECEIVED = "im_gateway_messages_received_total", Counter of Count, ["core"],
+        "Messages from clients that were stored.";
+    MESSAGES_SENT = "im_gateway_messages_sent_total", Counter of Count, ["core"],
+        "MSG and GMSG lines written to clients.";
+    TRANSPORT_RECEIVED = "im_gateway_transport_received_bytes_total", Counter of Bytes, ["core"],
+        "Bytes read from client sockets.";
+    TRANSPORT_SENT = "im_gateway_transport_sent_bytes_total", Counter of Bytes, ["core"],
+        "Bytes written to client sockets.";
+    OUTBOX = "im_gateway_outbox_bytes", Gauge of Bytes, ["core"],
+        "Bytes queued for clients and not yet taken by their sockets.";
+    SLOW_CONSUMERS = "im_gateway_slow_consumers_total", Counter of Count, ["core"],
+        "Connections closed because they did not read what was queued for them.";
+    RATE_LIMITED = "im_gateway_rate_limited_total", Counter of Count, ["core", "scope"],
+        "Times a client was slowed down or refused by a rate limit.";
+    PROTOCOL_ERRORS = "im_gateway_protocol_errors_total", Counter of Count, ["core"],
+        "Lines that break the protocol: malformed, unknown or too long.";
+    PUSH_DROPPED = "im_gateway_push_dropped_total", Counter of Count, ["core", "reason"],
+        "Pushes that arrived and were written to nobody; the store still has the messages.";
+    PUSH_GAPS = "im_gateway_push_gaps_total", Counter of Count, ["core"],
+        "Holes in the numbering of pushes, each filled from the store.";
+    FANOUT_RECIPIENTS = "im_gateway_fanout_recipients", Histogram of Count, ["core"],
+        "Connections of this core that one push went to.";
+    BACKEND_RPC_ERRORS = "im_gateway_backend_rpc_errors_total", Counter of Count, ["core", "service", "code"],
+        "Backend calls that brought no answer.";
+    BACKEND_INFLIGHT = "im_gateway_backend_inflight", Gauge of Count, ["core"],
+        "Backend calls waiting for their answer.";
+    CORE_QUEUE_DEPTH = "im_gateway_core_queue_depth", Gauge of Count, ["core"],
+        "Replies and pushes from other threads that the core has not yet taken.";
+    CORE_LOOP_STALL = "im_gateway_core_loop_stall_seconds", Gauge of Seconds, ["core"],
+        "Longest turn of the core's loop in the last 15 to 30 seconds.";
+    PANICS = "im_gateway_panics_total", Counter of Count, ["core"],
+        "Connections closed because their own task panicked.";
+    STORE_COMMITS = "im_gateway_store_commits_total", Counter of Count, [],
+        "Transactions committed to disk.";
+    STORE_BATCH_MESSAGES = "im_gateway_store_batch_messages", Histogram of Count, [],
+        "Messages in one transaction.";
+    STORE_COMMIT_DURATION = "im_gateway_store_commit_duration_seconds", Histogram of Seconds, [],
+        "Time one commit took, its wait for the disk included.";
+    STORE_ERRORS = "im_gateway_store_errors_total", Counter of Count, [],
+        "Transactions that failed, as when the disk is full.";
+    PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
+        "Log-ins and registrations waiting for a password to be hashed.";
+    READY = "im_gateway_ready", Gauge of Count, [],
+        "1 while /readyz answers 200, else 0.";
+    BUILD_INFO = "im_gateway_build_info", Info of Count, ["version"],
+        "The version that runs.";
+    PROCESS_CPU = "process_cpu_seconds_total", Counter of Seconds, [],
+        "CPU time used, user and system.";
+    PROCESS_RESIDENT_MEMORY = "process_resident_memory_bytes", Gauge of Bytes, [],
+        "Resident memory.";
+    PROCESS_OPEN_FDS = "process_open_fds", Gauge of Count, [],
+        "Open file descriptors.";
+    PROCESS_MAX_FDS = "process_max_fds", Gauge of Count, [],
+        "File descriptors the process may open.";
+    PROCESS_START_TIME = "process_start_time_seconds", Gauge of Seconds, [],
+        "When the process started, in seconds since the Unix epoch.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const DOCUMENT: &str = include_str!("../../docs/metrics.md");
+
+    #[test]
+    fn names_follow_the_naming_rules() {
+        let mut seen = HashSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(seen.insert(name), "{name} twice");
+            assert!(
+                name.starts_with("im_gateway_") || name.starts_with("process_"),
+                "{name}"
+            );
+            assert!(
+                name.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                "{name}"
+            );
+            assert_eq!(
+                name.matches("_total").count(),
+                usize::from(metric.kind == Kind::Counter),
+                "{name}"
+            );
+            assert_eq!(
+                format!(
+                    "{}{}{}",
+                    metric.base(),
+                    metric.unit.suffix(),
+                    metric.kind.suffix()
+                ),
+                name
+            );
+            assert_eq!(
+                metric.unit == Unit::Seconds,
+                name.contains("_seconds"),
+                "{name}"
+            );
+            assert_eq!(
+                metric.unit == Unit::Bytes,
+                name.contains("_bytes"),
+                "{name}"
+            );
+            assert!(
+                metric.help.ends_with('.') && !metric.help.contains(['\n', '\\', '"']),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_document_lists_exactly_these_metrics() {
+        let documented: Vec<Vec<String>> = DOCUMENT
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| {
+                line.trim_matches('|')
+                    .split('|')
+                    .map(|cell| cell.trim().replace('`', ""))
+                    .collect()
+            })
+            .collect();
+        let expected: Vec<Vec<String>> = ALL
+            .iter()
+            .map(|metric| {
+                vec![
+                    metric.name.to_owned(),
+                    metric.kind.word().to_owned(),
+                    metric.labels.join(", "),
+                    metric.help.to_owned(),
+                ]
+            })
+            .collect();
+        assert_eq!(documented, expected);
+    }
+}

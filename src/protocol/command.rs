@@ -1,0 +1,414 @@
+//! Lines to commands, in two steps, so that the session can judge between them whether the command is allowed at all:
+//! [`parse_line`] finds tag, command word and dialect; [`parse_arguments`] makes the typed [`Command`].
+//!
+//! Owns the grammar of what clients say. Never decides whether a command may be carried out. Everything borrows from the
+//! line; only a text with escapes is copied.
+
+use std::{borrow::Cow, fmt};
+
+use super::{
+    arguments::{Arguments, is_device_name, is_group_name, is_user_name, positive},
+    error_code::ErrorCode,
+    escape::{is_plain, unescape},
+    secret::Secret,
+};
+use crate::id::{GroupId, MessageId, UserId};
+
+pub use super::{
+    tag::Tag,
+    verb::{Dialect, Verb},
+};
+
+/// How many messages `pull` hands out where the client names no number.
+pub const PULL_LIMIT_DEFAULT: u32 = 100;
+/// How many messages one `pull` can ask for.
+pub const PULL_LIMIT_MAX: u32 = 1000;
+
+/// A line taken apart as far as its command word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The client's mark, to be repeated before the reply.
+    pub tag: Option<Tag>,
+    /// The command.
+    pub verb: Verb,
+    /// The dialect the line shows by its first separator; `None`: a bare word, which shows none.
+    pub dialect: Option<Dialect>,
+    /// What follows that separator.
+    pub arguments: &'a str,
+}
+
+impl fmt::Debug for Line<'_> {
+    /// Without the arguments, which may be a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line")
+            .field("tag", &self.tag)
+            .field("verb", &self.verb)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A line that is no command: what to reply. Counts toward `protocol_error_limit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadLine {
+    /// The client's mark, where it could be read.
+    pub tag: Option<Tag>,
+    /// [`ErrorCode::BadRequest`] or [`ErrorCode::UnknownCommand`].
+    pub code: ErrorCode,
+    /// The human-readable words of the reply.
+    pub words: &'static str,
+}
+
+/// Arguments that do not fit their command: the human-readable words of a [`ErrorCode::BadArgument`] reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadArgument(pub &'static str);
+
+/// Who confirms deliveries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AckMode {
+    /// The gateway, once the line was handed to the kernel.
+    #[default]
+    Auto,
+    /// The client, by `ack`.
+    Manual,
+}
+
+impl AckMode {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// The message ids of an `ack`, at least one; all were checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageIdList<'a> {
+    text: &'a str,
+    dialect: Dialect,
+}
+
+impl<'a> MessageIdList<'a> {
+    /// The ids in the order given; their number is bounded by the length of a line.
+    pub fn iter(&self) -> impl Iterator<Item = MessageId> + use<'a> {
+        self.words().filter_map(positive)
+    }
+
+    fn words(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let dialect = self.dialect;
+        self.text
+            .split(dialect.separator())
+            .filter(move |word| dialect == Dialect::Colon || !word.is_empty())
+    }
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    missing_docs,
+    reason = "the variants and their fields are the commands of the contract, by the same names"
+)]
+pub enum Command<'a> {
+    Register {
+        user: &'a str,
+        password: Secret<&'a str>,
+    },
+    Login {
+        user: &'a str,
+        password: Secret<&'a str>,
+    },
+    Auth {
+        token: Secret<&'a str>,
+    },
+    Refresh,
+    Logout,
+    /// `text` is decoded and holds more than white space.
+    Chat {
+        to: UserId,
+        text: Cow<'a, str>,
+    },
+    /// `text` is decoded and holds more than white space.
+    GroupChat {
+        group: GroupId,
+        text: Cow<'a, str>,
+    },
+    /// `limit` is within 1 and [`PULL_LIMIT_MAX`].
+    Pull {
+        limit: u32,
+    },
+    Ack {
+        ids: MessageIdList<'a>,
+    },
+    /// `text` is to be sent back as it is.
+    Ping {
+        text: Option<&'a str>,
+    },
+    SetAck(AckMode),
+    SetDevice(&'a str),
+    AddFriend(UserId),
+    RemoveFriend(UserId),
+    Friends,
+    /// `description` is empty but in the space dialect, where MPIM's clients may send one.
+    CreateGroup {
+        name: &'a str,
+        description: &'a str,
+    },
+    JoinGroup(GroupId),
+    LeaveGroup(GroupId),
+    Groups,
+    GroupMembers(GroupId),
+    Who(UserId),
+    Profile(UserId),
+    Search {
+        prefix: &'a str,
+    },
+    WhoAmI,
+    Help(Option<Verb>),
+    Quit,
+    #[cfg(feature = "test-hooks")]
+    Panic,
+}
+
+/// Takes a line apart as far as its command word, and checks that all of it is text.
+///
+/// `line` comes without its terminator. Empty lines are to be skipped before: here they are [`ErrorCode::BadRequest`].
+pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
+    let (tag, line) = split_tag(line)?;
+    let bad = |code, words| BadLine { tag, code, words };
+    let Ok(line) = std::str::from_utf8(line) else {
+        return Err(bad(ErrorCode::BadRequest, "the line is not UTF-8"));
+    };
+    if !is_plain(line) {
+        return Err(bad(
+            ErrorCode::BadRequest,
+            "the line holds a control character",
+        ));
+    }
+    let (word, dialect, arguments) = match line.bytes().position(|byte| matches!(byte, b':' | b' '))
+    {
+        Some(end) if line.as_bytes()[end] == b':' => {
+            (&line[..end], Some(Dialect::Colon), &line[end + 1..])
+        }
+        Some(end) => (&line[..end], Some(Dialect::Space), &line[end + 1..]),
+        None => (line, None, ""),
+    };
+    if word.is_empty() {
+        return Err(bad(
+            ErrorCode::BadRequest,
+            "the line begins with no command",
+        ));
+    }
+    match Verb::lookup(word) {
+        Some(verb) => Ok(Line {
+            tag,
+            verb,
+            dialect,
+            arguments,
+        }),
+        None => Err(bad(ErrorCode::UnknownCommand, "no such command, try help")),
+    }
+}
+
+/// Takes the tag off the front, if there is one. Looks at bytes, so that even a line that is no text gets its tag back.
+fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
+    let Some(marked) = line.strip_prefix(b"@") else {
+        return Ok((None, line));
+    };
+    // A tag's end is looked for no further than a tag can reach.
+    let window = &marked[..marked.len().min(Tag::MAX_BYTES + 1)];
+    let tag = memchr::memchr(b' ', window)
+        .and_then(|end| Some((Tag::new(&marked[..end])?, &marked[end + 1..])));
+    match tag {
+        Some((tag, rest)) => Ok((Some(tag), rest)),
+        None => Err(BadLine {
+            tag: None,
+            code: ErrorCode::BadRequest,
+            words: "a tag is @, 1 to 32 letters, digits, _ or -, and a space",
+        }),
+    }
+}
+
+/// Makes the typed command of `line`. `dialect` is the line's own or, for a bare word, what the connection spoke last.
+pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<'a>, BadArgument> {
+    let verb = line.verb;
+    let arguments = Arguments::new(line.arguments, dialect);
+    let bare = |command| match line.arguments.trim_matches(' ') {
+        "" => Ok(command),
+        _ => Err(BadArgument(verb.usage())),
+    };
+    match verb {
+        Verb::Chat => numbered_text(verb, arguments).map(|(to, text)| Command::Chat { to, text }),
+        Verb::GroupChat => {
+            numbered_text(verb, arguments).map(|(group, text)| Command::GroupChat { group, text })
+        }
+        Verb::Ping => Ok(Command::Ping {
+            text: Some(arguments.text()).filter(|text| !text.is_empty()),
+        }),
+        Verb::Ack => message_ids(verb, arguments.last(), dialect).map(|ids| Command::Ack { ids }),
+        Verb::Pull => pull_limit(arguments.last()).map(|limit| Command::Pull { limit }),
+        Verb::Register => credentials(
+            verb,
+            arguments,
+            6..=128,
+            "a password is 6 to 128 bytes long",
+        )
+        .map(|(user, password)| Command::Register { user, password }),
+        // A password too short to be anyone's is a wrong one, and looks like one.
+        Verb::Login => credentials(
+            verb,
+            arguments,
+            1..=128,
+            "a password is at most 128 bytes long",
+        )
+        .map(|(user, password)| Command::Login { user, password }),
+        Verb::Auth => match arguments.last() {
+            "" => Err(BadArgument(verb.usage())),
+            token => Ok(Command::Auth {
+                token: Secret::new(token),
+            }),
+        },
+        Verb::Refresh => bare(Command::Refresh),
+        Verb::Logout => bare(Command::Logout),
+        Verb::Set => setting(verb, arguments),
+        Verb::AddFriend => number(verb, arguments).map(Command::AddFriend),
+        Verb::RemoveFriend => number(verb, arguments).map(Command::RemoveFriend),
+        Verb::Friends => bare(Command::Friends),
+        Verb::CreateGroup => new_group(verb, arguments.last(), dialect),
+        Verb::JoinGroup => number(verb, arguments).map(Command::JoinGroup),
+        Verb::LeaveGroup => number(verb, arguments).map(Command::LeaveGroup),
+        Verb::Groups => bare(Command::Groups),
+        Verb::GroupMembers => number(verb, arguments).map(Command::GroupMembers),
+        Verb::Who => number(verb, arguments).map(Command::Who),
+        Verb::Profile => number(verb, arguments).map(Command::Profile),
+        Verb::Search => match arguments.last() {
+            "" => Err(BadArgument(verb.usage())),
+            prefix => user_name(prefix).map(|prefix| Command::Search { prefix }),
+        },
+        Verb::WhoAmI => bare(Command::WhoAmI),
+        Verb::Help => match arguments.last() {
+            "" => Ok(Command::Help(None)),
+            name => match Verb::lookup(name) {
+                Some(verb) => Ok(Command::Help(Some(verb))),
+                None => Err(BadArgument("no such command, try help")),
+            },
+        },
+        Verb::Quit => bare(Command::Quit),
+        #[cfg(feature = "test-hooks")]
+        Verb::Panic => bare(Command::Panic),
+    }
+}
+
+const NOT_A_NUMBER: BadArgument = BadArgument("an id is a positive decimal number");
+
+fn number(verb: Verb, arguments: Arguments<'_>) -> Result<i64, BadArgument> {
+    match arguments.last() {
+        "" => Err(BadArgument(verb.usage())),
+        text => positive(text).ok_or(NOT_A_NUMBER),
+    }
+}
+
+fn numbered_text<'a>(
+    verb: Verb,
+    mut arguments: Arguments<'a>,
+) -> Result<(i64, Cow<'a, str>), BadArgument> {
+    let number = arguments.middle().ok_or(BadArgument(verb.usage()))?;
+    let number = positive(number).ok_or(NOT_A_NUMBER)?;
+    let text = unescape(arguments.text());
+    if text.trim().is_empty() {
+        return Err(BadArgument("the text is empty"));
+    }
+    Ok((number, text))
+}
+
+fn message_ids(verb: Verb, text: &str, dialect: Dialect) -> Result<MessageIdList<'_>, BadArgument> {
+    if text.is_empty() {
+        return Err(BadArgument(verb.usage()));
+    }
+    let ids = MessageIdList { text, dialect };
+    if ids.words().all(|word| positive(word).is_some()) {
+        Ok(ids)
+    } else {
+        Err(NOT_A_NUMBER)
+    }
+}
+
+fn pull_limit(text: &str) -> Result<u32, BadArgument> {
+    if text.is_empty() {
+        return Ok(PULL_LIMIT_DEFAULT);
+    }
+    positive(text)
+        .and_then(|limit| u32::try_from(limit).ok())
+        .filter(|limit| *limit <= PULL_LIMIT_MAX)
+        .ok_or(BadArgument("a limit is 1 to 1000"))
+}
+
+fn user_name(text: &str) -> Result<&str, BadArgument> {
+    if is_user_name(text) {
+        Ok(text)
+    } else {
+        Err(BadArgument(
+            "a user name is 1 to 64 bytes without spaces, control characters, : or ,",
+        ))
+    }
+}
+
+fn credentials<'a>(
+    verb: Verb,
+    mut arguments: Arguments<'a>,
+    password_bytes: std::ops::RangeInclusive<usize>,
+    password_rule: &'static str,
+) -> Result<(&'a str, Secret<&'a str>), BadArgument> {
+    let user = user_name(arguments.middle().ok_or(BadArgument(verb.usage()))?)?;
+    match arguments.text() {
+        "" => Err(BadArgument(verb.usage())),
+        password if password_bytes.contains(&password.len()) => Ok((user, Secret::new(password))),
+        _ => Err(BadArgument(password_rule)),
+    }
+}
+
+fn setting<'a>(verb: Verb, mut arguments: Arguments<'a>) -> Result<Command<'a>, BadArgument> {
+    let usage = BadArgument(verb.usage());
+    let key = arguments.middle().ok_or(usage)?;
+    let value = arguments.last();
+    if key.eq_ignore_ascii_case("ack") {
+        [AckMode::Auto, AckMode::Manual]
+            .into_iter()
+            .find(|mode| mode.word().eq_ignore_ascii_case(value))
+            .map(Command::SetAck)
+            .ok_or(BadArgument("ack is auto or manual"))
+    } else if key.eq_ignore_ascii_case("device") {
+        if is_device_name(value) {
+            Ok(Command::SetDevice(value))
+        } else {
+            Err(BadArgument(
+                "a device name is 1 to 16 letters, digits, _ or -",
+            ))
+        }
+    } else {
+        Err(usage)
+    }
+}
+
+fn new_group(verb: Verb, text: &str, dialect: Dialect) -> Result<Command<'_>, BadArgument> {
+    let (name, description) = match dialect {
+        Dialect::Colon => (text, ""),
+        Dialect::Space => text.split_once(' ').unwrap_or((text, "")),
+    };
+    if name.is_empty() {
+        Err(BadArgument(verb.usage()))
+    } else if is_group_name(name) {
+        Ok(Command::CreateGroup {
+            name,
+            description: description.trim_matches(' '),
+        })
+    } else {
+        Err(BadArgument(
+            "a group name is 1 to 64 bytes without control characters or :",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! That replies read exactly as the contract says, whatever names and words they carry.
+
+use super::*;
+use proptest::prelude::*;
+
+fn line(reply: &Reply, dialect: Dialect) -> String {
+    let mut out = Vec::new();
+    reply.write(None, dialect, &mut out);
+    String::from_utf8(out).expect("a reply is text")
+}
+
+fn secret(text: &str) -> Secret<String> {
+    Secret::new(text.to_owned())
+}
+
+#[test]
+fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
+    let logged_in = |token| Reply::LoggedIn {
+        uid: 42,
+        session: 7,
+        token,
+    };
+    let stored = |group, duplicate| Reply::Stored {
+        group,
+        message_id: 9,
+        duplicate,
+    };
+    let presence = |devices: &[&str]| Reply::Presence {
+        uid: 42,
+        devices: devices.iter().map(|device| (*device).to_owned()).collect(),
+    };
+    let welcome = format!(
+        "+OK welcome to im-gateway/{}, try help",
+        env!("CARGO_PKG_VERSION")
+    );
+    let who_am_i = Reply::WhoAmI {
+        uid: 42,
+        name: "alice".into(),
+        device: "cli".into(),
+        ack_mode: AckMode::Auto,
+    };
+    let limited = Reply::Error {
+        code: ErrorCode::RateLimited,
+        retry_ms: Some(1500),
+        words: "too many attempts".into(),
+    };
+    for (reply, colon, space) in [
+        (Reply::Welcome, welcome.as_str(), welcome.as_str()),
+        (
+            logged_in(Some(secret("a.b"))),
+            "+OK uid=42 session=7 token=a.b",
+            "+OK uid=42",
+        ),
+        (
+            logged_in(None),
+            "+OK uid=42 session=7",
+            "+OK uid=42 session=7",
+        ),
+        (
+            Reply::Token(secret("a.b")),
+            "+OK token=a.b",
+            "+OK token=a.b",
+        ),
+        (Reply::LoggedOut, "+OK logout", "+OK logout success"),
+        (stored(false, false), "+OK msg_id=9", "+OK msg_id=9"),
+        (
+            stored(false, true),
+            "+OK msg_id=9 dup=1",
+            "+OK msg_id=9 dup=1",
+        ),
+        (stored(true, false), "+OK msg_id=9", "+OK group_msg_id=9"),
+        (
+            Reply::PullDone {
+                count: 3,
+                more: false,
+            },
+            "+OK pull_done count=3 more=0",
+            "+OK pull_done",
+        ),
+        (
+            Reply::PullDone {
+                count: 100,
+                more: true,
+            },
+            "+OK pull_done count=100 more=1",
+            "+OK pull_done",
+        ),
+        (Reply::Acked(2), "+OK acked=2", "+OK acked=2"),
+        (Reply::Pong(None), "+OK pong", "+OK pong"),
+        (
+            Reply::Pong(Some("a:b c".into())),
+            "+OK pong a:b c",
+            "+OK pong a:b c",
+        ),
+        (
+            Reply::AckMode(AckMode::Manual),
+            "+OK ack=manual",
+            "+OK ack=manual",
+        ),
+        (
+            Reply::Device("phone".into()),
+            "+OK device=phone",
+            "+OK device=phone",
+        ),
+        (Reply::FriendAdded, "+OK", "+OK friend added"),
+        (Reply::FriendRemoved, "+OK", "+OK"),
+        (
+            Reply::Friends(vec![1, 2, 3]),
+            "+OK friends=1,2,3",
+            "+OK friends: 1,2,3",
+        ),
+        (Reply::Friends(vec![]), "+OK friends=", "+OK friends: "),
+        (Reply::GroupCreated(7), "+OK group_id=7", "+OK group_id=7"),
+        (
+            Reply::Joined(7),
+            "+OK joined group_id=7",
+            "+OK joined group",
+        ),
+        (Reply::Left(7), "+OK left group_id=7", "+OK left group_id=7"),
+        (
+            Reply::Groups(vec![7, 9]),
+            "+OK groups=7,9",
+            "+OK groups=7,9",
+        ),
+        (
+            Reply::Members(vec![1, 2]),
+            "+OK members=1,2",
+            "+OK members=1,2",
+        ),
+        (
+            presence(&["phone", "cli"]),
+            "+OK uid=42 online=1 devices=phone,cli",
+            "+OK uid=42 online=1 devices=phone,cli",
+        ),
+        (
+            presence(&[]),
+            "+OK uid=42 online=0 devices=",
+            "+OK uid=42 online=0 devices=",
+        ),
+        (
+            Reply::Profile {
+                uid: 42,
+                name: "alice".into(),
+            },
+            "+OK uid=42 name=alice",
+            "+OK uid=42 name=alice",
+        ),
+        (
+            Reply::Users(vec![(42, "alice".into()), (57, "alina".into())]),
+            "+OK users=42:alice,57:alina",
+            "+OK users=42:alice,57:alina",
+        ),
+        (
+            who_am_i,
+            "+OK uid=42 name=alice device=cli ack=auto",
+            "+OK uid=42 name=alice device=cli ack=auto",
+        ),
+        (
+            Reply::Form(Verb::Chat),
+            "+OK form=chat:uid:text",
+            "+OK form=chat:uid:text",
+        ),
+        (Reply::Bye, "+OK bye", "+OK bye"),
+        (
+            Reply::error(ErrorCode::NotFound, "no such user"),
+            "-ERR NOT_FOUND no such user",
+            "-ERR NOT_FOUND no such user",
+        ),
+        (
+            limited,
+            "-ERR RATE_LIMITED retry_ms=1500 too many attempts",
+            "-ERR RATE_LIMITED retry_ms=1500 too many attempts",
+        ),
+    ] {
+        assert_eq!(line(&reply, Dialect::Colon), format!("{colon}\n"));
+        assert_eq!(line(&reply, Dialect::Space), format!("{space}\n"));
+    }
+}
+
+#[test]
+fn a_tag_stands_before_its_reply() {
+    let tag = Tag::new(b"m1").expect("a tag");
+    let mut out = Vec::new();
+    Reply::Pong(None).write(Some(&tag), Dialect::Colon, &mut out);
+    Reply::error(ErrorCode::NotFound, "").write(Some(&tag), Dialect::Colon, &mut out);
+    assert_eq!(out, b"@m1 +OK pong\n@m1 -ERR NOT_FOUND\n");
+}
+
+#[test]
+fn help_lists_every_command_once() {
+    let help = line(&Reply::Commands, Dialect::Colon);
+    let names: Vec<_> = help
+        .trim_end()
+        .strip_prefix("+OK commands=")
+        .expect("a list")
+        .split(',')
+        .collect();
+    let expected: Vec<_> = Verb::ALL.into_iter().map(Verb::name).collect();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn no_reply_formats_a_token() {
+    let reply = Reply::LoggedIn {
+        uid: 1,
+        session: 1,
+        token: Some(secret("hunter2")),
+    };
+    assert!(!format!("{reply:?} {:?}", Reply::Token(secret("hunter2"))).contains("hunter2"));
+}
+
+proptest! {
+    #[test]
+    fn names_and_words_of_others_never_forge_a_line_or_a_field(
+        text in prop_oneof![any::<String>(), Just("x\n+OK uid=1 name=y, 7:z online=1".to_owned())],
+    ) {
+        let devices = vec![text.clone(), "cli".to_owned()];
+        let replies = [
+            Reply::Pong(Some(text.clone())),
+            Reply::Device(text.clone()),
+            Reply::Token(secret(&text)),
+            Reply::Presence { uid: 1, devices },
+            Reply::Profile { uid: 1, name: text.clone() },
+            Reply::Users(vec![(1, text.clone()), (2, "bob".to_owned())]),
+            Reply::WhoAmI { uid: 1, name: text.clone(), device: text.clone(), ack_mode: AckMode::Auto },
+            Reply::error(ErrorCode::Internal, text),
+        ];
+        for (reply, spaces) in replies.iter().zip([None, Some(1), Some(1), Some(3), None, Some(1), Some(4), None]) {
+            let line = line(reply, Dialect::Colon);
+            let body = line.strip_suffix('\n').expect("a line ends by LF");
+            prop_assert!(!body.contains(|c: char| c.is_control() && c != '\t'), "{:?}", body);
+            if let Some(spaces) = spaces {
+                prop_assert_eq!(body.matches(char::is_whitespace).count(), spaces, "{:?}", body);
+            }
+        }
+        prop_assert_eq!(line(&replies[5], Dialect::Colon).matches([',', ':']).count(), 3);
+        prop_assert_eq!(line(&replies[3], Dialect::Colon).matches(',').count(), 1);
+    }
+}

@@ -1,0 +1,123 @@
+//! The file with the secret that signs log-in tokens: made at the first start, readable by its owner alone.
+//!
+//! There is no built-in secret. A file that is there but cannot be used is an error, never a reason to make another.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use crate::{
+    error::{ExitCode, StartupError},
+    protocol::secret::Secret,
+    token::SECRET_BYTES_MIN,
+};
+
+/// Reads the secret, hexadecimal in the file; makes the file with a random one where there is none.
+///
+/// # Errors
+/// A file that cannot be read or written, that others may read, or that holds no secret of at least
+/// [`SECRET_BYTES_MIN`] bytes.
+pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
+    let explain = |cause: &dyn std::fmt::Display, remedy: &str| {
+        let what = format!("cannot use the token secret {}", path.display());
+        StartupError::new(ExitCode::Preflight, what, cause, remedy)
+    };
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let mode = fs::metadata(path)
+                .map_err(|error| explain(&error, ""))?
+                .permissions()
+                .mode();
+            if mode & 0o077 != 0 {
+                return Err(explain(
+                    &"others may read or write it",
+                    "chmod 600 it; if others may have read it, delete it and start again: all tokens become void",
+                ));
+            }
+            decode(text.trim()).map(Secret::new).ok_or_else(|| {
+                explain(
+                    &format!("it holds no {SECRET_BYTES_MIN} bytes or more in hexadecimal"),
+                    "delete it to have a new one made at the next start: all tokens become void",
+                )
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create(path).map(Secret::new).map_err(|error| {
+                explain(&error, "make its directory writable, or set auth.token_secret_file")
+            })
+        }
+        Err(error) => Err(explain(
+            &error,
+            "make it readable for the user the gateway runs as, or set auth.token_secret_file",
+        )),
+    }
+}
+
+fn create(path: &Path) -> io::Result<Vec<u8>> {
+    let mut secret = vec![0; SECRET_BYTES_MIN];
+    getrandom::fill(&mut secret).map_err(io::Error::other)?;
+    let mut text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.push('\n');
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    Ok(secret)
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let digits = text
+        .chars()
+        .map(|digit| digit.to_digit(16).map(|digit| digit as u8))
+        .collect::<Option<Vec<u8>>>()?;
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let secret: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
+    (rest.is_empty() && secret.len() >= SECRET_BYTES_MIN).then_some(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_that_is_made_is_the_secret_that_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token.secret");
+        let made = load_or_create(&path).expect("made");
+        assert_eq!(made.expose().len(), SECRET_BYTES_MIN);
+        assert_eq!(
+            load_or_create(&path).expect("read").expose(),
+            made.expose()
+        );
+        let mode = fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_is_no_secret_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token.secret");
+        for bad in ["", "zz", "abc", &"ab".repeat(SECRET_BYTES_MIN - 1)] {
+            fs::write(&path, bad).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+            let error = load_or_create(&path).expect_err("no secret");
+            assert_eq!(error.code, ExitCode::Preflight);
+            assert_eq!(fs::read_to_string(&path).expect("still there"), bad);
+        }
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token.secret");
+        load_or_create(&path).expect("made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+        assert!(load_or_create(&path).is_err());
+    }
+}

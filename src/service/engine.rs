@@ -1,0 +1,323 @@
+//! The services as one deterministic machine: a batch of calls and the time go in; pushes, replies and password jobs come out.
+//!
+//! Owns the order of things: calls are carried out one after another, in one transaction, and nothing leaves before its commit.
+//! Knows no thread, channel or clock. Each subject (users, presence, messages, groups) adds its own methods in its own file.
+//!
+//! A batch whose storage fails is taken back and carried out again reading only: writes are refused as unavailable, reads
+//! are answered. A call that panics is refused, everything remembered is forgotten, and the batch is carried out without it.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use super::{
+    Call, ReplySink,
+    counters::StoreCounters,
+    message_id::MessageIds,
+    password::{Job, Judged, Task, Verdict},
+    presence::Presence,
+    store::{Failure, Mode, Store},
+    sweep::Sweep,
+};
+use crate::{
+    backend::{Request, Response},
+    bus::Channel,
+    proto::{self, Code, PushMessage},
+};
+
+/// One thing to do.
+pub(super) enum Item {
+    /// A call from a core.
+    Call(Call),
+    /// The password pool is done with a log-in or a registration.
+    Judged(Judged),
+}
+
+impl Item {
+    /// Where the reply goes.
+    pub(super) fn reply_to(&self) -> (&Arc<dyn ReplySink>, u64) {
+        match self {
+            Self::Call(call) => (&call.sink, call.call_id),
+            Self::Judged(judged) => (&judged.sink, judged.call_id),
+        }
+    }
+
+    fn failed(&self, result: proto::Result) -> Response {
+        let result = Some(result);
+        match self {
+            Self::Call(call) => call.request.failed(result.unwrap_or_default()),
+            Self::Judged(judged) => match judged.verdict {
+                Verdict::Login(_) | Verdict::LoginFailed => Response::Login(proto::LoginResponse {
+                    result,
+                    ..Default::default()
+                }),
+                Verdict::Hashed { .. } | Verdict::HashFailed => {
+                    Response::Register(proto::RegisterResponse {
+                        result,
+                        ..Default::default()
+                    })
+                }
+            },
+        }
+    }
+}
+
+/// What is to be done with an item after the commit.
+pub(super) enum Outcome {
+    /// Answer.
+    Reply(Response),
+    /// Ask the password pool; its verdict comes back as an item.
+    Password(Task),
+}
+
+/// What a batch leads to, once it is committed.
+#[derive(Default)]
+pub(super) struct Effects {
+    /// To be published first, in this order.
+    pub(super) pushes: Vec<(Channel, PushMessage)>,
+    /// One for each item, in the same order.
+    pub(super) outcomes: Vec<Outcome>,
+}
+
+/// See the module's description.
+pub(super) struct Engine {
+    pub(super) store: Store,
+    pub(super) presence: Presence,
+    pub(super) message_ids: MessageIds,
+    pub(super) sweep: Sweep,
+    pub(super) pushes: Vec<(Channel, PushMessage)>,
+    pub(super) counters: Arc<StoreCounters>,
+    pub(super) now_ms: i64,
+    /// Messages stored by the batch at hand, counted once it is committed.
+    pub(super) stored_messages: u64,
+    /// Messages deleted by the batch at hand, counted once it is committed.
+    pub(super) swept_messages: u64,
+    /// Stands in for a bug: looking up this user's profile panics.
+    #[cfg(test)]
+    pub(super) panics_on_profile_of: crate::id::UserId,
+}
+
+/// Why a batch could not be carried out as it is.
+enum Abort {
+    Panicked(usize),
+    Storage(Failure),
+}
+
+impl Engine {
+    pub(super) fn new(store: Store, worker_id: u16, counters: Arc<StoreCounters>) -> Self {
+        Self {
+            store,
+            presence: Presence::default(),
+            message_ids: MessageIds::new(worker_id),
+            sweep: Sweep::default(),
+            pushes: Vec::new(),
+            counters,
+            now_ms: 0,
+            stored_messages: 0,
+            swept_messages: 0,
+            #[cfg(test)]
+            panics_on_profile_of: 0,
+        }
+    }
+
+    /// Carries out a batch at `now_ms` (Unix time) and commits it.
+    pub(super) fn run(&mut self, items: &[Item], now_ms: i64) -> Effects {
+        self.now_ms = now_ms;
+        let mut panicked = Vec::new();
+        let mut mode = Mode::Normal;
+        loop {
+            self.store.set_mode(mode);
+            match self.attempt(items, &panicked) {
+                Ok(outcomes) => {
+                    StoreCounters::add(&self.counters.calls, items.len() as u64);
+                    return Effects {
+                        pushes: std::mem::take(&mut self.pushes),
+                        outcomes,
+                    };
+                }
+                Err(Abort::Panicked(index)) => {
+                    log::error!("a call to the services panicked; it is refused");
+                    StoreCounters::add(&self.counters.panics, 1);
+                    self.take_back();
+                    self.store.forget_all();
+                    panicked.push(index);
+                }
+                Err(Abort::Storage(error)) => {
+                    log::error!("the store cannot be written: {error}");
+                    self.take_back();
+                    mode = Mode::ReadsOnly;
+                }
+            }
+        }
+    }
+
+    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations. `true`: there is more to sweep.
+    pub(super) fn run_housekeeping(&mut self, now_ms: i64, sweep: bool) -> bool {
+        self.now_ms = now_ms;
+        self.store.set_mode(Mode::Normal);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let more = if sweep { self.sweep_slice()? } else { false };
+            self.commit().map(|()| more)
+        }));
+        match done {
+            Ok(Ok(more)) => more,
+            Ok(Err(error)) => {
+                log::error!("the store cannot be tidied up: {error}");
+                self.take_back();
+                false
+            }
+            Err(_) => {
+                log::error!("tidying up the store panicked");
+                self.take_back();
+                self.store.forget_all();
+                false
+            }
+        }
+    }
+
+    fn take_back(&mut self) {
+        StoreCounters::add(&self.counters.errors, 1);
+        self.store.roll_back(self.now_ms);
+        self.presence.take_back();
+        self.pushes.clear();
+        self.stored_messages = 0;
+        self.swept_messages = 0;
+    }
+
+    fn attempt(&mut self, items: &[Item], panicked: &[usize]) -> Result<Vec<Outcome>, Abort> {
+        let mut outcomes = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            if panicked.contains(&index) {
+                outcomes.push(Outcome::Reply(
+                    item.failed(result(Code::Internal, "the service failed")),
+                ));
+                continue;
+            }
+            let pushes_before = self.pushes.len();
+            let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(item)))
+                .map_err(|_| Abort::Panicked(index))?;
+            let refusal = match done {
+                Ok(outcome) => {
+                    outcomes.push(outcome);
+                    continue;
+                }
+                Err(error) => self.refusal(error)?,
+            };
+            self.pushes.truncate(pushes_before);
+            outcomes.push(Outcome::Reply(item.failed(refusal)));
+        }
+        self.commit().map_err(Abort::Storage)?;
+        Ok(outcomes)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        if let Some(duration_us) = self.store.commit(self.now_ms)? {
+            self.counters.observe_commit(duration_us);
+        }
+        self.presence.keep();
+        let stored = std::mem::take(&mut self.stored_messages);
+        let swept = std::mem::take(&mut self.swept_messages);
+        if stored > 0 {
+            StoreCounters::add(&self.counters.messages, stored);
+        }
+        if swept > 0 {
+            StoreCounters::add(&self.counters.swept_messages, swept);
+        }
+        Ok(())
+    }
+
+    /// The answer to a call that failed, unless its failure takes the whole batch along.
+    fn refusal(&self, error: Failure) -> Result<proto::Result, Abort> {
+        match error {
+            Failure::Refused(code, words) => Ok(result(code, words)),
+            Failure::NoWrites => Ok(result(Code::Unavailable, "the store takes no writes now")),
+            Failure::Storage(_) if self.store.is_reads_only() => {
+                Ok(result(Code::Unavailable, "the store cannot be read now"))
+            }
+            Failure::Storage(_) => Err(Abort::Storage(error)),
+            // Some failures end the transaction behind our back: then nothing of the batch is left.
+            Failure::Statement(_) if self.store.lost_transaction() => Err(Abort::Storage(error)),
+            Failure::Statement(_) | Failure::Damaged(_) => {
+                log::error!("a call to the services failed: {error}");
+                self.counters.errors.fetch_add(1, Relaxed);
+                Ok(result(Code::Internal, "the service failed"))
+            }
+        }
+    }
+
+    fn carry_out(&mut self, item: &Item) -> Result<Outcome, Failure> {
+        match item {
+            Item::Call(call) => self.call(&call.request),
+            Item::Judged(judged) => self.judged(&judged.verdict).map(Outcome::Reply),
+        }
+    }
+
+    fn call(&mut self, request: &Request) -> Result<Outcome, Failure> {
+        #[cfg(test)]
+        if let Request::GetProfile(request) = request {
+            assert_ne!(request.user_id, self.panics_on_profile_of);
+        }
+        let response: Response = match request {
+            Request::Login(request) => return self.login(request).map(Outcome::Password),
+            Request::Register(request) => return self.register(request).map(Outcome::Password),
+            Request::Logout(_) => proto::LogoutResponse { result: ok() }.into(),
+            Request::AddFriend(request) => self.add_friend(request)?.into(),
+            Request::RemoveFriend(request) => self.remove_friend(request)?.into(),
+            Request::GetFriends(request) => self.get_friends(request)?.into(),
+            Request::GetProfile(request) => self.get_profile(request)?.into(),
+            Request::Search(request) => self.search(request)?.into(),
+            Request::BindRoute(request) => self.bind_route(request)?.into(),
+            Request::UnbindRoute(request) => self.unbind_route(request)?.into(),
+            // Routes live as long as this process, like the connections they name: there is nothing to renew.
+            Request::RefreshRoutes(_) => proto::RefreshRoutesResponse { result: ok() }.into(),
+            Request::QueryRoute(request) => self.query_route(request)?.into(),
+            Request::Deliver(request) => self.deliver(request)?.into(),
+            Request::Send(request) => self.send(request)?.into(),
+            Request::SendGroup(request) => self.send_group(request)?.into(),
+            Request::PullOffline(request) => self.pull_offline(request)?.into(),
+            Request::PullGroup(request) => self.pull_group(request)?.into(),
+            Request::Ack(request) => self.ack(request)?.into(),
+            Request::AckBatch(request) => self.ack_batch(request)?.into(),
+            Request::CreateGroup(request) => self.create_group(request)?.into(),
+            Request::JoinGroup(request) => self.join_group(request)?.into(),
+            Request::LeaveGroup(request) => self.leave_group(request)?.into(),
+            Request::GetGroupMembers(request) => self.get_group_members(request)?.into(),
+            Request::GetUserGroups(request) => self.get_user_groups(request)?.into(),
+            Request::GetGroupInfo(request) => self.get_group_info(request)?.into(),
+        };
+        Ok(Outcome::Reply(response))
+    }
+}
+
+/// A result with words for people.
+pub(super) fn result(code: Code, words: &str) -> proto::Result {
+    proto::Result {
+        code: code.into(),
+        msg: words.to_owned(),
+    }
+}
+
+/// The result of what went well.
+#[allow(clippy::unnecessary_wraps)] // every response wants it wrapped
+pub(super) fn ok() -> Option<proto::Result> {
+    Some(proto::Result::default())
+}
+
+/// A job for the password pool: `task`, to be answered as `item` would be.
+pub(super) fn job(item: &Item, task: Task) -> Job {
+    let (sink, call_id) = item.reply_to();
+    Job {
+        call_id,
+        sink: Arc::clone(sink),
+        task,
+    }
+}
+
+/// The answer to an item that found the password pool full.
+pub(super) fn too_many_passwords(item: &Item) -> Response {
+    item.failed(result(
+        Code::Unavailable,
+        "too many log-ins are waiting, try again",
+    ))
+}

@@ -1,0 +1,222 @@
+//! Groups: who is in them. A membership is the member's cursor in the group's stream, so it starts and ends at a number.
+//!
+//! Invariants: the creator is a member; both a group's members and a user's groups are bounded; each change of membership is
+//! published to the user's routes, so that the cores that hold its connections listen to the group, or stop to.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{
+    engine::{Engine, ok},
+    store::{Failure, StreamId},
+};
+use crate::{
+    id::{GroupId, UserId},
+    proto::{self, Code, PushKind, PushMessage},
+};
+
+/// Longest name and description, in bytes.
+const NAME_BYTES: usize = 128;
+const DESCRIPTION_BYTES: usize = 1024;
+/// Most members of a group.
+const MEMBERS_LIMIT: u32 = 10_000;
+/// Most groups of a user: each is a cursor to open at every log-in.
+const GROUPS_LIMIT: usize = 500;
+
+const NO_SUCH_USER: Failure = Failure::Refused(Code::NotFound, "no such user");
+const NO_SUCH_GROUP: Failure = Failure::Refused(Code::NotFound, "no such group");
+
+impl Engine {
+    pub(super) fn create_group(
+        &mut self,
+        request: &proto::CreateGroupRequest,
+    ) -> Result<proto::CreateGroupResponse, Failure> {
+        let name = request.group_name.as_str();
+        let is_plain = !name.trim().is_empty() && !name.chars().any(char::is_control);
+        if !is_plain || name.len() > NAME_BYTES || request.description.len() > DESCRIPTION_BYTES {
+            return Err(Failure::Refused(
+                Code::Invalid,
+                "a group name is 1 to 128 bytes without control characters",
+            ));
+        }
+        if !self.load_inbox(request.creator_id)? {
+            return Err(NO_SUCH_USER);
+        }
+        self.check_group_count(request.creator_id)?;
+        let now_ms = self.now_ms;
+        // Two rows: if the second fails, the first must not stay.
+        self.store
+            .write()?
+            .execute_batch("SAVEPOINT create_group")?;
+        let created = self.insert_group(request, now_ms);
+        let end = match created {
+            Ok(_) => "RELEASE create_group",
+            Err(_) => "ROLLBACK TO create_group; RELEASE create_group",
+        };
+        let ended = self.store.write()?.execute_batch(end);
+        let group_id = created?;
+        ended?;
+        self.publish_membership(PushKind::GroupJoined, request.creator_id, group_id);
+        Ok(proto::CreateGroupResponse {
+            result: ok(),
+            group_id,
+        })
+    }
+
+    fn insert_group(
+        &mut self,
+        request: &proto::CreateGroupRequest,
+        now_ms: i64,
+    ) -> Result<GroupId, Failure> {
+        let connection = self.store.write()?;
+        connection
+            .prepare_cached(
+                "INSERT INTO groups (name, description, creator_id, created_ms) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                request.group_name,
+                request.description,
+                request.creator_id,
+                now_ms,
+            ])?;
+        let group_id = connection.last_insert_rowid();
+        self.load_group(group_id)?;
+        let is_bound = self.presence.is_bound(request.creator_id);
+        self.store
+            .insert_member(group_id, request.creator_id, is_bound)?;
+        Ok(group_id)
+    }
+
+    fn check_group_count(&self, user: UserId) -> Result<(), Failure> {
+        if self.store.group_streams(user)?.len() >= GROUPS_LIMIT {
+            return Err(Failure::Refused(
+                Code::Invalid,
+                "a user can be in 500 groups",
+            ));
+        }
+        Ok(())
+    }
+
+    fn publish_membership(&mut self, kind: PushKind, user: UserId, group_id: GroupId) {
+        let push = PushMessage {
+            to: user,
+            group_id,
+            kind: kind.into(),
+            seq: self.store.last_seq(StreamId::group(group_id)),
+            ..Default::default()
+        };
+        self.push_to(user, &push);
+    }
+
+    pub(super) fn join_group(
+        &mut self,
+        request: &proto::JoinGroupRequest,
+    ) -> Result<proto::JoinGroupResponse, Failure> {
+        let (user, group_id) = (request.user_id, request.group_id);
+        if !self.load_inbox(user)? {
+            return Err(NO_SUCH_USER);
+        }
+        if !self.load_group(group_id)? {
+            return Err(NO_SUCH_GROUP);
+        }
+        let stream = StreamId::group(group_id);
+        if self.store.load_member(stream, user)?.is_none() {
+            self.check_group_count(user)?;
+            let member_count = self
+                .store
+                .stream(stream)
+                .map_or(0, |known| known.members.count);
+            if member_count >= MEMBERS_LIMIT {
+                return Err(Failure::Refused(Code::Invalid, "the group is full"));
+            }
+            let is_bound = self.presence.is_bound(user);
+            self.store.insert_member(group_id, user, is_bound)?;
+            self.publish_membership(PushKind::GroupJoined, user, group_id);
+        }
+        Ok(proto::JoinGroupResponse { result: ok() })
+    }
+
+    pub(super) fn leave_group(
+        &mut self,
+        request: &proto::LeaveGroupRequest,
+    ) -> Result<proto::LeaveGroupResponse, Failure> {
+        let (user, group_id) = (request.user_id, request.group_id);
+        if !self.load_group(group_id)? {
+            return Err(NO_SUCH_GROUP);
+        }
+        if self
+            .store
+            .load_member(StreamId::group(group_id), user)?
+            .is_none()
+        {
+            return Err(Failure::Refused(Code::Forbidden, "not a member"));
+        }
+        self.store.delete_member(group_id, user)?;
+        self.publish_membership(PushKind::GroupLeft, user, group_id);
+        Ok(proto::LeaveGroupResponse { result: ok() })
+    }
+
+    pub(super) fn get_group_members(
+        &mut self,
+        request: &proto::GetGroupMembersRequest,
+    ) -> Result<proto::GetGroupMembersResponse, Failure> {
+        if !self.load_group(request.group_id)? {
+            return Err(NO_SUCH_GROUP);
+        }
+        let member_ids = self
+            .store
+            .read()
+            .prepare_cached("SELECT user_id FROM cursors WHERE stream = ?1 ORDER BY user_id")?
+            .query_map([StreamId::group(request.group_id).row()], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        Ok(proto::GetGroupMembersResponse {
+            result: ok(),
+            member_ids,
+        })
+    }
+
+    pub(super) fn get_user_groups(
+        &mut self,
+        request: &proto::GetUserGroupsRequest,
+    ) -> Result<proto::GetUserGroupsResponse, Failure> {
+        let mut response = proto::GetUserGroupsResponse {
+            result: ok(),
+            ..Default::default()
+        };
+        for stream in self.store.group_streams(request.user_id)? {
+            if let Some(group_id) = stream.group_id()
+                && self.load_group(group_id)?
+            {
+                response.group_ids.push(group_id);
+                response.last_seqs.push(self.store.last_seq(stream));
+            }
+        }
+        Ok(response)
+    }
+
+    pub(super) fn get_group_info(
+        &mut self,
+        request: &proto::GetGroupInfoRequest,
+    ) -> Result<proto::GetGroupInfoResponse, Failure> {
+        if !self.load_group(request.group_id)? {
+            return Err(NO_SUCH_GROUP);
+        }
+        let member_count = self
+            .store
+            .stream(StreamId::group(request.group_id))
+            .map_or(0, |known| known.members.count);
+        self.store
+            .read()
+            .prepare_cached("SELECT name, description, creator_id FROM groups WHERE group_id = ?1")?
+            .query_row([request.group_id], |row| {
+                Ok(proto::GetGroupInfoResponse {
+                    result: ok(),
+                    group_name: row.get(0)?,
+                    description: row.get(1)?,
+                    creator_id: row.get(2)?,
+                    member_count,
+                })
+            })
+            .optional()?
+            .ok_or(NO_SUCH_GROUP)
+    }
+}

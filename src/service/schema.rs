@@ -1,0 +1,173 @@
+//! The one SQLite file: opening it, its settings, its tables, and the way from each older version to this one.
+//!
+//! Invariants: `PRAGMA user_version` counts the migrations that ran; each runs whole or not at all; a file of a newer version is
+//! never touched. The connection holds the file exclusively, so a second gateway cannot write to it.
+//!
+//! Tables are laid out for appending: `messages` is ordered by `msg_id`, which grows with time, so a commit writes the end of
+//! the table and not a page per inbox. A *stream* is a user's inbox (`2 * user_id`) or a group (`2 * group_id + 1`).
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::error::{ExitCode, StartupError};
+
+/// The name of the file in the data directory.
+pub(super) const FILE_NAME: &str = "im-gateway.db";
+
+/// How long opening waits for another process that is just letting go of the file.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pages of the write-ahead log after which a commit copies them into the main file (16 MiB).
+const CHECKPOINT_PAGES: u32 = 4000;
+/// Memory for pages, in KiB (negative means KiB to SQLite).
+const CACHE_SIZE_KIB: i64 = -65_536;
+
+/// Every step from an empty file to the present schema, in order. A released step is never changed.
+pub(super) const MIGRATIONS: &[&str] = &[
+    // 1: accounts, contacts, groups, messages and where every reader stands.
+    "CREATE TABLE users (
+        user_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        password_hash TEXT NOT NULL,
+        created_ms INTEGER NOT NULL
+    );
+    CREATE TABLE friends (
+        user_id INTEGER NOT NULL,
+        friend_id INTEGER NOT NULL,
+        PRIMARY KEY (user_id, friend_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX friends_by_friend ON friends (friend_id, user_id);
+    CREATE TABLE groups (
+        group_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL,
+        description TEXT NOT NULL,
+        creator_id INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL
+    );
+    CREATE TABLE messages (
+        msg_id INTEGER PRIMARY KEY,
+        stream INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        sender INTEGER NOT NULL,
+        ts_ms INTEGER NOT NULL,
+        client_msg_id TEXT,
+        text TEXT NOT NULL
+    );
+    CREATE UNIQUE INDEX messages_by_stream ON messages (stream, seq);
+    CREATE UNIQUE INDEX messages_by_client ON messages (sender, client_msg_id) WHERE client_msg_id IS NOT NULL;
+    CREATE TABLE streams (
+        stream INTEGER PRIMARY KEY,
+        last_seq INTEGER NOT NULL
+    );
+    CREATE TABLE cursors (
+        stream INTEGER NOT NULL,
+        user_id INTEGER NOT NULL,
+        since INTEGER NOT NULL,
+        floor INTEGER NOT NULL,
+        confirmed BLOB NOT NULL,
+        handed BLOB NOT NULL,
+        open_from INTEGER,
+        PRIMARY KEY (stream, user_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX cursors_by_user ON cursors (user_id, stream);",
+];
+
+/// Opens the file in `data_dir`, creating both where missing, and brings it to the present schema.
+pub(super) fn open(data_dir: &Path) -> Result<Connection, StartupError> {
+    std::fs::create_dir_all(data_dir).map_err(|error| {
+        StartupError::new(
+            ExitCode::Preflight,
+            format!("cannot create the data directory {}", data_dir.display()),
+            error,
+            "choose another gateway_service.data_dir, or make its parent writable for this user",
+        )
+    })?;
+    let path = data_dir.join(FILE_NAME);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection =
+        Connection::open_with_flags(&path, flags).map_err(|error| cannot_open(&path, &error))?;
+    restrict_to_owner(&path);
+    configure(&connection).map_err(|error| cannot_open(&path, &error))?;
+    migrate(&mut connection, MIGRATIONS).map_err(|error| match error {
+        MigrationError::Newer { found, known } => StartupError::new(
+            ExitCode::Preflight,
+            format!("cannot use the store {}", path.display()),
+            format!("it has schema version {found}, this program knows versions up to {known}"),
+            "start the newer im-gateway that wrote it, or point gateway_service.data_dir elsewhere",
+        ),
+        MigrationError::Sqlite(error) => cannot_open(&path, &error),
+    })?;
+    Ok(connection)
+}
+
+/// Messages and password hashes are nobody else's business. A file system without permissions is not an error.
+fn restrict_to_owner(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+        log::warn!("cannot restrict {} to its owner: {error}", path.display());
+    }
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(LOCK_TIMEOUT)?;
+    // Before the journal mode, so that the log's index lives in our memory and the lock is taken at once.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "cache_size", CACHE_SIZE_KIB)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MigrationError {
+    #[error("schema version {found} is newer than {known}")]
+    Newer { found: i64, known: usize },
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// Runs the steps of `migrations` that the file has not seen, each in its own transaction.
+pub(super) fn migrate(
+    connection: &mut Connection,
+    migrations: &[&str],
+) -> Result<(), MigrationError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = migrations.len();
+    let done = usize::try_from(found)
+        .ok()
+        .filter(|done| *done <= known)
+        .ok_or(MigrationError::Newer { found, known })?;
+    for (number, step) in migrations.iter().enumerate().skip(done) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", (number + 1) as i64)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn cannot_open(path: &Path, error: &rusqlite::Error) -> StartupError {
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another process has it open: stop that im-gateway, or give this one its own gateway_service.data_dir"
+        }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            "the file is damaged or not ours: move it away, or restore it from a copy"
+        }
+        Some(ErrorCode::DiskFull) => "make room on that disk",
+        _ => {
+            "make the file and its directory readable and writable for this user, or choose another gateway_service.data_dir"
+        }
+    };
+    StartupError::new(
+        ExitCode::Preflight,
+        format!("cannot open the store {}", path.display()),
+        error,
+        remedy,
+    )
+}

@@ -1,0 +1,237 @@
+//! Storing, numbering and publishing of messages.
+
+use super::*;
+use crate::backend::method;
+
+#[test]
+fn a_direct_message_is_stored_numbered_and_published_to_each_route_once() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    world.bind(bob, 0, 1);
+    world.bind(bob, 0, 2);
+    world.bind(bob, 3, 3);
+    let sent = world.send(alice, bob, "hi");
+    let mut pushed = world.published();
+    pushed.sort_by_key(|(channel, _)| format!("{channel:?}"));
+    let channels: Vec<_> = pushed.iter().map(|(channel, _)| channel.clone()).collect();
+    assert_eq!(channels, [route(0), route(3)]);
+    let push = &pushed[0].1;
+    assert_eq!((push.msg_id, push.seq), (sent.msg_id, 1));
+    assert_eq!((push.from, push.to, push.text.as_str()), (alice, bob, "hi"));
+    assert_eq!((push.ts_ms, push.session_id), (world.now_ms, 0));
+    assert!(push.to_many.is_empty());
+    assert_eq!(world.pulled(bob), [("hi".to_owned(), true)]);
+}
+
+#[test]
+fn the_senders_routes_get_a_copy_that_names_the_sending_session() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    world.bind(alice, 1, 7);
+    let mut request = world.draft(alice, bob, "hi");
+    request.session_id = 7;
+    world.call::<method::Send>(request);
+    let pushed = world.published();
+    assert_eq!(pushed.len(), 1);
+    let (channel, copy) = &pushed[0];
+    assert_eq!(*channel, route(1));
+    assert_eq!(copy.to_many, [alice]);
+    assert_eq!((copy.to, copy.seq, copy.session_id), (bob, 0, 7));
+}
+
+#[test]
+fn a_message_to_oneself_is_an_ordinary_push_to_every_device() {
+    let mut world = World::new();
+    let alice = world.user("alice");
+    world.bind(alice, 1, 7);
+    let mut request = world.draft(alice, alice, "note");
+    request.session_id = 7;
+    world.call::<method::Send>(request);
+    let pushed = world.published();
+    assert_eq!(pushed.len(), 1);
+    assert_eq!((pushed[0].1.seq, pushed[0].1.session_id), (1, 0));
+    assert!(pushed[0].1.to_many.is_empty());
+}
+
+#[test]
+fn numbers_of_an_inbox_have_no_hole_whoever_sends_and_whatever_is_refused() {
+    let mut world = World::new();
+    let receiver = world.user("receiver");
+    let senders: Vec<_> = (0..4).map(|n| world.user(&format!("s{n}"))).collect();
+    for round in 0..20 {
+        let mut requests = Vec::new();
+        for &sender in &senders {
+            let good = world.draft(sender, receiver, &format!("{round}"));
+            requests.push(good.clone().into());
+            requests.push(good.into()); // a repeat
+            requests.push(world.draft(sender, 999_999, "nobody").into());
+        }
+        world.batch(requests);
+    }
+    let numbers: Vec<u64> = world
+        .pull(receiver)
+        .msg_list
+        .iter()
+        .map(|m| m.seq)
+        .collect();
+    assert_eq!(numbers, (1..=80).collect::<Vec<u64>>());
+}
+
+#[test]
+fn an_unknown_receiver_is_not_found_and_nothing_is_stored() {
+    let mut world = World::new();
+    let alice = world.user("alice");
+    assert_eq!(code(&world.send(alice, 4711, "hi").result), Code::NotFound);
+    assert_eq!(world.count("SELECT count(*) FROM messages"), 0);
+    assert!(world.published().is_empty());
+}
+
+#[test]
+fn the_same_client_id_within_a_day_answers_the_first_message_and_pushes_nothing() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    world.bind(bob, 0, 1);
+    let mut request = world.draft(alice, bob, "once");
+    request.client_msg_id = "tag-1".to_owned();
+    let first = world.call::<method::Send>(request.clone());
+    assert!(!first.duplicate);
+    world.published();
+    world.now_ms += 23 * 3_600_000;
+    for attempt in 0..3 {
+        let mut again = world.draft(alice, bob, "once");
+        again.client_msg_id = "tag-1".to_owned();
+        // In the middle of a batch and after a restart as well.
+        let mut world_after;
+        let repeated = if attempt == 2 {
+            world_after = world.crashed();
+            world_after.call::<method::Send>(again)
+        } else {
+            world.call::<method::Send>(again)
+        };
+        assert_eq!(repeated.msg_id, first.msg_id);
+        assert!(repeated.duplicate);
+    }
+    assert!(world.published().is_empty());
+    assert_eq!(world.pull(bob).msg_list.len(), 1);
+    // Another sender's equal tag is another message.
+    let mut other = world.draft(bob, bob, "mine");
+    other.client_msg_id = "tag-1".to_owned();
+    assert!(!world.call::<method::Send>(other).duplicate);
+}
+
+#[test]
+fn a_client_id_is_free_again_after_a_day() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let mut request = world.draft(alice, bob, "first");
+    request.client_msg_id = "tag".to_owned();
+    world.call::<method::Send>(request);
+    world.now_ms += 24 * 3_600_000 + 1;
+    let mut request = world.draft(alice, bob, "second");
+    request.client_msg_id = "tag".to_owned();
+    let second = world.call::<method::Send>(request.clone());
+    assert!(!second.duplicate);
+    request.msg.as_mut().expect("a message").msg_id = world.msg_id();
+    let third = world.call::<method::Send>(request);
+    assert!(third.duplicate);
+    assert_eq!(third.msg_id, second.msg_id);
+    assert_eq!(texts(&world.pull(bob)), ["first", "second"]);
+}
+
+#[test]
+fn the_same_message_id_is_stored_once_even_within_one_batch() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let request = world.draft(alice, bob, "once");
+    let replies = world.batch(vec![request.clone().into(), request.into()]);
+    let duplicates: Vec<bool> = replies
+        .into_iter()
+        .map(|reply| {
+            proto::SendResponse::try_from(reply)
+                .expect("a send")
+                .duplicate
+        })
+        .collect();
+    assert_eq!(duplicates, [false, true]);
+    assert_eq!(world.pull(bob).msg_list.len(), 1);
+}
+
+#[test]
+fn a_message_id_of_another_sender_is_replaced_by_a_fresh_one() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let request = world.draft(alice, bob, "from alice");
+    let first = world.call::<method::Send>(request.clone());
+    let mut stolen = request;
+    stolen.msg.as_mut().expect("a message").from = bob;
+    let second = world.call::<method::Send>(stolen);
+    assert!(!second.duplicate);
+    assert_ne!(first.msg_id, second.msg_id);
+    assert_eq!(world.pull(bob).msg_list.len(), 2);
+}
+
+#[test]
+fn a_message_without_an_id_gets_one() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let mut request = world.draft(alice, bob, "x");
+        request.msg.as_mut().expect("a message").msg_id = 0;
+        ids.push(world.call::<method::Send>(request).msg_id);
+    }
+    assert!(ids[0] > 0 && ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+}
+
+#[test]
+fn a_full_inbox_refuses_until_something_is_confirmed_but_still_knows_a_repeat() {
+    let mut world = World::with_inbox_limit(3);
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let first = world.draft(alice, bob, "1");
+    let first_id = world.call::<method::Send>(first.clone()).msg_id;
+    world.send(alice, bob, "2");
+    world.send(alice, bob, "3");
+    let refused = world.send(alice, bob, "4");
+    assert_eq!(code(&refused.result), Code::Unavailable);
+    assert_eq!(refused.result.expect("a result").msg, "inbox full");
+    let repeated = world.call::<method::Send>(first);
+    assert_eq!((repeated.msg_id, repeated.duplicate), (first_id, true));
+    world.ack_range(bob, 0, 2, 2);
+    assert_eq!(code(&world.send(alice, bob, "5").result), Code::Ok);
+    assert_eq!(code(&world.send(alice, bob, "6").result), Code::Unavailable);
+    assert_eq!(texts(&world.pull(bob)), ["1", "3", "5"]);
+}
+
+#[test]
+fn a_call_that_makes_no_sense_is_invalid_and_harms_nothing() {
+    let mut world = World::new();
+    let alice = world.user("alice");
+    let nonsense: Vec<Request> = vec![
+        proto::SendRequest::default().into(),
+        proto::SendGroupRequest::default().into(),
+        world.draft(-5, alice, "x").into(),
+        world.draft(alice, i64::MAX, "x").into(),
+        world.draft(alice, i64::MIN, "x").into(),
+        proto::AckBatchRequest {
+            acks: vec![proto::AckRange {
+                user_id: alice,
+                from_seq: u64::MAX,
+                to_seq: u64::MAX,
+                group_id: i64::MAX,
+            }],
+        }
+        .into(),
+        proto::PullOfflineRequest {
+            user_id: alice,
+            after_seq: Some(u64::MAX),
+            to_seq: u64::MAX,
+            limit: u32::MAX,
+            redelivery_only: true,
+        }
+        .into(),
+    ];
+    assert_eq!(world.batch(nonsense).len(), 7);
+    assert_eq!(code(&world.send(alice, alice, "fine").result), Code::Ok);
+    world.ack_range(alice, 0, 0, u64::MAX);
+    assert!(world.pulled(alice).is_empty());
+}

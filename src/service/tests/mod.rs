@@ -1,0 +1,325 @@
+//! The promises of the services, each as a test. Most drive the engine directly, with a clock of their own and a store in a
+//! directory of their own; a crash is a copy of the files taken while the engine still runs.
+
+mod account;
+mod durability;
+mod group;
+mod inbox;
+mod message;
+mod presence;
+mod threads;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use tempfile::TempDir;
+
+use super::{
+    Call, ReplySink, StoreCounters,
+    engine::{Engine, Item, Outcome},
+    password::{Judged, Verdict},
+    schema,
+    store::Store,
+};
+use crate::{
+    backend::{Method, Request, Response},
+    bus::Channel,
+    id::{RouteId, UserId},
+    proto::{self, Code, PushMessage},
+};
+
+/// A moment long after the first id of a snowflake.
+const START_MS: i64 = 1_760_000_000_000;
+
+/// Keeps what it is given.
+#[derive(Default)]
+struct Kept(Mutex<Vec<(u64, Response)>>);
+
+impl ReplySink for Kept {
+    fn complete(&self, replies: Vec<(u64, Response)>) {
+        self.0.lock().expect("not poisoned").extend(replies);
+    }
+}
+
+/// An engine over a store of its own.
+struct World {
+    engine: Engine,
+    directory: TempDir,
+    now_ms: i64,
+    pushes: Vec<(Channel, PushMessage)>,
+    next_msg_id: i64,
+    sink: Arc<dyn ReplySink>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with_inbox_limit(10_000)
+    }
+
+    fn with_inbox_limit(inbox_limit: u64) -> Self {
+        Self::over(TempDir::new().expect("a directory"), inbox_limit)
+    }
+
+    fn over(directory: TempDir, inbox_limit: u64) -> Self {
+        let connection = schema::open(directory.path()).expect("a store");
+        let store = Store::new(connection, inbox_limit);
+        Self {
+            engine: Engine::new(store, 1023, Arc::new(StoreCounters::default())),
+            directory,
+            now_ms: START_MS,
+            pushes: Vec::new(),
+            next_msg_id: 1,
+            sink: Arc::new(Kept::default()),
+        }
+    }
+
+    /// What a `kill -9` at this moment would leave behind, opened anew.
+    fn crashed(&self) -> Self {
+        let copy = TempDir::new().expect("a directory");
+        copy_files(self.directory.path(), copy.path());
+        Self {
+            now_ms: self.now_ms,
+            next_msg_id: self.next_msg_id,
+            ..Self::over(copy, self.engine.store.inbox_limit())
+        }
+    }
+
+    /// Carries out several calls as one batch.
+    fn batch(&mut self, requests: Vec<Request>) -> Vec<Response> {
+        let items: Vec<Item> = requests
+            .into_iter()
+            .map(|request| {
+                Item::Call(Call {
+                    request,
+                    call_id: 0,
+                    sink: Arc::clone(&self.sink),
+                })
+            })
+            .collect();
+        let effects = self.engine.run(&items, self.now_ms);
+        self.pushes.extend(effects.pushes);
+        effects
+            .outcomes
+            .into_iter()
+            .map(|outcome| match outcome {
+                Outcome::Reply(response) => response,
+                Outcome::Password(_) => panic!("a job for the password pool"),
+            })
+            .collect()
+    }
+
+    fn call<M: Method>(&mut self, request: M::Request) -> M::Response {
+        let mut responses = self.batch(vec![request.into()]);
+        let response = responses.pop().expect("one reply for one call");
+        M::Response::try_from(response).expect("the reply of this method")
+    }
+
+    /// An account, without the cost of a password.
+    fn user(&mut self, name: &str) -> UserId {
+        let item = Item::Judged(Judged {
+            call_id: 0,
+            sink: Arc::clone(&self.sink),
+            verdict: Verdict::Hashed {
+                name: name.to_owned(),
+                hash: "no hash".to_owned(),
+            },
+        });
+        let effects = self.engine.run(&[item], self.now_ms);
+        match &effects.outcomes[..] {
+            [Outcome::Reply(Response::Register(response))] => {
+                assert_eq!(code(&response.result), Code::Ok);
+                response.user_id
+            }
+            _ => panic!("not a registration"),
+        }
+    }
+
+    fn msg_id(&mut self) -> i64 {
+        self.next_msg_id += 1;
+        self.next_msg_id
+    }
+
+    fn draft(&mut self, from: UserId, to: UserId, text: &str) -> proto::SendRequest {
+        proto::SendRequest {
+            msg: Some(proto::C2cMsg {
+                msg_id: self.msg_id(),
+                from,
+                to,
+                ts_ms: self.now_ms,
+                text: text.to_owned(),
+                ..Default::default()
+            }),
+            client_msg_id: String::new(),
+            session_id: 0,
+        }
+    }
+
+    fn send(&mut self, from: UserId, to: UserId, text: &str) -> proto::SendResponse {
+        let request = self.draft(from, to, text);
+        self.call::<crate::backend::method::Send>(request)
+    }
+
+    fn group_draft(&mut self, from: UserId, group_id: i64, text: &str) -> proto::SendGroupRequest {
+        proto::SendGroupRequest {
+            msg: Some(proto::GroupMsg {
+                msg_id: self.msg_id(),
+                from,
+                group_id,
+                ts_ms: self.now_ms,
+                text: text.to_owned(),
+                ..Default::default()
+            }),
+            client_msg_id: String::new(),
+            session_id: 0,
+        }
+    }
+
+    fn send_group(&mut self, from: UserId, group: i64, text: &str) -> proto::SendGroupResponse {
+        let request = self.group_draft(from, group, text);
+        self.call::<crate::backend::method::SendGroup>(request)
+    }
+
+    fn group(&mut self, creator_id: UserId, members: &[UserId]) -> i64 {
+        let request = proto::CreateGroupRequest {
+            creator_id,
+            group_name: "a group".to_owned(),
+            description: String::new(),
+        };
+        let group_id = self
+            .call::<crate::backend::method::CreateGroup>(request)
+            .group_id;
+        for &user_id in members {
+            let request = proto::JoinGroupRequest { user_id, group_id };
+            let response = self.call::<crate::backend::method::JoinGroup>(request);
+            assert_eq!(code(&response.result), Code::Ok);
+        }
+        group_id
+    }
+
+    fn pull(&mut self, user_id: UserId) -> proto::PullOfflineResponse {
+        self.pull_page(user_id, 1000)
+    }
+
+    fn pull_page(&mut self, user_id: UserId, limit: u32) -> proto::PullOfflineResponse {
+        let request = proto::PullOfflineRequest {
+            user_id,
+            limit,
+            ..Default::default()
+        };
+        self.call::<crate::backend::method::PullOffline>(request)
+    }
+
+    /// The unconfirmed messages of `user` as (text, redelivery), direct ones first.
+    fn pulled(&mut self, user: UserId) -> Vec<(String, bool)> {
+        let page = self.pull(user);
+        assert_eq!(code(&page.result), Code::Ok);
+        let direct = page.msg_list.into_iter().map(|m| (m.text, m.redelivery));
+        let groups = page
+            .group_msg_list
+            .into_iter()
+            .map(|m| (m.text, m.redelivery));
+        direct.chain(groups).collect()
+    }
+
+    fn ack(&mut self, user_id: UserId, msg_id_list: &[i64]) -> proto::AckResponse {
+        self.call::<crate::backend::method::Ack>(proto::AckRequest {
+            user_id,
+            msg_id_list: msg_id_list.to_vec(),
+            group_msg_id_list: Vec::new(),
+        })
+    }
+
+    fn ack_range(&mut self, user_id: UserId, group_id: i64, from_seq: u64, to_seq: u64) {
+        let response = self.call::<crate::backend::method::AckBatch>(proto::AckBatchRequest {
+            acks: vec![proto::AckRange {
+                user_id,
+                from_seq,
+                to_seq,
+                group_id,
+            }],
+        });
+        assert_eq!(code(&response.result), Code::Ok);
+    }
+
+    fn bind(&mut self, user_id: UserId, core: usize, session_id: u64) -> proto::BindRouteResponse {
+        self.bind_device(user_id, core, session_id, &format!("device-{session_id}"))
+    }
+
+    fn bind_device(
+        &mut self,
+        user_id: UserId,
+        core: usize,
+        session_id: u64,
+        device: &str,
+    ) -> proto::BindRouteResponse {
+        self.call::<crate::backend::method::BindRoute>(proto::BindRouteRequest {
+            user_id,
+            gateway_id: format!("gw#{core}"),
+            device: device.to_owned(),
+            session_id,
+            max_devices: 5,
+        })
+    }
+
+    fn unbind(&mut self, user_id: UserId, session_id: u64) {
+        self.call::<crate::backend::method::UnbindRoute>(proto::UnbindRouteRequest {
+            user_id,
+            gateway_id: "gw#0".to_owned(),
+            session_id,
+        });
+    }
+
+    /// What was published since the last look, with the channel.
+    fn published(&mut self) -> Vec<(Channel, PushMessage)> {
+        std::mem::take(&mut self.pushes)
+    }
+
+    /// Lets late confirmations reach the file.
+    fn write_back(&mut self) {
+        self.now_ms += 1000;
+        self.engine.run_housekeeping(self.now_ms, false);
+    }
+
+    fn execute(&self, sql: &str) {
+        self.engine.store.read().execute_batch(sql).expect(sql);
+    }
+
+    fn count(&self, sql: &str) -> i64 {
+        self.engine
+            .store
+            .read()
+            .query_row(sql, [], |row| row.get(0))
+            .expect(sql)
+    }
+
+    /// From now on the file may not grow: the next writes find the disk full.
+    fn fill_disk(&self) {
+        let pages = self.count("PRAGMA page_count");
+        self.count(&format!("PRAGMA max_page_count = {pages}"));
+    }
+
+    fn make_room(&self) {
+        self.count("PRAGMA max_page_count = 1000000");
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
+}
+
+fn code(result: &Option<proto::Result>) -> Code {
+    result.as_ref().expect("a result").code()
+}
+
+fn route(core: usize) -> Channel {
+    Channel::Route(RouteId::new("gw", core))
+}
+
+fn texts(page: &proto::PullOfflineResponse) -> Vec<&str> {
+    page.msg_list.iter().map(|m| m.text.as_str()).collect()
+}

@@ -1,0 +1,356 @@
+//! The services as they run: threads, queues, order, the end.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::{
+    bus::Publisher,
+    service::{ServiceClient, ServiceOptions, Services, start},
+};
+
+/// Longest wait for anything here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Notes in which order pushes and replies come out.
+#[derive(Default)]
+struct Log(Mutex<Vec<Event>>);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Event {
+    Push(i64),
+    Reply(u64, Response),
+}
+
+impl Publisher for Log {
+    fn publish(&self, batch: Vec<(Channel, PushMessage)>) {
+        let pushes = batch.iter().map(|(_, push)| Event::Push(push.msg_id));
+        self.0.lock().expect("not poisoned").extend(pushes);
+    }
+}
+
+impl ReplySink for Log {
+    fn complete(&self, replies: Vec<(u64, Response)>) {
+        let replies = replies
+            .into_iter()
+            .map(|(id, reply)| Event::Reply(id, reply));
+        self.0.lock().expect("not poisoned").extend(replies);
+    }
+}
+
+impl Log {
+    fn events(&self) -> Vec<Event> {
+        self.0.lock().expect("not poisoned").clone()
+    }
+
+    fn reply(&self, call_id: u64) -> Option<Response> {
+        self.events().into_iter().find_map(|event| match event {
+            Event::Reply(id, reply) if id == call_id => Some(reply),
+            _ => None,
+        })
+    }
+
+    fn wait_for(&self, call_id: u64) -> Response {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(reply) = self.reply(call_id) {
+                return reply;
+            }
+            assert!(Instant::now() < deadline, "no reply to call {call_id}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+struct Running {
+    services: Services,
+    client: ServiceClient,
+    log: Arc<Log>,
+    counters: Arc<StoreCounters>,
+    next_call_id: u64,
+}
+
+impl Running {
+    fn start(directory: &Path, password_queue: usize) -> Self {
+        let log = Arc::new(Log::default());
+        let counters = Arc::new(StoreCounters::default());
+        let options = ServiceOptions {
+            data_dir: directory.to_owned(),
+            inbox_limit: 10_000,
+            password_threads: 1,
+            password_queue,
+            own_worker_id: 1023,
+        };
+        let services = start(options, log.clone(), counters.clone()).expect("running services");
+        Self {
+            client: services.client(),
+            services,
+            log,
+            counters,
+            next_call_id: 0,
+        }
+    }
+
+    fn submit(&mut self, request: impl Into<Request>) -> u64 {
+        self.next_call_id += 1;
+        let call = Call {
+            request: request.into(),
+            call_id: self.next_call_id,
+            sink: self.log.clone(),
+        };
+        assert!(self.client.submit(call).is_ok(), "the queue is full");
+        self.next_call_id
+    }
+
+    fn call(&mut self, request: impl Into<Request>) -> Response {
+        let call_id = self.submit(request);
+        self.log.wait_for(call_id)
+    }
+
+    fn register(&mut self, name: &str, password: &str) -> proto::RegisterResponse {
+        let request = proto::RegisterRequest {
+            username: name.as_bytes().to_vec(),
+            password: password.as_bytes().to_vec(),
+        };
+        let response = self.call(request);
+        proto::RegisterResponse::try_from(response).expect("a registration")
+    }
+
+    fn login(&mut self, name: &str, password: &str) -> proto::LoginResponse {
+        let response = self.call(login(name, password));
+        proto::LoginResponse::try_from(response).expect("a log-in")
+    }
+}
+
+fn login(name: &str, password: &str) -> proto::LoginRequest {
+    proto::LoginRequest {
+        username: name.as_bytes().to_vec(),
+        password: password.as_bytes().to_vec(),
+    }
+}
+
+fn send(from: UserId, to: UserId, msg_id: i64) -> proto::SendRequest {
+    proto::SendRequest {
+        msg: Some(proto::C2cMsg {
+            msg_id,
+            from,
+            to,
+            ts_ms: START_MS,
+            text: "x".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn an_account_logs_in_with_its_password_only_and_a_stranger_looks_the_same() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let alice = running.register("alice", "secret-1");
+    assert_eq!(code(&alice.result), Code::Ok);
+    assert_eq!(
+        code(&running.register("alice", "secret-2").result),
+        Code::AlreadyExists
+    );
+    let good = running.login("alice", "secret-1");
+    assert_eq!(
+        (code(&good.result), good.user_id),
+        (Code::Ok, alice.user_id)
+    );
+    let wrong = running.login("alice", "secret-2");
+    assert_eq!(code(&wrong.result), Code::Unauthenticated);
+    for stranger in ["nobody", "not a name", ""] {
+        assert_eq!(running.login(stranger, "secret-1"), wrong);
+    }
+    running.services.stop();
+    // And after a restart.
+    let mut running = Running::start(directory.path(), 8);
+    assert_eq!(running.login("alice", "secret-1").user_id, alice.user_id);
+    running.services.stop();
+}
+
+#[test]
+fn of_two_registrations_of_one_name_at_once_one_wins() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let request = proto::RegisterRequest {
+        username: b"alice".to_vec(),
+        password: b"secret-1".to_vec(),
+    };
+    let calls = [
+        running.submit(request.clone()),
+        running.submit(request.clone()),
+    ];
+    let mut codes = calls.map(|call_id| {
+        let reply = running.log.wait_for(call_id);
+        code(
+            &proto::RegisterResponse::try_from(reply)
+                .expect("a registration")
+                .result,
+        )
+    });
+    codes.sort_by_key(|code| *code as i32);
+    assert_eq!(codes, [Code::Ok, Code::AlreadyExists]);
+    running.services.stop();
+}
+
+#[test]
+fn a_full_password_queue_refuses_at_once_and_everything_is_answered() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 1);
+    let calls: Vec<u64> = (0..20)
+        .map(|_| running.submit(login("nobody", "secret")))
+        .collect();
+    running.services.stop();
+    let codes: Vec<Code> = calls
+        .iter()
+        .map(|call_id| {
+            let reply = running
+                .log
+                .reply(*call_id)
+                .expect("answered before the end");
+            code(
+                &proto::LoginResponse::try_from(reply)
+                    .expect("a log-in")
+                    .result,
+            )
+        })
+        .collect();
+    assert!(codes.contains(&Code::Unauthenticated));
+    assert!(codes.contains(&Code::Unavailable));
+    assert_eq!(
+        running
+            .counters
+            .password_queue_depth
+            .load(std::sync::atomic::Ordering::Relaxed),
+        0
+    );
+}
+
+#[test]
+fn pushes_go_out_before_the_replies_of_their_commit_and_in_the_order_sent() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let alice = running.register("alice", "secret-1").user_id;
+    running.call(proto::BindRouteRequest {
+        user_id: alice,
+        gateway_id: "gw#0".to_owned(),
+        session_id: 1,
+        ..Default::default()
+    });
+    let calls: Vec<(i64, u64)> = (1..=500)
+        .map(|msg_id| (msg_id, running.submit(send(alice, alice, msg_id))))
+        .collect();
+    running.log.wait_for(calls[499].1);
+    let events = running.log.events();
+    let mut pushed = Vec::new();
+    let mut replied = Vec::new();
+    for event in events {
+        match event {
+            Event::Push(msg_id) => pushed.push(msg_id),
+            Event::Reply(_, Response::Send(reply)) => {
+                assert!(pushed.contains(&reply.msg_id), "replied before the push");
+                replied.push(reply.msg_id);
+            }
+            Event::Reply(..) => {}
+        }
+    }
+    let expected: Vec<i64> = (1..=500).collect();
+    assert_eq!(pushed, expected);
+    assert_eq!(replied, expected);
+    running.services.stop();
+}
+
+#[test]
+fn senders_on_several_threads_leave_no_hole_in_the_numbers() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let alice = running.register("alice", "secret-1").user_id;
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let client = running.services.client();
+            let sink: Arc<dyn ReplySink> = running.log.clone();
+            scope.spawn(move || {
+                for number in 1..=250 {
+                    let msg_id = worker * 1000 + number;
+                    let call = Call {
+                        request: send(alice, alice, msg_id).into(),
+                        call_id: 10_000 + msg_id as u64,
+                        sink: Arc::clone(&sink),
+                    };
+                    assert!(client.submit(call).is_ok());
+                }
+            });
+        }
+    });
+    let page = running.call(proto::PullOfflineRequest {
+        user_id: alice,
+        limit: 1000,
+        ..Default::default()
+    });
+    let page = proto::PullOfflineResponse::try_from(page).expect("a pull");
+    let numbers: Vec<u64> = page.msg_list.iter().map(|m| m.seq).collect();
+    assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
+    // One sender's messages in the order it sent them.
+    for worker in 0..4 {
+        let ids: Vec<i64> = page
+            .msg_list
+            .iter()
+            .map(|m| m.msg_id)
+            .filter(|id| id / 1000 == worker)
+            .collect();
+        assert!(ids.is_sorted());
+    }
+    running.services.stop();
+}
+
+#[test]
+fn range_confirmations_reach_the_file_while_nobody_asks() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let alice = running.register("alice", "secret-1").user_id;
+    running.call(send(alice, alice, 1));
+    running.call(proto::AckBatchRequest {
+        acks: vec![proto::AckRange {
+            user_id: alice,
+            from_seq: 1,
+            to_seq: 1,
+            group_id: 0,
+        }],
+    });
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let copy = TempDir::new().expect("a directory");
+        copy_files(directory.path(), copy.path());
+        if World::over(copy, 100).pulled(alice).is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "never written");
+        std::thread::yield_now();
+    }
+    running.services.stop();
+}
+
+#[test]
+fn what_is_queued_at_the_end_is_done_and_later_calls_are_given_back() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let alice = running.register("alice", "secret-1").user_id;
+    let calls: Vec<u64> = (1..=100)
+        .map(|msg_id| running.submit(send(alice, alice, msg_id)))
+        .collect();
+    running.services.stop();
+    for call_id in calls {
+        assert!(running.log.reply(call_id).is_some());
+    }
+    let late = Call {
+        request: send(alice, alice, 101).into(),
+        call_id: 0,
+        sink: running.log.clone(),
+    };
+    assert!(running.client.submit(late).is_err());
+    // The log was emptied into the main file.
+    let log_bytes = std::fs::metadata(directory.path().join("im-gateway.db-wal"))
+        .map_or(0, |metadata| metadata.len());
+    assert_eq!(log_bytes, 0);
+}

@@ -1,0 +1,259 @@
+//! The store thread: takes calls off the queue in batches, runs them, and hands out what came of it.
+//!
+//! Owns the order "commit, publish, reply". It is the only thread that touches the store. It waits only for its queue: a batch is
+//! what has piled up while the last one was committed, so a lone call is not delayed and a crowd shares one commit.
+//! It never waits for a password thread (a full pool refuses), so the two queues cannot block each other.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::{
+    Call, ReplySink,
+    counters::StoreCounters,
+    engine::{self, Effects, Engine, Item, Outcome},
+    password::{Judged, PasswordPool},
+};
+use crate::{backend::Response, bus::Publisher};
+
+/// Calls in one transaction at most: more would make the first of them wait for the last.
+const BATCH_CALLS: usize = 4096;
+/// Time between two passes of the sweep, and the longest wait for a call.
+const SWEEP_PASS: Duration = Duration::from_secs(60);
+/// Pause between two slices of a pass when nobody asks.
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+/// Under lasting load, a slice is taken so often all the same, or the file would only grow.
+const SWEEP_UNDER_LOAD: Duration = Duration::from_secs(1);
+/// Quiet time after which the log is copied into the main file, so that a busy moment need not.
+const QUIET_BEFORE_CHECKPOINT: Duration = Duration::from_secs(1);
+/// Commits that make such a copy worth while.
+const COMMITS_BEFORE_CHECKPOINT: u64 = 200;
+
+/// What travels to the store thread.
+pub(super) enum Envelope {
+    /// A core asks.
+    Call(Call),
+    /// The password pool answers.
+    Judged(Judged),
+    /// Finish what is queued and end.
+    Stop,
+}
+
+/// The thread's belongings.
+pub(super) struct StoreThread {
+    pub(super) engine: Engine,
+    pub(super) queue: Receiver<Envelope>,
+    pub(super) passwords: PasswordPool,
+    pub(super) publisher: Arc<dyn Publisher>,
+    pub(super) counters: Arc<StoreCounters>,
+}
+
+/// When the background work was last done.
+struct Housekeeping {
+    sweeping: bool,
+    last_slice: Instant,
+    last_call: Instant,
+    commits_at_checkpoint: u64,
+}
+
+impl StoreThread {
+    /// Runs until told to stop, or until nobody is left who could ask.
+    pub(super) fn run(mut self) {
+        let mut housekeeping = Housekeeping {
+            sweeping: false,
+            last_slice: Instant::now(),
+            last_call: Instant::now(),
+            commits_at_checkpoint: 0,
+        };
+        let mut items = Vec::new();
+        let mut awaited = 0;
+        let mut stopping = false;
+        while !stopping {
+            let wait = self.longest_wait(&housekeeping);
+            match self.queue.recv_timeout(wait) {
+                Ok(first) => {
+                    stopping = self.gather(first, &mut items);
+                    housekeeping.last_call = Instant::now();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => stopping = true,
+            }
+            awaited = self.carry_out(&mut items, awaited);
+            self.keep_house(&mut housekeeping);
+        }
+        self.finish(awaited);
+    }
+
+    /// Takes what has piled up; `true`: the order to stop was in it.
+    fn gather(&self, first: Envelope, items: &mut Vec<Item>) -> bool {
+        let mut next = Some(first);
+        while let Some(envelope) = next {
+            match envelope {
+                Envelope::Call(call) => items.push(Item::Call(call)),
+                Envelope::Judged(judged) => items.push(Item::Judged(judged)),
+                Envelope::Stop => return true,
+            }
+            next = (items.len() < BATCH_CALLS)
+                .then(|| self.queue.try_recv().ok())
+                .flatten();
+        }
+        false
+    }
+
+    /// Runs a batch and hands out its effects. `awaited` counts the verdicts the password pool still owes.
+    fn carry_out(&mut self, items: &mut Vec<Item>, mut awaited: usize) -> usize {
+        if items.is_empty() {
+            return awaited;
+        }
+        self.counters
+            .queue_depth
+            .store(self.queue.len() as u64, Relaxed);
+        let Effects { pushes, outcomes } = self.engine.run(items, unix_ms());
+        if !pushes.is_empty() {
+            self.publisher.publish(pushes);
+        }
+        let mut replies = Replies::default();
+        for (item, outcome) in items.drain(..).zip(outcomes) {
+            if matches!(item, Item::Judged(_)) {
+                awaited = awaited.saturating_sub(1);
+            }
+            match outcome {
+                Outcome::Reply(response) => replies.push(&item, response),
+                Outcome::Password(task) => {
+                    if self.passwords.submit(engine::job(&item, task)).is_ok() {
+                        awaited += 1;
+                    } else {
+                        replies.push(&item, engine::too_many_passwords(&item));
+                    }
+                }
+            }
+        }
+        replies.complete();
+        awaited
+    }
+
+    fn longest_wait(&self, housekeeping: &Housekeeping) -> Duration {
+        let pause = if housekeeping.sweeping {
+            SWEEP_PAUSE
+        } else if self.owes_checkpoint(housekeeping) {
+            QUIET_BEFORE_CHECKPOINT
+        } else {
+            SWEEP_PASS
+        };
+        match self.engine.store.write_back_due_ms() {
+            Some(due) => pause.min(Duration::from_millis(
+                u64::try_from(due - unix_ms()).unwrap_or(0),
+            )),
+            None => pause,
+        }
+    }
+
+    fn owes_checkpoint(&self, housekeeping: &Housekeeping) -> bool {
+        self.counters.commits.load(Relaxed) - housekeeping.commits_at_checkpoint
+            >= COMMITS_BEFORE_CHECKPOINT
+    }
+
+    fn keep_house(&mut self, housekeeping: &mut Housekeeping) {
+        let now_ms = unix_ms();
+        let is_quiet = self.queue.is_empty();
+        let since_slice = housekeeping.last_slice.elapsed();
+        let pause = match (housekeeping.sweeping, is_quiet) {
+            (false, _) => SWEEP_PASS,
+            (true, true) => SWEEP_PAUSE,
+            (true, false) => SWEEP_UNDER_LOAD,
+        };
+        let sweep = since_slice >= pause;
+        let write_back = self
+            .engine
+            .store
+            .write_back_due_ms()
+            .is_some_and(|due| due <= now_ms);
+        if sweep || write_back {
+            let more = self.engine.run_housekeeping(now_ms, sweep);
+            if sweep {
+                housekeeping.sweeping = more;
+                housekeeping.last_slice = Instant::now();
+            }
+        }
+        if is_quiet
+            && housekeeping.last_call.elapsed() >= QUIET_BEFORE_CHECKPOINT
+            && self.owes_checkpoint(housekeeping)
+        {
+            self.engine.store.checkpoint(false);
+            housekeeping.commits_at_checkpoint = self.counters.commits.load(Relaxed);
+        }
+    }
+
+    /// Answers all that is still queued or with the password pool, writes what is unwritten, and empties the log.
+    fn finish(mut self, mut awaited: usize) {
+        let mut items = Vec::new();
+        loop {
+            while let Ok(envelope) = self.queue.try_recv() {
+                self.gather(envelope, &mut items);
+                awaited = self.carry_out(&mut items, awaited);
+            }
+            if awaited == 0 {
+                break;
+            }
+            match self.queue.recv() {
+                Ok(envelope) => {
+                    self.gather(envelope, &mut items);
+                    awaited = self.carry_out(&mut items, awaited);
+                }
+                Err(_) => break,
+            }
+        }
+        self.engine.store.write_back_all();
+        self.engine.run_housekeeping(unix_ms(), false);
+        self.engine.store.checkpoint(true);
+        self.passwords.stop();
+    }
+}
+
+/// Runs the thread. Should it panic outside a call, the queue closes and every later call is refused at once.
+pub(super) fn main(thread: StoreThread) {
+    if catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
+        log::error!("the store thread panicked: nothing is stored or read any more");
+    }
+}
+
+/// Replies gathered per sink.
+#[derive(Default)]
+struct Replies {
+    by_sink: Vec<(Arc<dyn ReplySink>, Vec<(u64, Response)>)>,
+}
+
+impl Replies {
+    fn push(&mut self, item: &Item, response: Response) {
+        let (sink, call_id) = item.reply_to();
+        // A handful of sinks, one per core.
+        let known = self
+            .by_sink
+            .iter_mut()
+            .find(|(known, _)| Arc::ptr_eq(known, sink));
+        match known {
+            Some((_, replies)) => replies.push((call_id, response)),
+            None => self
+                .by_sink
+                .push((Arc::clone(sink), vec![(call_id, response)])),
+        }
+    }
+
+    fn complete(self) {
+        for (sink, replies) in self.by_sink {
+            sink.complete(replies);
+        }
+    }
+}
+
+fn unix_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
+        .unwrap_or(0)
+}

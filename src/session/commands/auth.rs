@@ -1,0 +1,274 @@
+//! `register`, `login`, `auth`, `refresh`, `logout`: how a connection gets and loses its user.
+
+use super::{Failure, succeeded};
+use crate::{
+    backend::{Backend, method},
+    bus::PushSource,
+    id::{SessionId, UserId},
+    proto::{
+        BindRouteRequest, Code, GetUserGroupsRequest, LoginRequest, LogoutRequest,
+        PullOfflineRequest, RegisterRequest, UnbindRouteRequest,
+    },
+    protocol::{error_code::ErrorCode, reply::Reply, secret::Secret},
+    session::{commands::message, job::Job},
+    shard::core::Core,
+    token::TokenError,
+};
+
+pub(super) async fn register<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    user: &str,
+    password: &Secret<String>,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::Register>(RegisterRequest {
+            username: user.into(),
+            password: password.expose().as_bytes().into(),
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    begin_session(core, job, response.user_id, user, true).await
+}
+
+pub(super) async fn login<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    user: &str,
+    password: &Secret<String>,
+) -> Result<Reply, Failure> {
+    let (ip, now_ms) = {
+        let shard = core.shard();
+        let peer = shard.connection(job.key).map(|c| c.session.peer);
+        let counted = peer.filter(|peer| !peer.exempt).map(|peer| peer.ip);
+        (counted, shard.now().monotonic_us / 1000)
+    };
+    core.gateway
+        .login_guard()
+        .check(ip, user, now_ms)
+        .map_err(|retry_ms| {
+            core.shard()
+                .metrics()
+                .rate_limited_login_total
+                .inc();
+            Failure::TooSoon(retry_ms)
+        })?;
+    let response = core
+        .backend
+        .call::<method::Login>(LoginRequest {
+            username: user.into(),
+            password: password.expose().as_bytes().into(),
+        })
+        .await?;
+    match succeeded(response.result.as_ref()) {
+        Ok(()) => core.gateway.login_guard().succeeded(ip, user, now_ms),
+        // A wrong password and an unknown user must look the same.
+        Err(Failure::Backend(Code::Unauthenticated | Code::NotFound | Code::Invalid)) => {
+            core.gateway.login_guard().failed(ip, user, now_ms);
+            return Err(Failure::Backend(Code::Unauthenticated));
+        }
+        Err(failure) => return Err(failure),
+    }
+    begin_session(core, job, response.user_id, user, true).await
+}
+
+pub(super) async fn auth<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    token: &Secret<String>,
+) -> Result<Reply, Failure> {
+    let now_s = core.shard().now().unix_ms / 1000;
+    let user = core
+        .gateway
+        .tokens
+        .verify(token.expose(), now_s)
+        .map_err(|error| match error {
+            TokenError::Expired => {
+                Failure::Refused(ErrorCode::TokenExpired, "the token has expired")
+            }
+            TokenError::Invalid => Failure::Refused(ErrorCode::AuthFailed, "the token is not valid"),
+        })?;
+    begin_session(core, job, user, "", false).await
+}
+
+pub(super) fn refresh<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
+    Reply::Token(issue_token(core, job.user))
+}
+
+pub(super) async fn logout<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Reply, Failure> {
+    // From here on nothing is pushed any more, whatever the services answer.
+    core.shard().log_out_by_command(job.key);
+    core.notify();
+    let response = core
+        .backend
+        .call::<method::Logout>(LogoutRequest {
+            user_id: job.user,
+            token: String::new(),
+        })
+        .await;
+    if let Err(error) = response {
+        log::debug!("logout of user {} was not taken by the service: {error}", job.user);
+    }
+    Ok(Reply::LoggedOut)
+}
+
+/// The user is known: binds the route, takes up the groups, and settles from which numbers on pushes go out.
+async fn begin_session<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    user: UserId,
+    name: &str,
+    with_token: bool,
+) -> Result<Reply, Failure> {
+    if user <= 0 {
+        return Err(Failure::Backend(Code::Internal));
+    }
+    let session_id = core.shard().next_id() as SessionId;
+    // Attached before it is bound: what is published in between is held, not lost.
+    if !core
+        .shard()
+        .attach(job.key, user, name.to_owned(), session_id)
+    {
+        return Err(Failure::Refused(
+            ErrorCode::Internal,
+            "the connection is closed",
+        ));
+    }
+    let bound = bind(core, job, user, session_id).await;
+    if let Err(failure) = bound {
+        core.shard().log_out_by_command(job.key);
+        core.notify();
+        return Err(failure);
+    }
+    if !core.shard().is_logged_in(job.key, session_id) {
+        // The connection ended while it was being bound; its own unbinding may have overtaken the binding.
+        let unbind = UnbindRouteRequest {
+            user_id: user,
+            gateway_id: core.route.as_str().to_owned(),
+            session_id,
+        };
+        if let Err(error) = core.backend.call::<method::UnbindRoute>(unbind).await {
+            log::debug!("route of user {user} stays until it expires: {error}");
+        }
+    }
+    Ok(Reply::LoggedIn {
+        uid: user,
+        session: session_id,
+        token: with_token.then(|| issue_token(core, user)),
+    })
+}
+
+async fn bind<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    user: UserId,
+    session_id: SessionId,
+) -> Result<(), Failure> {
+    let device = core
+        .shard()
+        .connection(job.key)
+        .map_or_else(String::new, |c| c.session.device().to_owned());
+    let bound = core
+        .backend
+        .call::<method::BindRoute>(BindRouteRequest {
+            user_id: user,
+            gateway_id: core.route.as_str().to_owned(),
+            device,
+            session_id,
+            max_devices: core.gateway.max_devices,
+        })
+        .await?;
+    succeeded(bound.result.as_ref())?;
+    core.shard().set_baseline(job.key, bound.last_seq);
+    core.notify();
+    join_groups(core, job, user).await?;
+    if bound.last_seq.is_some() {
+        redeliver(core, job, user).await?;
+    }
+    Ok(())
+}
+
+/// Takes up the user's groups. Groups that are new to this core are listened to before their last numbers are read, so
+/// that nothing falls between the two.
+async fn join_groups<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    user: UserId,
+) -> Result<(), Failure> {
+    let request = GetUserGroupsRequest { user_id: user };
+    let mut groups = core
+        .backend
+        .call::<method::GetUserGroups>(request)
+        .await?;
+    succeeded(groups.result.as_ref())?;
+    let held = groups.group_ids.clone();
+    let mut unknown = Vec::new();
+    {
+        let mut shard = core.shard();
+        for group in &held {
+            if shard.hold_group(*group) {
+                unknown.push(*group);
+            }
+        }
+    }
+    for group in &unknown {
+        core.bus.subscribe(*group).await;
+    }
+    let mut outcome = Ok(());
+    if !unknown.is_empty() {
+        match core.backend.call::<method::GetUserGroups>(request).await {
+            Ok(again) => groups = again,
+            Err(error) => outcome = Err(error.into()),
+        }
+    }
+    let mut shard = core.shard();
+    if outcome.is_ok() {
+        for (index, group) in groups.group_ids.iter().enumerate() {
+            // A group joined between the two readings comes by its own push, which has it listened to as well.
+            if held.contains(group) {
+                let last_seq = groups.last_seqs.get(index).copied().unwrap_or(0);
+                shard.add_member(job.key, *group, last_seq);
+            }
+        }
+    }
+    for group in held {
+        shard.release_group(group);
+    }
+    core.notify();
+    outcome
+}
+
+/// What was handed out before and never confirmed comes again, before anything newer.
+async fn redeliver<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    user: UserId,
+) -> Result<(), Failure> {
+    let limit = core.shard().options().unconfirmed_limit.min(1000) as u32;
+    let pulled = core
+        .backend
+        .call::<method::PullOffline>(PullOfflineRequest {
+            user_id: user,
+            limit,
+            redelivery_only: true,
+            ..Default::default()
+        })
+        .await?;
+    succeeded(pulled.result.as_ref())?;
+    let mut messages = message::in_order(pulled);
+    messages.retain(|message| message.redelivery);
+    core.shard()
+        .redeliver(job.key, message::encode_all(user, &messages));
+    Ok(())
+}
+
+fn issue_token<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) -> Secret<String> {
+    let mut shard = core.shard();
+    let number = shard.next_id() as u128;
+    let now_s = shard.now().unix_ms / 1000;
+    Secret::new(core.gateway.tokens.issue(user, now_s, number))
+}

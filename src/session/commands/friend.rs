@@ -1,0 +1,57 @@
+//! `add_friend`, `remove_friend`, `friends`.
+
+use super::{Failure, succeeded};
+use crate::{
+    backend::{Backend, method},
+    bus::PushSource,
+    id::UserId,
+    proto::{AddFriendRequest, GetFriendsRequest, RemoveFriendRequest},
+    protocol::reply::Reply,
+    session::job::Job,
+    shard::core::Core,
+};
+
+pub(super) async fn add<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    friend: UserId,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::AddFriend>(AddFriendRequest {
+            user_id: job.user,
+            friend_id: friend,
+            message: String::new(),
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    Ok(Reply::FriendAdded)
+}
+
+pub(super) async fn remove<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    friend: UserId,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::RemoveFriend>(RemoveFriendRequest {
+            user_id: job.user,
+            friend_id: friend,
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    Ok(Reply::FriendRemoved)
+}
+
+pub(super) async fn list<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::GetFriends>(GetFriendsRequest { user_id: job.user })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    Ok(Reply::Friends(response.friend_ids))
+}

@@ -1,0 +1,127 @@
+//! `create_group`, `join_group`, `leave_group`, `groups`, `group_members`.
+//!
+//! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's cores; the core that
+//! asked applies them at once as well, so that they hold when the reply is written.
+
+use super::{Failure, succeeded};
+use crate::{
+    backend::{Backend, method},
+    bus::PushSource,
+    id::GroupId,
+    proto::{
+        Code, CreateGroupRequest, GetGroupMembersRequest, GetUserGroupsRequest, JoinGroupRequest,
+        LeaveGroupRequest,
+    },
+    protocol::{error_code::ErrorCode, reply::Reply},
+    session::job::Job,
+    shard::core::Core,
+};
+
+pub(super) async fn create<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    name: &str,
+    description: &str,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::CreateGroup>(CreateGroupRequest {
+            creator_id: job.user,
+            group_name: name.to_owned(),
+            description: description.to_owned(),
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    take_up(core, job, response.group_id).await;
+    Ok(Reply::GroupCreated(response.group_id))
+}
+
+pub(super) async fn join<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    group: GroupId,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::JoinGroup>(JoinGroupRequest {
+            user_id: job.user,
+            group_id: group,
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    take_up(core, job, group).await;
+    Ok(Reply::Joined(group))
+}
+
+/// Listens to a group the user has just joined, and settles from which number on this session is pushed its messages.
+async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group: GroupId) {
+    let new = core.shard().hold_group(group);
+    if new {
+        core.bus.subscribe(group).await;
+    }
+    let groups = core
+        .backend
+        .call::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
+        .await;
+    let mut shard = core.shard();
+    if let Ok(groups) = groups
+        && let Some(index) = groups.group_ids.iter().position(|other| *other == group)
+    {
+        let last_seq = groups.last_seqs.get(index).copied().unwrap_or(0);
+        shard.add_member(job.key, group, last_seq);
+    }
+    shard.release_group(group);
+    drop(shard);
+    core.notify();
+}
+
+pub(super) async fn leave<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    group: GroupId,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::LeaveGroup>(LeaveGroupRequest {
+            user_id: job.user,
+            group_id: group,
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    core.shard().user_left(job.user, group);
+    core.notify();
+    Ok(Reply::Left(group))
+}
+
+pub(super) async fn list<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    Ok(Reply::Groups(response.group_ids))
+}
+
+pub(super) async fn members<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    group: GroupId,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::GetGroupMembers>(GetGroupMembersRequest { group_id: group })
+        .await?;
+    match succeeded(response.result.as_ref()) {
+        Ok(()) if response.member_ids.contains(&job.user) => {
+            Ok(Reply::Members(response.member_ids))
+        }
+        Ok(()) => Err(Failure::Backend(Code::Forbidden)),
+        Err(Failure::Backend(Code::NotFound)) => {
+            Err(Failure::Refused(ErrorCode::NotFound, "there is no such group"))
+        }
+        Err(failure) => Err(failure),
+    }
+}

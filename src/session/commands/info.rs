@@ -1,0 +1,97 @@
+//! `who`, `profile`, `search`, `whoami`.
+
+use super::{Failure, succeeded};
+use crate::{
+    backend::{Backend, method},
+    bus::PushSource,
+    id::UserId,
+    proto::{GetProfileRequest, QueryRouteRequest, SearchRequest},
+    protocol::reply::Reply,
+    session::job::Job,
+    shard::core::Core,
+};
+
+/// Users that one `search` finds at most.
+const SEARCH_LIMIT: u32 = 20;
+
+pub(super) async fn who<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::QueryRoute>(QueryRouteRequest { user_id: user })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    Ok(Reply::Presence {
+        uid: user,
+        devices: response
+            .routes
+            .into_iter()
+            .map(|route| route.device)
+            .collect(),
+    })
+}
+
+pub(super) async fn profile<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<Reply, Failure> {
+    let name = name_of(core, user).await?;
+    Ok(Reply::Profile { uid: user, name })
+}
+
+pub(super) async fn search<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    prefix: &str,
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::Search>(SearchRequest {
+            prefix: prefix.to_owned(),
+            limit: SEARCH_LIMIT,
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    let users = response.users.into_iter().take(SEARCH_LIMIT as usize);
+    Ok(Reply::Users(
+        users.map(|user| (user.user_id, user.name)).collect(),
+    ))
+}
+
+pub(super) async fn who_am_i<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Reply, Failure> {
+    let known = core
+        .shard()
+        .connection(job.key)
+        .and_then(|connection| connection.session.login())
+        .map_or_else(String::new, |login| login.name.clone());
+    // A log-in by token brings no name along.
+    let name = if known.is_empty() {
+        name_of(core, job.user).await?
+    } else {
+        known
+    };
+    let shard = core.shard();
+    let session = shard.connection(job.key).map(|connection| &connection.session);
+    Ok(Reply::WhoAmI {
+        uid: job.user,
+        name,
+        device: session.map_or_else(String::new, |session| session.device().to_owned()),
+        ack_mode: session.map(|session| session.ack_mode).unwrap_or_default(),
+    })
+}
+
+async fn name_of<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<String, Failure> {
+    let response = core
+        .backend
+        .call::<method::GetProfile>(GetProfileRequest { user_id: user })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    Ok(response.name)
+}

@@ -1,0 +1,221 @@
+//! `chat`, `group_chat`, `pull`, `ack`: messages into the store, out of it, and confirmed.
+
+use super::{Failure, succeeded};
+use crate::{
+    backend::{Backend, method},
+    bus::PushSource,
+    id::{GroupId, MessageId, UserId},
+    proto::{
+        AckBatchRequest, AckRequest, C2cMsg, GroupMsg, PullOfflineRequest, PullOfflineResponse,
+        PushKind, PushMessage, SendGroupRequest, SendRequest,
+    },
+    protocol::reply::Reply,
+    session::{job::Job, outbox::Delivery},
+    shard::{core::Core, push::encode_message},
+};
+
+/// A message ready to be sent: its line, its id, and what sending it confirms.
+pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
+
+pub(super) async fn chat<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    to: UserId,
+    text: &str,
+) -> Result<Reply, Failure> {
+    let (message_id, ts_ms) = stamp(core);
+    let response = core
+        .backend
+        .call::<method::Send>(SendRequest {
+            msg: Some(C2cMsg {
+                msg_id: message_id,
+                from: job.user,
+                to,
+                ts_ms,
+                text: text.to_owned(),
+                ..Default::default()
+            }),
+            client_msg_id: client_message_id(job),
+            session_id: job.session_id,
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    core.shard().metrics().messages_received_total.inc();
+    Ok(Reply::Stored {
+        group: false,
+        message_id: response.msg_id,
+        duplicate: response.duplicate,
+    })
+}
+
+pub(super) async fn group_chat<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    group: GroupId,
+    text: &str,
+) -> Result<Reply, Failure> {
+    let (message_id, ts_ms) = stamp(core);
+    let response = core
+        .backend
+        .call::<method::SendGroup>(SendGroupRequest {
+            msg: Some(GroupMsg {
+                msg_id: message_id,
+                from: job.user,
+                group_id: group,
+                ts_ms,
+                text: text.to_owned(),
+                ..Default::default()
+            }),
+            client_msg_id: client_message_id(job),
+            session_id: job.session_id,
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    core.shard().metrics().messages_received_total.inc();
+    Ok(Reply::Stored {
+        group: true,
+        message_id: response.msg_id,
+        duplicate: response.duplicate,
+    })
+}
+
+pub(super) async fn pull<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    limit: u32,
+) -> Result<Reply, Failure> {
+    // What has just been pushed and confirmed must not come again.
+    let acks = core.shard().take_acks();
+    if !acks.is_empty() {
+        core.backend
+            .call::<method::AckBatch>(AckBatchRequest { acks })
+            .await?;
+    }
+    let pulled = core
+        .backend
+        .call::<method::PullOffline>(PullOfflineRequest {
+            user_id: job.user,
+            limit,
+            ..Default::default()
+        })
+        .await?;
+    succeeded(pulled.result.as_ref())?;
+    let more = pulled.more;
+    let mut messages = in_order(pulled);
+    let more = more || messages.len() > limit as usize;
+    messages.truncate(limit as usize);
+    core.shard()
+        .deliver_pulled(job.key, encode_all(job.user, &messages));
+    Ok(Reply::PullDone {
+        count: messages.len(),
+        more,
+    })
+}
+
+pub(super) async fn ack<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    ids: &[MessageId],
+) -> Result<Reply, Failure> {
+    let response = core
+        .backend
+        .call::<method::Ack>(AckRequest {
+            user_id: job.user,
+            // The client does not say which of them are of groups; ids are unique over both.
+            msg_id_list: ids.to_vec(),
+            group_msg_id_list: ids.to_vec(),
+        })
+        .await?;
+    succeeded(response.result.as_ref())?;
+    core.shard().confirmed(job.key, ids);
+    core.notify();
+    Ok(Reply::Acked(response.acked))
+}
+
+/// The pulled messages, direct and of groups together, oldest first.
+pub(super) fn in_order(pulled: PullOfflineResponse) -> Vec<PushMessage> {
+    let direct = pulled.msg_list.into_iter().map(direct_push);
+    let of_groups = pulled.group_msg_list.into_iter().map(group_push);
+    let mut messages: Vec<_> = direct.chain(of_groups).collect();
+    // Stable: where two carry the same time and id order, the store's own order holds.
+    messages.sort_by_key(|message| (message.ts_ms, message.msg_id));
+    keep_streams_in_order(&mut messages);
+    messages
+}
+
+/// Clocks of several gateways may differ: within one inbox or group the numbers decide.
+fn keep_streams_in_order(messages: &mut [PushMessage]) {
+    let mut streams: std::collections::HashMap<GroupId, Vec<usize>> = Default::default();
+    for (index, message) in messages.iter().enumerate() {
+        streams.entry(message.group_id).or_default().push(index);
+    }
+    for places in streams.into_values() {
+        let mut stream: Vec<PushMessage> = places
+            .iter()
+            .map(|place| std::mem::take(&mut messages[*place]))
+            .collect();
+        stream.sort_by_key(|message| message.seq);
+        for (place, message) in places.into_iter().zip(stream) {
+            messages[place] = message;
+        }
+    }
+}
+
+/// A stored direct message as the bus would have brought it.
+pub fn direct_push(message: C2cMsg) -> PushMessage {
+    PushMessage {
+        msg_id: message.msg_id,
+        from: message.from,
+        to: message.to,
+        ts_ms: message.ts_ms,
+        text: message.text,
+        kind: PushKind::Message as i32,
+        seq: message.seq,
+        redelivery: message.redelivery,
+        ..Default::default()
+    }
+}
+
+/// A stored group message as the bus would have brought it.
+pub fn group_push(message: GroupMsg) -> PushMessage {
+    PushMessage {
+        msg_id: message.msg_id,
+        from: message.from,
+        group_id: message.group_id,
+        ts_ms: message.ts_ms,
+        text: message.text,
+        kind: PushKind::Message as i32,
+        seq: message.seq,
+        redelivery: message.redelivery,
+        ..Default::default()
+    }
+}
+
+/// The lines of `messages` for `user`.
+pub(super) fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedMessage> {
+    messages
+        .iter()
+        .map(|message| {
+            let mut line = Vec::new();
+            encode_message(message, &mut line);
+            let delivery = (message.seq != 0).then_some(Delivery {
+                user,
+                group: message.group_id,
+                seq: message.seq,
+            });
+            (line, message.msg_id, delivery)
+        })
+        .collect()
+}
+
+fn stamp<B: Backend, P: PushSource>(core: &Core<B, P>) -> (MessageId, i64) {
+    let mut shard = core.shard();
+    let ts_ms = i64::try_from(shard.now().unix_ms).unwrap_or(i64::MAX);
+    (shard.next_id(), ts_ms)
+}
+
+fn client_message_id(job: &Job) -> String {
+    job.tag
+        .as_ref()
+        .map_or_else(String::new, |tag| tag.as_str().to_owned())
+}

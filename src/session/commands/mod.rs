@@ -1,0 +1,114 @@
+//! The commands that ask a backend, one straight-line flow each, grouped by subject.
+//!
+//! A flow takes a [`Job`] and gives its reply. It borrows the shard only between awaits, and finds the connection by its
+//! key each time: the client may have gone meanwhile. The same flows run on glommio and, in tests, on any executor.
+
+mod auth;
+mod friend;
+mod group;
+mod info;
+pub mod message;
+
+use crate::{
+    backend::{Backend, CallError},
+    bus::PushSource,
+    proto::{self, Code},
+    protocol::{error_code::ErrorCode, reply::Reply},
+    session::job::{Call, Job},
+    shard::core::Core,
+};
+
+/// Carries out `job`.
+pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
+    let outcome = match &job.call {
+        Call::Register { user, password } => auth::register(core, job, user, password).await,
+        Call::Login { user, password } => auth::login(core, job, user, password).await,
+        Call::Auth { token } => auth::auth(core, job, token).await,
+        Call::Refresh => Ok(auth::refresh(core, job)),
+        Call::Logout => auth::logout(core, job).await,
+        Call::Chat { to, text } => message::chat(core, job, *to, text).await,
+        Call::GroupChat { group, text } => message::group_chat(core, job, *group, text).await,
+        Call::Pull { limit } => message::pull(core, job, *limit).await,
+        Call::Ack { ids } => message::ack(core, job, ids).await,
+        Call::AddFriend(friend) => friend::add(core, job, *friend).await,
+        Call::RemoveFriend(friend) => friend::remove(core, job, *friend).await,
+        Call::Friends => friend::list(core, job).await,
+        Call::CreateGroup { name, description } => {
+            group::create(core, job, name, description).await
+        }
+        Call::JoinGroup(group) => group::join(core, job, *group).await,
+        Call::LeaveGroup(group) => group::leave(core, job, *group).await,
+        Call::Groups => group::list(core, job).await,
+        Call::GroupMembers(group) => group::members(core, job, *group).await,
+        Call::Who(user) => info::who(core, *user).await,
+        Call::Profile(user) => info::profile(core, *user).await,
+        Call::Search { prefix } => info::search(core, prefix).await,
+        Call::WhoAmI => info::who_am_i(core, job).await,
+    };
+    outcome.unwrap_or_else(|failure| failure.reply())
+}
+
+/// Why a command was not done.
+#[derive(Debug)]
+enum Failure {
+    /// The gateway itself says no.
+    Refused(ErrorCode, &'static str),
+    /// Come back in so many milliseconds.
+    TooSoon(u64),
+    /// A backend said no.
+    Backend(Code),
+    /// A backend said nothing.
+    Call(CallError),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl Failure {
+    /// What the client hears. Words of backends never reach it.
+    fn reply(&self) -> Reply {
+        let (code, words) = match self {
+            Self::Refused(code, words) => (*code, *words),
+            Self::TooSoon(retry_ms) => {
+                return Reply::Error {
+                    code: ErrorCode::RateLimited,
+                    retry_ms: Some(*retry_ms),
+                    words: "too many attempts".into(),
+                };
+            }
+            Self::Backend(code) => match code {
+                Code::Invalid => (ErrorCode::BadArgument, "the service refused this"),
+                Code::NotFound => (ErrorCode::NotFound, "there is no such user or group"),
+                Code::Unauthenticated => {
+                    (ErrorCode::AuthFailed, "wrong user name or password")
+                }
+                Code::Forbidden => (ErrorCode::Forbidden, "this is for members only"),
+                Code::AlreadyExists => (ErrorCode::UserExists, "this name is taken"),
+                Code::Unavailable => (ErrorCode::Overloaded, "this cannot be taken in now"),
+                Code::Ok | Code::Internal => (ErrorCode::Internal, "the service failed"),
+            },
+            Self::Call(error) => match error {
+                CallError::Unavailable => {
+                    (ErrorCode::BackendUnavailable, "the service is not available")
+                }
+                CallError::Timeout => (ErrorCode::Timeout, "the service did not answer in time"),
+                CallError::Overloaded => (ErrorCode::Overloaded, "the service is overloaded"),
+                CallError::Unsupported => (ErrorCode::Unsupported, "no service offers this"),
+                CallError::Internal => (ErrorCode::Internal, "the service failed"),
+            },
+        };
+        Reply::error(code, words)
+    }
+}
+
+/// Lets only an answer with code `OK` pass. An answer without a result is a broken one.
+fn succeeded(result: Option<&proto::Result>) -> Result<(), Failure> {
+    match result.map(|result| Code::try_from(result.code)) {
+        Some(Ok(Code::Ok)) => Ok(()),
+        Some(Ok(code)) => Err(Failure::Backend(code)),
+        Some(Err(_)) | None => Err(Failure::Backend(Code::Internal)),
+    }
+}

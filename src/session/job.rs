@@ -1,0 +1,134 @@
+//! A command that asks a backend, detached from the bytes it came in.
+
+use crate::{
+    id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
+    protocol::{
+        command::{Command, Dialect, Tag, Verb},
+        secret::Secret,
+    },
+};
+
+/// A command on its way, with all that its reply will need.
+#[derive(Debug)]
+pub struct Job {
+    /// Whose it is.
+    pub key: ConnectionKey,
+    /// What its reply starts with.
+    pub tag: Option<Tag>,
+    /// In which dialect it is answered.
+    pub dialect: Dialect,
+    /// Which command it is.
+    pub verb: Verb,
+    /// What it asks for.
+    pub call: Call,
+    /// The logged-in user; 0 before login.
+    pub user: UserId,
+    /// The session of the logged-in user; 0 before login.
+    pub session_id: SessionId,
+    /// When it was taken up.
+    pub started_us: u64,
+}
+
+/// What a command asks of the backends.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Call {
+    Register {
+        user: String,
+        password: Secret<String>,
+    },
+    Login {
+        user: String,
+        password: Secret<String>,
+    },
+    Auth {
+        token: Secret<String>,
+    },
+    Refresh,
+    Logout,
+    Chat {
+        to: UserId,
+        text: String,
+    },
+    GroupChat {
+        group: GroupId,
+        text: String,
+    },
+    Pull {
+        limit: u32,
+    },
+    Ack {
+        ids: Vec<MessageId>,
+    },
+    AddFriend(UserId),
+    RemoveFriend(UserId),
+    Friends,
+    CreateGroup {
+        name: String,
+        description: String,
+    },
+    JoinGroup(GroupId),
+    LeaveGroup(GroupId),
+    Groups,
+    GroupMembers(GroupId),
+    Who(UserId),
+    Profile(UserId),
+    Search {
+        prefix: String,
+    },
+    WhoAmI,
+}
+
+impl Call {
+    /// What `command` asks of the backends.
+    ///
+    /// # Errors
+    /// The command itself, where the gateway answers it alone.
+    pub fn of(command: Command<'_>) -> Result<Self, Command<'_>> {
+        Ok(match command {
+            Command::Register { user, password } => Self::Register {
+                user: user.to_owned(),
+                password: Secret::new((*password.expose()).to_owned()),
+            },
+            Command::Login { user, password } => Self::Login {
+                user: user.to_owned(),
+                password: Secret::new((*password.expose()).to_owned()),
+            },
+            Command::Auth { token } => Self::Auth {
+                token: Secret::new((*token.expose()).to_owned()),
+            },
+            Command::Refresh => Self::Refresh,
+            Command::Logout => Self::Logout,
+            Command::Chat { to, text } => Self::Chat {
+                to,
+                text: text.into_owned(),
+            },
+            Command::GroupChat { group, text } => Self::GroupChat {
+                group,
+                text: text.into_owned(),
+            },
+            Command::Pull { limit } => Self::Pull { limit },
+            Command::Ack { ids } => Self::Ack {
+                ids: ids.iter().collect(),
+            },
+            Command::AddFriend(user) => Self::AddFriend(user),
+            Command::RemoveFriend(user) => Self::RemoveFriend(user),
+            Command::Friends => Self::Friends,
+            Command::CreateGroup { name, description } => Self::CreateGroup {
+                name: name.to_owned(),
+                description: description.to_owned(),
+            },
+            Command::JoinGroup(group) => Self::JoinGroup(group),
+            Command::LeaveGroup(group) => Self::LeaveGroup(group),
+            Command::Groups => Self::Groups,
+            Command::GroupMembers(group) => Self::GroupMembers(group),
+            Command::Who(user) => Self::Who(user),
+            Command::Profile(user) => Self::Profile(user),
+            Command::Search { prefix } => Self::Search {
+                prefix: prefix.to_owned(),
+            },
+            Command::WhoAmI => Self::WhoAmI,
+            alone => return Err(alone),
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! Everything a command of one core can reach: the shard, the backends, the bus, and what the cores share.
+
+use std::{
+    cell::{RefCell, RefMut},
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use super::{Now, Shard};
+use crate::{
+    id::RouteId,
+    limits::{Admission, Exempt, LoginGuard},
+    token::Tokens,
+};
+
+/// What all cores of a gateway share. Nothing of it is touched on the path of a message.
+pub struct Gateway {
+    /// Log-in tokens.
+    pub tokens: Tokens,
+    /// Devices a user may be logged in on.
+    pub max_devices: u32,
+    /// Addresses to which limits by address and rate do not apply.
+    pub exempt: Exempt,
+    login_guard: Mutex<LoginGuard>,
+    admission: Mutex<Admission>,
+}
+
+impl Gateway {
+    /// Puts the shared parts together.
+    pub fn new(
+        tokens: Tokens,
+        max_devices: u32,
+        exempt: Exempt,
+        login_guard: LoginGuard,
+        admission: Admission,
+    ) -> Self {
+        Self {
+            tokens,
+            max_devices,
+            exempt,
+            login_guard: Mutex::new(login_guard),
+            admission: Mutex::new(admission),
+        }
+    }
+
+    /// Who failed to log in lately.
+    pub fn login_guard(&self) -> MutexGuard<'_, LoginGuard> {
+        self.login_guard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many connections there are, in all and by address.
+    pub fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One core.
+pub struct Core<B, P> {
+    /// The way to the services.
+    pub backend: B,
+    /// The core's end of the push bus.
+    pub bus: P,
+    /// What the cores share.
+    pub gateway: std::sync::Arc<Gateway>,
+    /// The name under which its users' pushes are published.
+    pub route: RouteId,
+    clock: Box<dyn Fn() -> Now>,
+    shard: RefCell<Shard>,
+    loop_waker: RefCell<Option<Waker>>,
+}
+
+impl<B, P> Core<B, P> {
+    /// Puts a core together; `clock` tells the time.
+    pub fn new(
+        shard: Shard,
+        backend: B,
+        bus: P,
+        gateway: std::sync::Arc<Gateway>,
+        route: RouteId,
+        clock: impl Fn() -> Now + 'static,
+    ) -> Self {
+        Self {
+            backend,
+            bus,
+            gateway,
+            route,
+            clock: Box::new(clock),
+            shard: RefCell::new(shard),
+            loop_waker: RefCell::default(),
+        }
+    }
+
+    /// The shard. The borrow must not live across an `.await`.
+    pub fn shard(&self) -> RefMut<'_, Shard> {
+        self.shard.borrow_mut()
+    }
+
+    /// Tells the shard the present time, which it takes for now until the next call.
+    pub fn advance_clock(&self) -> Now {
+        let now = (self.clock)();
+        self.shard().set_now(now);
+        now
+    }
+
+    /// The core's loop waits: `waker` wakes it.
+    pub fn set_loop_waker(&self, waker: &Waker) {
+        let mut current = self.loop_waker.borrow_mut();
+        if !current
+            .as_ref()
+            .is_some_and(|current| current.will_wake(waker))
+        {
+            *current = Some(waker.clone());
+        }
+    }
+
+    /// There is something new to send or to do: wakes the core's loop if it waits.
+    pub fn notify(&self) {
+        if let Some(waker) = &*self.loop_waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}

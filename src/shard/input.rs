@@ -1,0 +1,336 @@
+//! From bytes to answers: cuts lines, asks each what it wants, answers what needs no backend, hands out the rest as jobs.
+//!
+//! Owns the order of checks a line goes through. Invariant: while a job of a connection is out, none of its lines is
+//! looked at, so replies come in the order of the commands.
+
+use super::{Connection, Shard};
+use crate::{
+    close::CloseReason,
+    id::ConnectionKey,
+    protocol::{
+        command::{AckMode, Command, Tag, Verb, parse_arguments, parse_line},
+        error_code::ErrorCode,
+        line::{Split, split_line},
+        reply::Reply,
+    },
+    session::job::{Call, Job},
+};
+
+impl Connection {
+    /// What may stop a connection's input from being handled, its rate aside.
+    fn takes_input(&self, outbound_queue_bytes: usize) -> bool {
+        !self.session.busy
+            && self.session.ended.is_none()
+            && !self.congested(outbound_queue_bytes)
+    }
+
+    /// So much is unsent that nothing should be added by its own commands: pushes need the rest of the room.
+    pub(super) fn congested(&self, outbound_queue_bytes: usize) -> bool {
+        self.outbox.unsent().len() > outbound_queue_bytes / 2
+    }
+}
+
+impl Shard {
+    /// Whether more should be read from the socket: `false` while a job is out, too much is unsent, the client is over
+    /// its rate, or lines wait.
+    pub fn can_read(&self, key: ConnectionKey) -> bool {
+        self.connection(key).is_some_and(|connection| {
+            connection.takes_input(self.options.outbound_queue_bytes)
+                && connection.session.throttled_since_ms == 0
+                && connection.input.len() < self.options.max_line_bytes
+        })
+    }
+
+    /// Takes in what was read. A job that comes back is to be carried out and then given to [`Shard::complete`].
+    pub fn feed(&mut self, key: ConnectionKey, chunk: &[u8]) -> Option<Job> {
+        self.metrics
+            .transport_received_bytes_total
+            .add(chunk.len() as u64);
+        let now_ms = self.now_ms();
+        let connection = self.connection_mut(key)?;
+        connection.session.last_read_ms = now_ms;
+        if connection.session.ended.is_some() {
+            return None;
+        }
+        if connection.input.is_empty() {
+            // The common case: whole lines, handled where they were read to.
+            let (consumed, job) = self.handle_lines(key, chunk);
+            self.keep_rest(key, &chunk[consumed..]);
+            job
+        } else {
+            connection.input.extend_from_slice(chunk);
+            self.handle_buffered(key)
+        }
+    }
+
+    /// The client has closed its sending side: what it sent is still answered, then the connection is closed.
+    pub fn end_of_input(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connection_mut(key) {
+            connection.session.input_ended = true;
+        }
+        self.end_if_answered(key);
+        self.check_invariants();
+    }
+
+    /// Handles lines that had to wait.
+    pub fn resume(&mut self, key: ConnectionKey) -> Option<Job> {
+        self.connection(key)?;
+        let job = self.handle_buffered(key);
+        self.end_if_answered(key);
+        self.check_invariants();
+        job
+    }
+
+    /// Asks for [`Shard::resume`] with the next turn.
+    pub fn resume_later(&mut self, key: ConnectionKey) {
+        self.resumable.push(key);
+    }
+
+    /// Answers the job's command and goes on with the lines behind it; a job that comes back is the next one.
+    pub fn complete(&mut self, job: &Job, reply: &Reply) -> Option<Job> {
+        let error = matches!(reply, Reply::Error { .. });
+        self.metrics.command(job.verb, !error);
+        self.metrics.command_took(
+            job.verb,
+            self.now.monotonic_us.saturating_sub(job.started_us),
+        );
+        let connection = self.connection_mut(job.key)?;
+        connection.session.busy = false;
+        if connection.session.ended.is_some() {
+            return None;
+        }
+        self.reply(job.key.slot, job.tag.as_ref(), job.dialect, reply);
+        if matches!(reply, Reply::LoggedIn { .. }) {
+            self.activate(job.key);
+        }
+        let next = self.handle_buffered(job.key);
+        if next.is_none() {
+            if self.draining {
+                self.end(job.key, CloseReason::Shutdown);
+            }
+            self.end_if_answered(job.key);
+            // There may be more in the socket than was read while the job was out.
+            self.resumable.push(job.key);
+        }
+        self.check_invariants();
+        next
+    }
+
+    /// Ends the session of a client that sends no more once it has had all its replies.
+    fn end_if_answered(&mut self, key: ConnectionKey) {
+        let outbound_queue_bytes = self.options.outbound_queue_bytes;
+        if let Some(connection) = self.connection(key)
+            && connection.session.input_ended
+            && connection.takes_input(outbound_queue_bytes)
+            && connection.session.throttled_since_ms == 0
+        {
+            // Only the beginning of a line can be left, and its end will not come.
+            self.end(key, CloseReason::ClientClosed);
+        }
+    }
+
+    fn handle_buffered(&mut self, key: ConnectionKey) -> Option<Job> {
+        let connection = self.connection_mut(key)?;
+        let input = std::mem::take(&mut connection.input);
+        let (consumed, job) = self.handle_lines(key, &input);
+        if consumed == 0 {
+            if let Some(connection) = self.connection_mut(key) {
+                connection.input = input;
+            }
+        } else {
+            self.keep_rest(key, &input[consumed..]);
+        }
+        job
+    }
+
+    fn keep_rest(&mut self, key: ConnectionKey, rest: &[u8]) {
+        if let Some(connection) = self.connection_mut(key)
+            && connection.session.ended.is_none()
+        {
+            connection.input = rest.to_vec();
+        }
+    }
+
+    /// Handles the lines of `bytes` until a job comes up or something stops the input; says how far it came.
+    fn handle_lines(&mut self, key: ConnectionKey, bytes: &[u8]) -> (usize, Option<Job>) {
+        let mut consumed = 0;
+        loop {
+            let Some(connection) = self.connections.get_mut(key.slot as usize) else {
+                return (consumed, None);
+            };
+            if !connection.takes_input(self.options.outbound_queue_bytes) {
+                return (consumed, None);
+            }
+            let max_line_bytes = if connection.session.login().is_some() {
+                self.options.max_line_bytes
+            } else {
+                self.options.login_line_bytes
+            };
+            let (line, length) = match split_line(&bytes[consumed..], max_line_bytes) {
+                Split::Line { text, consumed } => (text, consumed),
+                Split::Incomplete => {
+                    connection.session.throttled_since_ms = 0;
+                    return (consumed, None);
+                }
+                Split::TooLong => {
+                    let dialect = connection.session.dialect;
+                    let words = format!("a line may be {max_line_bytes} bytes long");
+                    let reply = Reply::error(ErrorCode::LineTooLong, words);
+                    self.metrics.protocol_errors_total.inc();
+                    self.reply(key.slot, None, dialect, &reply);
+                    self.end(key, CloseReason::Protocol);
+                    return (bytes.len(), None);
+                }
+            };
+            if !line.is_empty() {
+                if !self.within_rate(key) {
+                    return (consumed, None);
+                }
+                if let Some(job) = self.handle_line(key, line) {
+                    return (consumed + length, Some(job));
+                }
+            }
+            consumed += length;
+        }
+    }
+
+    /// Takes one command from the client's budget. Over it, the client waits; for too long, and it is closed.
+    fn within_rate(&mut self, key: ConnectionKey) -> bool {
+        let now_ms = self.now_ms();
+        let throttle_timeout_ms = self.options.throttle_timeout_ms;
+        let session = &mut self.connections[key.slot as usize].session;
+        if session.peer.exempt {
+            return true;
+        }
+        let Err(retry_ms) = session.bucket.try_take(&self.options.command_rate, now_ms) else {
+            return true;
+        };
+        if session.throttled_since_ms == 0 {
+            // 0 means "is not", so the first millisecond counts as the second.
+            session.throttled_since_ms = now_ms.max(1);
+            self.metrics.rate_limited_commands_total.inc();
+        }
+        if now_ms.saturating_sub(session.throttled_since_ms) >= throttle_timeout_ms {
+            let dialect = session.dialect;
+            let reply = Reply::Error {
+                code: ErrorCode::RateLimited,
+                retry_ms: Some(retry_ms),
+                words: "too many commands".into(),
+            };
+            self.reply(key.slot, None, dialect, &reply);
+            self.end(key, CloseReason::RateLimited);
+        } else {
+            self.throttled.push(key);
+        }
+        false
+    }
+
+    /// One line: tag, command word, permission, arguments, in this order.
+    fn handle_line(&mut self, key: ConnectionKey, line: &[u8]) -> Option<Job> {
+        let slot = key.slot;
+        let session = &mut self.connections[slot as usize].session;
+        let line = match parse_line(line) {
+            Ok(line) => line,
+            Err(bad) => {
+                let dialect = session.dialect;
+                session.bad_lines += 1;
+                let too_many = session.bad_lines >= self.options.protocol_error_limit;
+                self.metrics.protocol_errors_total.inc();
+                let reply = Reply::error(bad.code, bad.words);
+                self.reply(slot, bad.tag.as_ref(), dialect, &reply);
+                if too_many {
+                    self.end(key, CloseReason::Protocol);
+                }
+                return None;
+            }
+        };
+        session.dialect = line.dialect.unwrap_or(session.dialect);
+        let dialect = session.dialect;
+        let permitted = if self.draining {
+            Err((ErrorCode::ShuttingDown, "the gateway is going down"))
+        } else {
+            permission(line.verb, session.login().is_some())
+        };
+        let command = permitted.and_then(|()| {
+            parse_arguments(&line, dialect).map_err(|bad| (ErrorCode::BadArgument, bad.0))
+        });
+        let reply = match command.map(Call::of) {
+            Ok(Ok(call)) => {
+                session.busy = true;
+                let login = session.login();
+                return Some(Job {
+                    key,
+                    tag: line.tag,
+                    dialect,
+                    verb: line.verb,
+                    call,
+                    user: login.map_or(0, |login| login.user),
+                    session_id: login.map_or(0, |login| login.session_id),
+                    started_us: self.now.monotonic_us,
+                });
+            }
+            Ok(Err(command)) => self.answer(key, command),
+            Err((code, words)) => Reply::error(code, words),
+        };
+        self.metrics
+            .command(line.verb, !matches!(reply, Reply::Error { .. }));
+        self.answered(key, line.tag.as_ref(), &reply);
+        None
+    }
+
+    fn answered(&mut self, key: ConnectionKey, tag: Option<&Tag>, reply: &Reply) {
+        let dialect = self.connections[key.slot as usize].session.dialect;
+        self.reply(key.slot, tag, dialect, reply);
+        if *reply == Reply::Bye {
+            self.end(key, CloseReason::Quit);
+        }
+    }
+
+    /// Commands that the gateway answers alone.
+    fn answer(&mut self, key: ConnectionKey, command: Command<'_>) -> Reply {
+        let session = &mut self.connections[key.slot as usize].session;
+        match command {
+            Command::Ping { text } => Reply::Pong(text.map(str::to_owned)),
+            Command::Help(None) => Reply::Commands,
+            Command::Help(Some(verb)) => Reply::Form(verb),
+            Command::Quit => Reply::Bye,
+            Command::SetAck(mode) => {
+                self.set_ack_mode(key, mode);
+                Reply::AckMode(mode)
+            }
+            Command::SetDevice(_) if session.login().is_some() => Reply::error(
+                ErrorCode::AlreadyLoggedIn,
+                "set the device before logging in",
+            ),
+            Command::SetDevice(name) => {
+                session.device = Some(name.into());
+                Reply::Device(name.to_owned())
+            }
+            #[cfg(feature = "test-hooks")]
+            Command::Panic => panic!("a client asked for it"),
+            // All others are calls: `Call::of` took them.
+            _ => Reply::error(ErrorCode::Internal, "not served here"),
+        }
+    }
+
+    fn set_ack_mode(&mut self, key: ConnectionKey, mode: AckMode) {
+        self.connections[key.slot as usize].session.ack_mode = mode;
+        match mode {
+            AckMode::Manual => self.begin_account(key),
+            // What was held back while the client confirmed too little goes out now.
+            AckMode::Auto => self.catch_up_if_behind(key),
+        }
+    }
+}
+
+/// Whether a session may use `verb` now.
+fn permission(verb: Verb, logged_in: bool) -> Result<(), (ErrorCode, &'static str)> {
+    match verb {
+        Verb::Register | Verb::Login | Verb::Auth if logged_in => Err((
+            ErrorCode::AlreadyLoggedIn,
+            "log out first to log in as somebody else",
+        )),
+        _ if logged_in || verb.allowed_before_login() => Ok(()),
+        _ => Err((ErrorCode::NotLoggedIn, "log in first")),
+    }
+}

@@ -1,0 +1,222 @@
+//! Who is logged in where: users with their sessions, groups with their members on this core.
+//!
+//! A log-in is attached before its route is bound, so that no push between the two is lost; it gets pushes once it has
+//! been answered. Invariant: see the shard's.
+
+use smallvec::SmallVec;
+
+use super::{Effect, Group, Member, Shard, User, sequencer::Sequencer};
+use crate::{
+    id::{ConnectionKey, GroupId, SessionId, UserId},
+    session::{Login, Phase},
+};
+
+impl Shard {
+    /// Attaches `user` to the connection; `false`: the connection is gone.
+    pub fn attach(
+        &mut self,
+        key: ConnectionKey,
+        user: UserId,
+        name: String,
+        session_id: SessionId,
+    ) -> bool {
+        let Some(connection) = self.connection_mut(key) else {
+            return false;
+        };
+        if connection.session.ended.is_some() {
+            return false;
+        }
+        debug_assert!(connection.session.login().is_none());
+        connection.session.phase = Phase::LoggedIn(Box::new(Login {
+            user,
+            session_id,
+            name,
+            baseline: 0,
+            ready: false,
+            early: Vec::new(),
+            groups: Vec::new(),
+            manual: None,
+        }));
+        self.users
+            .entry(user)
+            .or_insert_with(|| User {
+                slots: SmallVec::new(),
+                direct: Sequencer::unknown(),
+            })
+            .slots
+            .push(key.slot);
+        self.check_invariants();
+        true
+    }
+
+    /// The route is bound; direct messages after number `last_seq` will be pushed (`None`: the backend has no numbers).
+    pub fn set_baseline(&mut self, key: ConnectionKey, last_seq: Option<u64>) {
+        let Some(login) = self
+            .connection_mut(key)
+            .and_then(|connection| connection.session.login_mut())
+        else {
+            return;
+        };
+        login.baseline = last_seq.unwrap_or(0);
+        let user_id = login.user;
+        if let Some(last_seq) = last_seq
+            && let Some(user) = self.users.get_mut(&user_id)
+        {
+            let fetch = user.direct.baseline(last_seq);
+            self.direct_ready(user_id, fetch);
+        }
+    }
+
+    /// Whether the connection is still logged in as session `session_id`.
+    pub fn is_logged_in(&self, key: ConnectionKey, session_id: SessionId) -> bool {
+        self.connection(key)
+            .and_then(|connection| connection.session.login())
+            .is_some_and(|login| login.session_id == session_id)
+    }
+
+    /// Keeps `group` known to this core until [`Shard::release_group`]; `true`: it was not, so it must be listened to.
+    pub fn hold_group(&mut self, group: GroupId) -> bool {
+        let mut new = false;
+        let entry = self.groups.entry(group).or_insert_with(|| {
+            new = true;
+            Group {
+                members: Vec::new(),
+                messages: Sequencer::unknown(),
+                holds: 0,
+            }
+        });
+        entry.holds += 1;
+        new
+    }
+
+    /// Undoes one [`Shard::hold_group`].
+    pub fn release_group(&mut self, group: GroupId) {
+        if let Some(entry) = self.groups.get_mut(&group) {
+            entry.holds = entry.holds.saturating_sub(1);
+        }
+        self.forget_group_if_empty(group);
+    }
+
+    /// The session gets the messages of `group` after number `last_seq`.
+    pub fn add_member(&mut self, key: ConnectionKey, group: GroupId, last_seq: u64) {
+        let Some(login) = self
+            .connection_mut(key)
+            .and_then(|connection| connection.session.login_mut())
+        else {
+            return;
+        };
+        if login.groups.contains(&group) {
+            return;
+        }
+        login.groups.push(group);
+        if let Some(manual) = &mut login.manual {
+            manual.group_last.insert(group, last_seq);
+        }
+        let entry = self.groups.entry(group).or_insert_with(|| Group {
+            members: Vec::new(),
+            messages: Sequencer::unknown(),
+            holds: 0,
+        });
+        entry.members.push(Member {
+            slot: key.slot,
+            baseline: last_seq,
+        });
+        let fetch = entry.messages.baseline(last_seq);
+        self.group_ready(group, fetch);
+    }
+
+    /// All local sessions of `user` get the messages of `group` after number `last_seq`.
+    pub(super) fn user_joined(&mut self, user: UserId, group: GroupId, last_seq: u64) {
+        let slots = self.slots_of(user);
+        if slots.is_empty() {
+            return;
+        }
+        if !self.groups.contains_key(&group) {
+            self.effects.push(Effect::Subscribe(group));
+        }
+        for slot in slots {
+            self.add_member(self.key_of(slot), group, last_seq);
+        }
+    }
+
+    /// No session of `user` gets the messages of `group` any more.
+    pub fn user_left(&mut self, user: UserId, group: GroupId) {
+        for slot in self.slots_of(user) {
+            if let Some(login) = self.connections[slot as usize].session.login_mut() {
+                login.groups.retain(|other| *other != group);
+            }
+            self.remove_member(slot, group);
+        }
+        self.forget_group_if_empty(group);
+    }
+
+    /// Whether this core still has somebody in `group`, or is about to.
+    pub fn knows_group(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
+    /// After a group was newly listened to: what came between its last number and the listening must be fetched.
+    pub fn group_subscribed(&mut self, group: GroupId) {
+        if let Some(entry) = self.groups.get_mut(&group) {
+            let fetch = entry.messages.gap_possible();
+            self.group_ready(group, fetch);
+        }
+    }
+
+    /// Ends the log-in of the connection, if there is one, and asks for its route to be forgotten.
+    pub fn log_out(&mut self, slot: u32) {
+        let session = &mut self.connections[slot as usize].session;
+        let Phase::LoggedIn(login) = std::mem::take(&mut session.phase) else {
+            return;
+        };
+        if let Some(user) = self.users.get_mut(&login.user) {
+            user.slots.retain(|other| *other != slot);
+            if user.slots.is_empty() {
+                self.users.remove(&login.user);
+            }
+        }
+        for group in &login.groups {
+            self.remove_member(slot, *group);
+            self.forget_group_if_empty(*group);
+        }
+        if login.ready {
+            self.metrics.sessions_authenticated.dec();
+        }
+        // What it was sent is confirmed before its route goes, so that the user's next log-in does not get it again.
+        self.flush_acks();
+        self.effects.push(Effect::Unbind {
+            user: login.user,
+            session_id: login.session_id,
+        });
+    }
+
+    /// The client logged out and may log in again: it has as long for that as after connecting.
+    pub fn log_out_by_command(&mut self, key: ConnectionKey) {
+        if self.connection(key).is_none() {
+            return;
+        }
+        self.log_out(key.slot);
+        let deadline_ms = self.now_ms() + self.options.login_timeout_ms;
+        self.connections[key.slot as usize].session.deadline_ms = deadline_ms;
+        self.wheel.schedule(key, deadline_ms);
+        self.check_invariants();
+    }
+
+    fn remove_member(&mut self, slot: u32, group: GroupId) {
+        if let Some(entry) = self.groups.get_mut(&group)
+            && let Some(index) = entry.members.iter().position(|member| member.slot == slot)
+        {
+            entry.members.swap_remove(index);
+        }
+    }
+
+    fn forget_group_if_empty(&mut self, group: GroupId) {
+        if let Some(entry) = self.groups.get(&group)
+            && entry.members.is_empty()
+            && entry.holds == 0
+        {
+            self.groups.remove(&group);
+            self.effects.push(Effect::Unsubscribe(group));
+        }
+    }
+}

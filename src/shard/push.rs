@@ -1,0 +1,357 @@
+//! What the bus brings, routed to the sessions it is for.
+//!
+//! Owns the order of pushes: every number of a user's inbox and of a group goes out once and in order, what is missing
+//! is fetched first. A push is encoded once per core. What nobody here is waiting for is counted and dropped: the store
+//! still has it.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    Effect, Shard,
+    sequencer::{Fetch, Offer},
+};
+use crate::{
+    close::CloseReason,
+    id::{ConnectionKey, GroupId, UserId},
+    metrics::PushDrop,
+    proto::{PushKind, PushMessage},
+    protocol::push::Push,
+    session::outbox::Delivery,
+};
+
+/// Messages of one stream that are held while a gap before them is fetched; further ones are fetched too.
+const HELD_MESSAGES: usize = 1000;
+
+/// The stream a numbered message belongs to.
+#[derive(Clone, Copy)]
+enum Stream {
+    Direct(UserId),
+    Group(GroupId),
+}
+
+impl Shard {
+    /// Routes one push.
+    pub fn on_push(&mut self, message: Arc<PushMessage>) {
+        match PushKind::try_from(message.kind) {
+            Ok(PushKind::Message) if message.group_id != 0 => {
+                self.on_stream(Stream::Group(message.group_id), message);
+            }
+            Ok(PushKind::Message) if !message.to_many.is_empty() => self.copy_to_sender(&message),
+            Ok(PushKind::Message) => self.on_stream(Stream::Direct(message.to), message),
+            Ok(PushKind::Notice) => self.notice(&message),
+            Ok(PushKind::Kick) => self.kick(&message),
+            Ok(PushKind::GroupJoined) => {
+                self.user_joined(message.to, message.group_id, message.seq);
+            }
+            Ok(PushKind::GroupLeft) => self.user_left(message.to, message.group_id),
+            Err(_) => self.metrics.push_dropped(PushDrop::Malformed),
+        }
+        self.check_invariants();
+    }
+
+    /// Pushes may have been lost: whatever is numbered is fetched from the last number on.
+    pub fn on_gap(&mut self) {
+        self.metrics.push_gaps_total.inc();
+        let effects = &mut self.effects;
+        for (user, entry) in &mut self.users {
+            if let Some(fetch) = entry.direct.gap_possible() {
+                effects.push(Effect::FetchDirect { user: *user, fetch });
+            }
+        }
+        for (group, entry) in &mut self.groups {
+            if let Some(fetch) = entry.messages.gap_possible() {
+                effects.push(Effect::FetchGroup {
+                    group: *group,
+                    fetch,
+                });
+            }
+        }
+    }
+
+    /// The answer to [`Effect::FetchDirect`]: what the store has of the numbers asked for, and whether there is more.
+    pub fn direct_fetched(
+        &mut self,
+        user: UserId,
+        fetch: Fetch,
+        messages: Vec<PushMessage>,
+        more: bool,
+    ) {
+        let Some(entry) = self.users.get_mut(&user) else {
+            return;
+        };
+        let items = messages
+            .into_iter()
+            .map(|message| (message.seq, Arc::new(message)));
+        let next = entry.direct.fetched(fetch, items, more);
+        self.after_fetch(Stream::Direct(user), next);
+    }
+
+    /// The answer to [`Effect::FetchGroup`].
+    pub fn group_fetched(
+        &mut self,
+        group: GroupId,
+        fetch: Fetch,
+        messages: Vec<PushMessage>,
+        more: bool,
+    ) {
+        let Some(entry) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let items = messages
+            .into_iter()
+            .map(|message| (message.seq, Arc::new(message)));
+        let next = entry.messages.fetched(fetch, items, more);
+        self.after_fetch(Stream::Group(group), next);
+    }
+
+    /// A fetch could not be done; says it may be tried again, and with what.
+    pub fn direct_fetch_failed(&mut self, user: UserId, fetch: Fetch) -> Option<Fetch> {
+        let entry = self.users.get_mut(&user)?;
+        entry.direct.fetch_failed(fetch);
+        entry.direct.retry()
+    }
+
+    /// A fetch could not be done; says it may be tried again, and with what.
+    pub fn group_fetch_failed(&mut self, group: GroupId, fetch: Fetch) -> Option<Fetch> {
+        let entry = self.groups.get_mut(&group)?;
+        entry.messages.fetch_failed(fetch);
+        entry.messages.retry()
+    }
+
+    /// Some member of the group on this core, in whose name it may be read.
+    pub fn any_member(&self, group: GroupId) -> Option<UserId> {
+        let member = self.groups.get(&group)?.members.first()?;
+        let login = self.connections[member.slot as usize].session.login()?;
+        Some(login.user)
+    }
+
+    fn on_stream(&mut self, stream: Stream, message: Arc<PushMessage>) {
+        let sequencer = match stream {
+            Stream::Direct(user) => self.users.get_mut(&user).map(|user| &mut user.direct),
+            Stream::Group(group) => self.groups.get_mut(&group).map(|group| &mut group.messages),
+        };
+        let Some(sequencer) = sequencer else {
+            self.metrics.push_dropped(PushDrop::NoReceiver);
+            return;
+        };
+        if message.seq == 0 {
+            // A backend without numbers: it goes out as it comes.
+            self.send(stream, &message);
+            return;
+        }
+        match sequencer.offer(message.seq, message, HELD_MESSAGES) {
+            Offer::Deliver(message) => {
+                self.send(stream, &message);
+                self.send_ready(stream);
+            }
+            Offer::Drop => self.metrics.push_dropped(PushDrop::Duplicate),
+            Offer::Held { fetch } => self.fetch(stream, fetch),
+        }
+    }
+
+    pub(super) fn direct_ready(&mut self, user: UserId, next: Option<Fetch>) {
+        self.after_fetch(Stream::Direct(user), next);
+    }
+
+    pub(super) fn group_ready(&mut self, group: GroupId, next: Option<Fetch>) {
+        self.after_fetch(Stream::Group(group), next);
+    }
+
+    fn after_fetch(&mut self, stream: Stream, next: Option<Fetch>) {
+        self.send_ready(stream);
+        self.fetch(stream, next);
+        self.check_invariants();
+    }
+
+    fn fetch(&mut self, stream: Stream, fetch: Option<Fetch>) {
+        if let Some(fetch) = fetch {
+            self.metrics.push_gaps_total.inc();
+            self.effects.push(match stream {
+                Stream::Direct(user) => Effect::FetchDirect { user, fetch },
+                Stream::Group(group) => Effect::FetchGroup { group, fetch },
+            });
+        }
+    }
+
+    /// Sends what was held and is now next.
+    fn send_ready(&mut self, stream: Stream) {
+        loop {
+            let ready = match stream {
+                Stream::Direct(user) => self
+                    .users
+                    .get_mut(&user)
+                    .and_then(|user| user.direct.pop_ready()),
+                Stream::Group(group) => self
+                    .groups
+                    .get_mut(&group)
+                    .and_then(|group| group.messages.pop_ready()),
+            };
+            match ready {
+                Some(message) => self.send(stream, &message),
+                None => return,
+            }
+        }
+    }
+
+    /// Encodes a message once and queues it to every session of the stream it is for.
+    fn send(&mut self, stream: Stream, message: &PushMessage) {
+        let mut line = std::mem::take(&mut self.scratch);
+        line.clear();
+        encode_message(message, &mut line);
+        match stream {
+            Stream::Direct(user) => self.send_direct(user, message, &line),
+            Stream::Group(group) => self.send_group(group, message, &line),
+        }
+        self.scratch = line;
+    }
+
+    fn send_direct(&mut self, user: UserId, message: &PushMessage, line: &[u8]) {
+        let delivery = (message.seq != 0).then_some(Delivery {
+            user,
+            group: 0,
+            seq: message.seq,
+        });
+        for slot in self.slots_of(user) {
+            let baseline = self.connections[slot as usize]
+                .session
+                .login()
+                .map_or(0, |login| login.baseline);
+            if message.seq == 0 || message.seq > baseline {
+                self.deliver(slot, line, message.msg_id, delivery);
+            }
+        }
+    }
+
+    fn send_group(&mut self, group: GroupId, message: &PushMessage, line: &[u8]) {
+        // Taken out for the loop: delivering touches sessions, never the list of members.
+        let Some(members) = self
+            .groups
+            .get_mut(&group)
+            .map(|group| std::mem::take(&mut group.members))
+        else {
+            return;
+        };
+        let mut recipients = 0;
+        for member in &members {
+            let Some(login) = self.connections[member.slot as usize].session.login() else {
+                continue;
+            };
+            let from_here = message.session_id != 0 && login.session_id == message.session_id;
+            if from_here || message.seq != 0 && message.seq <= member.baseline {
+                continue;
+            }
+            // What one sent oneself is no news to one's inbox: the store counts it as confirmed.
+            let delivery = (message.seq != 0 && login.user != message.from).then_some(Delivery {
+                user: login.user,
+                group,
+                seq: message.seq,
+            });
+            recipients += 1;
+            self.deliver(member.slot, line, message.msg_id, delivery);
+        }
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.members = members;
+        }
+        self.metrics.fanout_recipients.observe(recipients);
+    }
+
+    /// The sender's other devices get a copy, which is in nobody's inbox and has no number.
+    fn copy_to_sender(&mut self, message: &PushMessage) {
+        let mut line = Vec::new();
+        Push::Message {
+            id: message.msg_id,
+            seq: None,
+            from: message.from,
+            to: Some(message.to),
+            ts_ms: message.ts_ms,
+            duplicate: message.redelivery,
+            text: &message.text,
+        }
+        .write(&mut line);
+        for user in &message.to_many {
+            for slot in self.slots_of(*user) {
+                let sent_here = self.connections[slot as usize]
+                    .session
+                    .login()
+                    .is_some_and(|login| login.session_id == message.session_id);
+                if !sent_here {
+                    self.deliver(slot, &line, message.msg_id, None);
+                }
+            }
+        }
+    }
+
+    fn notice(&mut self, message: &PushMessage) {
+        let (kind, text) = message
+            .text
+            .split_once(' ')
+            .unwrap_or((message.text.as_str(), ""));
+        let mut line = Vec::new();
+        Push::Notice { kind, text }.write(&mut line);
+        let slots: Vec<u32> = match (message.to, message.to_many.as_slice()) {
+            (0, []) => self.users.values().flat_map(|user| user.slots.clone()).collect(),
+            (to, []) => self.slots_of(to).to_vec(),
+            (_, many) => many.iter().flat_map(|user| self.slots_of(*user)).collect(),
+        };
+        for slot in slots {
+            self.deliver(slot, &line, 0, None);
+        }
+    }
+
+    fn kick(&mut self, message: &PushMessage) {
+        let keys: SmallVec<[ConnectionKey; 2]> = self
+            .slots_of(message.to)
+            .into_iter()
+            .filter(|slot| {
+                let login = self.connections[*slot as usize].session.login();
+                message.session_id == 0
+                    || login.is_some_and(|login| login.session_id == message.session_id)
+            })
+            .map(|slot| self.key_of(slot))
+            .collect();
+        let reason = match message.text.as_str() {
+            "replaced" => CloseReason::Replaced,
+            _ => CloseReason::Admin,
+        };
+        for key in keys {
+            self.end(key, reason);
+        }
+    }
+
+    pub(super) fn slots_of(&self, user: UserId) -> SmallVec<[u32; 2]> {
+        self.users
+            .get(&user)
+            .map_or_else(SmallVec::new, |user| user.slots.clone())
+    }
+}
+
+/// Appends the line of a stored message.
+pub fn encode_message(message: &PushMessage, line: &mut Vec<u8>) {
+    let seq = (message.seq != 0).then_some(message.seq);
+    let (id, from, ts_ms) = (message.msg_id, message.from, message.ts_ms);
+    let (duplicate, text) = (message.redelivery, message.text.as_str());
+    let push = if message.group_id == 0 {
+        Push::Message {
+            id,
+            seq,
+            from,
+            to: None,
+            ts_ms,
+            duplicate,
+            text,
+        }
+    } else {
+        Push::GroupMessage {
+            id,
+            group: message.group_id,
+            seq,
+            from,
+            ts_ms,
+            duplicate,
+            text,
+        }
+    };
+    push.write(line);
+}

@@ -1,0 +1,90 @@
+//! One client's socket: what is known of it beyond what the kernel says.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+};
+
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+
+use crate::id::ConnectionKey;
+
+/// A client's socket.
+pub struct Client {
+    /// The session it belongs to.
+    pub key: ConnectionKey,
+    /// The address that was counted, or `None` for an exempt one.
+    pub counted_ip: Option<IpAddr>,
+    /// There is (or may be) something to read that was left for later.
+    pub readable: bool,
+    /// The peer has closed its sending side: reading goes on until it says so.
+    pub ending: bool,
+    /// Our side is closed; the client is being given time to read its last lines.
+    pub shut: bool,
+    socket: OwnedFd,
+}
+
+/// What reading or writing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now; an event will tell.
+    WouldBlock,
+    /// The peer has closed its sending side.
+    End,
+    /// The connection is lost.
+    Lost,
+}
+
+impl Client {
+    /// Wraps an accepted, non-blocking socket.
+    pub fn new(key: ConnectionKey, socket: OwnedFd, counted_ip: Option<IpAddr>) -> Self {
+        Self {
+            key,
+            counted_ip,
+            readable: false,
+            ending: false,
+            shut: false,
+            socket,
+        }
+    }
+
+    /// Reads what is there.
+    pub fn read(&self, into: &mut [u8]) -> Transfer {
+        loop {
+            return match recv(&self.socket, &mut *into, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => Transfer::End,
+                Ok((_, count)) => Transfer::Bytes(count),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) => Transfer::WouldBlock,
+                Err(_) => Transfer::Lost,
+            };
+        }
+    }
+
+    /// Writes as much as the kernel takes.
+    pub fn write(&self, bytes: &[u8]) -> Transfer {
+        loop {
+            return match send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => Transfer::Bytes(count),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) => Transfer::WouldBlock,
+                Err(_) => Transfer::Lost,
+            };
+        }
+    }
+
+    /// Closes our side, so that the client reads an end after its last line. Closing outright with something unread
+    /// would make the kernel reset the connection and take those lines back.
+    pub fn close_writing(&mut self) {
+        self.shut = true;
+        // It fails only where the connection is gone already.
+        let _ = shutdown(&self.socket, Shutdown::Write);
+    }
+}
+
+/// The address of an accepted socket as limits know it: an IPv4 client of an IPv6 listener is an IPv4 client.
+pub fn canonical_ip(address: SocketAddr) -> IpAddr {
+    address.ip().to_canonical()
+}

@@ -1,0 +1,237 @@
+//! What a core has to do with backends and the bus beside answering commands: confirm, unbind, fetch, listen, catch up.
+
+use std::{rc::Rc, time::Duration};
+
+use crate::{
+    backend::{Backend, CallError, Method, method},
+    bus::PushSource,
+    id::{ConnectionKey, GroupId, MessageId, UserId},
+    proto::{
+        AckBatchRequest, PullGroupRequest, PullOfflineRequest, PushMessage, UnbindRouteRequest,
+    },
+    session::commands::message::{direct_push, group_push},
+    shard::{
+        Effect, TICK_MS,
+        core::Core,
+        delivery::CatchUp,
+        push::encode_message,
+        sequencer::Fetch,
+    },
+};
+
+/// Messages fetched at a time.
+const PAGE: u32 = 500;
+/// Messages sent at a time to a client that catches up: small enough to fit its queue.
+const CATCH_UP_PAGE: usize = 50;
+/// How often something that must reach the services is tried, waiting twice as long each time.
+const ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Carries out one effect.
+pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect) {
+    match effect {
+        Effect::Confirm(acks) => {
+            let request = AckBatchRequest { acks };
+            // Unconfirmed, they will come again, marked as repeats: no harm beyond that.
+            persist::<method::AckBatch, _, _>(&core, request).await;
+        }
+        Effect::Unbind { user, session_id } => {
+            let request = UnbindRouteRequest {
+                user_id: user,
+                gateway_id: core.route.as_str().to_owned(),
+                session_id,
+            };
+            persist::<method::UnbindRoute, _, _>(&core, request).await;
+        }
+        Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch).await,
+        Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch).await,
+        Effect::Subscribe(group) => {
+            core.bus.subscribe(group).await;
+            core.shard().group_subscribed(group);
+        }
+        Effect::Unsubscribe(group) => {
+            // Somebody may have come in the meantime.
+            if !core.shard().knows_group(group) {
+                core.bus.unsubscribe(group);
+            }
+        }
+        Effect::CatchUp(key) => catch_up(&core, key).await,
+    }
+    core.notify();
+}
+
+/// Calls `M` until it is taken, a bounded number of times.
+async fn persist<M, B, P>(core: &Core<B, P>, request: M::Request)
+where
+    M: Method<Request: Clone>,
+    B: Backend,
+    P: PushSource,
+{
+    let mut pause = FIRST_PAUSE;
+    for _ in 0..ATTEMPTS {
+        match core.backend.call::<M>(request.clone()).await {
+            Ok(_) | Err(CallError::Unsupported) => return,
+            Err(_) => sleep(&mut pause).await,
+        }
+    }
+    log::warn!("{}.{} was given up", M::SERVICE.name(), M::NAME);
+}
+
+async fn sleep(pause: &mut Duration) {
+    glommio::timer::sleep(*pause).await;
+    *pause = (*pause * 2).min(LONGEST_PAUSE);
+}
+
+async fn fetch_direct<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    mut fetch: Fetch,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if let Ok(messages) = direct_page(core, user, fetch.after, fetch.to, PAGE).await {
+            let more = has_more(&messages, fetch.to);
+            core.shard().direct_fetched(user, fetch, messages, more);
+            return;
+        }
+        sleep(&mut pause).await;
+        match core.shard().direct_fetch_failed(user, fetch) {
+            Some(again) => fetch = again,
+            None => return,
+        }
+    }
+}
+
+async fn fetch_group<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    group: GroupId,
+    mut fetch: Fetch,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(member) = core.shard().any_member(group) else {
+            return;
+        };
+        if let Ok(messages) = group_page(core, group, member, fetch.after, fetch.to, PAGE).await {
+            let more = has_more(&messages, fetch.to);
+            core.shard().group_fetched(group, fetch, messages, more);
+            return;
+        }
+        sleep(&mut pause).await;
+        match core.shard().group_fetch_failed(group, fetch) {
+            Some(again) => fetch = again,
+            None => return,
+        }
+    }
+}
+
+/// Whether the numbers behind a page are worth asking for: a page may end for its size, and an empty one says that there
+/// is nothing.
+fn has_more(messages: &[PushMessage], to: u64) -> bool {
+    messages
+        .last()
+        .is_some_and(|last| to == 0 || last.seq < to)
+}
+
+/// Direct messages `after < seq <= to`, the first ones. They go out for the first time here, whatever the store thinks.
+async fn direct_page<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    after: u64,
+    to: u64,
+    limit: u32,
+) -> Result<Vec<PushMessage>, CallError> {
+    let response = core
+        .backend
+        .call::<method::PullOffline>(PullOfflineRequest {
+            user_id: user,
+            limit,
+            after_seq: Some(after),
+            to_seq: to,
+            ..Default::default()
+        })
+        .await?;
+    answered(response.result.as_ref())?;
+    let messages = response.msg_list.into_iter().map(direct_push);
+    Ok(messages.map(first_time).collect())
+}
+
+async fn group_page<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    group: GroupId,
+    user: UserId,
+    after: u64,
+    to: u64,
+    limit: u32,
+) -> Result<Vec<PushMessage>, CallError> {
+    let response = core
+        .backend
+        .call::<method::PullGroup>(PullGroupRequest {
+            group_id: group,
+            user_id: user,
+            after_seq: after,
+            to_seq: to,
+            limit,
+        })
+        .await?;
+    answered(response.result.as_ref())?;
+    let messages = response.group_msg_list.into_iter().map(group_push);
+    Ok(messages.map(first_time).collect())
+}
+
+fn answered(result: Option<&crate::proto::Result>) -> Result<(), CallError> {
+    match result {
+        Some(result) if result.code == crate::proto::Code::Ok as i32 => Ok(()),
+        _ => Err(CallError::Internal),
+    }
+}
+
+fn first_time(message: PushMessage) -> PushMessage {
+    PushMessage {
+        redelivery: false,
+        ..message
+    }
+}
+
+/// Sends a client with `ack=manual` what was held back, as far as its account has room.
+async fn catch_up<B: Backend, P: PushSource>(core: &Core<B, P>, key: ConnectionKey) {
+    loop {
+        let Some(next) = core.shard().next_catch_up(key) else {
+            return;
+        };
+        if core.shard().is_congested(key) {
+            core.notify();
+            glommio::timer::sleep(Duration::from_millis(TICK_MS)).await;
+            continue;
+        }
+        match catch_up_page(core, next).await {
+            Ok(lines) => core.shard().caught_up(key, next, &lines),
+            Err(_) => {
+                core.shard().catch_up_failed(key);
+                return;
+            }
+        }
+        core.notify();
+    }
+}
+
+async fn catch_up_page<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    next: CatchUp,
+) -> Result<Vec<(Vec<u8>, MessageId, u64)>, CallError> {
+    let limit = next.room.min(CATCH_UP_PAGE) as u32;
+    let messages = if next.group == 0 {
+        direct_page(core, next.user, next.after, next.to, limit).await?
+    } else {
+        group_page(core, next.group, next.user, next.after, next.to, limit).await?
+    };
+    Ok(messages
+        .iter()
+        .map(|message| {
+            let mut line = Vec::new();
+            encode_message(message, &mut line);
+            (line, message.msg_id, message.seq)
+        })
+        .collect())
+}

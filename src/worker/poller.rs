@@ -1,0 +1,173 @@
+//! The sockets of one core in one edge-triggered epoll set, whose readiness the glommio executor awaits.
+//!
+//! Why not a glommio stream per connection: a poll request and a task for each cost memory and a trip through the ring
+//! per message, where one set costs one poll request per batch (figures in `docs/architecture.md`).
+//!
+//! Invariant: an event is a hint. Whoever gets one reads or writes until the kernel says "would block".
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_lite::AsyncRead;
+use glommio::net::TcpStream;
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, Event, EventData, EventFlags},
+    },
+};
+
+use super::sys;
+use crate::id::ConnectionKey;
+
+/// How many events one look at the set takes at most, so that no burst of sockets keeps a turn from ending.
+const EVENTS_PER_TURN: usize = 256;
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Connections wait to be accepted.
+    Listener,
+    /// Another thread left something in the core's inbox.
+    Inbox,
+    /// A client's socket can be read or written.
+    Connection(ConnectionKey),
+}
+
+// Slots of connections are slab indices, far below this.
+const LISTENER: u64 = u64::MAX;
+const INBOX: u64 = u64::MAX - 1;
+
+impl Source {
+    fn encode(self) -> u64 {
+        match self {
+            Self::Listener => LISTENER,
+            Self::Inbox => INBOX,
+            Self::Connection(key) => u64::from(key.generation) << 32 | u64::from(key.slot),
+        }
+    }
+
+    fn decode(data: u64) -> Self {
+        match data {
+            LISTENER => Self::Listener,
+            INBOX => Self::Inbox,
+            data => Self::Connection(ConnectionKey {
+                slot: data as u32,
+                generation: (data >> 32) as u32,
+            }),
+        }
+    }
+}
+
+/// One event: what it is about and what happened there.
+#[derive(Clone, Copy, Debug)]
+pub struct Readiness {
+    /// What it is about.
+    pub source: Source,
+    /// There is something to read, an end of stream included.
+    pub readable: bool,
+    /// The peer has closed its sending side: an end of stream follows what there is to read, without another event.
+    pub ending: bool,
+    /// There is room to write.
+    pub writable: bool,
+    /// The connection is broken in both directions.
+    pub broken: bool,
+}
+
+/// The epoll set of one core.
+pub struct Poller {
+    set: OwnedFd,
+    events: Vec<Event>,
+    /// Watches the set itself; present while a readiness poll is under way.
+    watch: Option<TcpStream>,
+}
+
+impl Poller {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// Where no descriptor is free.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            set: epoll::create(CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(EVENTS_PER_TURN),
+            watch: None,
+        })
+    }
+
+    /// Adds a non-blocking descriptor; closing it takes it out again.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn add(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+        let interest = match source {
+            // Level-triggered: accepting is bounded per turn, and the rest must be reported again.
+            Source::Listener => EventFlags::IN,
+            Source::Inbox => EventFlags::IN | EventFlags::ET,
+            Source::Connection(_) => {
+                EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
+            }
+        };
+        epoll::add(&self.set, fd, EventData::new_u64(source.encode()), interest)?;
+        Ok(())
+    }
+
+    /// Takes a descriptor out without closing it.
+    pub fn remove(&self, fd: impl AsFd) {
+        // It can only fail where the descriptor is not in the set, which is what was asked for.
+        let _ = epoll::delete(&self.set, fd);
+    }
+
+    /// Appends what is ready now to `into`, without waiting; says how many there were.
+    ///
+    /// # Errors
+    /// What `epoll_wait` says, interruptions aside.
+    pub fn take_ready(&mut self, into: &mut Vec<Readiness>) -> io::Result<usize> {
+        const NOW: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        self.events.clear();
+        match epoll::wait(&self.set, spare_capacity(&mut self.events), Some(&NOW)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        into.extend(self.events.iter().map(|event| {
+            let flags = event.flags;
+            Readiness {
+                source: Source::decode(event.data.u64()),
+                readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP),
+                ending: flags.contains(EventFlags::RDHUP),
+                writable: flags.contains(EventFlags::OUT),
+                broken: flags.contains(EventFlags::ERR)
+                    || flags.contains(EventFlags::HUP) && !flags.contains(EventFlags::IN),
+            }
+        }));
+        Ok(self.events.len())
+    }
+
+    /// Ready when the set has events to take.
+    ///
+    /// # Errors
+    /// Where no descriptor is free to watch the set.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            empty => empty.insert(sys::watch(&self.set)?),
+        };
+        // A new stream polls its descriptor before it reads. Reading an epoll set then fails (it is no socket), and
+        // that failure is the news: the set became readable.
+        match Pin::new(watch).poll_read(context, &mut [0; 1]) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => {
+                self.watch = None;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}

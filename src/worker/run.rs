@@ -1,0 +1,600 @@
+//! A core's loop. Each turn: take what other threads handed over, what sockets have, what is due; give it to the shard;
+//! start what needs a backend; write what is to be sent, once per connection. Then let those flows run, and wait when
+//! there is nothing left.
+//!
+//! Invariant: a panic while one connection is served ends that connection and no other.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use futures_lite::{FutureExt, future::yield_now};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::Socket;
+
+use super::{
+    client::{Client, Transfer, canonical_ip},
+    effects,
+    event::CoreEvent,
+    inbox::Inbox,
+    poller::{Poller, Readiness, Source},
+};
+use crate::{
+    backend::Backend,
+    bus::PushSource,
+    close::CloseReason,
+    id::ConnectionKey,
+    limits::Refusal,
+    metrics::{self, RefusalReason},
+    protocol::{
+        command::Dialect,
+        error_code::ErrorCode,
+        reply::Reply,
+    },
+    session::{Peer, commands, job::Job},
+    shard::{Effect, TICK_MS, core::Core},
+};
+
+/// What one read takes at most; one buffer of this size serves all connections of the core.
+const READ_BYTES: usize = 64 * 1024;
+/// Reads of one connection per turn, so that one flood does not keep the others waiting.
+const READS_PER_TURN: usize = 4;
+/// Connections accepted per turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Pause after a failed accept (no descriptors, mostly), doubling up to the longest.
+const ACCEPT_PAUSE_MS: u64 = 50;
+const ACCEPT_PAUSE_MAX_MS: u64 = 1000;
+/// How long confirmations are gathered for the store.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+/// How long the loop sleeps where the system lets it wait for nothing better (no free descriptor).
+const BLIND_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a worker is made of.
+pub struct WorkerParts<B, P> {
+    /// The core.
+    pub core: Rc<Core<B, P>>,
+    /// Where other threads leave things for it.
+    pub inbox: Arc<Inbox<CoreEvent>>,
+    /// Its listening socket.
+    pub listener: Socket,
+    /// Its counters.
+    pub metrics: Arc<metrics::Core>,
+}
+
+/// One core at work.
+pub struct Worker<B, P> {
+    core: Rc<Core<B, P>>,
+    inbox: Arc<Inbox<CoreEvent>>,
+    metrics: Arc<metrics::Core>,
+    poller: Poller,
+    /// `None` once the core drains.
+    listener: Option<Socket>,
+    accept_pause: AcceptPause,
+    /// By slot.
+    clients: Vec<Option<Client>>,
+    buffer: Box<[u8]>,
+    ticked: Rc<Cell<bool>>,
+    acks_due: Rc<Cell<bool>>,
+    ack_timer_set: bool,
+    /// Flows and effects under way.
+    tasks: Rc<Cell<usize>>,
+    // Lists of one turn, kept for their memory.
+    ready: Vec<Readiness>,
+    events: Vec<CoreEvent>,
+    keys: Vec<ConnectionKey>,
+    effects: Vec<Effect>,
+}
+
+/// Accepting after it failed: paused, longer each time, until it works again.
+#[derive(Default)]
+struct AcceptPause {
+    until_ms: Option<u64>,
+    length_ms: u64,
+}
+
+impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
+    /// Puts a worker together; to be called on its executor.
+    ///
+    /// # Errors
+    /// Where the epoll set cannot be had.
+    pub fn new(parts: WorkerParts<B, P>) -> std::io::Result<Self> {
+        let poller = Poller::new()?;
+        poller.add(&parts.listener, Source::Listener)?;
+        poller.add(&*parts.inbox, Source::Inbox)?;
+        Ok(Self {
+            core: parts.core,
+            inbox: parts.inbox,
+            metrics: parts.metrics,
+            poller,
+            listener: Some(parts.listener),
+            accept_pause: AcceptPause::default(),
+            clients: Vec::new(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            ticked: Rc::default(),
+            acks_due: Rc::default(),
+            ack_timer_set: false,
+            tasks: Rc::default(),
+            ready: Vec::new(),
+            events: Vec::new(),
+            keys: Vec::new(),
+            effects: Vec::new(),
+        })
+    }
+
+    /// Serves until the core has drained.
+    pub async fn run(mut self) {
+        self.start_ticking();
+        loop {
+            let now = self.core.advance_clock();
+            let worked = self.turn();
+            let took_us = self.core.advance_clock().monotonic_us - now.monotonic_us;
+            self.metrics
+                .core_loop_stall_us
+                .observe(now.monotonic_us / 1000, took_us);
+            if self.listener.is_none() && self.tasks.get() == 0 && self.is_quiet() {
+                break;
+            }
+            if worked {
+                yield_now().await;
+            } else {
+                self.wait().await;
+            }
+        }
+        self.metrics.heartbeat.end();
+    }
+
+    fn is_quiet(&self) -> bool {
+        let shard = self.core.shard();
+        shard.is_empty() && !shard.has_work() && !shard.has_acks()
+    }
+
+    /// One round of everything; says whether there was something to do.
+    fn turn(&mut self) -> bool {
+        let mut worked = self.take_inbox();
+        worked |= self.take_ready();
+        worked |= self.take_ticks();
+        worked |= self.resume();
+        self.flush();
+        self.drop_expired();
+        self.hand_out_acks();
+        worked | self.start_effects()
+    }
+
+    fn start_ticking(&self) {
+        let (core, ticked) = (Rc::clone(&self.core), Rc::clone(&self.ticked));
+        glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(Duration::from_millis(TICK_MS)).await;
+                ticked.set(true);
+                core.notify();
+            }
+        })
+        .detach();
+    }
+
+    /// Waits for a socket, another thread, a flow or the clock.
+    async fn wait(&mut self) {
+        if !self.inbox.arm() {
+            return;
+        }
+        let (core, ticked, acks_due) = (&self.core, &self.ticked, &self.acks_due);
+        let poller = &mut self.poller;
+        let outcome = poll_fn(|context| {
+            core.set_loop_waker(context.waker());
+            if ticked.get() || acks_due.get() || core.shard().has_work() {
+                return Poll::Ready(Ok(()));
+            }
+            poller.poll_ready(context)
+        })
+        .await;
+        self.inbox.disarm();
+        if outcome.is_err() {
+            glommio::timer::sleep(BLIND_PAUSE).await;
+        }
+    }
+
+    fn take_inbox(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        let dropped = self.inbox.take_all(&mut events);
+        self.metrics.core_queue_depth.set(events.len() as u64);
+        if dropped > 0 {
+            self.metrics.inbox_overflowed(dropped as u64);
+            self.core.shard().on_gap();
+        }
+        let worked = dropped > 0 || !events.is_empty();
+        for event in events.drain(..) {
+            match event {
+                CoreEvent::Reply { call_id, response } => {
+                    self.core.backend.complete(call_id, response);
+                }
+                CoreEvent::Push(message) => {
+                    self.guarded(None, |worker| worker.core.shard().on_push(message));
+                }
+                CoreEvent::Drain => self.drain(),
+            }
+        }
+        self.events = events;
+        worked
+    }
+
+    fn take_ready(&mut self) -> bool {
+        let mut ready = std::mem::take(&mut self.ready);
+        if let Err(error) = self.poller.take_ready(&mut ready) {
+            log::error!("cannot ask which sockets are ready: {error}");
+        }
+        let worked = !ready.is_empty();
+        for readiness in ready.drain(..) {
+            match readiness.source {
+                Source::Listener => self.accept(),
+                // What woke the loop is taken from the inbox at the start of the next turn.
+                Source::Inbox => {}
+                Source::Connection(key) => {
+                    self.guarded(Some(key), |worker| worker.on_connection(key, readiness));
+                }
+            }
+        }
+        self.ready = ready;
+        worked
+    }
+
+    fn take_ticks(&mut self) -> bool {
+        if !self.ticked.replace(false) {
+            return false;
+        }
+        let now_ms = self.core.shard().now().monotonic_us / 1000;
+        self.metrics.heartbeat.beat(now_ms);
+        self.core.backend.advance(now_ms);
+        self.core.shard().tick();
+        if let Some(listener) = &self.listener
+            && self.accept_pause.until_ms.is_some_and(|until| until <= now_ms)
+        {
+            self.accept_pause.until_ms = None;
+            if self.poller.add(listener, Source::Listener).is_err() {
+                self.accept_pause.until_ms = Some(now_ms + self.accept_pause.length_ms);
+            }
+        }
+        true
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok((socket, address)) => {
+                    self.accept_pause.length_ms = 0;
+                    // Without an address the peer is gone already.
+                    if let Some(address) = address.and_then(|address| address.try_into().ok()) {
+                        self.admit(socket, address);
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => return,
+                // The client gave up while it waited.
+                Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    self.pause_accepting(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Accepting failed for a reason that will not go away at once: leaves the queue to the kernel for a while.
+    fn pause_accepting(&mut self, error: rustix::io::Errno) {
+        self.metrics.accept_errors_total.inc();
+        let pause = &mut self.accept_pause;
+        if pause.length_ms == 0 {
+            log::warn!("cannot accept connections: {error}; trying again with pauses");
+        }
+        pause.length_ms = (pause.length_ms * 2).clamp(ACCEPT_PAUSE_MS, ACCEPT_PAUSE_MAX_MS);
+        let now_ms = self.core.shard().now().monotonic_us / 1000;
+        pause.until_ms = Some(now_ms + pause.length_ms);
+        if let Some(listener) = &self.listener {
+            self.poller.remove(listener);
+        }
+    }
+
+    fn admit(&mut self, socket: std::os::fd::OwnedFd, address: SocketAddr) {
+        let ip = canonical_ip(address);
+        let exempt = self.core.gateway.exempt.contains(ip);
+        let counted_ip = (!exempt).then_some(ip);
+        let admitted = self.core.gateway.admission().admit(counted_ip);
+        if let Err(refusal) = admitted {
+            self.refuse(socket, refusal);
+            return;
+        }
+        let key = self.core.shard().accept(Peer { ip, exempt });
+        let watched = self.poller.add(&socket, Source::Connection(key));
+        let slot = key.slot as usize;
+        if slot >= self.clients.len() {
+            self.clients.resize_with(slot + 1, || None);
+        }
+        self.clients[slot] = Some(Client::new(key, socket, counted_ip));
+        if watched.is_err() {
+            self.drop_client(key, CloseReason::ConnectionLost);
+        }
+    }
+
+    /// Says why and closes. The socket is new: its send buffer has room for the line.
+    fn refuse(&self, socket: std::os::fd::OwnedFd, refusal: Refusal) {
+        let (reason, words) = match refusal {
+            Refusal::MaxConnections => (RefusalReason::MaxConnections, "the gateway is full"),
+            Refusal::PerIp => (
+                RefusalReason::PerIp,
+                "too many connections from this address",
+            ),
+        };
+        self.metrics.connection_refused(reason);
+        let code = ErrorCode::TooManyConnections;
+        self.metrics.error(code);
+        let mut line = Vec::new();
+        Reply::error(code, words).write(None, Dialect::Colon, &mut line);
+        let mut client = Client::new(
+            ConnectionKey {
+                slot: u32::MAX,
+                generation: 0,
+            },
+            socket,
+            None,
+        );
+        client.write(&line);
+        client.close_writing();
+    }
+
+    fn on_connection(&mut self, key: ConnectionKey, readiness: Readiness) {
+        if readiness.broken {
+            self.drop_client(key, CloseReason::ConnectionLost);
+            return;
+        }
+        if readiness.writable && self.core.shard().unblock(key) {
+            self.flush_client(key);
+        }
+        if readiness.readable {
+            if let Some(client) = self.client_mut(key) {
+                client.readable = true;
+                client.ending |= readiness.ending;
+            }
+            self.read(key);
+        }
+    }
+
+    fn client_mut(&mut self, key: ConnectionKey) -> Option<&mut Client> {
+        self.clients
+            .get_mut(key.slot as usize)?
+            .as_mut()
+            .filter(|client| client.key == key)
+    }
+
+    /// Reads and hands over until there is nothing more, the shard wants no more, or the turn's share is used up.
+    fn read(&mut self, key: ConnectionKey) {
+        for _ in 0..READS_PER_TURN {
+            let Some(client) = self.clients.get_mut(key.slot as usize).and_then(Option::as_mut)
+            else {
+                return;
+            };
+            if client.key != key || !client.readable {
+                return;
+            }
+            if !client.shut && !self.core.shard().can_read(key) {
+                return;
+            }
+            let transfer = client.read(&mut self.buffer);
+            match transfer {
+                Transfer::Bytes(_) if client.shut => {}
+                Transfer::Bytes(count) => {
+                    // A short read empties the socket; what comes later comes with an event.
+                    client.readable = count == self.buffer.len() || client.ending;
+                    let job = self.core.shard().feed(key, &self.buffer[..count]);
+                    if let Some(job) = job {
+                        self.start_job(job);
+                    }
+                }
+                Transfer::WouldBlock => {
+                    client.readable = false;
+                    return;
+                }
+                Transfer::End => {
+                    client.readable = false;
+                    if client.shut {
+                        self.drop_client(key, CloseReason::ClientClosed);
+                    } else {
+                        self.core.shard().end_of_input(key);
+                    }
+                    return;
+                }
+                Transfer::Lost => {
+                    self.drop_client(key, CloseReason::ConnectionLost);
+                    return;
+                }
+            }
+        }
+        self.core.shard().resume_later(key);
+    }
+
+    fn resume(&mut self) -> bool {
+        let mut keys = std::mem::take(&mut self.keys);
+        self.core.shard().take_resumable(&mut keys);
+        let worked = !keys.is_empty();
+        for key in keys.drain(..) {
+            self.guarded(Some(key), |worker| {
+                let job = worker.core.shard().resume(key);
+                if let Some(job) = job {
+                    worker.start_job(job);
+                }
+                worker.read(key);
+            });
+        }
+        self.keys = keys;
+        worked
+    }
+
+    fn flush(&mut self) {
+        let mut keys = std::mem::take(&mut self.keys);
+        self.core.shard().take_dirty(&mut keys);
+        for key in keys.drain(..) {
+            self.guarded(Some(key), |worker| worker.flush_client(key));
+        }
+        self.keys = keys;
+    }
+
+    fn flush_client(&mut self, key: ConnectionKey) {
+        let Some(client) = self
+            .clients
+            .get(key.slot as usize)
+            .and_then(Option::as_ref)
+            .filter(|client| client.key == key)
+        else {
+            return;
+        };
+        let mut shard = self.core.shard();
+        let unsent = shard.unsent(key);
+        let length = unsent.len();
+        if length > 0 {
+            let transfer = if shard.is_blocked(key) {
+                Transfer::WouldBlock
+            } else {
+                client.write(unsent)
+            };
+            match transfer {
+                Transfer::Bytes(count) => shard.sent(key, count, count < length),
+                Transfer::WouldBlock => shard.sent(key, 0, true),
+                Transfer::End | Transfer::Lost => {
+                    drop(shard);
+                    self.drop_client(key, CloseReason::ConnectionLost);
+                    return;
+                }
+            }
+        }
+        let finished = shard.is_finished(key);
+        drop(shard);
+        if let Some(reason) = finished {
+            self.finish(key, reason);
+        }
+    }
+
+    /// The session has ended and all is sent: closes our side and gives the client time to read it.
+    fn finish(&mut self, key: ConnectionKey, reason: CloseReason) {
+        if reason == CloseReason::ClientClosed {
+            self.drop_client(key, reason);
+        } else if let Some(client) = self.client_mut(key)
+            && !client.shut
+        {
+            client.close_writing();
+            client.readable = true;
+            self.read(key);
+        }
+    }
+
+    fn drop_client(&mut self, key: ConnectionKey, reason: CloseReason) {
+        self.core.shard().remove(key, reason);
+        let Some(place) = self.clients.get_mut(key.slot as usize) else {
+            return;
+        };
+        if let Some(client) = place.take_if(|client| client.key == key) {
+            self.core.gateway.admission().release(client.counted_ip);
+        }
+    }
+
+    fn drop_expired(&mut self) {
+        let mut keys = std::mem::take(&mut self.keys);
+        self.core.shard().take_expired(&mut keys);
+        for key in keys.drain(..) {
+            self.drop_client(key, CloseReason::ConnectionLost);
+        }
+        self.keys = keys;
+    }
+
+    /// Confirmations go to the store when they are many, or after a short while.
+    fn hand_out_acks(&mut self) {
+        let due = self.acks_due.replace(false);
+        if due {
+            self.ack_timer_set = false;
+        }
+        let mut shard = self.core.shard();
+        if due {
+            shard.flush_acks();
+        } else {
+            shard.flush_full_acks();
+        }
+        if shard.has_acks() && !self.ack_timer_set {
+            self.ack_timer_set = true;
+            let (core, acks_due) = (Rc::clone(&self.core), Rc::clone(&self.acks_due));
+            glommio::spawn_local(async move {
+                glommio::timer::sleep(ACK_DELAY).await;
+                acks_due.set(true);
+                core.notify();
+            })
+            .detach();
+        }
+    }
+
+    fn start_effects(&mut self) -> bool {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.core.shard().take_effects(&mut effects);
+        let worked = !effects.is_empty();
+        for effect in effects.drain(..) {
+            self.spawn(None, effects::run(Rc::clone(&self.core), effect));
+        }
+        self.effects = effects;
+        worked
+    }
+
+    /// Runs the flow of a job, and of the jobs that turn up behind it, to the end.
+    fn start_job(&self, job: Job) {
+        let core = Rc::clone(&self.core);
+        let key = job.key;
+        self.spawn(Some(key), async move {
+            let mut next = Some(job);
+            while let Some(job) = next {
+                let reply = commands::run(&core, &job).await;
+                next = core.shard().complete(&job, &reply);
+                core.notify();
+            }
+        });
+    }
+
+    /// Runs a flow beside the loop. If it panics, the connection it works for is closed.
+    fn spawn(&self, key: Option<ConnectionKey>, flow: impl Future<Output = ()> + 'static) {
+        let (core, metrics) = (Rc::clone(&self.core), Arc::clone(&self.metrics));
+        let tasks = Rc::clone(&self.tasks);
+        tasks.set(tasks.get() + 1);
+        glommio::spawn_local(async move {
+            if AssertUnwindSafe(flow).catch_unwind().await.is_err() {
+                metrics.panics_total.inc();
+                if let Some(key) = key {
+                    core.shard().end(key, CloseReason::Internal);
+                }
+                core.notify();
+            }
+            tasks.set(tasks.get() - 1);
+            if tasks.get() == 0 {
+                core.notify();
+            }
+        })
+        .detach();
+    }
+
+    /// Serves one connection; if that panics, closes it.
+    fn guarded(&mut self, key: Option<ConnectionKey>, serve: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| serve(self))).is_err() {
+            self.metrics.panics_total.inc();
+            if let Some(key) = key {
+                self.drop_client(key, CloseReason::Internal);
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        // Connections still in its queue are reset: their clients try the next gateway.
+        self.listener = None;
+        self.core.shard().drain();
+    }
+}

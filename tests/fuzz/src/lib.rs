@@ -1,0 +1,229 @@
+//! What must hold of any bytes: the bodies of the fuzz targets, which `tests/fuzz_corpus.rs` runs as ordinary tests too.
+//!
+//! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
+
+use im_gateway::protocol::{
+    command::{Command, Dialect, PULL_LIMIT_MAX, Tag, parse_arguments, parse_line},
+    error_code::ErrorCode,
+    escape::{escape_into, unescape},
+    line::{Split, split_line},
+    push::Push,
+    reply::Reply,
+};
+
+/// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line is over the cap.
+///
+/// The first byte chooses the cap and the second the size of the pieces.
+pub fn line(data: &[u8]) {
+    let [cap, piece, stream @ ..] = data else {
+        return;
+    };
+    let max_line_bytes = usize::from(*cap) + 1;
+    let whole = lines_of(stream, stream.len().max(1), max_line_bytes);
+    assert_eq!(whole, lines_of(stream, 1, max_line_bytes));
+    assert_eq!(
+        whole,
+        lines_of(stream, usize::from(*piece) + 1, max_line_bytes)
+    );
+    for line in whole.0 {
+        assert!(line.len() < max_line_bytes, "a line is over the cap");
+        assert!(!line.contains(&b'\n'), "two lines in one");
+    }
+}
+
+/// The lines of `stream` that comes in pieces of `piece` bytes, and whether it ended in a line too long.
+fn lines_of(stream: &[u8], piece: usize, max_line_bytes: usize) -> (Vec<Vec<u8>>, bool) {
+    let (mut lines, mut buffer) = (Vec::new(), Vec::new());
+    for arrived in stream.chunks(piece) {
+        buffer.extend_from_slice(arrived);
+        let mut taken = 0;
+        loop {
+            match split_line(&buffer[taken..], max_line_bytes) {
+                Split::Line { text, consumed } => {
+                    lines.push(text.to_vec());
+                    taken += consumed;
+                }
+                Split::Incomplete => break,
+                Split::TooLong => return (lines, true),
+            }
+        }
+        buffer.drain(..taken);
+    }
+    (lines, false)
+}
+
+/// Any line is a command or an error; what is understood is within its bounds; errors are written as one line.
+pub fn command(data: &[u8]) {
+    let line = match parse_line(data) {
+        Ok(line) => line,
+        Err(bad) => {
+            assert!(matches!(
+                bad.code,
+                ErrorCode::BadRequest | ErrorCode::UnknownCommand
+            ));
+            return reply(&Reply::error(bad.code, bad.words), bad.tag.as_ref());
+        }
+    };
+    let dialects = match line.dialect {
+        Some(own) => vec![own],
+        None => vec![Dialect::Colon, Dialect::Space],
+    };
+    for dialect in dialects {
+        match parse_arguments(&line, dialect) {
+            Err(bad) => reply(
+                &Reply::error(ErrorCode::BadArgument, bad.0),
+                line.tag.as_ref(),
+            ),
+            Ok(command) => understood(&command, data.len()),
+        }
+    }
+}
+
+fn understood(command: &Command<'_>, line_bytes: usize) {
+    match command {
+        Command::Register { user, password } => {
+            assert!(is_user_name(user) && (6..=128).contains(&password.expose().len()));
+        }
+        Command::Login { user, password } => {
+            assert!(is_user_name(user) && (1..=128).contains(&password.expose().len()));
+        }
+        Command::Chat { to: number, text }
+        | Command::GroupChat {
+            group: number,
+            text,
+        } => {
+            assert!(*number > 0 && text.len() <= line_bytes && !text.trim().is_empty());
+            let mut wire = Vec::new();
+            escape_into(text, &mut wire);
+            let wire = String::from_utf8(wire).expect("text stays text");
+            assert_eq!(unescape(&wire), *text);
+        }
+        Command::Pull { limit } => assert!((1..=PULL_LIMIT_MAX).contains(limit)),
+        Command::Ack { ids } => {
+            assert!((1..line_bytes).contains(&ids.iter().count()));
+            assert!(ids.iter().all(|id| id > 0));
+        }
+        Command::Ping { text: Some(text) } => reply(&Reply::Pong(Some((*text).to_owned())), None),
+        Command::SetDevice(name) => assert!((1..=16).contains(&name.len()) && name.is_ascii()),
+        Command::AddFriend(number)
+        | Command::RemoveFriend(number)
+        | Command::JoinGroup(number)
+        | Command::LeaveGroup(number)
+        | Command::GroupMembers(number)
+        | Command::Who(number)
+        | Command::Profile(number) => assert!(*number > 0),
+        Command::CreateGroup { name, .. } => {
+            assert!((1..=64).contains(&name.len()) && !name.contains(':'))
+        }
+        Command::Search { prefix } => assert!(is_user_name(prefix)),
+        _ => {}
+    }
+}
+
+fn is_user_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || ":,".contains(c))
+}
+
+fn reply(reply: &Reply, tag: Option<&Tag>) {
+    for dialect in [Dialect::Colon, Dialect::Space] {
+        let mut out = Vec::new();
+        reply.write(tag, dialect, &mut out);
+        one_line(&out);
+    }
+}
+
+/// Any text of a push is one line, whose fields and text a reader finds as they were given.
+///
+/// The first byte chooses the kind; the rest, made text, is what a backend might have given.
+pub fn push(data: &[u8]) {
+    let [choice, text @ ..] = data else {
+        return;
+    };
+    let text = String::from_utf8_lossy(text);
+    let text = text.as_ref();
+    let (seq, duplicate) = ((choice & 4 != 0).then_some(7), choice & 8 != 0);
+    let (push, head) = match choice % 4 {
+        0 => {
+            let to = (choice & 16 != 0).then_some(3);
+            let head = format!(
+                "MSG id=1{} from=2{}",
+                if seq.is_some() { " seq=7" } else { "" },
+                if to.is_some() { " to=3" } else { "" },
+            );
+            (
+                Push::Message {
+                    id: 1,
+                    seq,
+                    from: 2,
+                    to,
+                    ts_ms: 4,
+                    duplicate,
+                    text,
+                },
+                head,
+            )
+        }
+        1 => {
+            let head = format!(
+                "GMSG id=1 group=5{} from=2",
+                if seq.is_some() { " seq=7" } else { "" }
+            );
+            (
+                Push::GroupMessage {
+                    id: 1,
+                    group: 5,
+                    seq,
+                    from: 2,
+                    ts_ms: 4,
+                    duplicate,
+                    text,
+                },
+                head,
+            )
+        }
+        2 => (
+            Push::Notice {
+                kind: "broadcast",
+                text,
+            },
+            "NOTICE kind=broadcast".to_owned(),
+        ),
+        _ => {
+            let mut out = Vec::new();
+            Push::Kick { reason: text }.write(&mut out);
+            assert_eq!(one_line(&out).split_whitespace().next(), Some("KICK"));
+            return;
+        }
+    };
+    let head = match choice % 4 {
+        2 => head,
+        _ => format!("{head} ts=4{}", if duplicate { " dup=1" } else { "" }),
+    };
+    let mut out = Vec::new();
+    push.write(&mut out);
+    let (read_head, read_text) = one_line(&out).split_once(" text=").expect("a text");
+    assert_eq!(read_head, head);
+    let replaced = |c: char| {
+        if c.is_control() && !"\n\r\t".contains(c) {
+            '\u{FFFD}'
+        } else {
+            c
+        }
+    };
+    assert_eq!(
+        unescape(read_text),
+        text.chars().map(replaced).collect::<String>()
+    );
+}
+
+/// The line in `out`, which must be exactly one, and text without control characters.
+fn one_line(out: &[u8]) -> &str {
+    let line = std::str::from_utf8(out).expect("what is written is text");
+    let line = line.strip_suffix('\n').expect("a line ends by LF");
+    assert!(
+        !line.contains(|c: char| c.is_control() && c != '\t'),
+        "a control character reached the wire"
+    );
+    line
+}

@@ -1,0 +1,24 @@
+//! The promises of the gateway, checked from outside: the real binary, real sockets, a real data directory.
+//!
+//! Each test starts its own gateway on free ports with its own directory, so all of them may run at once.
+//! Nothing here looks inside the process: what a test knows, it read from a socket, from the operations
+//! listener, from the standard streams or from the exit code.
+
+mod accounting;
+mod accounting_verdict;
+mod command_line;
+mod common;
+mod durability;
+mod limits;
+mod operations;
+mod protocol_auth;
+mod protocol_devices;
+mod protocol_framing;
+mod protocol_groups;
+mod protocol_inbox;
+mod protocol_info;
+mod protocol_messages;
+mod protocol_space_dialect;
+mod shutdown;
+mod slow_consumer;
+mod tokens;

@@ -21,13 +21,11 @@ use crate::{
     backend::embedded::{CoreReplies, Embedded},
     bus::local::{LocalBus, MAX_CORES},
     config::settings::Settings,
-    control,
+    control, data_dir,
     error::{ExitCode, StartupError},
-    id::{RouteId, WORKERS_MAX},
+    id::{MessageId, MessageIds, RouteId, WORKERS_MAX},
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
-    metrics,
-    preflight,
-    secret_file,
+    metrics, preflight, secret_file,
     service::{self, ServiceClient, ServiceOptions},
     shard::{
         Now, Shard, ShardOptions,
@@ -58,9 +56,14 @@ const PREEMPT_AFTER: Duration = Duration::from_millis(10);
 /// What keeps it from starting, or how it failed.
 pub fn run(settings: Settings) -> Result<(), StartupError> {
     let limits = preflight::preflight(&settings)?;
+    // Held until this returns: to the end of the services and beyond.
+    let _data_dir = data_dir::lock(&settings.gateway_service.data_dir)?;
     let workers = limits.workers.min(MAX_CORES);
-    let (listeners, line_address) =
-        listener::bind_all(settings.gateway_service.listen, workers, &socket_options(&settings))?;
+    let (listeners, line_address) = listener::bind_all(
+        settings.gateway_service.listen,
+        workers,
+        &socket_options(&settings),
+    )?;
     let (ops_listener, ops_address) = bind_ops(&settings)?;
 
     let clock = Clock::start();
@@ -74,6 +77,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         &settings.gateway_service.gateway_id,
         inboxes.iter().cloned(),
     );
+    let readiness = Arc::new(control::Readiness::new());
     let services = service::start(
         ServiceOptions {
             data_dir: settings.gateway_service.data_dir.clone(),
@@ -83,7 +87,11 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
             own_worker_id: WORKERS_MAX - 1,
         },
         Arc::clone(&bus) as _,
-        Arc::default(),
+        Arc::clone(&registry.store),
+        {
+            let readiness = Arc::clone(&readiness);
+            Arc::new(move |failing| readiness.set_store_failing(failing))
+        },
     )?;
     let gateway = Arc::new(gateway(&settings, limits.max_connections)?);
 
@@ -97,6 +105,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
             metrics: Arc::clone(&registry.cores[number]),
             bus: Arc::clone(&bus),
             services: services.client(),
+            last_message_id: services.last_message_id(),
             gateway: Arc::clone(&gateway),
             settings: settings.clone(),
             clock,
@@ -124,7 +133,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     let outcome = control::run(control::Options {
         ops_listener,
         registry,
-        readiness: Arc::new(control::Readiness::new()),
+        readiness,
         drain_timeout: settings.gateway_service.drain_timeout,
         cores_ready,
         cores_drained,
@@ -224,16 +233,20 @@ fn inboxes(count: usize) -> Result<Vec<Arc<Inbox<CoreEvent>>>, StartupError> {
         .collect::<Result<_, _>>()
         .map_err(|error| {
             let remedy = "raise the limit on open files (LimitNOFILE, ulimit -n)";
-            StartupError::new(ExitCode::Preflight, "cannot set up the cores", error, remedy)
+            StartupError::new(
+                ExitCode::Preflight,
+                "cannot set up the cores",
+                error,
+                remedy,
+            )
         })
 }
 
 fn gateway(settings: &Settings, max_connections: usize) -> Result<Gateway, StartupError> {
     let secret = secret_file::load_or_create(&settings.auth.token_secret_file)?;
     let lifetime = Duration::from_secs(settings.auth.token_lifetime_seconds);
-    let tokens = Tokens::new(secret.expose(), lifetime).map_err(|error| {
-        StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, "")
-    })?;
+    let tokens = Tokens::new(secret.expose(), lifetime)
+        .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?;
     let limits = &settings.limits;
     Ok(Gateway::new(
         tokens,
@@ -276,6 +289,7 @@ struct CoreSeed {
     metrics: Arc<metrics::Core>,
     bus: Arc<LocalBus>,
     services: ServiceClient,
+    last_message_id: MessageId,
     gateway: Arc<Gateway>,
     settings: Settings,
     clock: Clock,
@@ -340,7 +354,7 @@ fn start_core(
 fn grow(seed: CoreSeed) -> std::io::Result<Worker<Embedded, crate::bus::local::LocalSource>> {
     let shard = Shard::new(
         shard_options(&seed.settings),
-        seed.number as u16,
+        MessageIds::starting_after(seed.number as u16, seed.last_message_id),
         Arc::clone(&seed.metrics),
     );
     let backend = Embedded::new(
@@ -358,6 +372,7 @@ fn grow(seed: CoreSeed) -> std::io::Result<Worker<Embedded, crate::bus::local::L
         seed.gateway,
         route,
         move || clock.now(),
+        |length| Box::pin(glommio::timer::sleep(length)),
     );
     Worker::new(WorkerParts {
         core: Rc::new(core),

@@ -2,7 +2,7 @@
 //!
 //! Owns the newtypes and the snowflake generator. Never knows a clock: `unix_ms` is handed in.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// A user's number: positive, given by the User Service.
 pub type UserId = i64;
@@ -24,14 +24,14 @@ pub struct ConnectionKey {
     pub generation: u32,
 }
 
-/// Where pushes for a user go: one core of one gateway, written `<gateway_id>#<core>`.
+/// Where pushes for a user go: one core of one gateway, written `<gateway_id>#<core>`. Cheap to clone: clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RouteId(String);
+pub struct RouteId(Arc<str>);
 
 impl RouteId {
     /// The route of core number `core` of the gateway named `gateway_id`.
     pub fn new(gateway_id: &str, core: usize) -> Self {
-        Self(format!("{gateway_id}#{core}"))
+        Self(format!("{gateway_id}#{core}").into())
     }
 
     /// The route as it travels: `<gateway_id>#<core>`.

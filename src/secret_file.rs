@@ -46,7 +46,10 @@ pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create(path).map(Secret::new).map_err(|error| {
-                explain(&error, "make its directory writable, or set auth.token_secret_file")
+                explain(
+                    &error,
+                    "make its directory writable, or set auth.token_secret_file",
+                )
             })
         }
         Err(error) => Err(explain(
@@ -91,10 +94,7 @@ mod tests {
         let path = directory.path().join("token.secret");
         let made = load_or_create(&path).expect("made");
         assert_eq!(made.expose().len(), SECRET_BYTES_MIN);
-        assert_eq!(
-            load_or_create(&path).expect("read").expose(),
-            made.expose()
-        );
+        assert_eq!(load_or_create(&path).expect("read").expose(), made.expose());
         let mode = fs::metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -43,10 +43,7 @@ const LINES_MAX: usize = 600;
 #[test]
 fn pure_modules_name_no_runtime_socket_clock_thread_or_random_source() {
     let sources = sources();
-    let test_files: BTreeSet<_> = sources
-        .iter()
-        .flat_map(test_modules)
-        .collect();
+    let test_files: BTreeSet<_> = sources.iter().flat_map(test_modules).collect();
     let mut offences = String::new();
     for place in PURE {
         assert!(

@@ -103,11 +103,31 @@ struct Claims {
     typ: &'static str,
 }
 
-/// The first number of the users nobody has registered: far from any the store has given out.
-const FIRST_UNREGISTERED: u64 = 1_000_000_000;
+/// The first number of the users written to the store: far from any the store has given out.
+const FIRST_WRITTEN: u64 = 1_000_000_000;
 
-/// Tokens for `count` users nobody has registered, signed with the secret under `data_directory`.
-pub fn unregistered(data_directory: &Path, count: usize) -> Result<Vec<Account>> {
+/// Puts `count` users into the store under `data_directory`, which no gateway may have open, and makes their tokens.
+///
+/// Registering them would hash as many passwords; these users have none that could ever match.
+pub fn written_to_store(data_directory: &Path, count: usize) -> Result<Vec<Account>> {
+    let mut store = rusqlite::Connection::open(data_directory.join("im-gateway.db"))?;
+    let transaction = store.transaction()?;
+    {
+        let mut insert = transaction.prepare(
+            "INSERT OR IGNORE INTO users (user_id, name, password_hash, created_ms) VALUES (?1, ?2, '', 0)",
+        )?;
+        for number in 0..count as u64 {
+            let user_id = i64::try_from(FIRST_WRITTEN + number)?;
+            insert.execute((user_id, format!("idle-{number}")))?;
+        }
+    }
+    transaction.commit()?;
+    drop(store);
+    tokens(data_directory, count)
+}
+
+/// Tokens for the users of [`written_to_store`], signed with the gateway's own secret.
+fn tokens(data_directory: &Path, count: usize) -> Result<Vec<Account>> {
     let path = data_directory.join("token.secret");
     let secret =
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -115,7 +135,7 @@ pub fn unregistered(data_directory: &Path, count: usize) -> Result<Vec<Account>>
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     (0..count as u64)
         .map(|number| {
-            let user_id = FIRST_UNREGISTERED + number;
+            let user_id = FIRST_WRITTEN + number;
             let claims = Claims {
                 iss: "im-gateway",
                 sub: user_id.to_string(),

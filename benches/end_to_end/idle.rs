@@ -23,15 +23,15 @@ const SPARE_FILES: u64 = 500;
 
 /// Measures a gateway of its own, so that nothing earlier has grown its heap.
 pub fn measure(setup: &Setup, registered: &[Account], report: &mut Report) -> Result<()> {
+    let possible = process::raise_file_limit()?.saturating_sub(SPARE_FILES) as usize;
+    let count = setup.idle_connections.min(possible);
+    let accounts = account::written_to_store(&setup.directory.join("data"), count)?;
     let gateway = Server::gateway(&GatewayOptions {
         cores: &[setup.server_core],
         thread_count: 1,
         password_threads: 1,
         data_directory: &setup.directory,
     })?;
-    let possible = process::raise_file_limit()?.saturating_sub(SPARE_FILES) as usize;
-    let count = setup.idle_connections.min(possible);
-    let accounts = account::unregistered(&setup.directory.join("data"), count)?;
 
     // One connection first: whatever is set up once must not be counted for each.
     let mut first = account::log_in(gateway.address, &registered[..1])?;

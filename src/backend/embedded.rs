@@ -112,9 +112,8 @@ impl Backend for Embedded {
             Ok(()) => pending.outcome().await,
             Err(_) => Err(CallError::Overloaded),
         };
-        let outcome = outcome.and_then(|response| {
-            M::Response::try_from(response).map_err(|()| CallError::Internal)
-        });
+        let outcome = outcome
+            .and_then(|response| M::Response::try_from(response).map_err(|()| CallError::Internal));
         if let Err(error) = &outcome {
             self.metrics.backend_failed(M::SERVICE, *error);
         }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Channel, PushSource, Publisher};
+use super::{Channel, Publisher, PushSource};
 use crate::{
     id::{GroupId, RouteId},
     proto::PushMessage,

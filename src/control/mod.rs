@@ -1,7 +1,7 @@
 //! The control thread: what is slow, shared and none of a core's business.
 //!
-//! Owns the ops listener ([`ops`]), the signals ([`signals`]), the word with systemd ([`systemd`]), the readiness of the
-//! gateway ([`readiness`]), and the course of its end: the first stop signal begins the drain, a second one ends the process
+//! Owns the ops listener (`ops`), the signals (`signals`), the word with systemd (`systemd`), the readiness of the
+//! gateway (`readiness`), and the course of its end: the first stop signal begins the drain, a second one ends the process
 //! at once, and a drain has a deadline. Never touches a connection and never waits for a core, except for all of them to
 //! have drained. Everything here runs on one tokio runtime on the thread that calls [`run`].
 

@@ -195,6 +195,18 @@ fn write_store(writer: &mut Writer, registry: &Registry) -> fmt::Result {
     writer.family(&names::STORE_ERRORS, |family| {
         family.counter(&[], store.errors.get())
     })?;
+    writer.family(&names::STORE_PANICS, |family| {
+        family.counter(&[], store.panics.get())
+    })?;
+    writer.family(&names::STORE_MESSAGES, |family| {
+        family.counter(&[], store.messages.get())
+    })?;
+    writer.family(&names::STORE_SWEPT_MESSAGES, |family| {
+        family.counter(&[], store.swept_messages.get())
+    })?;
+    writer.family(&names::STORE_QUEUE_DEPTH, |family| {
+        family.gauge(&[], store.queue_depth.get())
+    })?;
     writer.family(&names::PASSWORD_QUEUE_DEPTH, |family| {
         family.gauge(&[], store.password_queue_depth.get())
     })

@@ -196,12 +196,20 @@ impl Default for Core {
 pub struct Store {
     /// Transactions committed.
     pub commits: Counter,
-    /// Messages in one transaction.
+    /// Messages stored by one transaction, of those that stored any.
     pub batch_messages: Histogram,
     /// Time one commit took.
     pub commit_duration: Histogram,
-    /// Transactions that failed.
+    /// Transactions that failed, and calls that failed alone.
     pub errors: Counter,
+    /// Calls that panicked.
+    pub panics: Counter,
+    /// Messages stored.
+    pub messages: Counter,
+    /// Messages deleted by the sweep.
+    pub swept_messages: Counter,
+    /// Calls left waiting when the store last took a batch.
+    pub queue_depth: Gauge,
     /// Log-ins and registrations waiting for the password pool.
     pub password_queue_depth: SharedGauge,
 }
@@ -214,6 +222,10 @@ impl Store {
             batch_messages: Histogram::of_counts(),
             commit_duration: Histogram::of_durations(),
             errors: Counter::default(),
+            panics: Counter::default(),
+            messages: Counter::default(),
+            swept_messages: Counter::default(),
+            queue_depth: Gauge::default(),
             password_queue_depth: SharedGauge::default(),
         }
     }

@@ -160,11 +160,19 @@ table! {
     STORE_COMMITS = "im_gateway_store_commits_total", Counter of Count, [],
         "Transactions committed to disk.";
     STORE_BATCH_MESSAGES = "im_gateway_store_batch_messages", Histogram of Count, [],
-        "Messages in one transaction.";
+        "Messages stored by one transaction, of those that stored any.";
     STORE_COMMIT_DURATION = "im_gateway_store_commit_duration_seconds", Histogram of Seconds, [],
         "Time one commit took, its wait for the disk included.";
     STORE_ERRORS = "im_gateway_store_errors_total", Counter of Count, [],
-        "Transactions that failed, as when the disk is full.";
+        "Transactions that failed, as when the disk is full, and calls that failed alone.";
+    STORE_PANICS = "im_gateway_store_panics_total", Counter of Count, [],
+        "Calls to the store that panicked and were refused.";
+    STORE_MESSAGES = "im_gateway_store_messages_total", Counter of Count, [],
+        "Messages stored, direct and of groups, each once.";
+    STORE_SWEPT_MESSAGES = "im_gateway_store_swept_messages_total", Counter of Count, [],
+        "Messages deleted because all their readers had confirmed them long enough ago.";
+    STORE_QUEUE_DEPTH = "im_gateway_store_queue_depth", Gauge of Count, [],
+        "Calls left waiting for the store when it last took a batch.";
     PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
         "Log-ins and registrations waiting for a password to be hashed.";
     READY = "im_gateway_ready", Gauge of Count, [],

@@ -52,14 +52,25 @@ impl Cursor {
     /// Confirms `from..=to`, as far as these numbers exist, and tells how many were not confirmed before.
     pub(super) fn confirm(&mut self, from: u64, to: u64, last_seq: u64) -> u64 {
         let from = from.max(self.floor + 1);
-        let added = self.confirmed.insert(from, to.min(last_seq));
+        let to = to.min(last_seq);
+        if from > to {
+            return 0;
+        }
+        if from > self.floor + 1 {
+            return self.confirmed.insert(from, to);
+        }
+        // In order, as nearly always: the floor rises, and with it what was confirmed above it and now adjoins.
+        let confirmed_before = self.confirmed.len();
+        self.confirmed.remove_up_to(to);
+        let added = to - from + 1 - (confirmed_before - self.confirmed.len());
+        self.floor = to;
         if let Some((start, end)) = self.confirmed.first()
-            && start == self.floor + 1
+            && start == to + 1
         {
             self.floor = end;
             self.confirmed.remove_up_to(end);
-            self.handed.remove_up_to(end);
         }
+        self.handed.remove_up_to(self.floor);
         added
     }
 

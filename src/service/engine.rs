@@ -8,13 +8,12 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use super::{
     Call, ReplySink,
-    counters::StoreCounters,
-    message_id::MessageIds,
+    health::{FailureReport, Health},
     password::{Job, Judged, Task, Verdict},
     presence::Presence,
     store::{Failure, Mode, Store},
@@ -23,8 +22,13 @@ use super::{
 use crate::{
     backend::{Request, Response},
     bus::Channel,
+    id::MessageIds,
+    metrics,
     proto::{self, Code, PushMessage},
 };
+
+/// While storage fails, the log is emptied at most so often.
+const SHORTEN_LOG_EVERY_MS: i64 = 5000;
 
 /// One thing to do.
 pub(super) enum Item {
@@ -44,17 +48,16 @@ impl Item {
     }
 
     fn failed(&self, result: proto::Result) -> Response {
-        let result = Some(result);
         match self {
-            Self::Call(call) => call.request.failed(result.unwrap_or_default()),
+            Self::Call(call) => call.request.failed(result),
             Self::Judged(judged) => match judged.verdict {
                 Verdict::Login(_) | Verdict::LoginFailed => Response::Login(proto::LoginResponse {
-                    result,
+                    result: Some(result),
                     ..Default::default()
                 }),
                 Verdict::Hashed { .. } | Verdict::HashFailed => {
                     Response::Register(proto::RegisterResponse {
-                        result,
+                        result: Some(result),
                         ..Default::default()
                     })
                 }
@@ -87,8 +90,11 @@ pub(super) struct Engine {
     pub(super) message_ids: MessageIds,
     pub(super) sweep: Sweep,
     pub(super) pushes: Vec<(Channel, PushMessage)>,
-    pub(super) counters: Arc<StoreCounters>,
+    pub(super) health: Health,
+    pub(super) metrics: Arc<metrics::Store>,
     pub(super) now_ms: i64,
+    /// When the log was last emptied because storage failed.
+    log_shortened_ms: i64,
     /// Messages stored by the batch at hand, counted once it is committed.
     pub(super) stored_messages: u64,
     /// Messages deleted by the batch at hand, counted once it is committed.
@@ -105,15 +111,23 @@ enum Abort {
 }
 
 impl Engine {
-    pub(super) fn new(store: Store, worker_id: u16, counters: Arc<StoreCounters>) -> Self {
+    /// Over `store`, giving message ids of its own from `message_ids`.
+    pub(super) fn new(
+        store: Store,
+        message_ids: MessageIds,
+        metrics: Arc<metrics::Store>,
+        report: FailureReport,
+    ) -> Self {
         Self {
             store,
             presence: Presence::default(),
-            message_ids: MessageIds::new(worker_id),
+            message_ids,
             sweep: Sweep::default(),
             pushes: Vec::new(),
-            counters,
+            health: Health::new(report),
+            metrics,
             now_ms: 0,
+            log_shortened_ms: 0,
             stored_messages: 0,
             swept_messages: 0,
             #[cfg(test)]
@@ -130,7 +144,6 @@ impl Engine {
             self.store.set_mode(mode);
             match self.attempt(items, &panicked) {
                 Ok(outcomes) => {
-                    StoreCounters::add(&self.counters.calls, items.len() as u64);
                     return Effects {
                         pushes: std::mem::take(&mut self.pushes),
                         outcomes,
@@ -138,32 +151,41 @@ impl Engine {
                 }
                 Err(Abort::Panicked(index)) => {
                     log::error!("a call to the services panicked; it is refused");
-                    StoreCounters::add(&self.counters.panics, 1);
+                    self.metrics.panics.inc();
                     self.take_back();
                     self.store.forget_all();
                     panicked.push(index);
                 }
                 Err(Abort::Storage(error)) => {
-                    log::error!("the store cannot be written: {error}");
+                    self.health.failed(now_ms, &error);
                     self.take_back();
+                    self.shorten_log();
                     mode = Mode::ReadsOnly;
                 }
             }
         }
     }
 
-    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations. `true`: there is more to sweep.
+    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations, and after a failure a try whether
+    /// the store can be written again. `true`: there is more to sweep.
     pub(super) fn run_housekeeping(&mut self, now_ms: i64, sweep: bool) -> bool {
         self.now_ms = now_ms;
         self.store.set_mode(Mode::Normal);
         let done = catch_unwind(AssertUnwindSafe(|| {
+            if self.health.probe_is_due(now_ms) {
+                self.store.probe()?;
+            }
             let more = if sweep { self.sweep_slice()? } else { false };
             self.commit().map(|()| more)
         }));
         match done {
             Ok(Ok(more)) => more,
             Ok(Err(error)) => {
-                log::error!("the store cannot be tidied up: {error}");
+                if matches!(error, Failure::Storage(_)) || self.store.lost_transaction() {
+                    self.health.failed(now_ms, &error);
+                } else {
+                    log::error!("the store cannot be tidied up: {error}");
+                }
                 self.take_back();
                 false
             }
@@ -176,8 +198,16 @@ impl Engine {
         }
     }
 
+    /// The write-ahead log itself may be what fills the disk: what it holds can go to the main file, and the log be emptied.
+    fn shorten_log(&mut self) {
+        if self.now_ms >= self.log_shortened_ms + SHORTEN_LOG_EVERY_MS {
+            self.log_shortened_ms = self.now_ms;
+            self.store.checkpoint(true);
+        }
+    }
+
     fn take_back(&mut self) {
-        StoreCounters::add(&self.counters.errors, 1);
+        self.metrics.errors.inc();
         self.store.roll_back(self.now_ms);
         self.presence.take_back();
         self.pushes.clear();
@@ -213,17 +243,18 @@ impl Engine {
 
     fn commit(&mut self) -> Result<(), Failure> {
         if let Some(duration_us) = self.store.commit(self.now_ms)? {
-            self.counters.observe_commit(duration_us);
+            self.metrics.commits.inc();
+            self.metrics.commit_duration.observe_us(duration_us);
+            self.health.committed(self.now_ms);
         }
         self.presence.keep();
         let stored = std::mem::take(&mut self.stored_messages);
         let swept = std::mem::take(&mut self.swept_messages);
         if stored > 0 {
-            StoreCounters::add(&self.counters.messages, stored);
+            self.metrics.messages.add(stored);
+            self.metrics.batch_messages.observe(stored);
         }
-        if swept > 0 {
-            StoreCounters::add(&self.counters.swept_messages, swept);
-        }
+        self.metrics.swept_messages.add(swept);
         Ok(())
     }
 
@@ -240,7 +271,7 @@ impl Engine {
             Failure::Statement(_) if self.store.lost_transaction() => Err(Abort::Storage(error)),
             Failure::Statement(_) | Failure::Damaged(_) => {
                 log::error!("a call to the services failed: {error}");
-                self.counters.errors.fetch_add(1, Relaxed);
+                self.metrics.errors.inc();
                 Ok(result(Code::Internal, "the service failed"))
             }
         }

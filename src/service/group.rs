@@ -121,11 +121,7 @@ impl Engine {
         let stream = StreamId::group(group_id);
         if self.store.load_member(stream, user)?.is_none() {
             self.check_group_count(user)?;
-            let member_count = self
-                .store
-                .stream(stream)
-                .map_or(0, |known| known.members.count);
-            if member_count >= MEMBERS_LIMIT {
+            if self.store.member_count(group_id) >= MEMBERS_LIMIT {
                 return Err(Failure::Refused(Code::Invalid, "the group is full"));
             }
             let is_bound = self.presence.is_bound(user);
@@ -200,10 +196,7 @@ impl Engine {
         if !self.load_group(request.group_id)? {
             return Err(NO_SUCH_GROUP);
         }
-        let member_count = self
-            .store
-            .stream(StreamId::group(request.group_id))
-            .map_or(0, |known| known.members.count);
+        let member_count = self.store.member_count(request.group_id);
         self.store
             .read()
             .prepare_cached("SELECT name, description, creator_id FROM groups WHERE group_id = ?1")?

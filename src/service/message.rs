@@ -207,7 +207,7 @@ impl Engine {
             draft.ts_ms = self.now_ms;
         }
         if draft.msg_id <= 0 {
-            draft.msg_id = self.message_ids.next(self.now_ms);
+            draft.msg_id = self.own_message_id();
         }
         Ok(())
     }
@@ -247,12 +247,18 @@ impl Engine {
             }
             if self.sender_of(draft.msg_id)?.is_some() {
                 // Somebody else's id: ours is not the same message.
-                draft.msg_id = self.message_ids.next(self.now_ms);
+                draft.msg_id = self.own_message_id();
             } else {
                 self.release_client_msg_id(draft)?;
             }
         }
         Err(Failure::Damaged("the numbers of a stream"))
+    }
+
+    /// An id for a message that came without one, or with somebody else's.
+    fn own_message_id(&mut self) -> MessageId {
+        self.message_ids
+            .next(u64::try_from(self.now_ms).unwrap_or(0))
     }
 
     /// The message that `draft` repeats, if it repeats one.

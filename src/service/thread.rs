@@ -6,7 +6,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,14 +14,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{
     Call, ReplySink,
-    counters::StoreCounters,
     engine::{self, Effects, Engine, Item, Outcome},
+    health::{CALM_MS, FailureReport},
     password::{Judged, PasswordPool},
 };
-use crate::{backend::Response, bus::Publisher};
+use crate::{backend::Response, bus::Publisher, metrics};
 
 /// Calls in one transaction at most: more would make the first of them wait for the last.
-const BATCH_CALLS: usize = 4096;
+const BATCH_CALLS: usize = 256;
 /// Time between two passes of the sweep, and the longest wait for a call.
 const SWEEP_PASS: Duration = Duration::from_secs(60);
 /// Pause between two slices of a pass when nobody asks.
@@ -49,7 +49,7 @@ pub(super) struct StoreThread {
     pub(super) queue: Receiver<Envelope>,
     pub(super) passwords: PasswordPool,
     pub(super) publisher: Arc<dyn Publisher>,
-    pub(super) counters: Arc<StoreCounters>,
+    pub(super) metrics: Arc<metrics::Store>,
 }
 
 /// When the background work was last done.
@@ -109,9 +109,7 @@ impl StoreThread {
         if items.is_empty() {
             return awaited;
         }
-        self.counters
-            .queue_depth
-            .store(self.queue.len() as u64, Relaxed);
+        self.metrics.queue_depth.set(self.queue.len() as u64);
         let Effects { pushes, outcomes } = self.engine.run(items, unix_ms());
         if !pushes.is_empty() {
             self.publisher.publish(pushes);
@@ -139,6 +137,8 @@ impl StoreThread {
     fn longest_wait(&self, housekeeping: &Housekeeping) -> Duration {
         let pause = if housekeeping.sweeping {
             SWEEP_PAUSE
+        } else if self.engine.health.is_failing() {
+            Duration::from_millis(CALM_MS)
         } else if self.owes_checkpoint(housekeeping) {
             QUIET_BEFORE_CHECKPOINT
         } else {
@@ -153,8 +153,7 @@ impl StoreThread {
     }
 
     fn owes_checkpoint(&self, housekeeping: &Housekeeping) -> bool {
-        self.counters.commits.load(Relaxed) - housekeeping.commits_at_checkpoint
-            >= COMMITS_BEFORE_CHECKPOINT
+        self.metrics.commits.get() - housekeeping.commits_at_checkpoint >= COMMITS_BEFORE_CHECKPOINT
     }
 
     fn keep_house(&mut self, housekeeping: &mut Housekeeping) {
@@ -172,7 +171,7 @@ impl StoreThread {
             .store
             .write_back_due_ms()
             .is_some_and(|due| due <= now_ms);
-        if sweep || write_back {
+        if sweep || write_back || self.engine.health.probe_is_due(now_ms) {
             let more = self.engine.run_housekeeping(now_ms, sweep);
             if sweep {
                 housekeeping.sweeping = more;
@@ -184,7 +183,7 @@ impl StoreThread {
             && self.owes_checkpoint(housekeeping)
         {
             self.engine.store.checkpoint(false);
-            housekeeping.commits_at_checkpoint = self.counters.commits.load(Relaxed);
+            housekeeping.commits_at_checkpoint = self.metrics.commits.get();
         }
     }
 
@@ -215,17 +214,21 @@ impl StoreThread {
 }
 
 /// Runs the thread. Should it panic outside a call, the queue closes and every later call is refused at once.
-pub(super) fn main(thread: StoreThread) {
+pub(super) fn main(thread: StoreThread, report: &FailureReport) {
     if catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
         log::error!("the store thread panicked: nothing is stored or read any more");
+        report(true);
     }
 }
 
 /// Replies gathered per sink.
 #[derive(Default)]
 struct Replies {
-    by_sink: Vec<(Arc<dyn ReplySink>, Vec<(u64, Response)>)>,
+    by_sink: Vec<SinkReplies>,
 }
+
+/// One sink and what it gets.
+type SinkReplies = (Arc<dyn ReplySink>, Vec<(u64, Response)>);
 
 impl Replies {
     fn push(&mut self, item: &Item, response: Response) {

@@ -2,7 +2,7 @@
 //!
 //! Owns the state of one connection above its bytes: phase, dialect, device, who confirms, rate, bad lines. Never does
 //! I/O and never knows a clock. Commands that answer at once are in [`Shard`](crate::shard::Shard), those that ask a backend in
-//! [`commands`].
+//! [`commands`], and what the shard wants done beside them in [`effects`].
 //!
 //! # Lifecycle
 //!
@@ -18,8 +18,12 @@
 //! that come in `Binding` wait until the log-in is answered; `Ended` is final.
 
 pub mod commands;
+pub mod effects;
 pub mod job;
 pub mod outbox;
+
+#[cfg(test)]
+mod simulation;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -59,10 +63,24 @@ pub struct Login {
     pub ready: bool,
     /// Pushes that came before the log-in was answered.
     pub early: Vec<EarlyPush>,
+    /// Not all that came before the log-in was answered could be kept: the rest is fetched then.
+    pub early_missed: bool,
     /// The groups whose messages this session gets.
     pub groups: Vec<GroupId>,
-    /// The book of what the client has not confirmed; only with `ack=manual`.
+    /// What the bus brought of groups joined and left while a command was under way: newer than what the service
+    /// answered that command, unless it asked again.
+    pub membership_news: Vec<(GroupId, Membership)>,
+    /// The book of what the client has not confirmed; with `ack=auto` only while something held back is being sent.
     pub manual: Option<Box<Manual>>,
+}
+
+/// Whether a user is in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// The user joined.
+    Joined,
+    /// The user left.
+    Left,
 }
 
 /// A push that waits for the log-in to be answered.
@@ -81,6 +99,8 @@ pub struct EarlyPush {
 pub struct Manual {
     /// Sent and not confirmed by the client.
     pub unconfirmed: HashSet<MessageId>,
+    /// Pulled before they were pushed: they are not pushed any more.
+    pub pulled: HashSet<MessageId>,
     /// The limit was reached: pushes are held back in the store until the client confirms some.
     pub behind: bool,
     /// A task is fetching what was held back.

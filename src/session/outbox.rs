@@ -17,6 +17,8 @@ pub struct Delivery {
     pub group: GroupId,
     /// Its number there.
     pub seq: u64,
+    /// The receiver wrote it on another device: nobody waits for its confirmation.
+    pub own: bool,
 }
 
 /// The unsent output of one connection.
@@ -32,7 +34,7 @@ struct Buffer {
     sent: usize,
     /// How many bytes were sent and taken out of `bytes` before.
     base: u64,
-    /// How many bytes were written because the client asked for them, since all was sent last.
+    /// How many of the unsent bytes, at most, were written because the client asked for them.
     asked_for: usize,
     /// Deliveries and the offsets, counted from the first byte ever, at which they end.
     marks: VecDeque<(u64, Delivery)>,
@@ -93,6 +95,8 @@ impl Outbox {
             buffer.marks.pop_front();
             confirmed(delivery);
         }
+        // What is left is at most what was asked for, however much was before.
+        buffer.asked_for = buffer.asked_for.min(buffer.bytes.len() - buffer.sent);
         if buffer.sent == buffer.bytes.len() {
             self.clear(pool);
         } else if buffer.sent >= COMPACT_FROM && buffer.sent * 2 >= buffer.bytes.len() {
@@ -126,6 +130,7 @@ impl Outbox {
             };
             buffer.bytes.truncate(keep);
             buffer.marks.clear();
+            buffer.asked_for = 0;
         }
     }
 
@@ -159,6 +164,7 @@ mod tests {
             user: 7,
             group: 0,
             seq,
+            own: false,
         }
     }
 
@@ -170,7 +176,18 @@ mod tests {
             outbox.mark(delivery(seq), &mut pool);
         }
         let mut confirmed = Vec::new();
-        for expected in [&[][..], &[], &[], &[], &[1], &[1], &[1], &[1], &[1], &[1, 2]] {
+        for expected in [
+            &[][..],
+            &[],
+            &[],
+            &[],
+            &[1],
+            &[1],
+            &[1],
+            &[1],
+            &[1],
+            &[1, 2],
+        ] {
             outbox.advance(1, &mut pool, |delivery| confirmed.push(delivery.seq));
             assert_eq!(confirmed, expected);
         }
@@ -201,7 +218,9 @@ mod tests {
     #[test]
     fn giving_up_unsent_lines_keeps_the_rest_of_a_begun_one() {
         let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
-        outbox.bytes(&mut pool).extend_from_slice(b"one\ntwo\nthree\n");
+        outbox
+            .bytes(&mut pool)
+            .extend_from_slice(b"one\ntwo\nthree\n");
         outbox.mark(delivery(1), &mut pool);
         outbox.advance(5, &mut pool, |_| ());
         outbox.drop_unsent_lines();

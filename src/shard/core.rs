@@ -2,8 +2,10 @@
 
 use std::{
     cell::{RefCell, RefMut},
+    pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
     task::Waker,
+    time::Duration,
 };
 
 use super::{Now, Shard};
@@ -58,6 +60,9 @@ impl Gateway {
     }
 }
 
+/// A pause under way.
+pub type Pause = Pin<Box<dyn Future<Output = ()>>>;
+
 /// One core.
 pub struct Core<B, P> {
     /// The way to the services.
@@ -69,12 +74,13 @@ pub struct Core<B, P> {
     /// The name under which its users' pushes are published.
     pub route: RouteId,
     clock: Box<dyn Fn() -> Now>,
+    pause: Box<dyn Fn(Duration) -> Pause>,
     shard: RefCell<Shard>,
     loop_waker: RefCell<Option<Waker>>,
 }
 
 impl<B, P> Core<B, P> {
-    /// Puts a core together; `clock` tells the time.
+    /// Puts a core together; `clock` tells the time and `pause` lets some pass.
     pub fn new(
         shard: Shard,
         backend: B,
@@ -82,6 +88,7 @@ impl<B, P> Core<B, P> {
         gateway: std::sync::Arc<Gateway>,
         route: RouteId,
         clock: impl Fn() -> Now + 'static,
+        pause: impl Fn(Duration) -> Pause + 'static,
     ) -> Self {
         Self {
             backend,
@@ -89,6 +96,7 @@ impl<B, P> Core<B, P> {
             gateway,
             route,
             clock: Box::new(clock),
+            pause: Box::new(pause),
             shard: RefCell::new(shard),
             loop_waker: RefCell::default(),
         }
@@ -104,6 +112,11 @@ impl<B, P> Core<B, P> {
         let now = (self.clock)();
         self.shard().set_now(now);
         now
+    }
+
+    /// Lets `length` pass.
+    pub fn pause(&self, length: Duration) -> Pause {
+        (self.pause)(length)
     }
 
     /// The core's loop waits: `waker` wakes it.

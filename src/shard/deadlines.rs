@@ -18,23 +18,36 @@ impl Shard {
     pub fn tick(&mut self) {
         let now_ms = self.now_ms();
         let connection_timeout_ms = self.options.connection_timeout_ms;
-        let (connections, expired) = (&self.connections, &mut self.expired);
+        let (connections, expired) = (&mut self.connections, &mut self.expired);
         let mut ending = Vec::new();
         self.wheel.advance(now_ms, |key| {
             let connection = connections
-                .get(key.slot as usize)
+                .get_mut(key.slot as usize)
                 .filter(|connection| connection.generation == key.generation)?;
+            if now_ms < connection.armed_ms {
+                // It was armed anew, for an earlier time, and that entry has come up already.
+                return None;
+            }
             match due(&connection.session, now_ms, connection_timeout_ms) {
-                Due::Later(due_ms) => return Some(due_ms),
+                Due::Later(due_ms) => {
+                    connection.armed_ms = due_ms;
+                    return Some(due_ms);
+                }
                 Due::End(reason) => ending.push((key, reason)),
                 Due::Gone => expired.push(key),
             }
+            connection.armed_ms = u64::MAX;
             None
         });
         for (key, reason) in ending {
             self.end(key, reason);
         }
-        self.resumable.append(&mut self.throttled);
+        for key in std::mem::take(&mut self.throttled) {
+            if let Some(connection) = self.connection_mut(key) {
+                connection.throttled = false;
+                self.resume_later(key);
+            }
+        }
         self.check_invariants();
     }
 }

@@ -2,35 +2,26 @@
 
 use std::collections::HashMap;
 
-use super::{Effect, Shard};
+use super::{
+    Effect, Shard,
+    account::{admit, note_pulled},
+};
 use crate::{
     close::CloseReason,
-    id::{ConnectionKey, GroupId, MessageId, UserId},
+    id::{ConnectionKey, GroupId, MessageId},
     proto::AckRange,
     protocol::command::AckMode,
-    session::{EarlyPush, Manual, outbox::Delivery},
+    session::{EarlyPush, Login, commands::message::EncodedMessage, outbox::Delivery},
 };
 
 /// Confirmations gathered until they are handed to the store without waiting longer.
 const ACKS_PER_BATCH: usize = 100;
 
-/// Pushes that may wait for a log-in to be answered; more than that is a client that will pull anyway.
-const EARLY_PUSHES: usize = 1000;
+/// Confirmations of one call: one push to a large group makes many in one turn.
+const ACKS_AT_ONCE: usize = 4096;
 
-/// What a session with `ack=manual` is to be sent next of what was held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CatchUp {
-    /// Whose messages.
-    pub user: UserId,
-    /// Of which group; 0: direct ones.
-    pub group: GroupId,
-    /// The last number it was sent.
-    pub after: u64,
-    /// The last number that was pushed to others.
-    pub to: u64,
-    /// How many it may be sent.
-    pub room: usize,
-}
+/// Pushes that may wait for a log-in to be answered; more than that are fetched once it is.
+const EARLY_PUSHES: usize = 1000;
 
 impl Shard {
     /// What waits to be sent.
@@ -56,11 +47,11 @@ impl Shard {
         connection
             .outbox
             .advance(count, &mut self.pool, |delivery| confirm(acks, delivery));
-        if connection.outbox.unasked() > limit {
+        if connection.session.ended.is_none() && connection.outbox.unasked() > limit {
             self.metrics.slow_consumers_total.inc();
             self.end(key, CloseReason::SlowConsumer);
         } else if was_congested && !connection.congested(limit) {
-            self.resumable.push(key);
+            self.resume_later(key);
         }
     }
 
@@ -92,33 +83,29 @@ impl Shard {
 
     /// Queues a push line for a session: at once, after its log-in is answered, or not at all where the client
     /// confirms for itself and has confirmed too little.
+    ///
+    /// Says how many bytes were queued.
     pub(super) fn deliver(
         &mut self,
         slot: u32,
         line: &[u8],
         message_id: MessageId,
         delivery: Option<Delivery>,
-    ) {
+    ) -> usize {
         let connection = &mut self.connections[slot as usize];
         let ack_mode = connection.session.ack_mode;
         let Some(login) = connection.session.login_mut() else {
-            return;
+            return 0;
         };
         if !login.ready {
-            if login.early.len() < EARLY_PUSHES {
-                login.early.push(EarlyPush {
-                    line: line.to_vec(),
-                    message_id,
-                    delivery,
-                });
-            }
-            return;
+            login.hold_early(line, message_id, delivery);
+            return 0;
         }
         if message_id != 0 {
             if let Some(manual) = &mut login.manual
                 && !admit(manual, ack_mode, message_id, delivery, &self.options)
             {
-                return;
+                return 0;
             }
             self.metrics.messages_sent_total.inc();
         }
@@ -128,10 +115,12 @@ impl Shard {
             .extend_from_slice(line);
         if let Some(delivery) = delivery
             && ack_mode == AckMode::Auto
+            && !delivery.own
         {
             connection.outbox.mark(delivery, &mut self.pool);
         }
         self.mark_dirty(slot);
+        line.len()
     }
 
     /// The log-in of `key` has been answered: what came before goes out now.
@@ -145,26 +134,28 @@ impl Shard {
         };
         login.ready = true;
         let early = std::mem::take(&mut login.early);
+        let missed = login.early_missed;
         self.metrics.sessions_authenticated.inc();
-        if manual {
+        if manual || missed {
             self.begin_account(key);
+            self.account_from_baselines(key);
         }
         for push in early {
-            self.deliver(key.slot, &push.line, push.message_id, push.delivery);
+            let queued = self.deliver(key.slot, &push.line, push.message_id, push.delivery);
             // Logging in asks for what was handed out before.
             self.connections[key.slot as usize]
                 .outbox
-                .asked_for(push.line.len(), &mut self.pool);
+                .asked_for(queued, &mut self.pool);
+        }
+        if missed && let Some(manual) = self.manual_mut(key) {
+            manual.behind = true;
+            self.catch_up_if_behind(key);
         }
     }
 
     /// Messages that were handed out before and not confirmed: they go out right after the log-in is answered, before
     /// whatever was pushed meanwhile.
-    pub fn redeliver(
-        &mut self,
-        key: ConnectionKey,
-        messages: Vec<(Vec<u8>, MessageId, Option<Delivery>)>,
-    ) {
+    pub fn redeliver(&mut self, key: ConnectionKey, messages: Vec<EncodedMessage>) {
         let Some(login) = self
             .connection(key)
             .and_then(|connection| connection.session.login())
@@ -196,179 +187,22 @@ impl Shard {
                 .into_iter()
                 .filter(|(_, _, delivery)| before(delivery))
                 .map(|(line, message_id, delivery)| EarlyPush {
-                line,
-                message_id,
-                delivery,
-            });
+                    line,
+                    message_id,
+                    delivery,
+                });
             login.early.splice(0..0, redelivered);
         }
     }
 
-    /// From now on the client confirms for itself: keeps account of what it has not confirmed.
-    pub(super) fn begin_account(&mut self, key: ConnectionKey) {
-        let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
-            return;
-        };
-        if login.manual.is_some() || !login.ready {
-            return;
-        }
-        let manual = Manual {
-            direct_last: self.direct_last(login.user).unwrap_or(0),
-            group_last: login
-                .groups
-                .iter()
-                .map(|group| (*group, self.group_last(*group).unwrap_or(0)))
-                .collect(),
-            ..Manual::default()
-        };
-        if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
-            login.manual = Some(Box::new(manual));
-        }
-    }
-
-    fn group_baseline(&self, group: GroupId, slot: u32) -> u64 {
-        let members = self.groups.get(&group).map(|group| &group.members);
-        members
-            .and_then(|members| members.iter().find(|member| member.slot == slot))
-            .map_or(0, |member| member.baseline)
-    }
-
-    fn direct_last(&self, user: UserId) -> Option<u64> {
-        self.users.get(&user)?.direct.last()
-    }
-
-    fn group_last(&self, group: GroupId) -> Option<u64> {
-        self.groups.get(&group)?.messages.last()
-    }
-
-    /// The client confirmed these itself.
-    pub fn confirmed(&mut self, key: ConnectionKey, ids: &[MessageId]) {
-        if let Some(manual) = self.manual_mut(key) {
-            for id in ids {
-                manual.unconfirmed.remove(id);
-            }
-        }
-        self.catch_up_if_behind(key);
-    }
-
-    pub(super) fn catch_up_if_behind(&mut self, key: ConnectionKey) {
-        if let Some(manual) = self.manual_mut(key)
-            && manual.behind
-            && !manual.catching_up
-        {
-            manual.catching_up = true;
-            self.effects.push(Effect::CatchUp(key));
-        }
-    }
-
-    /// What the session is to be sent next of what was held back; `None`: nothing, it is up to date, full, or gone.
-    pub fn next_catch_up(&mut self, key: ConnectionKey) -> Option<CatchUp> {
-        let limit = self.options.unconfirmed_limit;
-        let session = &self.connection(key)?.session;
-        let ack_mode = session.ack_mode;
-        let login = session.login()?;
-        let manual = login.manual.as_ref()?;
-        let room = match ack_mode {
-            AckMode::Manual => limit.saturating_sub(manual.unconfirmed.len()),
-            AckMode::Auto => limit,
-        };
-        let streams = std::iter::once((0, manual.direct_last, self.direct_last(login.user))).chain(
-            login.groups.iter().map(|group| {
-                let sent = manual.group_last.get(group).copied();
-                let last = self.group_last(*group);
-                (*group, sent.or(last).unwrap_or(0), last)
-            }),
-        );
-        let user = login.user;
-        let next = streams
-            .filter_map(|(group, after, last)| Some((group, after, last?)))
-            .find(|(_, after, last)| after < last)
-            .map(|(group, after, to)| CatchUp {
-                user,
-                group,
-                after,
-                to,
-                room,
-            });
-        let manual = self.manual_mut(key)?;
-        match next {
-            Some(catch_up) if catch_up.room > 0 => Some(catch_up),
-            Some(_) => {
-                manual.catching_up = false;
-                None
-            }
-            None => {
-                manual.behind = false;
-                manual.catching_up = false;
-                if ack_mode == AckMode::Auto
-                    && let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut())
-                {
-                    login.manual = None;
-                }
-                None
-            }
-        }
-    }
-
-    /// Sends what was fetched for [`Shard::next_catch_up`]: encoded lines with their ids and numbers, in order.
-    pub fn caught_up(
-        &mut self,
-        key: ConnectionKey,
-        catch_up: CatchUp,
-        lines: &[(Vec<u8>, MessageId, u64)],
-    ) {
-        if let Some(manual) = self.manual_mut(key) {
-            manual.behind = false;
-        }
-        for (line, message_id, seq) in lines {
-            let delivery = Delivery {
-                user: catch_up.user,
-                group: catch_up.group,
-                seq: *seq,
-            };
-            self.deliver(key.slot, line, *message_id, Some(delivery));
-        }
-        if let Some(manual) = self.manual_mut(key) {
-            manual.behind = true;
-            if lines.is_empty() {
-                // The store has none of them any more: they were confirmed elsewhere.
-                note_sent(
-                    manual,
-                    Delivery {
-                        user: catch_up.user,
-                        group: catch_up.group,
-                        seq: catch_up.to,
-                    },
-                );
-            }
-        }
-    }
-
-    /// The catch-up could not be done now; the client's next confirmation tries again.
-    pub fn catch_up_failed(&mut self, key: ConnectionKey) {
-        if let Some(manual) = self.manual_mut(key) {
-            manual.catching_up = false;
-        }
-    }
-
-    fn manual_mut(&mut self, key: ConnectionKey) -> Option<&mut Manual> {
-        self.connection_mut(key)?
-            .session
-            .login_mut()?
-            .manual
-            .as_deref_mut()
-    }
-
     /// Sends pulled messages: encoded lines with their ids and numbers, in order.
-    pub fn deliver_pulled(
-        &mut self,
-        key: ConnectionKey,
-        lines: Vec<(Vec<u8>, MessageId, Option<Delivery>)>,
-    ) {
+    pub fn deliver_pulled(&mut self, key: ConnectionKey, lines: Vec<EncodedMessage>) {
         for (line, message_id, delivery) in lines {
-            let Some(connection) = self.connections.get_mut(key.slot as usize).filter(|c| {
-                c.generation == key.generation && c.session.ended.is_none()
-            }) else {
+            let Some(connection) = self
+                .connections
+                .get_mut(key.slot as usize)
+                .filter(|c| c.generation == key.generation && c.session.ended.is_none())
+            else {
                 return;
             };
             connection
@@ -376,20 +210,14 @@ impl Shard {
                 .bytes(&mut self.pool)
                 .extend_from_slice(&line);
             connection.outbox.asked_for(line.len(), &mut self.pool);
-            match (connection.session.ack_mode, delivery) {
-                (AckMode::Auto, Some(delivery)) => {
-                    connection.outbox.mark(delivery, &mut self.pool);
-                }
-                (AckMode::Manual, _) => {
-                    if let Some(manual) = connection
-                        .session
-                        .login_mut()
-                        .and_then(|login| login.manual.as_mut())
-                    {
-                        manual.unconfirmed.insert(message_id);
-                    }
-                }
-                (AckMode::Auto, None) => {}
+            let ack_mode = connection.session.ack_mode;
+            if let Some(login) = connection.session.login_mut()
+                && let Some(manual) = &mut login.manual
+            {
+                note_pulled(manual, ack_mode, message_id, delivery, &self.options);
+            }
+            if let (AckMode::Auto, Some(delivery)) = (ack_mode, delivery) {
+                connection.outbox.mark(delivery, &mut self.pool);
             }
             self.metrics.messages_sent_total.inc();
             self.mark_dirty(key.slot);
@@ -411,9 +239,20 @@ impl Shard {
     /// Hands out the confirmations gathered so far.
     pub fn flush_acks(&mut self) {
         let acks = self.take_acks();
-        if !acks.is_empty() {
-            self.effects.push(Effect::Confirm(acks));
+        self.confirm_later(acks);
+    }
+
+    /// Has these confirmed, in portions that a service takes.
+    pub fn confirm_later(&mut self, acks: Vec<AckRange>) {
+        if acks.len() <= ACKS_AT_ONCE {
+            // The common case, and nothing is copied.
+            self.effects
+                .extend((!acks.is_empty()).then_some(Effect::Confirm(acks)));
+            return;
         }
+        let portions = acks.chunks(ACKS_AT_ONCE);
+        self.effects
+            .extend(portions.map(|portion| Effect::Confirm(portion.to_vec())));
     }
 
     /// Takes the confirmations gathered so far.
@@ -440,38 +279,18 @@ fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
     });
 }
 
-/// Whether a message may be sent to a client that keeps (or kept) its own account; notes it if so.
-fn admit(
-    manual: &mut Manual,
-    ack_mode: AckMode,
-    message_id: MessageId,
-    delivery: Option<Delivery>,
-    options: &super::ShardOptions,
-) -> bool {
-    let Some(delivery) = delivery else {
-        // Without a number it could not be fetched later: it goes out now, as with any backend that keeps no numbers.
-        return true;
-    };
-    if manual.behind {
-        return false;
-    }
-    if ack_mode == AckMode::Manual {
-        if manual.unconfirmed.len() >= options.unconfirmed_limit {
-            manual.behind = true;
-            return false;
+impl Login {
+    /// Keeps a push until the log-in is answered. Where one could not be kept, none behind it is: all of them are
+    /// fetched then.
+    fn hold_early(&mut self, line: &[u8], message_id: MessageId, delivery: Option<Delivery>) {
+        if self.early.len() >= EARLY_PUSHES || self.early_missed && delivery.is_some() {
+            self.early_missed |= delivery.is_some();
+            return;
         }
-        manual.unconfirmed.insert(message_id);
-    }
-    note_sent(manual, delivery);
-    true
-}
-
-fn note_sent(manual: &mut Manual, delivery: Delivery) {
-    match delivery.group {
-        0 => manual.direct_last = manual.direct_last.max(delivery.seq),
-        group => {
-            let last = manual.group_last.entry(group).or_insert(0);
-            *last = (*last).max(delivery.seq);
-        }
+        self.early.push(EarlyPush {
+            line: line.to_vec(),
+            message_id,
+            delivery,
+        });
     }
 }

@@ -19,9 +19,17 @@ use crate::{
 impl Connection {
     /// What may stop a connection's input from being handled, its rate aside.
     fn takes_input(&self, outbound_queue_bytes: usize) -> bool {
-        !self.session.busy
-            && self.session.ended.is_none()
-            && !self.congested(outbound_queue_bytes)
+        !self.session.busy && self.session.ended.is_none() && !self.congested(outbound_queue_bytes)
+    }
+
+    /// Whether a whole line waits to be handled.
+    fn has_line(&self) -> bool {
+        memchr::memchr(b'\n', &self.input[self.handled..]).is_some()
+    }
+
+    pub(super) fn drop_input(&mut self) {
+        self.input = Vec::new();
+        self.handled = 0;
     }
 
     /// So much is unsent that nothing should be added by its own commands: pushes need the rest of the room.
@@ -37,7 +45,7 @@ impl Shard {
         self.connection(key).is_some_and(|connection| {
             connection.takes_input(self.options.outbound_queue_bytes)
                 && connection.session.throttled_since_ms == 0
-                && connection.input.len() < self.options.max_line_bytes
+                && connection.input.len() - connection.handled < self.options.max_line_bytes
         })
     }
 
@@ -56,6 +64,7 @@ impl Shard {
             // The common case: whole lines, handled where they were read to.
             let (consumed, job) = self.handle_lines(key, chunk);
             self.keep_rest(key, &chunk[consumed..]);
+            self.check_invariants();
             job
         } else {
             connection.input.extend_from_slice(chunk);
@@ -67,6 +76,9 @@ impl Shard {
     pub fn end_of_input(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.connection_mut(key) {
             connection.session.input_ended = true;
+            if connection.has_line() {
+                self.resume_later(key);
+            }
         }
         self.end_if_answered(key);
         self.check_invariants();
@@ -83,7 +95,12 @@ impl Shard {
 
     /// Asks for [`Shard::resume`] with the next turn.
     pub fn resume_later(&mut self, key: ConnectionKey) {
-        self.resumable.push(key);
+        if let Some(connection) = self.connection_mut(key)
+            && !connection.resumable
+        {
+            connection.resumable = true;
+            self.resumable.push(key);
+        }
     }
 
     /// Answers the job's command and goes on with the lines behind it; a job that comes back is the next one.
@@ -96,6 +113,9 @@ impl Shard {
         );
         let connection = self.connection_mut(job.key)?;
         connection.session.busy = false;
+        if let Some(login) = connection.session.login_mut() {
+            login.membership_news = Vec::new();
+        }
         if connection.session.ended.is_some() {
             return None;
         }
@@ -110,7 +130,7 @@ impl Shard {
             }
             self.end_if_answered(job.key);
             // There may be more in the socket than was read while the job was out.
-            self.resumable.push(job.key);
+            self.resume_later(job.key);
         }
         self.check_invariants();
         next
@@ -123,6 +143,7 @@ impl Shard {
             && connection.session.input_ended
             && connection.takes_input(outbound_queue_bytes)
             && connection.session.throttled_since_ms == 0
+            && !connection.has_line()
         {
             // Only the beginning of a line can be left, and its end will not come.
             self.end(key, CloseReason::ClientClosed);
@@ -132,15 +153,29 @@ impl Shard {
     fn handle_buffered(&mut self, key: ConnectionKey) -> Option<Job> {
         let connection = self.connection_mut(key)?;
         let input = std::mem::take(&mut connection.input);
-        let (consumed, job) = self.handle_lines(key, &input);
-        if consumed == 0 {
-            if let Some(connection) = self.connection_mut(key) {
-                connection.input = input;
-            }
-        } else {
-            self.keep_rest(key, &input[consumed..]);
-        }
+        let before = std::mem::take(&mut connection.handled);
+        let (consumed, job) = self.handle_lines(key, &input[before..]);
+        self.put_back(key, input, before + consumed);
         job
+    }
+
+    /// Keeps what of `input` is not handled. It is moved only once as much of it is handled as is left, so that many
+    /// lines of one connection that each wait for a backend do not cost the square of their number.
+    fn put_back(&mut self, key: ConnectionKey, mut input: Vec<u8>, mut handled: usize) {
+        if handled == input.len() {
+            return;
+        }
+        if handled * 2 >= input.len() {
+            input.drain(..handled);
+            input.shrink_to(input.len() * 2);
+            handled = 0;
+        }
+        if let Some(connection) = self.connection_mut(key)
+            && connection.session.ended.is_none()
+        {
+            connection.input = input;
+            connection.handled = handled;
+        }
     }
 
     fn keep_rest(&mut self, key: ConnectionKey, rest: &[u8]) {
@@ -220,9 +255,17 @@ impl Shard {
             self.reply(key.slot, None, dialect, &reply);
             self.end(key, CloseReason::RateLimited);
         } else {
-            self.throttled.push(key);
+            self.throttle(key);
         }
         false
+    }
+
+    /// Has the connection go on with the next tick.
+    fn throttle(&mut self, key: ConnectionKey) {
+        let throttled = &mut self.connections[key.slot as usize].throttled;
+        if !std::mem::replace(throttled, true) {
+            self.throttled.push(key);
+        }
     }
 
     /// One line: tag, command word, permission, arguments, in this order.

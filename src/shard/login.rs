@@ -3,12 +3,14 @@
 //! A log-in is attached before its route is bound, so that no push between the two is lost; it gets pushes once it has
 //! been answered. Invariant: see the shard's.
 
+use std::collections::BTreeMap;
+
 use smallvec::SmallVec;
 
-use super::{Effect, Group, Member, Shard, User, sequencer::Sequencer};
+use super::{Effect, Group, Shard, User, sequencer::Sequencer};
 use crate::{
     id::{ConnectionKey, GroupId, SessionId, UserId},
-    session::{Login, Phase},
+    session::{Login, Membership, Phase},
 };
 
 impl Shard {
@@ -34,7 +36,9 @@ impl Shard {
             baseline: 0,
             ready: false,
             early: Vec::new(),
+            early_missed: false,
             groups: Vec::new(),
+            membership_news: Vec::new(),
             manual: None,
         }));
         self.users
@@ -42,6 +46,7 @@ impl Shard {
             .or_insert_with(|| User {
                 slots: SmallVec::new(),
                 direct: Sequencer::unknown(),
+                begins_anywhere: false,
             })
             .slots
             .push(key.slot);
@@ -49,7 +54,8 @@ impl Shard {
         true
     }
 
-    /// The route is bound; direct messages after number `last_seq` will be pushed (`None`: the backend has no numbers).
+    /// The route is bound; direct messages after number `last_seq` will be pushed (`None`: the backend
+    /// does not tell; the first one that comes is the beginning).
     pub fn set_baseline(&mut self, key: ConnectionKey, last_seq: Option<u64>) {
         let Some(login) = self
             .connection_mut(key)
@@ -57,14 +63,25 @@ impl Shard {
         else {
             return;
         };
-        login.baseline = last_seq.unwrap_or(0);
+        let baseline = last_seq.unwrap_or(0);
+        login.baseline = baseline;
+        // The user's other sessions here may have been pushed some of those while this one was being bound.
+        login.early.retain(|push| {
+            push.delivery
+                .is_none_or(|delivery| delivery.group != 0 || delivery.seq > baseline)
+        });
         let user_id = login.user;
-        if let Some(last_seq) = last_seq
-            && let Some(user) = self.users.get_mut(&user_id)
-        {
-            let fetch = user.direct.baseline(last_seq);
-            self.direct_ready(user_id, fetch);
-        }
+        let Some(user) = self.users.get_mut(&user_id) else {
+            return;
+        };
+        let fetch = match last_seq {
+            Some(last_seq) => user.direct.baseline(last_seq),
+            None => {
+                user.begins_anywhere = true;
+                user.direct.begin_with_held()
+            }
+        };
+        self.direct_ready(user_id, fetch);
     }
 
     /// Whether the connection is still logged in as session `session_id`.
@@ -80,9 +97,10 @@ impl Shard {
         let entry = self.groups.entry(group).or_insert_with(|| {
             new = true;
             Group {
-                members: Vec::new(),
+                members: BTreeMap::new(),
                 messages: Sequencer::unknown(),
                 holds: 0,
+                begins_anywhere: false,
             }
         });
         entry.holds += 1;
@@ -97,8 +115,37 @@ impl Shard {
         self.forget_group_if_empty(group);
     }
 
-    /// The session gets the messages of `group` after number `last_seq`.
-    pub fn add_member(&mut self, key: ConnectionKey, group: GroupId, last_seq: u64) {
+    /// The service is about to be asked about `group` again: what it answers then is newer than what came before.
+    pub fn forget_membership_news(&mut self, key: ConnectionKey, group: GroupId) {
+        if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
+            login.membership_news.retain(|(of, _)| *of != group);
+        }
+    }
+
+    fn has_news(&self, key: ConnectionKey, group: GroupId, news: Membership) -> bool {
+        self.connection(key)
+            .and_then(|connection| connection.session.login())
+            .is_some_and(|login| login.membership_news.contains(&(group, news)))
+    }
+
+    /// Notes what the bus brought for a session whose command may know less.
+    fn note_membership(&mut self, slot: u32, group: GroupId, news: Membership) {
+        let session = &mut self.connections[slot as usize].session;
+        let busy = session.busy;
+        if let Some(login) = session.login_mut() {
+            login.membership_news.retain(|(of, _)| *of != group);
+            if busy {
+                login.membership_news.push((group, news));
+            }
+        }
+    }
+
+    /// The session gets the messages of `group` after number `last_seq`, as the service said, unless it has said since
+    /// that the user left (`None`: the backend does not tell; the first one that comes is the beginning).
+    pub fn add_member(&mut self, key: ConnectionKey, group: GroupId, last_seq: Option<u64>) {
+        if self.has_news(key, group, Membership::Left) {
+            return;
+        }
         let Some(login) = self
             .connection_mut(key)
             .and_then(|connection| connection.session.login_mut())
@@ -109,19 +156,26 @@ impl Shard {
             return;
         }
         login.groups.push(group);
-        if let Some(manual) = &mut login.manual {
-            manual.group_last.insert(group, last_seq);
-        }
         let entry = self.groups.entry(group).or_insert_with(|| Group {
-            members: Vec::new(),
+            members: BTreeMap::new(),
             messages: Sequencer::unknown(),
             holds: 0,
+            begins_anywhere: false,
         });
-        entry.members.push(Member {
-            slot: key.slot,
-            baseline: last_seq,
-        });
-        let fetch = entry.messages.baseline(last_seq);
+        // What others here were pushed since the service was asked is not pushed again.
+        let baseline = last_seq.max(entry.messages.last()).unwrap_or(0);
+        entry.members.insert(key.slot, baseline);
+        let fetch = match last_seq {
+            Some(last_seq) => entry.messages.baseline(last_seq),
+            None => {
+                entry.begins_anywhere = true;
+                entry.messages.begin_with_held()
+            }
+        };
+        let manual = self.connections[key.slot as usize].session.login_mut();
+        if let Some(manual) = manual.and_then(|login| login.manual.as_mut()) {
+            manual.group_last.insert(group, baseline);
+        }
         self.group_ready(group, fetch);
     }
 
@@ -135,13 +189,24 @@ impl Shard {
             self.effects.push(Effect::Subscribe(group));
         }
         for slot in slots {
-            self.add_member(self.key_of(slot), group, last_seq);
+            let key = self.key_of(slot);
+            self.note_membership(slot, group, Membership::Joined);
+            self.add_member(key, group, Some(last_seq));
+        }
+    }
+
+    /// The service answered that `user` has left `group`, which holds unless the bus has brought since that it was
+    /// joined again.
+    pub fn leave(&mut self, key: ConnectionKey, user: UserId, group: GroupId) {
+        if !self.has_news(key, group, Membership::Joined) {
+            self.user_left(user, group);
         }
     }
 
     /// No session of `user` gets the messages of `group` any more.
-    pub fn user_left(&mut self, user: UserId, group: GroupId) {
+    pub(super) fn user_left(&mut self, user: UserId, group: GroupId) {
         for slot in self.slots_of(user) {
+            self.note_membership(slot, group, Membership::Left);
             if let Some(login) = self.connections[slot as usize].session.login_mut() {
                 login.groups.retain(|other| *other != group);
             }
@@ -184,29 +249,32 @@ impl Shard {
         }
         // What it was sent is confirmed before its route goes, so that the user's next log-in does not get it again.
         self.flush_acks();
-        self.effects.push(Effect::Unbind {
-            user: login.user,
-            session_id: login.session_id,
-        });
+        self.unbind(login.user, login.session_id);
+    }
+
+    /// Asks for the route of a session to be forgotten.
+    pub fn unbind(&mut self, user: UserId, session_id: SessionId) {
+        self.effects.push(Effect::Unbind { user, session_id });
     }
 
     /// The client logged out and may log in again: it has as long for that as after connecting.
     pub fn log_out_by_command(&mut self, key: ConnectionKey) {
-        if self.connection(key).is_none() {
+        if self
+            .connection(key)
+            .is_none_or(|c| c.session.ended.is_some())
+        {
             return;
         }
         self.log_out(key.slot);
         let deadline_ms = self.now_ms() + self.options.login_timeout_ms;
         self.connections[key.slot as usize].session.deadline_ms = deadline_ms;
-        self.wheel.schedule(key, deadline_ms);
+        self.arm(key, deadline_ms);
         self.check_invariants();
     }
 
     fn remove_member(&mut self, slot: u32, group: GroupId) {
-        if let Some(entry) = self.groups.get_mut(&group)
-            && let Some(index) = entry.members.iter().position(|member| member.slot == slot)
-        {
-            entry.members.swap_remove(index);
+        if let Some(entry) = self.groups.get_mut(&group) {
+            entry.members.remove(&slot);
         }
     }
 

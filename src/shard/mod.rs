@@ -8,21 +8,30 @@
 //! - [`login`] users, devices, group memberships, and how they end
 //! - [`push`] what the bus brings → the sessions it is for, in order
 //! - [`delivery`] one push → one connection, and what that confirms
+//! - [`account`] what a client that confirms for itself still owes, and what was held back from it
 //! - [`deadlines`] what happens when nothing happens
 //!
 //! Invariants (checked in debug builds after every entry): a session stands in its user's list and its groups' lists
 //! exactly while it is logged in; no list holds a connection that is gone; a dirty connection is in the dirty list once.
 
+pub mod account;
 pub mod core;
 pub mod deadlines;
 pub mod delivery;
 pub mod input;
+mod invariants;
 pub mod login;
 pub mod push;
 pub mod sequencer;
 pub mod wheel;
 
-use std::{collections::HashMap, sync::Arc};
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use slab::Slab;
 use smallvec::SmallVec;
@@ -112,8 +121,13 @@ pub enum Effect {
     Subscribe(GroupId),
     /// No local user is in the group any more.
     Unsubscribe(GroupId),
-    /// A session with `ack=manual` has room again for what was held back.
-    CatchUp(ConnectionKey),
+    /// A session has room again for what was held back.
+    CatchUp {
+        /// Its connection.
+        key: ConnectionKey,
+        /// The session.
+        session_id: SessionId,
+    },
 }
 
 /// One connection: its session, what came and was not handled, what was said and not sent.
@@ -122,11 +136,19 @@ pub struct Connection {
     generation: u32,
     /// In the dirty list.
     dirty: bool,
+    /// In the list of those that may go on.
+    resumable: bool,
+    /// In the list of those that are over their rate.
+    throttled: bool,
+    /// When its entry in the wheel comes up; others of it, which it has outrun, are dropped when they do.
+    armed_ms: u64,
     /// The last write found the kernel's buffer full: wait until it says there is room.
     blocked: bool,
     /// The session.
     pub session: Session,
+    /// What was read and not handled, from `handled` on.
     input: Vec<u8>,
+    handled: usize,
     outbox: Outbox,
 }
 
@@ -135,23 +157,20 @@ pub struct Connection {
 struct User {
     slots: SmallVec<[u32; 2]>,
     direct: Sequencer<Arc<PushMessage>>,
+    /// The backend does not tell the last number: the first one that comes is the beginning.
+    begins_anywhere: bool,
 }
 
 /// A group with a member on this core.
 #[derive(Debug)]
 struct Group {
-    members: Vec<Member>,
+    /// The sessions in it by slot, each with the number up to which messages came before: those wait for `pull`.
+    members: BTreeMap<u32, u64>,
     messages: Sequencer<Arc<PushMessage>>,
+    /// As for a user's direct messages.
+    begins_anywhere: bool,
     /// Log-ins that are about to add a member.
     holds: u32,
-}
-
-/// A session in a group.
-#[derive(Clone, Copy, Debug)]
-struct Member {
-    slot: u32,
-    /// Messages up to this number came before: they wait for `pull`.
-    baseline: u64,
 }
 
 /// All sessions of one core.
@@ -186,8 +205,8 @@ const WHEEL_SLOTS: usize = 4096;
 const LINGER_MS: u64 = 2_000;
 
 impl Shard {
-    /// An empty shard. `worker` (0–1023) makes the ids of this core unique.
-    pub fn new(options: ShardOptions, worker: u16, metrics: Arc<metrics::Core>) -> Self {
+    /// An empty shard. `ids` are those of this core alone.
+    pub fn new(options: ShardOptions, ids: MessageIds, metrics: Arc<metrics::Core>) -> Self {
         Self {
             options,
             metrics,
@@ -196,7 +215,7 @@ impl Shard {
             users: HashMap::new(),
             groups: HashMap::new(),
             wheel: Wheel::new(TICK_MS, WHEEL_SLOTS),
-            ids: MessageIds::new(worker),
+            ids,
             now: Now::default(),
             pool: BufferPool::default(),
             dirty: Vec::new(),
@@ -251,9 +270,13 @@ impl Shard {
         let slot = self.connections.insert(Connection {
             generation,
             dirty: false,
+            resumable: false,
+            throttled: false,
+            armed_ms: due_ms,
             blocked: false,
             session,
             input: Vec::new(),
+            handled: 0,
             outbox: Outbox::default(),
         }) as u32;
         let key = ConnectionKey { slot, generation };
@@ -277,6 +300,16 @@ impl Shard {
         self.connections
             .get_mut(key.slot as usize)
             .filter(|connection| connection.generation == key.generation)
+    }
+
+    /// Has the connection looked at when `due_ms` comes, or earlier.
+    fn arm(&mut self, key: ConnectionKey, due_ms: u64) {
+        if let Some(connection) = self.connection_mut(key)
+            && due_ms < connection.armed_ms
+        {
+            connection.armed_ms = due_ms;
+            self.wheel.schedule(key, due_ms);
+        }
     }
 
     fn key_of(&self, slot: u32) -> ConnectionKey {
@@ -312,7 +345,7 @@ impl Shard {
         }
         connection.session.ended = Some(reason);
         connection.session.deadline_ms = now_ms + LINGER_MS;
-        connection.input = Vec::new();
+        connection.drop_input();
         if reason == CloseReason::SlowConsumer {
             connection.outbox.drop_unsent_lines();
         }
@@ -326,7 +359,7 @@ impl Shard {
             Push::Kick { reason: word }.write(outbox);
         }
         self.mark_dirty(key.slot);
-        self.wheel.schedule(key, now_ms + LINGER_MS);
+        self.arm(key, now_ms + LINGER_MS);
         self.metrics.connections.dec();
         self.metrics.connection_closed(reason);
         let level = match reason {
@@ -414,9 +447,14 @@ impl Shard {
         }
     }
 
-    /// Moves the connections that may handle or read more again into `into`.
+    /// Moves the connections that may handle or read more again into the empty list `into`.
     pub fn take_resumable(&mut self, into: &mut Vec<ConnectionKey>) {
         into.append(&mut self.resumable);
+        for key in into {
+            if let Some(connection) = self.connection_mut(*key) {
+                connection.resumable = false;
+            }
+        }
     }
 
     /// Moves the ended connections whose time to read their last lines is over into `into`.
@@ -435,33 +473,5 @@ impl Shard {
             && self.resumable.is_empty()
             && self.expired.is_empty()
             && self.effects.is_empty())
-    }
-
-    /// In debug builds, checks what must always hold; costs time proportional to the shard, so small ones only.
-    fn check_invariants(&self) {
-        if !cfg!(debug_assertions) || self.connections.len() > 64 {
-            return;
-        }
-        for (user_id, user) in &self.users {
-            debug_assert!(!user.slots.is_empty(), "user {user_id} without session");
-            for slot in &user.slots {
-                let session = &self.connections[*slot as usize].session;
-                debug_assert_eq!(session.login().map(|login| login.user), Some(*user_id));
-            }
-        }
-        for (group_id, group) in &self.groups {
-            debug_assert!(group.holds > 0 || !group.members.is_empty());
-            for member in &group.members {
-                let session = &self.connections[member.slot as usize].session;
-                debug_assert!(
-                    session
-                        .login()
-                        .is_some_and(|login| login.groups.contains(group_id))
-                );
-            }
-        }
-        for key in &self.dirty {
-            debug_assert!(self.connection(*key).is_none_or(|connection| connection.dirty));
-        }
     }
 }

@@ -120,19 +120,32 @@ impl Shard {
         entry.messages.retry()
     }
 
-    /// Some member of the group on this core, in whose name it may be read.
-    pub fn any_member(&self, group: GroupId) -> Option<UserId> {
-        let member = self.groups.get(&group)?.members.first()?;
-        let login = self.connections[member.slot as usize].session.login()?;
+    /// A member of the group on this core, in whose name its messages after `after` may be read: the service shows
+    /// nobody what came before the membership. The next one with each attempt, since a member may have left unheard.
+    pub fn group_reader(&self, group: GroupId, after: u64, attempt: usize) -> Option<UserId> {
+        let members = &self.groups.get(&group)?.members;
+        // Where all came later, nobody here is owed what came before the first of them.
+        let oldest = members.values().min()?;
+        let readers = members
+            .iter()
+            .filter(|(_, baseline)| *baseline <= oldest.max(&after));
+        let (slot, _) = readers.clone().nth(attempt % readers.count().max(1))?;
+        let login = self.connections[*slot as usize].session.login()?;
         Some(login.user)
     }
 
     fn on_stream(&mut self, stream: Stream, message: Arc<PushMessage>) {
         let sequencer = match stream {
-            Stream::Direct(user) => self.users.get_mut(&user).map(|user| &mut user.direct),
-            Stream::Group(group) => self.groups.get_mut(&group).map(|group| &mut group.messages),
+            Stream::Direct(user) => self
+                .users
+                .get_mut(&user)
+                .map(|user| (&mut user.direct, user.begins_anywhere)),
+            Stream::Group(group) => self
+                .groups
+                .get_mut(&group)
+                .map(|group| (&mut group.messages, group.begins_anywhere)),
         };
-        let Some(sequencer) = sequencer else {
+        let Some((sequencer, begins_anywhere)) = sequencer else {
             self.metrics.push_dropped(PushDrop::NoReceiver);
             return;
         };
@@ -140,6 +153,10 @@ impl Shard {
             // A backend without numbers: it goes out as it comes.
             self.send(stream, &message);
             return;
+        }
+        if begins_anywhere && sequencer.last().is_none() {
+            // Nothing is held: this is the first one that comes.
+            sequencer.baseline(message.seq - 1);
         }
         match sequencer.offer(message.seq, message, HELD_MESSAGES) {
             Offer::Deliver(message) => {
@@ -212,6 +229,7 @@ impl Shard {
             user,
             group: 0,
             seq: message.seq,
+            own: false,
         });
         for slot in self.slots_of(user) {
             let baseline = self.connections[slot as usize]
@@ -234,22 +252,26 @@ impl Shard {
             return;
         };
         let mut recipients = 0;
-        for member in &members {
-            let Some(login) = self.connections[member.slot as usize].session.login() else {
+        for (slot, baseline) in &members {
+            let Some(login) = self.connections[*slot as usize].session.login() else {
                 continue;
             };
-            let from_here = message.session_id != 0 && login.session_id == message.session_id;
-            if from_here || message.seq != 0 && message.seq <= member.baseline {
+            if message.seq != 0 && message.seq <= *baseline {
                 continue;
             }
-            // What one sent oneself is no news to one's inbox: the store counts it as confirmed.
-            let delivery = (message.seq != 0 && login.user != message.from).then_some(Delivery {
+            let delivery = (message.seq != 0).then_some(Delivery {
                 user: login.user,
                 group,
                 seq: message.seq,
+                // What one sent oneself is no news to one's inbox: the store counts it as confirmed.
+                own: login.user == message.from,
             });
+            if message.session_id != 0 && login.session_id == message.session_id {
+                self.pass_over(*slot, delivery);
+                continue;
+            }
             recipients += 1;
-            self.deliver(member.slot, line, message.msg_id, delivery);
+            self.deliver(*slot, line, message.msg_id, delivery);
         }
         if let Some(group) = self.groups.get_mut(&group) {
             group.members = members;
@@ -291,7 +313,11 @@ impl Shard {
         let mut line = Vec::new();
         Push::Notice { kind, text }.write(&mut line);
         let slots: Vec<u32> = match (message.to, message.to_many.as_slice()) {
-            (0, []) => self.users.values().flat_map(|user| user.slots.clone()).collect(),
+            (0, []) => self
+                .users
+                .values()
+                .flat_map(|user| user.slots.clone())
+                .collect(),
             (to, []) => self.slots_of(to).to_vec(),
             (_, many) => many.iter().flat_map(|user| self.slots_of(*user)).collect(),
         };

@@ -123,13 +123,27 @@ impl<T> Sequencer<T> {
     }
 
     /// Says where a stream that was [`Sequencer::unknown`] begins: what is held up to `last` is dropped, what follows
-    /// becomes ready. Returns a fetch to start. A stream whose beginning is known stays as it is.
+    /// becomes ready. Returns a fetch to start. Where the beginning is known and the store is further on than
+    /// the stream, what lies between was lost, and is fetched.
     pub fn baseline(&mut self, last: u64) -> Option<Fetch> {
         if self.last.is_none() {
             self.last = Some(last);
             self.release(last);
+        } else if self.last.is_some_and(|known| known < last) {
+            let gap = self.gap.get_or_insert_default();
+            gap.heard = gap.heard.max(last);
         }
         self.next_fetch()
+    }
+
+    /// Nobody will say where the stream begins: with the first number that is held, if one is.
+    pub fn begin_with_held(&mut self) -> Option<Fetch> {
+        let held = &self.gap.as_ref()?.held;
+        let (first, _) = held.first_key_value()?;
+        match self.last {
+            None => self.baseline(first - 1),
+            Some(_) => None,
+        }
     }
 
     /// A push with the number `seq`. At most `limit` items are held; one too many is not kept, and fetched in its turn.

@@ -1,3 +1,5 @@
+//! That only a token right in everything is accepted, and that none and no key is ever printed.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -66,7 +66,11 @@ impl Client {
     /// Writes as much as the kernel takes.
     pub fn write(&self, bytes: &[u8]) -> Transfer {
         loop {
-            return match send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            return match send(
+                &self.socket,
+                bytes,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
                 Ok(count) => Transfer::Bytes(count),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(rustix::io::Errno::AGAIN) => Transfer::WouldBlock,

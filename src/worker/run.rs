@@ -21,7 +21,6 @@ use socket2::Socket;
 
 use super::{
     client::{Client, Transfer, canonical_ip},
-    effects,
     event::CoreEvent,
     inbox::Inbox,
     poller::{Poller, Readiness, Source},
@@ -33,12 +32,8 @@ use crate::{
     id::ConnectionKey,
     limits::Refusal,
     metrics::{self, RefusalReason},
-    protocol::{
-        command::Dialect,
-        error_code::ErrorCode,
-        reply::Reply,
-    },
-    session::{Peer, commands, job::Job},
+    protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
+    session::{Peer, commands, effects, job::Job},
     shard::{Effect, TICK_MS, core::Core},
 };
 
@@ -253,7 +248,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.core.backend.advance(now_ms);
         self.core.shard().tick();
         if let Some(listener) = &self.listener
-            && self.accept_pause.until_ms.is_some_and(|until| until <= now_ms)
+            && self
+                .accept_pause
+                .until_ms
+                .is_some_and(|until| until <= now_ms)
         {
             self.accept_pause.until_ms = None;
             if self.poller.add(listener, Source::Listener).is_err() {
@@ -327,10 +325,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     fn refuse(&self, socket: std::os::fd::OwnedFd, refusal: Refusal) {
         let (reason, words) = match refusal {
             Refusal::MaxConnections => (RefusalReason::MaxConnections, "the gateway is full"),
-            Refusal::PerIp => (
-                RefusalReason::PerIp,
-                "too many connections from this address",
-            ),
+            Refusal::PerIp => (RefusalReason::PerIp, "too many from this address"),
         };
         self.metrics.connection_refused(reason);
         let code = ErrorCode::TooManyConnections;
@@ -376,7 +371,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Reads and hands over until there is nothing more, the shard wants no more, or the turn's share is used up.
     fn read(&mut self, key: ConnectionKey) {
         for _ in 0..READS_PER_TURN {
-            let Some(client) = self.clients.get_mut(key.slot as usize).and_then(Option::as_mut)
+            let Some(client) = self
+                .clients
+                .get_mut(key.slot as usize)
+                .and_then(Option::as_mut)
             else {
                 return;
             };

@@ -70,11 +70,13 @@ impl User {
         let start = Instant::now();
         self.session += 1;
         self.unconfirmed.clear();
+        let mut last_reply = None;
         while self.connection.is_none() {
             assert!(
                 start.elapsed() < DEADLINE,
-                "seed {}: nobody answers",
-                self.world.seed
+                "seed {}: no log-in for user {}, but {last_reply:?}",
+                self.world.seed,
+                self.uid
             );
             let address = *self.world.address.lock().expect("the address");
             let Some(mut client) = Client::try_connect(address) else {
@@ -82,11 +84,13 @@ impl User {
                 continue;
             };
             let log_in = format!("auth:{}", self.token);
-            let welcomed = client.try_reply().is_some()
-                && client.try_ask("set:ack:manual").is_some()
-                && client
-                    .try_ask(&log_in)
-                    .is_some_and(|reply| reply.starts_with("+OK uid="));
+            last_reply = client.try_reply();
+            for line in ["set:ack:manual", &log_in] {
+                last_reply = last_reply.and_then(|_| client.try_ask(line));
+            }
+            let welcomed = last_reply
+                .as_ref()
+                .is_some_and(|reply| reply.starts_with("+OK uid="));
             if welcomed {
                 self.connection = Some(client);
             }

@@ -144,11 +144,9 @@ fn a_flood_is_cut_off_and_others_do_not_notice() {
     let answered = lines.iter().filter(|line| *line == "+OK pong").count();
     assert!((5..200).contains(&answered), "{answered} answered");
     assert!(
-        lines
-            .iter()
-            .all(|line| line == "+OK pong"
-                || line.starts_with("-ERR RATE_LIMITED retry_ms=")
-                || line == "KICK reason=protocol"),
+        lines.iter().all(|line| line == "+OK pong"
+            || line.starts_with("-ERR RATE_LIMITED retry_ms=")
+            || line == "KICK reason=protocol"),
         "{lines:?}"
     );
     assert_eq!(witness.ask("ping"), "+OK pong");

@@ -78,7 +78,7 @@ pub(super) fn limits(values: &File, check: &Check<'_>) -> Result<Limits, Startup
         login_timeout_ms: time("login_timeout", section.login_timeout)?,
         outbound_queue_bytes,
         unconfirmed_limit: count("unconfirmed_limit", section.unconfirmed_limit, MILLION)? as usize,
-        max_devices: count("max_devices", section.max_devices, 1000)?,
+        max_devices: count("max_devices", section.max_devices, 64)?,
         inbox_limit: check.in_range(
             SECTION,
             "inbox_limit",

@@ -150,7 +150,7 @@ fn gateway_service(
         &section.host,
         "an IP address such as \"127.0.0.1\", \"0.0.0.0\" or \"::\"",
     )?;
-    let threads = check.in_range(SECTION, "thread_count", section.thread_count, (0, 512))?;
+    let threads = check.in_range(SECTION, "thread_count", section.thread_count, (0, 64))?;
     // A connection's slot number has 32 bits, and a million connections take some GiB: more is a slip of the hand.
     let connections = check.in_range(
         SECTION,

@@ -65,7 +65,7 @@ fn a_value_out_of_its_range_is_named_with_its_line_and_its_range() {
 fn every_rule_names_the_key_it_is_about() {
     for (text, key) in [
         ("[gateway_service]\nhost = 'localhost'", "host"),
-        ("[gateway_service]\nthread_count = 513", "thread_count"),
+        ("[gateway_service]\nthread_count = 65", "thread_count"),
         ("[gateway_service]\nmax_connections = 0", "max_connections"),
         (
             "[gateway_service]\nconnection_timeout = 0",

@@ -1,3 +1,5 @@
+//! That guessing is slowed down and nobody else is, and that the tables stay bounded.
+
 use super::*;
 use proptest::prelude::*;
 

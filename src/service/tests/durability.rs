@@ -127,6 +127,35 @@ fn a_full_disk_refuses_writes_answers_reads_and_recovers_when_there_is_room() {
 }
 
 #[test]
+fn a_store_that_fails_is_told_once_and_found_to_work_again_without_a_call() {
+    let mut world = World::new();
+    let alice = world.user("alice");
+    world.execute("PRAGMA query_only = ON");
+    for _ in 0..3 {
+        let refused = world.send(alice, alice, "refused");
+        assert_eq!(code(&refused.result), Code::Unavailable);
+    }
+    assert_eq!(world.told(), [true]);
+    for _ in 0..3 {
+        world.now_ms += 1000;
+        world.engine.run_housekeeping(world.now_ms, false);
+    }
+    assert!(world.told().is_empty(), "still failing");
+    world.execute("PRAGMA query_only = OFF");
+    world.now_ms += 1000;
+    world.engine.run_housekeeping(world.now_ms, false);
+    assert_eq!(world.told(), [false]);
+    assert_eq!(code(&world.send(alice, alice, "stored").result), Code::Ok);
+    assert!(world.told().is_empty());
+    assert_eq!(
+        world.engine.metrics.commits.get(),
+        3,
+        "account, probe, message"
+    );
+    assert_eq!(world.engine.metrics.messages.get(), 1);
+}
+
+#[test]
 fn numbers_and_marks_of_a_batch_taken_back_do_not_stick() {
     let mut world = World::new();
     let (alice, bob) = (world.user("alice"), world.user("bob"));

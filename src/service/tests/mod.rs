@@ -17,7 +17,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    Call, ReplySink, StoreCounters,
+    Call, ReplySink,
     engine::{Engine, Item, Outcome},
     password::{Judged, Verdict},
     schema,
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     backend::{Method, Request, Response},
     bus::Channel,
-    id::{RouteId, UserId},
+    id::{MessageIds, RouteId, UserId},
     proto::{self, Code, PushMessage},
 };
 
@@ -51,6 +51,8 @@ struct World {
     pushes: Vec<(Channel, PushMessage)>,
     next_msg_id: i64,
     sink: Arc<dyn ReplySink>,
+    /// What was told of the store's failing.
+    told: Arc<Mutex<Vec<bool>>>,
 }
 
 impl World {
@@ -65,13 +67,19 @@ impl World {
     fn over(directory: TempDir, inbox_limit: u64) -> Self {
         let connection = schema::open(directory.path()).expect("a store");
         let store = Store::new(connection, inbox_limit);
+        let told: Arc<Mutex<Vec<bool>>> = Arc::default();
+        let report = {
+            let told = Arc::clone(&told);
+            Arc::new(move |failing| told.lock().expect("not poisoned").push(failing))
+        };
         Self {
-            engine: Engine::new(store, 1023, Arc::new(StoreCounters::default())),
+            engine: Engine::new(store, MessageIds::new(1023), Arc::default(), report),
             directory,
             now_ms: START_MS,
             pushes: Vec::new(),
             next_msg_id: 1,
             sink: Arc::new(Kept::default()),
+            told,
         }
     }
 
@@ -298,6 +306,11 @@ impl World {
     fn fill_disk(&self) {
         let pages = self.count("PRAGMA page_count");
         self.count(&format!("PRAGMA max_page_count = {pages}"));
+    }
+
+    /// What was told of the store's failing since the last look.
+    fn told(&mut self) -> Vec<bool> {
+        std::mem::take(&mut self.told.lock().expect("not poisoned"))
     }
 
     fn make_room(&self) {

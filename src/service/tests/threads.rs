@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::{
     bus::Publisher,
+    metrics,
     service::{ServiceClient, ServiceOptions, Services, start},
 };
 
@@ -65,14 +66,14 @@ struct Running {
     services: Services,
     client: ServiceClient,
     log: Arc<Log>,
-    counters: Arc<StoreCounters>,
+    metrics: Arc<metrics::Store>,
     next_call_id: u64,
 }
 
 impl Running {
     fn start(directory: &Path, password_queue: usize) -> Self {
         let log = Arc::new(Log::default());
-        let counters = Arc::new(StoreCounters::default());
+        let metrics = Arc::<metrics::Store>::default();
         let options = ServiceOptions {
             data_dir: directory.to_owned(),
             inbox_limit: 10_000,
@@ -80,12 +81,13 @@ impl Running {
             password_queue,
             own_worker_id: 1023,
         };
-        let services = start(options, log.clone(), counters.clone()).expect("running services");
+        let services = start(options, log.clone(), metrics.clone(), Arc::new(|_| ()))
+            .expect("running services");
         Self {
             client: services.client(),
             services,
             log,
-            counters,
+            metrics,
             next_call_id: 0,
         }
     }
@@ -170,6 +172,21 @@ fn an_account_logs_in_with_its_password_only_and_a_stranger_looks_the_same() {
 }
 
 #[test]
+fn a_restart_knows_the_greatest_message_id() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    assert_eq!(running.services.last_message_id(), 0);
+    let alice = running.register("alice", "secret-1").user_id;
+    for msg_id in [START_MS << 22, 7] {
+        running.call(send(alice, alice, msg_id));
+    }
+    running.services.stop();
+    let running = Running::start(directory.path(), 8);
+    assert_eq!(running.services.last_message_id(), START_MS << 22);
+    running.services.stop();
+}
+
+#[test]
 fn of_two_registrations_of_one_name_at_once_one_wins() {
     let directory = TempDir::new().expect("a directory");
     let mut running = Running::start(directory.path(), 8);
@@ -218,13 +235,7 @@ fn a_full_password_queue_refuses_at_once_and_everything_is_answered() {
         .collect();
     assert!(codes.contains(&Code::Unauthenticated));
     assert!(codes.contains(&Code::Unavailable));
-    assert_eq!(
-        running
-            .counters
-            .password_queue_depth
-            .load(std::sync::atomic::Ordering::Relaxed),
-        0
-    );
+    assert_eq!(running.metrics.password_queue_depth.get(), 0);
 }
 
 #[test]

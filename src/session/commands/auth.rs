@@ -7,7 +7,7 @@ use crate::{
     id::{SessionId, UserId},
     proto::{
         BindRouteRequest, Code, GetUserGroupsRequest, LoginRequest, LogoutRequest,
-        PullOfflineRequest, RegisterRequest, UnbindRouteRequest,
+        PullOfflineRequest, RegisterRequest,
     },
     protocol::{error_code::ErrorCode, reply::Reply, secret::Secret},
     session::{commands::message, job::Job},
@@ -48,10 +48,7 @@ pub(super) async fn login<B: Backend, P: PushSource>(
         .login_guard()
         .check(ip, user, now_ms)
         .map_err(|retry_ms| {
-            core.shard()
-                .metrics()
-                .rate_limited_login_total
-                .inc();
+            core.shard().metrics().rate_limited_login_total.inc();
             Failure::TooSoon(retry_ms)
         })?;
     let response = core
@@ -87,9 +84,18 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
             TokenError::Expired => {
                 Failure::Refused(ErrorCode::TokenExpired, "the token has expired")
             }
-            TokenError::Invalid => Failure::Refused(ErrorCode::AuthFailed, "the token is not valid"),
+            TokenError::Invalid => {
+                Failure::Refused(ErrorCode::AuthFailed, "the token is not valid")
+            }
         })?;
-    begin_session(core, job, user, "", false).await
+    match begin_session(core, job, user, "", false).await {
+        // The token is good, but its user is not there (any more).
+        Err(Failure::Backend(Code::NotFound)) => Err(Failure::Refused(
+            ErrorCode::AuthFailed,
+            "the token is not valid",
+        )),
+        outcome => outcome,
+    }
 }
 
 pub(super) fn refresh<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
@@ -111,7 +117,10 @@ pub(super) async fn logout<B: Backend, P: PushSource>(
         })
         .await;
     if let Err(error) = response {
-        log::debug!("logout of user {} was not taken by the service: {error}", job.user);
+        log::debug!(
+            "logout of user {} was not taken by the service: {error}",
+            job.user
+        );
     }
     Ok(Reply::LoggedOut)
 }
@@ -139,21 +148,19 @@ async fn begin_session<B: Backend, P: PushSource>(
         ));
     }
     let bound = bind(core, job, user, session_id).await;
+    if !core.shard().is_logged_in(job.key, session_id) {
+        // The connection ended while it was being bound; its own unbinding may have overtaken the binding.
+        core.shard().unbind(user, session_id);
+        core.notify();
+        return Err(Failure::Refused(
+            ErrorCode::Internal,
+            "the connection is closed",
+        ));
+    }
     if let Err(failure) = bound {
         core.shard().log_out_by_command(job.key);
         core.notify();
         return Err(failure);
-    }
-    if !core.shard().is_logged_in(job.key, session_id) {
-        // The connection ended while it was being bound; its own unbinding may have overtaken the binding.
-        let unbind = UnbindRouteRequest {
-            user_id: user,
-            gateway_id: core.route.as_str().to_owned(),
-            session_id,
-        };
-        if let Err(error) = core.backend.call::<method::UnbindRoute>(unbind).await {
-            log::debug!("route of user {user} stays until it expires: {error}");
-        }
     }
     Ok(Reply::LoggedIn {
         uid: user,
@@ -200,10 +207,7 @@ async fn join_groups<B: Backend, P: PushSource>(
     user: UserId,
 ) -> Result<(), Failure> {
     let request = GetUserGroupsRequest { user_id: user };
-    let mut groups = core
-        .backend
-        .call::<method::GetUserGroups>(request)
-        .await?;
+    let mut groups = core.backend.call::<method::GetUserGroups>(request).await?;
     succeeded(groups.result.as_ref())?;
     let held = groups.group_ids.clone();
     let mut unknown = Vec::new();
@@ -230,7 +234,7 @@ async fn join_groups<B: Backend, P: PushSource>(
         for (index, group) in groups.group_ids.iter().enumerate() {
             // A group joined between the two readings comes by its own push, which has it listened to as well.
             if held.contains(group) {
-                let last_seq = groups.last_seqs.get(index).copied().unwrap_or(0);
+                let last_seq = groups.last_seqs.get(index).copied();
                 shard.add_member(job.key, *group, last_seq);
             }
         }

@@ -55,6 +55,7 @@ pub(super) async fn join<B: Backend, P: PushSource>(
 
 /// Listens to a group the user has just joined, and settles from which number on this session is pushed its messages.
 async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group: GroupId) {
+    core.shard().forget_membership_news(job.key, group);
     let new = core.shard().hold_group(group);
     if new {
         core.bus.subscribe(group).await;
@@ -67,7 +68,7 @@ async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group:
     if let Ok(groups) = groups
         && let Some(index) = groups.group_ids.iter().position(|other| *other == group)
     {
-        let last_seq = groups.last_seqs.get(index).copied().unwrap_or(0);
+        let last_seq = groups.last_seqs.get(index).copied();
         shard.add_member(job.key, group, last_seq);
     }
     shard.release_group(group);
@@ -88,7 +89,7 @@ pub(super) async fn leave<B: Backend, P: PushSource>(
         })
         .await?;
     succeeded(response.result.as_ref())?;
-    core.shard().user_left(job.user, group);
+    core.shard().leave(job.key, job.user, group);
     core.notify();
     Ok(Reply::Left(group))
 }
@@ -119,9 +120,10 @@ pub(super) async fn members<B: Backend, P: PushSource>(
             Ok(Reply::Members(response.member_ids))
         }
         Ok(()) => Err(Failure::Backend(Code::Forbidden)),
-        Err(Failure::Backend(Code::NotFound)) => {
-            Err(Failure::Refused(ErrorCode::NotFound, "there is no such group"))
-        }
+        Err(Failure::Backend(Code::NotFound)) => Err(Failure::Refused(
+            ErrorCode::NotFound,
+            "there is no such group",
+        )),
         Err(failure) => Err(failure),
     }
 }

@@ -75,7 +75,9 @@ pub(super) async fn who_am_i<B: Backend, P: PushSource>(
         known
     };
     let shard = core.shard();
-    let session = shard.connection(job.key).map(|connection| &connection.session);
+    let session = shard
+        .connection(job.key)
+        .map(|connection| &connection.session);
     Ok(Reply::WhoAmI {
         uid: job.user,
         name,

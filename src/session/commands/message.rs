@@ -87,9 +87,15 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     // What has just been pushed and confirmed must not come again.
     let acks = core.shard().take_acks();
     if !acks.is_empty() {
-        core.backend
-            .call::<method::AckBatch>(AckBatchRequest { acks })
-            .await?;
+        let request = AckBatchRequest { acks: acks.clone() };
+        let confirmed = core.backend.call::<method::AckBatch>(request).await;
+        let confirmed = confirmed.map_err(Failure::from);
+        if let Err(failure) = confirmed.and_then(|response| succeeded(response.result.as_ref())) {
+            // They are of every user here: not this one's to lose.
+            core.shard().confirm_later(acks);
+            core.notify();
+            return Err(failure);
+        }
     }
     let pulled = core
         .backend
@@ -192,7 +198,7 @@ pub fn group_push(message: GroupMsg) -> PushMessage {
 }
 
 /// The lines of `messages` for `user`.
-pub(super) fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedMessage> {
+pub fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedMessage> {
     messages
         .iter()
         .map(|message| {
@@ -202,6 +208,7 @@ pub(super) fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedM
                 user,
                 group: message.group_id,
                 seq: message.seq,
+                own: message.group_id != 0 && message.from == user,
             });
             (line, message.msg_id, delivery)
         })

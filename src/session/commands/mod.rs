@@ -82,18 +82,17 @@ impl Failure {
             Self::Backend(code) => match code {
                 Code::Invalid => (ErrorCode::BadArgument, "the service refused this"),
                 Code::NotFound => (ErrorCode::NotFound, "there is no such user or group"),
-                Code::Unauthenticated => {
-                    (ErrorCode::AuthFailed, "wrong user name or password")
-                }
+                Code::Unauthenticated => (ErrorCode::AuthFailed, "wrong user name or password"),
                 Code::Forbidden => (ErrorCode::Forbidden, "this is for members only"),
                 Code::AlreadyExists => (ErrorCode::UserExists, "this name is taken"),
                 Code::Unavailable => (ErrorCode::Overloaded, "this cannot be taken in now"),
                 Code::Ok | Code::Internal => (ErrorCode::Internal, "the service failed"),
             },
             Self::Call(error) => match error {
-                CallError::Unavailable => {
-                    (ErrorCode::BackendUnavailable, "the service is not available")
-                }
+                CallError::Unavailable => (
+                    ErrorCode::BackendUnavailable,
+                    "the service is not available",
+                ),
                 CallError::Timeout => (ErrorCode::Timeout, "the service did not answer in time"),
                 CallError::Overloaded => (ErrorCode::Overloaded, "the service is overloaded"),
                 CallError::Unsupported => (ErrorCode::Unsupported, "no service offers this"),

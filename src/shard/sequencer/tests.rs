@@ -1,3 +1,5 @@
+//! What a sequencer promises, whatever the bus and the store do.
+
 use super::*;
 use proptest::prelude::*;
 
@@ -398,4 +400,25 @@ proptest! {
         }
         prop_assert!(world.sequencer.gap.is_none());
     }
+}
+
+#[test]
+fn what_the_store_has_beyond_a_known_stream_was_lost_and_is_fetched() {
+    let mut sequencer = Sequencer::starting_after(3);
+    assert_eq!(sequencer.baseline(3), None);
+    let fetch = Fetch { after: 3, to: 5 };
+    assert_eq!(sequencer.baseline(5), Some(fetch));
+    assert_eq!(sequencer.fetched(fetch, [(4, "d"), (5, "e")], false), None);
+    assert_eq!(drained(&mut sequencer), ["d", "e"]);
+}
+
+#[test]
+fn a_stream_of_which_nobody_says_where_it_begins_begins_with_what_is_held() {
+    let mut sequencer = Sequencer::unknown();
+    assert_eq!(sequencer.begin_with_held(), None);
+    assert_eq!(sequencer.offer(7, "g", LIMIT), waiting());
+    assert_eq!(sequencer.offer(8, "h", LIMIT), waiting());
+    assert_eq!(sequencer.begin_with_held(), None);
+    assert_eq!(drained(&mut sequencer), ["g", "h"]);
+    assert_eq!(sequencer.begin_with_held(), None);
 }

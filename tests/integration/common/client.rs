@@ -46,7 +46,10 @@ impl Client {
 
     /// Connects if somebody listens.
     pub fn try_connect(address: SocketAddr) -> Option<Self> {
-        TcpStream::connect(address).ok().map(Self::from_stream)
+        let stream = TcpStream::connect(address).ok()?;
+        // Where nobody listens, a socket may be given that very port for its own and end up connected to itself.
+        let to_itself = stream.local_addr().ok()? == address;
+        (!to_itself).then(|| Self::from_stream(stream))
     }
 
     /// Connects from another address of the loopback network.

@@ -5,18 +5,13 @@ use std::{rc::Rc, time::Duration};
 use crate::{
     backend::{Backend, CallError, Method, method},
     bus::PushSource,
-    id::{ConnectionKey, GroupId, MessageId, UserId},
+    id::{ConnectionKey, GroupId, SessionId, UserId},
     proto::{
-        AckBatchRequest, PullGroupRequest, PullOfflineRequest, PushMessage, UnbindRouteRequest,
+        self, AckBatchRequest, Code, PullGroupRequest, PullOfflineRequest, PushMessage,
+        UnbindRouteRequest,
     },
-    session::commands::message::{direct_push, group_push},
-    shard::{
-        Effect, TICK_MS,
-        core::Core,
-        delivery::CatchUp,
-        push::encode_message,
-        sequencer::Fetch,
-    },
+    session::commands::message::{EncodedMessage, direct_push, encode_all, group_push},
+    shard::{Effect, TICK_MS, account::CatchUp, core::Core, sequencer::Fetch},
 };
 
 /// Messages fetched at a time.
@@ -28,13 +23,27 @@ const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Why a page of messages did not come.
+enum Missing {
+    /// This user may not have them.
+    Refused,
+    /// It may come another time.
+    Failed,
+}
+
+impl From<CallError> for Missing {
+    fn from(_: CallError) -> Self {
+        Self::Failed
+    }
+}
+
 /// Carries out one effect.
 pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect) {
     match effect {
         Effect::Confirm(acks) => {
             let request = AckBatchRequest { acks };
             // Unconfirmed, they will come again, marked as repeats: no harm beyond that.
-            persist::<method::AckBatch, _, _>(&core, request).await;
+            persist::<method::AckBatch, _, _>(&core, request, |response| response.result).await;
         }
         Effect::Unbind { user, session_id } => {
             let request = UnbindRouteRequest {
@@ -42,7 +51,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
                 gateway_id: core.route.as_str().to_owned(),
                 session_id,
             };
-            persist::<method::UnbindRoute, _, _>(&core, request).await;
+            persist::<method::UnbindRoute, _, _>(&core, request, |response| response.result).await;
         }
         Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch).await,
         Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch).await,
@@ -56,30 +65,37 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
                 core.bus.unsubscribe(group);
             }
         }
-        Effect::CatchUp(key) => catch_up(&core, key).await,
+        Effect::CatchUp { key, session_id } => catch_up(&core, key, session_id).await,
     }
     core.notify();
 }
 
 /// Calls `M` until it is taken, a bounded number of times.
-async fn persist<M, B, P>(core: &Core<B, P>, request: M::Request)
-where
+async fn persist<M, B, P>(
+    core: &Core<B, P>,
+    request: M::Request,
+    result: fn(M::Response) -> Option<proto::Result>,
+) where
     M: Method<Request: Clone>,
     B: Backend,
     P: PushSource,
 {
     let mut pause = FIRST_PAUSE;
     for _ in 0..ATTEMPTS {
-        match core.backend.call::<M>(request.clone()).await {
-            Ok(_) | Err(CallError::Unsupported) => return,
-            Err(_) => sleep(&mut pause).await,
+        let taken = match core.backend.call::<M>(request.clone()).await {
+            Ok(response) => answered(result(response).as_ref()).is_ok(),
+            Err(error) => error == CallError::Unsupported,
+        };
+        if taken {
+            return;
         }
+        sleep(core, &mut pause).await;
     }
     log::warn!("{}.{} was given up", M::SERVICE.name(), M::NAME);
 }
 
-async fn sleep(pause: &mut Duration) {
-    glommio::timer::sleep(*pause).await;
+async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
+    core.pause(*pause).await;
     *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
@@ -95,7 +111,7 @@ async fn fetch_direct<B: Backend, P: PushSource>(
             core.shard().direct_fetched(user, fetch, messages, more);
             return;
         }
-        sleep(&mut pause).await;
+        sleep(core, &mut pause).await;
         match core.shard().direct_fetch_failed(user, fetch) {
             Some(again) => fetch = again,
             None => return,
@@ -109,16 +125,17 @@ async fn fetch_group<B: Backend, P: PushSource>(
     mut fetch: Fetch,
 ) {
     let mut pause = FIRST_PAUSE;
-    loop {
-        let Some(member) = core.shard().any_member(group) else {
-            return;
-        };
-        if let Ok(messages) = group_page(core, group, member, fetch.after, fetch.to, PAGE).await {
+    for attempt in 0.. {
+        // Nobody may be there while somebody is about to come: then it is tried again like after a failure.
+        let reader = core.shard().group_reader(group, fetch.after, attempt);
+        if let Some(reader) = reader
+            && let Ok(messages) = group_page(core, group, reader, fetch.after, fetch.to, PAGE).await
+        {
             let more = has_more(&messages, fetch.to);
             core.shard().group_fetched(group, fetch, messages, more);
             return;
         }
-        sleep(&mut pause).await;
+        sleep(core, &mut pause).await;
         match core.shard().group_fetch_failed(group, fetch) {
             Some(again) => fetch = again,
             None => return,
@@ -129,9 +146,7 @@ async fn fetch_group<B: Backend, P: PushSource>(
 /// Whether the numbers behind a page are worth asking for: a page may end for its size, and an empty one says that there
 /// is nothing.
 fn has_more(messages: &[PushMessage], to: u64) -> bool {
-    messages
-        .last()
-        .is_some_and(|last| to == 0 || last.seq < to)
+    messages.last().is_some_and(|last| to == 0 || last.seq < to)
 }
 
 /// Direct messages `after < seq <= to`, the first ones. They go out for the first time here, whatever the store thinks.
@@ -141,7 +156,7 @@ async fn direct_page<B: Backend, P: PushSource>(
     after: u64,
     to: u64,
     limit: u32,
-) -> Result<Vec<PushMessage>, CallError> {
+) -> Result<Vec<PushMessage>, Missing> {
     let response = core
         .backend
         .call::<method::PullOffline>(PullOfflineRequest {
@@ -164,7 +179,7 @@ async fn group_page<B: Backend, P: PushSource>(
     after: u64,
     to: u64,
     limit: u32,
-) -> Result<Vec<PushMessage>, CallError> {
+) -> Result<Vec<PushMessage>, Missing> {
     let response = core
         .backend
         .call::<method::PullGroup>(PullGroupRequest {
@@ -180,10 +195,11 @@ async fn group_page<B: Backend, P: PushSource>(
     Ok(messages.map(first_time).collect())
 }
 
-fn answered(result: Option<&crate::proto::Result>) -> Result<(), CallError> {
-    match result {
-        Some(result) if result.code == crate::proto::Code::Ok as i32 => Ok(()),
-        _ => Err(CallError::Internal),
+fn answered(result: Option<&proto::Result>) -> Result<(), Missing> {
+    match result.map(proto::Result::code) {
+        Some(Code::Ok) => Ok(()),
+        Some(Code::Forbidden | Code::NotFound) => Err(Missing::Refused),
+        _ => Err(Missing::Failed),
     }
 }
 
@@ -195,22 +211,30 @@ fn first_time(message: PushMessage) -> PushMessage {
 }
 
 /// Sends a client with `ack=manual` what was held back, as far as its account has room.
-async fn catch_up<B: Backend, P: PushSource>(core: &Core<B, P>, key: ConnectionKey) {
+async fn catch_up<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    key: ConnectionKey,
+    session_id: SessionId,
+) {
+    let mut pause = FIRST_PAUSE;
     loop {
-        let Some(next) = core.shard().next_catch_up(key) else {
+        let Some(next) = core.shard().next_catch_up(key, session_id) else {
             return;
         };
         if core.shard().is_congested(key) {
             core.notify();
-            glommio::timer::sleep(Duration::from_millis(TICK_MS)).await;
+            core.pause(Duration::from_millis(TICK_MS)).await;
             continue;
         }
         match catch_up_page(core, next).await {
-            Ok(lines) => core.shard().caught_up(key, next, &lines),
-            Err(_) => {
-                core.shard().catch_up_failed(key);
-                return;
+            Ok(lines) => {
+                pause = FIRST_PAUSE;
+                core.shard().caught_up(key, next, lines);
             }
+            // It is no member any more: none of these are for it.
+            Err(Missing::Refused) => core.shard().caught_up(key, next, Vec::new()),
+            // The client may have confirmed all it has, so nothing but this flow would try again.
+            Err(Missing::Failed) => sleep(core, &mut pause).await,
         }
         core.notify();
     }
@@ -219,19 +243,12 @@ async fn catch_up<B: Backend, P: PushSource>(core: &Core<B, P>, key: ConnectionK
 async fn catch_up_page<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     next: CatchUp,
-) -> Result<Vec<(Vec<u8>, MessageId, u64)>, CallError> {
+) -> Result<Vec<EncodedMessage>, Missing> {
     let limit = next.room.min(CATCH_UP_PAGE) as u32;
     let messages = if next.group == 0 {
         direct_page(core, next.user, next.after, next.to, limit).await?
     } else {
         group_page(core, next.group, next.user, next.after, next.to, limit).await?
     };
-    Ok(messages
-        .iter()
-        .map(|message| {
-            let mut line = Vec::new();
-            encode_message(message, &mut line);
-            (line, message.msg_id, message.seq)
-        })
-        .collect())
+    Ok(encode_all(next.user, &messages))
 }

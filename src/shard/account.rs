@@ -1,0 +1,283 @@
+//! The account of what a client has not confirmed, and sending what was held back because of it.
+//!
+//! Owns the rule of `unconfirmed_limit`: at the limit a session falls behind and is pushed nothing that can be fetched
+//! later; once it has room again, what it missed is fetched and sent, stream by stream, until it is up to date.
+
+use super::{Effect, Shard};
+use crate::{
+    id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
+    protocol::command::{AckMode, PULL_LIMIT_MAX},
+    session::{Manual, commands::message::EncodedMessage, outbox::Delivery},
+};
+
+/// What a session with `ack=manual` is to be sent next of what was held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUp {
+    /// For which session of the connection.
+    pub session_id: SessionId,
+    /// Whose messages.
+    pub user: UserId,
+    /// Of which group; 0: direct ones.
+    pub group: GroupId,
+    /// The last number it was sent.
+    pub after: u64,
+    /// The last number that was pushed to others.
+    pub to: u64,
+    /// How many it may be sent.
+    pub room: usize,
+}
+
+impl Shard {
+    /// A log-in was just answered: what was pushed since its baselines is only now going out.
+    pub(super) fn account_from_baselines(&mut self, key: ConnectionKey) {
+        let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
+            return;
+        };
+        let direct_last = login.baseline;
+        let group_last = login
+            .groups
+            .iter()
+            .map(|group| (*group, self.group_baseline(*group, key.slot)))
+            .collect();
+        if let Some(manual) = self.manual_mut(key) {
+            manual.direct_last = direct_last;
+            manual.group_last = group_last;
+        }
+    }
+
+    /// From now on the client confirms for itself: keeps account of what it has not confirmed.
+    pub(super) fn begin_account(&mut self, key: ConnectionKey) {
+        let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
+            return;
+        };
+        if login.manual.is_some() || !login.ready {
+            return;
+        }
+        let manual = Manual {
+            direct_last: self.direct_last(login.user).unwrap_or(0),
+            group_last: login
+                .groups
+                .iter()
+                .map(|group| (*group, self.group_last(*group).unwrap_or(0)))
+                .collect(),
+            ..Manual::default()
+        };
+        if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
+            login.manual = Some(Box::new(manual));
+        }
+    }
+
+    pub(super) fn group_baseline(&self, group: GroupId, slot: u32) -> u64 {
+        let group = self.groups.get(&group);
+        group
+            .and_then(|group| group.members.get(&slot).copied())
+            .unwrap_or(0)
+    }
+
+    fn direct_last(&self, user: UserId) -> Option<u64> {
+        self.users.get(&user)?.direct.last()
+    }
+
+    fn group_last(&self, group: GroupId) -> Option<u64> {
+        self.groups.get(&group)?.messages.last()
+    }
+
+    /// The client confirmed these itself.
+    pub fn confirmed(&mut self, key: ConnectionKey, ids: &[MessageId]) {
+        if let Some(manual) = self.manual_mut(key) {
+            for id in ids {
+                manual.unconfirmed.remove(id);
+            }
+        }
+        self.catch_up_if_behind(key);
+    }
+
+    pub(super) fn catch_up_if_behind(&mut self, key: ConnectionKey) {
+        let login = self.connection_mut(key).and_then(|c| c.session.login_mut());
+        if let Some(login) = login
+            && let Some(manual) = &mut login.manual
+            && manual.behind
+            && !manual.catching_up
+        {
+            manual.catching_up = true;
+            let session_id = login.session_id;
+            self.effects.push(Effect::CatchUp { key, session_id });
+        }
+    }
+
+    /// What the session is to be sent next of what was held back; `None`: nothing, it is up to date, full, or gone.
+    pub fn next_catch_up(&mut self, key: ConnectionKey, session_id: SessionId) -> Option<CatchUp> {
+        let limit = self.options.unconfirmed_limit;
+        let session = &self.connection(key)?.session;
+        let ack_mode = session.ack_mode;
+        let login = session
+            .login()
+            .filter(|login| login.session_id == session_id)?;
+        let manual = login.manual.as_ref()?;
+        let room = match ack_mode {
+            AckMode::Manual => limit.saturating_sub(manual.unconfirmed.len()),
+            AckMode::Auto => limit,
+        };
+        let streams = std::iter::once((0, manual.direct_last, self.direct_last(login.user))).chain(
+            login.groups.iter().map(|group| {
+                let sent = manual.group_last.get(group).copied();
+                let last = self.group_last(*group);
+                (*group, sent.or(last).unwrap_or(0), last)
+            }),
+        );
+        let user = login.user;
+        let next = streams
+            .filter_map(|(group, after, last)| Some((group, after, last?)))
+            .find(|(_, after, last)| after < last)
+            .map(|(group, after, to)| CatchUp {
+                session_id,
+                user,
+                group,
+                after,
+                to,
+                room,
+            });
+        let manual = self.manual_mut(key)?;
+        match next {
+            Some(catch_up) if catch_up.room > 0 => Some(catch_up),
+            Some(_) => {
+                manual.catching_up = false;
+                None
+            }
+            None => {
+                manual.behind = false;
+                manual.catching_up = false;
+                if ack_mode == AckMode::Auto
+                    && let Some(login) =
+                        self.connection_mut(key).and_then(|c| c.session.login_mut())
+                {
+                    login.manual = None;
+                }
+                None
+            }
+        }
+    }
+
+    /// Sends what was fetched for [`Shard::next_catch_up`], in order.
+    pub fn caught_up(
+        &mut self,
+        key: ConnectionKey,
+        catch_up: CatchUp,
+        messages: Vec<EncodedMessage>,
+    ) {
+        // The client may have logged out meanwhile, and in again as somebody else.
+        if !self.is_logged_in(key, catch_up.session_id) {
+            return;
+        }
+        if let Some(manual) = self.manual_mut(key) {
+            manual.behind = false;
+        }
+        let nothing = messages.is_empty();
+        for (line, message_id, delivery) in messages {
+            self.deliver(key.slot, &line, message_id, delivery);
+        }
+        if let Some(manual) = self.manual_mut(key) {
+            manual.behind = true;
+            if nothing {
+                // The store has none of them any more: they were confirmed elsewhere.
+                note_sent(
+                    manual,
+                    Delivery {
+                        user: catch_up.user,
+                        group: catch_up.group,
+                        seq: catch_up.to,
+                        own: false,
+                    },
+                );
+            }
+        }
+    }
+
+    pub(super) fn manual_mut(&mut self, key: ConnectionKey) -> Option<&mut Manual> {
+        self.connection_mut(key)?
+            .session
+            .login_mut()?
+            .manual
+            .as_deref_mut()
+    }
+
+    /// The session sent this itself and is not pushed it; what is held back later begins behind it.
+    pub(super) fn pass_over(&mut self, slot: u32, delivery: Option<Delivery>) {
+        let login = self.connections[slot as usize].session.login_mut();
+        if let Some(manual) = login.and_then(|login| login.manual.as_mut())
+            && let Some(delivery) = delivery
+            && !manual.behind
+        {
+            note_sent(manual, delivery);
+        }
+    }
+}
+
+/// Whether a message may be sent to a client that keeps (or kept) its own account; notes it if so.
+pub(super) fn admit(
+    manual: &mut Manual,
+    ack_mode: AckMode,
+    message_id: MessageId,
+    delivery: Option<Delivery>,
+    options: &super::ShardOptions,
+) -> bool {
+    let Some(delivery) = delivery else {
+        // Without a number it could not be fetched later: it goes out now, as with any backend that keeps no numbers.
+        return true;
+    };
+    if manual.behind {
+        return false;
+    }
+    if manual.pulled.remove(&message_id) {
+        note_sent(manual, delivery);
+        return false;
+    }
+    if ack_mode == AckMode::Manual {
+        if manual.unconfirmed.len() >= options.unconfirmed_limit {
+            manual.behind = true;
+            return false;
+        }
+        if !delivery.own {
+            manual.unconfirmed.insert(message_id);
+        }
+    }
+    note_sent(manual, delivery);
+    true
+}
+
+/// The client pulled a message. What it never confirms is noted up to a bound: past it, its account is full anyway.
+pub(super) fn note_pulled(
+    manual: &mut Manual,
+    ack_mode: AckMode,
+    message_id: MessageId,
+    delivery: Option<Delivery>,
+    options: &super::ShardOptions,
+) {
+    let bound = options.unconfirmed_limit + PULL_LIMIT_MAX as usize;
+    if ack_mode == AckMode::Manual && manual.unconfirmed.len() < bound {
+        manual.unconfirmed.insert(message_id);
+    }
+    let ahead = delivery.is_some_and(|delivery| delivery.seq > manual.last_sent(delivery.group));
+    if ahead && manual.pulled.len() < bound {
+        manual.pulled.insert(message_id);
+    }
+}
+
+impl Manual {
+    fn last_sent(&self, group: GroupId) -> u64 {
+        match group {
+            0 => self.direct_last,
+            group => self.group_last.get(&group).copied().unwrap_or(0),
+        }
+    }
+}
+
+fn note_sent(manual: &mut Manual, delivery: Delivery) {
+    match delivery.group {
+        0 => manual.direct_last = manual.direct_last.max(delivery.seq),
+        group => {
+            let last = manual.group_last.entry(group).or_insert(0);
+            *last = (*last).max(delivery.seq);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Rates and queues.
+
+use super::*;
+use crate::close::CloseReason;
+
+#[test]
+fn over_its_rate_a_client_waits_and_is_answered_as_the_rate_allows() {
+    let mut shard = shard();
+    let key = connect_limited(&mut shard);
+    assert!(shard.feed(key, "ping\n".repeat(25).as_bytes()).is_none());
+    assert_eq!(read(&mut shard, key).matches("pong").count(), 20);
+    assert!(!shard.can_read(key));
+    let mut answered = 20;
+    for now_ms in (100..=500).step_by(100) {
+        at(&mut shard, now_ms);
+        let mut keys = Vec::new();
+        shard.take_resumable(&mut keys);
+        assert_eq!(keys, [key]);
+        assert!(shard.resume(key).is_none());
+        answered += read(&mut shard, key).matches("pong").count();
+    }
+    assert_eq!(answered, 25);
+    assert!(shard.can_read(key));
+}
+
+#[test]
+fn over_its_rate_for_too_long_it_is_told_when_to_come_back_and_closed() {
+    let mut shard = shard();
+    let key = connect_limited(&mut shard);
+    assert!(shard.feed(key, "ping\n".repeat(100).as_bytes()).is_none());
+    let mut said = String::new();
+    for now_ms in (100..=1_200).step_by(100) {
+        at(&mut shard, now_ms);
+        let mut keys = Vec::new();
+        shard.take_resumable(&mut keys);
+        assert!(keys.len() <= 1, "once, however often it was put off");
+        for key in keys {
+            assert!(shard.resume(key).is_none());
+        }
+        said = read(&mut shard, key);
+    }
+    assert!(said.is_empty());
+    assert_eq!(shard.is_finished(key), Some(CloseReason::RateLimited));
+}
+
+#[test]
+fn pushes_that_are_not_read_end_the_session_and_stay_unconfirmed() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[]);
+    for seq in 1..=100 {
+        shard.on_push(direct(7, seq));
+    }
+    shard.sent(key, 3, true);
+    let said = String::from_utf8(shard.unsent(key).to_vec()).expect("text");
+    assert_eq!(
+        said.lines().count(),
+        2,
+        "the line that was begun, and why: {said}"
+    );
+    assert!(said.ends_with("KICK reason=slow_consumer\n"));
+    assert!(!shard.has_acks());
+}
+
+#[test]
+fn what_was_pulled_long_ago_does_not_widen_the_queue() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[]);
+    // One byte always stays behind, so that the queue is never empty.
+    for round in 0..50 {
+        let lines = vec![(vec![b'x'; 900], round, None)];
+        shard.deliver_pulled(key, lines);
+        let count = shard.unsent(key).len() - 1;
+        shard.sent(key, count, true);
+    }
+    for seq in 1..=200 {
+        shard.on_push(direct(7, seq));
+    }
+    shard.sent(key, 0, true);
+    assert!(
+        shard
+            .connection(key)
+            .is_some_and(|c| c.session.ended == Some(CloseReason::SlowConsumer))
+    );
+}

@@ -1,0 +1,178 @@
+//! A shard as a value: bytes, pushes and the time go in; bytes, jobs and effects come out.
+
+mod deadlines;
+mod input;
+mod limits;
+mod manual;
+mod membership;
+mod pushes;
+
+use std::sync::Arc;
+
+use super::{Effect, Now, Shard, ShardOptions};
+use crate::{
+    id::{ConnectionKey, GroupId, MessageIds, SessionId, UserId},
+    limits::Rate,
+    metrics,
+    proto::{PushKind, PushMessage},
+    protocol::reply::Reply,
+    session::{
+        Peer,
+        job::{Call, Job},
+    },
+};
+
+fn options() -> ShardOptions {
+    ShardOptions {
+        max_line_bytes: 200,
+        login_line_bytes: 64,
+        protocol_error_limit: 3,
+        login_timeout_ms: 30_000,
+        connection_timeout_ms: 300_000,
+        outbound_queue_bytes: 2_000,
+        unconfirmed_limit: 3,
+        command_rate: Rate {
+            per_second: 10,
+            burst: 20,
+        },
+        throttle_timeout_ms: 1_000,
+        banner: false,
+    }
+}
+
+fn shard() -> Shard {
+    Shard::new(
+        options(),
+        MessageIds::new(1),
+        Arc::new(metrics::Core::new()),
+    )
+}
+
+fn at(shard: &mut Shard, now_ms: u64) {
+    shard.set_now(Now {
+        monotonic_us: now_ms * 1000,
+        unix_ms: 1_760_000_000_000 + now_ms,
+    });
+    shard.tick();
+}
+
+fn connect(shard: &mut Shard) -> ConnectionKey {
+    let ip = std::net::Ipv4Addr::LOCALHOST.into();
+    shard.accept(Peer { ip, exempt: true })
+}
+
+fn connect_limited(shard: &mut Shard) -> ConnectionKey {
+    let ip = std::net::Ipv4Addr::LOCALHOST.into();
+    shard.accept(Peer { ip, exempt: false })
+}
+
+/// Everything the connection has to send, as if its socket took it.
+fn read(shard: &mut Shard, key: ConnectionKey) -> String {
+    let text = String::from_utf8(shard.unsent(key).to_vec()).expect("lines are text");
+    shard.sent(key, text.len(), false);
+    text
+}
+
+fn session_id(shard: &Shard, key: ConnectionKey) -> SessionId {
+    let login = shard.connection(key).and_then(|c| c.session.login());
+    login.expect("a log-in").session_id
+}
+
+/// Logs `user` in, with direct messages after `last_seq` and the groups' after their numbers to be pushed.
+fn log_in(
+    shard: &mut Shard,
+    key: ConnectionKey,
+    user: UserId,
+    last_seq: u64,
+    groups: &[(GroupId, u64)],
+) {
+    let job = begin_log_in(shard, key, user, last_seq, groups);
+    finish_log_in(shard, &job, user);
+    read(shard, key);
+}
+
+fn begin_log_in(
+    shard: &mut Shard,
+    key: ConnectionKey,
+    user: UserId,
+    last_seq: u64,
+    groups: &[(GroupId, u64)],
+) -> Job {
+    let job = shard.feed(key, b"login:somebody:secret\n").expect("a job");
+    let session_id = shard.next_id() as SessionId;
+    assert!(shard.attach(key, user, "somebody".into(), session_id));
+    shard.set_baseline(key, Some(last_seq));
+    for (group, last_seq) in groups {
+        shard.add_member(key, *group, Some(*last_seq));
+    }
+    job
+}
+
+fn finish_log_in(shard: &mut Shard, job: &Job, user: UserId) {
+    let reply = Reply::LoggedIn {
+        uid: user,
+        session: 9,
+        token: None,
+    };
+    assert!(shard.complete(job, &reply).is_none());
+}
+
+fn direct(to: UserId, seq: u64) -> Arc<PushMessage> {
+    Arc::new(PushMessage {
+        msg_id: 1000 + seq as i64,
+        from: 70,
+        to,
+        ts_ms: 5,
+        text: format!("d{seq}"),
+        seq,
+        ..Default::default()
+    })
+}
+
+fn grouped(group: GroupId, seq: u64, from: UserId, session_id: SessionId) -> Arc<PushMessage> {
+    Arc::new(PushMessage {
+        msg_id: 2000 + seq as i64,
+        from,
+        group_id: group,
+        ts_ms: 5,
+        text: format!("g{seq}"),
+        session_id,
+        seq,
+        ..Default::default()
+    })
+}
+
+fn news(kind: PushKind, to: UserId, group: GroupId, seq: u64) -> Arc<PushMessage> {
+    Arc::new(PushMessage {
+        to,
+        group_id: group,
+        kind: kind.into(),
+        seq,
+        ..Default::default()
+    })
+}
+
+/// The texts of the messages in `lines`.
+fn texts(lines: &str) -> Vec<&str> {
+    let messages = lines.lines().filter(|line| line.contains("MSG "));
+    messages
+        .filter_map(|line| line.split_once(" text=").map(|(_, text)| text))
+        .collect()
+}
+
+fn effects(shard: &mut Shard) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    shard.take_effects(&mut effects);
+    effects
+}
+
+fn answer(job: &Job) -> Reply {
+    match &job.call {
+        Call::Chat { text, .. } => Reply::Stored {
+            group: false,
+            message_id: text.len() as i64,
+            duplicate: false,
+        },
+        _ => Reply::FriendAdded,
+    }
+}

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     backend::embedded::{CoreReplies, Embedded},
-    bus::local::{LocalBus, MAX_CORES},
+    bus::local::{LocalBus, LocalSource, MAX_CORES},
     config::settings::Settings,
     control, data_dir,
     error::{ExitCode, StartupError},
@@ -98,7 +98,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     let (news, cores_news) = crossbeam_channel::unbounded();
     for (number, listener) in listeners.into_iter().enumerate() {
         let cpu = (workers <= limits.cpus.len()).then(|| limits.cpus[number]);
-        let seed = CoreSeed {
+        let parts = CoreParts {
             number,
             listener,
             inbox: Arc::clone(&inboxes[number]),
@@ -110,7 +110,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
             settings: settings.clone(),
             clock,
         };
-        start_core(seed, cpu, news.clone())?;
+        start_core(parts, cpu, news.clone())?;
     }
     drop(news);
 
@@ -281,8 +281,8 @@ fn shard_options(settings: &Settings) -> ShardOptions {
     }
 }
 
-/// What a core is grown from, on its own thread.
-struct CoreSeed {
+/// What a core's thread needs to build its worker, which cannot move between threads.
+struct CoreParts {
     number: usize,
     listener: Socket,
     inbox: Arc<Inbox<CoreEvent>>,
@@ -319,13 +319,13 @@ impl Drop for EndOfCore {
 }
 
 fn start_core(
-    seed: CoreSeed,
+    parts: CoreParts,
     cpu: Option<usize>,
     news: Sender<CoreNews>,
 ) -> Result<(), StartupError> {
     let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
-        .name(&format!("core-{}", seed.number))
+        .name(&format!("core-{}", parts.number))
         .ring_depth(RING_DEPTH)
         .io_memory(IO_MEMORY_BYTES)
         .preempt_timer(PREEMPT_AFTER)
@@ -334,7 +334,7 @@ fn start_core(
                 news: news.clone(),
                 drained: false,
             };
-            match grow(seed) {
+            match build_worker(parts) {
                 Ok(worker) => {
                     // As above.
                     let _ = news.send(CoreNews::Up);
@@ -351,34 +351,34 @@ fn start_core(
         })
 }
 
-fn grow(seed: CoreSeed) -> std::io::Result<Worker<Embedded, crate::bus::local::LocalSource>> {
+fn build_worker(parts: CoreParts) -> std::io::Result<Worker<Embedded, LocalSource>> {
     let shard = Shard::new(
-        shard_options(&seed.settings),
-        MessageIds::starting_after(seed.number as u16, seed.last_message_id),
-        Arc::clone(&seed.metrics),
+        shard_options(&parts.settings),
+        MessageIds::starting_after(parts.number as u16, parts.last_message_id),
+        Arc::clone(&parts.metrics),
     );
     let backend = Embedded::new(
-        seed.services,
-        Arc::new(CoreReplies(Arc::clone(&seed.inbox))),
-        Arc::clone(&seed.metrics),
-        seed.settings.rpc.rpc_timeout_ms,
+        parts.services,
+        Arc::new(CoreReplies(Arc::clone(&parts.inbox))),
+        Arc::clone(&parts.metrics),
+        parts.settings.rpc.rpc_timeout_ms,
     );
-    let route = RouteId::new(&seed.settings.gateway_service.gateway_id, seed.number);
-    let clock = seed.clock;
+    let route = RouteId::new(&parts.settings.gateway_service.gateway_id, parts.number);
+    let clock = parts.clock;
     let core = Core::new(
         shard,
         backend,
-        seed.bus.source(seed.number),
-        seed.gateway,
+        parts.bus.source(parts.number),
+        parts.gateway,
         route,
         move || clock.now(),
         |length| Box::pin(glommio::timer::sleep(length)),
     );
     Worker::new(WorkerParts {
         core: Rc::new(core),
-        inbox: seed.inbox,
-        listener: seed.listener,
-        metrics: seed.metrics,
+        inbox: parts.inbox,
+        listener: parts.listener,
+        metrics: parts.metrics,
     })
 }
 

@@ -9,13 +9,13 @@ pub enum CloseReason {
     Quit,
     /// The connection was reset or broke.
     ConnectionLost,
-    /// A newer login with the same device name, or past `max_devices`.
+    /// A newer log-in with the same device name, or past `max_devices`.
     Replaced,
     /// Nothing was read for `connection_timeout`.
     Idle,
-    /// No login within `login_timeout`.
+    /// No log-in within `login_timeout`.
     AuthTimeout,
-    /// More than `outbound_queue_bytes` unread.
+    /// More than `outbound_queue_bytes` of pushes unread.
     SlowConsumer,
     /// A line too long, or `protocol_error_limit` bad lines.
     Protocol,
@@ -25,7 +25,7 @@ pub enum CloseReason {
     Admin,
     /// The gateway is going down.
     Shutdown,
-    /// A bug of ours: the task of this connection panicked.
+    /// A bug of ours: serving this connection panicked.
     Internal,
 }
 

@@ -47,7 +47,7 @@ impl fmt::Display for RouteId {
 }
 
 /// 2015-01-01T00:00:00Z in Unix milliseconds: where the snowflakes' time begins.
-pub const SNOWFLAKE_EPOCH_UNIX_MS: u64 = 1_420_070_400_000;
+const SNOWFLAKE_EPOCH_UNIX_MS: u64 = 1_420_070_400_000;
 
 const TIME_BITS: u32 = 41;
 const WORKER_BITS: u32 = 10;
@@ -110,17 +110,6 @@ impl MessageIds {
         // 63 bits: never negative.
         id as MessageId
     }
-
-    /// The worker that made `id`.
-    pub fn worker_of(id: MessageId) -> u16 {
-        (id >> SEQUENCE_BITS) as u16 & (WORKERS_MAX - 1)
-    }
-
-    /// When `id` was made, in Unix milliseconds; a little later than that where the generator had to borrow.
-    pub fn unix_ms_of(id: MessageId) -> u64 {
-        let time_ms = (id as u64 >> (WORKER_BITS + SEQUENCE_BITS)) & ((1 << TIME_BITS) - 1);
-        SNOWFLAKE_EPOCH_UNIX_MS + time_ms
-    }
 }
 
 #[cfg(test)]
@@ -130,13 +119,22 @@ mod tests {
 
     const NOW: u64 = 1_760_000_000_000;
 
+    fn worker_of(id: MessageId) -> u16 {
+        (id >> SEQUENCE_BITS) as u16 & (WORKERS_MAX - 1)
+    }
+
+    /// When `id` was made; a little later than that where the generator had to borrow.
+    fn unix_ms_of(id: MessageId) -> u64 {
+        SNOWFLAKE_EPOCH_UNIX_MS + (id as u64 >> (WORKER_BITS + SEQUENCE_BITS))
+    }
+
     #[test]
     fn an_id_tells_its_worker_and_its_time() {
         let mut ids = MessageIds::new(777);
         let id = ids.next(NOW);
         assert!(id > 0);
-        assert_eq!(MessageIds::worker_of(id), 777);
-        assert_eq!(MessageIds::unix_ms_of(id), NOW);
+        assert_eq!(worker_of(id), 777);
+        assert_eq!(unix_ms_of(id), NOW);
         assert_eq!(
             id,
             (((NOW - SNOWFLAKE_EPOCH_UNIX_MS) as i64) << 22) | (777 << 12)
@@ -149,9 +147,9 @@ mod tests {
         let first = ids.next(NOW);
         let further: Vec<MessageId> = (0..4096).map(|_| ids.next(NOW)).collect();
         let last = further[4095];
-        assert_eq!(MessageIds::unix_ms_of(first), NOW);
-        assert_eq!(MessageIds::unix_ms_of(last), NOW + 1);
-        assert_eq!(MessageIds::worker_of(last), 1023);
+        assert_eq!(unix_ms_of(first), NOW);
+        assert_eq!(unix_ms_of(last), NOW + 1);
+        assert_eq!(worker_of(last), 1023);
     }
 
     #[test]
@@ -162,7 +160,7 @@ mod tests {
         let future = ids.next(u64::MAX);
         let after = ids.next(NOW);
         assert!(before < past && past < future && future < after);
-        assert_eq!(MessageIds::unix_ms_of(after), NOW);
+        assert_eq!(unix_ms_of(after), NOW);
     }
 
     #[test]
@@ -174,7 +172,7 @@ mod tests {
             let mut ids = MessageIds::starting_after(worker, last);
             let next = ids.next(NOW - 60_000);
             assert!(next > last);
-            assert_eq!(MessageIds::worker_of(next), worker);
+            assert_eq!(worker_of(next), worker);
         }
         assert!(MessageIds::starting_after(0, -5).next(NOW) > 0);
     }
@@ -197,8 +195,8 @@ mod tests {
                 for _ in 0..count {
                     let id = ids.next(unix_ms);
                     prop_assert!(id > last);
-                    prop_assert_eq!(MessageIds::worker_of(id), worker);
-                    prop_assert!(MessageIds::unix_ms_of(id) >= unix_ms);
+                    prop_assert_eq!(worker_of(id), worker);
+                    prop_assert!(unix_ms_of(id) >= unix_ms);
                     last = id;
                 }
             }

@@ -77,7 +77,11 @@ pub mod token;
 pub mod worker;
 
 /// The messages of the backend contract, generated from `proto/im/v1/*.proto`.
-#[allow(missing_docs, clippy::all)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated; the comments stand in the .proto files"
+)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/im.v1.rs"));
 }

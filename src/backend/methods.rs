@@ -64,12 +64,12 @@ macro_rules! methods {
 
         /// Any request, for services that take them all in one queue.
         #[derive(Clone, Debug, PartialEq)]
-        #[allow(missing_docs)]
+        #[allow(missing_docs, reason = "a variant for each method, by its name")]
         pub enum Request { $($($name(proto::$request),)*)* }
 
         /// Any response: the same variant as its request.
         #[derive(Clone, Debug, PartialEq)]
-        #[allow(missing_docs)]
+        #[allow(missing_docs, reason = "a variant for each method, by its name")]
         pub enum Response { $($($name(proto::$response),)*)* }
 
         $($(
@@ -92,8 +92,7 @@ macro_rules! methods {
 
         impl Request {
             /// The response to this request that carries nothing but `result`.
-            // Some responses are nothing but a result.
-            #[allow(clippy::needless_update)]
+            #[allow(clippy::needless_update, reason = "some responses are nothing but a result")]
             pub fn failed(&self, result: proto::Result) -> Response {
                 match self {
                     $($(Self::$name(_) => Response::$name(proto::$response {

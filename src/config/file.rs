@@ -149,7 +149,7 @@ sections! {
         max_devices: u32 = 5,
         /// Unconfirmed messages of one user.
         inbox_limit: u64 = 10_000,
-        /// Connections of one address at one time.
+        /// Connections of one IPv4 address or IPv6 /64 at one time.
         connections_per_ip: u32 = 100,
         /// Commands a second and connection, on average.
         commands_per_second: u32 = 50,

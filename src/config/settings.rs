@@ -146,7 +146,7 @@ pub struct Limits {
     pub max_devices: u32,
     /// Unconfirmed messages of one user.
     pub inbox_limit: u64,
-    /// Connections of one address at one time.
+    /// Connections of one IPv4 address or IPv6 /64 at one time.
     pub connections_per_ip: u32,
     /// Commands a second and connection, on average.
     pub commands_per_second: u32,

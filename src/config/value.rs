@@ -106,18 +106,8 @@ impl<const INTEGER_UNIT_MS: u64> Interval<INTEGER_UNIT_MS> {
     }
 
     fn with_unit(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is not a time such as \"500ms\", \"25s\", \"5m\" or \"24h\"");
-        let (digits, unit) = split_number(text);
-        let count: u64 = digits.parse().map_err(|_| wrong())?;
-        let (_, factor) = TIME_UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(wrong)?;
-        count
-            .checked_mul(*factor)
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is too long a time"))
+        let wanted = "a time such as \"500ms\", \"25s\", \"5m\" or \"24h\"";
+        quantity(text, &TIME_UNITS, wanted, "too long a time").map(Self)
     }
 }
 
@@ -132,15 +122,7 @@ impl<const INTEGER_UNIT_MS: u64> FromText for Interval<INTEGER_UNIT_MS> {
 
 impl<const INTEGER_UNIT_MS: u64> fmt::Display for Interval<INTEGER_UNIT_MS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
-            return f.write_str("0s");
-        }
-        for (name, factor) in TIME_UNITS {
-            if self.0.is_multiple_of(factor) {
-                return write!(f, "{}{name}", self.0 / factor);
-            }
-        }
-        Ok(())
+        write_quantity(self.0, &TIME_UNITS, "0s", f)
     }
 }
 
@@ -194,17 +176,8 @@ impl Size {
     }
 
     fn with_unit(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a size such as \"512B\", \"64KiB\" or \"1MiB\"");
-        let (digits, unit) = split_number(text);
-        let count: u64 = digits.parse().map_err(|_| wrong())?;
-        let (_, factor) = SIZE_UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(wrong)?;
-        count
-            .checked_mul(*factor)
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is too large a size"))
+        let wanted = "a size such as \"512B\", \"64KiB\" or \"1MiB\"";
+        quantity(text, &SIZE_UNITS, wanted, "too large a size").map(Self)
     }
 }
 
@@ -219,15 +192,7 @@ impl FromText for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
-            return f.write_str("0B");
-        }
-        for (name, factor) in SIZE_UNITS {
-            if self.0.is_multiple_of(factor) {
-                return write!(f, "{}{name}", self.0 / factor);
-            }
-        }
-        Ok(())
+        write_quantity(self.0, &SIZE_UNITS, "0B", f)
     }
 }
 
@@ -244,6 +209,32 @@ impl<'de> Deserialize<'de> for Size {
             integer: |bytes| Ok(Self(bytes)),
             text: Self::with_unit,
         })
+    }
+}
+
+/// What `text`, a number with one of `units`, comes to in the smallest of them.
+fn quantity(text: &str, units: &[(&str, u64)], wanted: &str, excess: &str) -> Result<u64, String> {
+    let (digits, unit) = split_number(text);
+    let known = units.iter().find(|(name, _)| *name == unit);
+    let (Ok(count), Some((_, factor))) = (digits.parse::<u64>(), known) else {
+        return Err(format!("{text:?} is not {wanted}"));
+    };
+    count
+        .checked_mul(*factor)
+        .ok_or_else(|| format!("{text:?} is {excess}"))
+}
+
+/// Writes `value` in the first of `units` that divides it, and 0, which each of them divides, as `zero`.
+fn write_quantity(
+    value: u64,
+    units: &[(&str, u64)],
+    zero: &str,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    let fitting = units.iter().find(|(_, unit)| value.is_multiple_of(*unit));
+    match fitting.filter(|_| value > 0) {
+        Some((name, unit)) => write!(f, "{}{name}", value / unit),
+        None => f.write_str(zero),
     }
 }
 

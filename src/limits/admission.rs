@@ -75,11 +75,6 @@ impl Admission {
         self.check_invariants();
     }
 
-    /// How many connections are open.
-    pub fn open(&self) -> usize {
-        self.open
-    }
-
     fn check_invariants(&self) {
         debug_assert!(self.open <= self.max_connections);
         debug_assert!(self.open_by_network.len() <= self.open);
@@ -126,7 +121,7 @@ mod tests {
         );
         admission.release(None);
         assert_eq!(admission.admit(ip("192.0.2.1")), Ok(()));
-        assert_eq!(admission.open(), 2);
+        assert_eq!(admission.open, 2);
     }
 
     proptest! {
@@ -152,7 +147,7 @@ mod tests {
                     let gone = open.swap_remove(index.index(open.len()));
                     admission.release(gone);
                 }
-                prop_assert_eq!(admission.open(), open.len());
+                prop_assert_eq!(admission.open, open.len());
             }
         }
     }

@@ -34,7 +34,7 @@ use std::{
 use super::ClientNetwork;
 
 /// The longest delay because of failures in a user's name, in milliseconds.
-pub const USER_DELAY_MAX_MS: u64 = 30_000;
+const USER_DELAY_MAX_MS: u64 = 30_000;
 
 /// The rule's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

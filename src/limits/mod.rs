@@ -15,7 +15,7 @@ mod login_guard;
 mod token_bucket;
 
 pub use admission::{Admission, Refusal};
-pub use login_guard::{LoginGuard, LoginGuardOptions, USER_DELAY_MAX_MS};
+pub use login_guard::{LoginGuard, LoginGuardOptions};
 pub use token_bucket::{Rate, TokenBucket};
 
 /// The addresses that limits by address or rate do not apply to.

@@ -264,11 +264,6 @@ impl Heartbeat {
         self.0.store(ENDED, Relaxed);
     }
 
-    /// Whether it has ever come round.
-    pub fn started(&self) -> bool {
-        self.0.load(Relaxed) != NOT_STARTED
-    }
-
     /// How long the core has been silent at `now_ms`, if that is longer than [`HEARTBEAT_LIMIT_MS`].
     ///
     /// A core that has not started or has ended in good order is not stalled.
@@ -336,10 +331,8 @@ mod tests {
     #[test]
     fn heartbeat_is_stalled_only_between_start_and_end() {
         let heartbeat = Heartbeat::default();
-        assert!(!heartbeat.started());
         assert_eq!(heartbeat.stalled_for_ms(1_000_000), None);
         heartbeat.beat(0);
-        assert!(heartbeat.started());
         assert_eq!(heartbeat.stalled_for_ms(HEARTBEAT_LIMIT_MS + 1), None);
         assert_eq!(
             heartbeat.stalled_for_ms(HEARTBEAT_LIMIT_MS + 2),

@@ -4,7 +4,8 @@ use super::*;
 use crate::{
     backend::{CallError, Service},
     close::CloseReason,
-    metrics::{PushDrop, RefusalReason},
+    limits::Refusal,
+    metrics::PushDrop,
     protocol::{command::Verb, error_code::ErrorCode},
 };
 use std::{
@@ -163,7 +164,7 @@ fn what_a_core_counts_stands_under_its_number() {
     core.error(ErrorCode::RateLimited);
     core.push_dropped(PushDrop::Duplicate);
     core.inbox_overflowed(4);
-    core.connection_refused(RefusalReason::PerIp);
+    core.connection_refused(Refusal::PerIp);
     core.rate_limited_login_total.inc();
     core.backend_failed(Service::Message, CallError::Timeout);
     core.core_loop_stall_us.observe(1, 2_500);

@@ -6,6 +6,7 @@
 use crate::{
     backend::{CallError, Service},
     close::CloseReason,
+    limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
 };
 
@@ -56,17 +57,6 @@ impl<L: Label, T: Default, const N: usize> Default for PerLabel<L, T, N> {
     }
 }
 
-/// Why a connection was turned away before it was served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalReason {
-    /// The gateway holds `max_connections` already.
-    MaxConnections,
-    /// Its address holds `connections_per_ip` already.
-    PerIp,
-    /// The gateway is going down.
-    ShuttingDown,
-}
-
 /// Why a push that arrived at a core was not written to anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushDrop {
@@ -95,10 +85,9 @@ macro_rules! labels {
 }
 
 labels! {
-    RefusalReason {
+    Refusal {
         MaxConnections => "max_connections",
         PerIp => "per_ip",
-        ShuttingDown => "shutting_down",
     }
     PushDrop {
         NoReceiver => "no_receiver",
@@ -169,7 +158,7 @@ mod tests {
 
     #[test]
     fn each_label_value_has_its_own_cell_and_word() {
-        indexes_and_words_are_unique::<RefusalReason>();
+        indexes_and_words_are_unique::<Refusal>();
         indexes_and_words_are_unique::<PushDrop>();
         indexes_and_words_are_unique::<CallError>();
         indexes_and_words_are_unique::<CloseReason>();

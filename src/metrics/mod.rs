@@ -15,11 +15,12 @@ pub mod process;
 use std::{sync::Arc, time::Instant};
 
 pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
-pub use label::{Label, PerLabel, PushDrop, RefusalReason};
+pub use label::{Label, PerLabel, PushDrop};
 
 use crate::{
     backend::{CallError, Service},
     close::CloseReason,
+    limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
 };
 
@@ -50,7 +51,7 @@ pub struct Core {
     /// Connections taken from the listener.
     pub connections_accepted_total: Counter,
     /// Connections turned away.
-    connections_refused: PerLabel<RefusalReason, Counter, { <RefusalReason as Label>::ALL.len() }>,
+    connections_refused: PerLabel<Refusal, Counter, { <Refusal as Label>::ALL.len() }>,
     /// Failures of `accept`.
     pub accept_errors_total: Counter,
     /// Connections that ended.
@@ -95,7 +96,7 @@ pub struct Core {
     pub core_queue_depth: Gauge,
     /// Longest turn of the loop lately, in microseconds.
     pub core_loop_stall_us: Peak,
-    /// Connection tasks that panicked.
+    /// Panics caught while one connection, command or push was served.
     pub panics_total: Counter,
 }
 
@@ -133,11 +134,9 @@ impl Core {
             panics_total: Counter::default(),
         }
     }
-}
 
-impl Core {
     /// A connection was turned away before it was served.
-    pub fn connection_refused(&self, reason: RefusalReason) {
+    pub fn connection_refused(&self, reason: Refusal) {
         self.connections_refused.at(reason).inc();
     }
 

@@ -18,8 +18,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The word of the `# TYPE` line.
-    pub fn word(self) -> &'static str {
+    /// The word of the `# TYPE` line, which the encoder writes by itself.
+    #[cfg(test)]
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
@@ -102,7 +103,8 @@ macro_rules! table {
         )*
 
         /// All metrics, in the order of the table.
-        pub const ALL: &[Metric] = &[$($constant),*];
+        #[cfg(test)]
+        pub(super) const ALL: &[Metric] = &[$($constant),*];
     };
 }
 
@@ -156,7 +158,7 @@ table! {
     CORE_LOOP_STALL = "im_gateway_core_loop_stall_seconds", Gauge of Seconds, ["core"],
         "Longest turn of the core's loop in the last 15 to 30 seconds.";
     PANICS = "im_gateway_panics_total", Counter of Count, ["core"],
-        "Connections closed because their own task panicked.";
+        "Panics caught while one connection, command or push was served.";
     STORE_COMMITS = "im_gateway_store_commits_total", Counter of Count, [],
         "Transactions committed to disk.";
     STORE_BATCH_MESSAGES = "im_gateway_store_batch_messages", Histogram of Count, [],

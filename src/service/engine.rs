@@ -329,8 +329,7 @@ pub(super) fn result(code: Code, words: &str) -> proto::Result {
     }
 }
 
-/// The result of what went well.
-#[allow(clippy::unnecessary_wraps)] // every response wants it wrapped
+/// The result of what went well, wrapped as every response wants it.
 pub(super) fn ok() -> Option<proto::Result> {
     Some(proto::Result::default())
 }

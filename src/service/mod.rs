@@ -12,9 +12,10 @@
 //! Invariants: what is answered or published is committed; pushes of a commit go out before its replies; calls of one caller are
 //! carried out in the order submitted (log-ins and registrations wait for a password thread and may be overtaken).
 //!
-//! Where to look: `thread` gathers batches, `engine` carries them out, `store` keeps the transaction and what is remembered, `schema`
-//! has the tables; `user`, `presence`, `message`, `inbox` and `group` serve one subject each; `cursor` and `range_set` are
-//! the pure arithmetic of who has confirmed what.
+//! Where to look: `thread` gathers batches, `engine` carries them out, `store` keeps the transaction and what is remembered,
+//! `schema` has the tables; `user`, `presence`, `message`, `inbox` and `group` serve one subject each, `password` on threads
+//! of its own; `sweep` deletes what everybody has confirmed, `health` tells whether writing works; `cursor` and `range_set`
+//! are the pure arithmetic of who has confirmed what.
 
 mod cursor;
 mod engine;
@@ -176,13 +177,6 @@ impl Services {
         self.last_message_id
     }
 
-    /// Whether the store thread still serves. When it does not, every call is refused.
-    pub fn is_alive(&self) -> bool {
-        self.thread
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
-    }
-
     /// Carries out what is queued, answers it, writes everything to the main file, and waits for the threads to end.
     pub fn stop(mut self) {
         let Some(thread) = self.thread.take() else {
@@ -207,7 +201,10 @@ impl Drop for Services {
 
 impl ServiceClient {
     /// Queues a call, or gives it back when the queue is full or the services have ended.
-    #[allow(clippy::result_large_err)] // the caller goes on with the call itself
+    #[allow(
+        clippy::result_large_err,
+        reason = "the caller goes on with the call itself"
+    )]
     pub fn submit(&self, call: Call) -> Result<(), Call> {
         self.queue
             .try_send(Envelope::Call(call))

@@ -81,7 +81,7 @@ impl Engine {
         Ok(!is_last)
     }
 
-    #[allow(clippy::type_complexity)] // a row, read in one place
+    #[allow(clippy::type_complexity, reason = "a row, read in one place")]
     fn rows_behind(
         &self,
         position: MessageId,

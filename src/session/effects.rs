@@ -80,6 +80,7 @@ async fn persist<M, B, P>(
     B: Backend,
     P: PushSource,
 {
+    const { assert!(M::IDEMPOTENT, "a call whose fate is unknown is repeated") };
     let mut pause = FIRST_PAUSE;
     for _ in 0..ATTEMPTS {
         let taken = match core.backend.call::<M>(request.clone()).await {

@@ -21,9 +21,9 @@ pub struct Job {
     pub verb: Verb,
     /// What it asks for.
     pub call: Call,
-    /// The logged-in user; 0 before login.
+    /// The logged-in user; 0 before the log-in.
     pub user: UserId,
-    /// The session of the logged-in user; 0 before login.
+    /// The session of the logged-in user; 0 before the log-in.
     pub session_id: SessionId,
     /// When it was taken up.
     pub started_us: u64,
@@ -31,7 +31,10 @@ pub struct Job {
 
 /// What a command asks of the backends.
 #[derive(Debug)]
-#[allow(missing_docs)]
+#[allow(
+    missing_docs,
+    reason = "the variants and their fields are those of `Command`, owned"
+)]
 pub enum Call {
     Register {
         user: String,

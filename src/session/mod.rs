@@ -14,6 +14,8 @@
 //!   any phase ── quit, end of input, kick, error ──▶ Ended (a CloseReason; nothing is handled any more)
 //! ```
 //!
+//! In the types, `Binding` is [`Phase::LoggedIn`] before [`Login::ready`], and `Ended` is [`Session::ended`] beside any phase.
+//!
 //! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only in `LoggedIn`, and those
 //! that come in `Binding` wait until the log-in is answered; `Ended` is final.
 

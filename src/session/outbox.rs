@@ -43,8 +43,10 @@ struct Buffer {
 /// Buffers nobody uses just now; shared by all connections of a core.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    // Boxed on purpose: what a connection holds is one pointer, and it moves between pool and connection as it is.
-    #[allow(clippy::vec_box)]
+    #[allow(
+        clippy::vec_box,
+        reason = "a connection holds one pointer, which moves between it and the pool as it is"
+    )]
     free: Vec<Box<Buffer>>,
 }
 

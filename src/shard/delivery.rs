@@ -47,6 +47,10 @@ impl Shard {
         connection
             .outbox
             .advance(count, &mut self.pool, |delivery| confirm(acks, delivery));
+        let unsent = connection.outbox.unsent().len() as u64;
+        let counted = std::mem::replace(&mut connection.counted_unsent, unsent);
+        self.metrics.outbox_bytes.add(unsent);
+        self.metrics.outbox_bytes.sub(counted);
         if connection.session.ended.is_none() && connection.outbox.unasked() > limit {
             self.metrics.slow_consumers_total.inc();
             self.end(key, CloseReason::SlowConsumer);
@@ -266,7 +270,7 @@ fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
     if let Some(last) = acks.last_mut()
         && last.user_id == delivery.user
         && last.group_id == delivery.group
-        && last.to_seq + 1 == delivery.seq
+        && last.to_seq.checked_add(1) == Some(delivery.seq)
     {
         last.to_seq = delivery.seq;
         return;

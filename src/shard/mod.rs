@@ -10,6 +10,8 @@
 //! - [`delivery`] one push → one connection, and what that confirms
 //! - [`account`] what a client that confirms for itself still owes, and what was held back from it
 //! - [`deadlines`] what happens when nothing happens
+//! - [`sequencer`], [`wheel`] the order of one stream's numbers, and the timing wheel: neither knows the shard
+//! - [`core`] the shard together with what else a command can reach, and the only locks here: what the cores share
 //!
 //! Invariants (checked in debug builds after every entry): a session stands in its user's list and its groups' lists
 //! exactly while it is logged in; no list holds a connection that is gone; a dirty connection is in the dirty list once.
@@ -71,7 +73,7 @@ pub struct Now {
 pub struct ShardOptions {
     /// The longest line, terminator included, in bytes.
     pub max_line_bytes: usize,
-    /// The same before login.
+    /// The same before the log-in.
     pub login_line_bytes: usize,
     /// Bad lines until the connection is closed.
     pub protocol_error_limit: u32,
@@ -150,6 +152,8 @@ pub struct Connection {
     input: Vec<u8>,
     handled: usize,
     outbox: Outbox,
+    /// What `im_gateway_outbox_bytes` holds of this connection: its unsent bytes after the last write.
+    counted_unsent: u64,
 }
 
 /// A user with a session on this core.
@@ -278,6 +282,7 @@ impl Shard {
             input: Vec::new(),
             handled: 0,
             outbox: Outbox::default(),
+            counted_unsent: 0,
         }) as u32;
         let key = ConnectionKey { slot, generation };
         self.wheel.schedule(key, due_ms);
@@ -384,6 +389,7 @@ impl Shard {
         if self.connection(key).is_some() {
             let mut connection = self.connections.remove(key.slot as usize);
             connection.outbox.clear(&mut self.pool);
+            self.metrics.outbox_bytes.sub(connection.counted_unsent);
         }
         self.check_invariants();
     }

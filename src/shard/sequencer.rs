@@ -109,14 +109,6 @@ impl<T> Sequencer<T> {
         }
     }
 
-    /// A stream whose next number is the one after `last`.
-    pub fn starting_after(last: u64) -> Self {
-        Self {
-            last: Some(last),
-            gap: None,
-        }
-    }
-
     /// The last number that came out, or the baseline; `None` while that is unknown.
     pub fn last(&self) -> Option<u64> {
         self.last

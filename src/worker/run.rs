@@ -31,7 +31,7 @@ use crate::{
     close::CloseReason,
     id::ConnectionKey,
     limits::Refusal,
-    metrics::{self, RefusalReason},
+    metrics,
     protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
     session::{Peer, commands, effects, job::Job},
     shard::{Effect, TICK_MS, core::Core},
@@ -323,11 +323,11 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
 
     /// Says why and closes. The socket is new: its send buffer has room for the line.
     fn refuse(&self, socket: std::os::fd::OwnedFd, refusal: Refusal) {
-        let (reason, words) = match refusal {
-            Refusal::MaxConnections => (RefusalReason::MaxConnections, "the gateway is full"),
-            Refusal::PerIp => (RefusalReason::PerIp, "too many from this address"),
+        let words = match refusal {
+            Refusal::MaxConnections => "the gateway is full",
+            Refusal::PerIp => "too many from this address",
         };
-        self.metrics.connection_refused(reason);
+        self.metrics.connection_refused(refusal);
         let code = ErrorCode::TooManyConnections;
         self.metrics.error(code);
         let mut line = Vec::new();

@@ -1,7 +1,7 @@
 //! The only unsafe module: what the system offers and no safe interface covers.
 //!
 //! Each function here is safe to call with any argument and says at its `unsafe` block why.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the one place for it")]
 
 use std::{
     io,

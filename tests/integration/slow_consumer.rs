@@ -106,5 +106,10 @@ fn a_sender_that_does_not_read_its_replies_is_held_back_or_cut_off_within_bounds
     );
     assert_eq!(witness.ask("ping"), "+OK pong");
     let outbox = gateway.metric("outbox_bytes", &[]);
+    assert!(outbox > 0.0, "what waits is counted");
     assert!(outbox <= f64::from(512 * 1024), "{outbox} bytes queued");
+    drop((client, writer));
+    eventually("nothing is queued for one who is gone", || {
+        gateway.metric("outbox_bytes", &[]) == 0.0
+    });
 }

@@ -9,7 +9,7 @@ use crate::{
         BindRouteRequest, Code, GetUserGroupsRequest, LoginRequest, LogoutRequest,
         PullOfflineRequest, RegisterRequest,
     },
-    protocol::{error_code::ErrorCode, reply::Reply, secret::Secret},
+    protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply, secret::Secret},
     session::{commands::message, job::Job},
     shard::core::Core,
     token::TokenError,
@@ -252,7 +252,8 @@ async fn redeliver<B: Backend, P: PushSource>(
     job: &Job,
     user: UserId,
 ) -> Result<(), Failure> {
-    let limit = core.shard().options().unconfirmed_limit.min(1000) as u32;
+    let unconfirmed_limit = core.shard().options().unconfirmed_limit;
+    let limit = unconfirmed_limit.min(PULL_LIMIT_MAX as usize) as u32;
     let pulled = core
         .backend
         .call::<method::PullOffline>(PullOfflineRequest {

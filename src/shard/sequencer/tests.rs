@@ -5,6 +5,16 @@ use proptest::prelude::*;
 
 const LIMIT: usize = 100;
 
+impl<T> Sequencer<T> {
+    /// A stream whose next number is the one after `last`.
+    fn starting_after(last: u64) -> Self {
+        Self {
+            last: Some(last),
+            gap: None,
+        }
+    }
+}
+
 fn held<T>(after: u64, to: u64) -> Offer<T> {
     Offer::Held {
         fetch: Some(Fetch { after, to }),

@@ -81,11 +81,6 @@ impl Client {
             .expect("receive buffer");
     }
 
-    /// The local port, which tells connections apart.
-    pub fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("local address")
-    }
-
     /// A second handle on the socket, for a thread that writes.
     pub fn writer(&self) -> TcpStream {
         self.stream.try_clone().expect("clone")

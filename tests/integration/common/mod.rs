@@ -1,7 +1,6 @@
 //! What the tests share: a gateway process, a line client, a reader of pushes, HTTP, waiting, randomness.
 //!
 //! Waiting is always for a condition, and [`DEADLINE`] only turns a hang into a failure.
-#![allow(dead_code)]
 
 pub mod client;
 pub mod gateway;

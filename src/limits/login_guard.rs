@@ -1,12 +1,16 @@
 //! A growing delay for those who fail to log in, by client network and by user name.
 //!
-//! Owns two bounded tables of failures. Never sees a password, and keeps user names only as keyed hashes. The caller asks
-//! [`LoginGuard::check`] before it spends anything on an attempt, and reports how the attempt ended.
+//! Owns two bounded tables of failures, and the counts of attempts under way. Never sees a password, and keeps user names
+//! only as keyed hashes. The caller asks [`LoginGuard::begin`] before it spends anything on an attempt, and reports with
+//! [`LoginGuard::end`] how it ended.
 //!
 //! # The rule
 //! A record counts failures; one is forgotten for every `delay_max_ms` that passes. Up to `attempts` failures are free,
 //! each further one closes the door for `delay_ms`, twice that, and so on up to `delay_max_ms`. So whoever keeps failing
 //! gets, in the long run, one attempt per `delay_max_ms` and network, and whoever stops is forgotten in bounded time.
+//!
+//! An attempt under way counts as a failure until it is known to be none: else all attempts sent at the same moment would
+//! find the door open. One that ends by a fault of the backend, and so tells nothing about the password, never happened.
 //!
 //! # Networks
 //! A log-in that succeeds does not clear the network's record: else an attacker with an account of his own would log
@@ -19,11 +23,16 @@
 //! - a network from which this user logged in before is not held up by it, only by its own record. Nobody but the
 //!   owner of the password can make a network known.
 //!
+//! # Registrations
+//! A registration guesses at nothing and is no attempt, but it costs as much as one. So a network may have
+//! [`REGISTRATIONS_UNDER_WAY`] of them under way, and no single client takes every place in the queue for passwords.
+//!
 //! # Bounds
 //! Each table holds `capacity` records; the networks known for users share a third one. A new record in a full table takes
 //! the place of the one that would be forgotten first, that is the mildest and, among equals, the oldest. To flush out
 //! a name that has failed *n* times, an attacker has to fail more than *n* times in each of `capacity` other names, from
-//! networks that the first table slows down meanwhile, and each of those failures costs a full password check.
+//! networks that the first table slows down meanwhile, and each of those failures costs a full password check. What is
+//! under way is bounded by the number of connections, each of which has one command at a time.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,6 +44,23 @@ use super::ClientNetwork;
 
 /// The longest delay because of failures in a user's name, in milliseconds.
 const USER_DELAY_MAX_MS: u64 = 30_000;
+
+/// Registrations of one network that may be under way at one time.
+pub const REGISTRATIONS_UNDER_WAY: u32 = 16;
+
+/// In how many milliseconds a registration past those may be tried again.
+const REGISTRATION_RETRY_MS: u64 = 1_000;
+
+/// How an attempt to log in ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginOutcome {
+    /// It was refused for its credentials.
+    Failed,
+    /// Its credentials were good.
+    Succeeded,
+    /// It came to no verdict.
+    Faulted,
+}
 
 /// The rule's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +81,7 @@ pub struct LoginGuard {
     networks: FailureTable<ClientNetwork>,
     users: FailureTable<u64>,
     known: BoundedTable<u64, ()>,
+    registrations: UnderWay<ClientNetwork>,
     hasher: RandomState,
     latest_ms: u64,
 }
@@ -70,14 +97,55 @@ impl LoginGuard {
             networks: FailureTable::new(options, options.delay_max_ms),
             users: FailureTable::new(user_options, options.delay_max_ms.min(USER_DELAY_MAX_MS)),
             known: BoundedTable::new(options.capacity),
+            registrations: UnderWay::default(),
             hasher: RandomState::new(),
             latest_ms: 0,
         }
     }
 
-    /// Whether an attempt may be made now, or in how many milliseconds (at least 1). `None` is an exempt address: it may
-    /// always, and nothing it does is counted.
-    pub fn check(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), u64> {
+    /// Begins an attempt, or says in how many milliseconds (at least 1) one may be made. Each attempt begun must be ended
+    /// once. `None` is an exempt address: it may always, and nothing it does is counted.
+    pub fn begin(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), u64> {
+        self.check(ip, user, now_ms)?;
+        if let Some(ip) = ip {
+            self.networks.under_way.enter(ClientNetwork::of(ip));
+            self.users.under_way.enter(self.hasher.hash_one(user));
+        }
+        Ok(())
+    }
+
+    /// Ends an attempt that [`LoginGuard::begin`] let in.
+    pub fn end(&mut self, ip: Option<IpAddr>, user: &str, outcome: LoginOutcome, now_ms: u64) {
+        let Some(address) = ip else { return };
+        self.networks.under_way.leave(&ClientNetwork::of(address));
+        self.users.under_way.leave(&self.hasher.hash_one(user));
+        match outcome {
+            LoginOutcome::Failed => self.failed(ip, user, now_ms),
+            LoginOutcome::Succeeded => self.succeeded(ip, user, now_ms),
+            LoginOutcome::Faulted => {}
+        }
+    }
+
+    /// Begins a registration, or says in how many milliseconds one may be made. Each one begun must be ended once.
+    pub fn begin_registration(&mut self, ip: Option<IpAddr>) -> Result<(), u64> {
+        let Some(network) = ip.map(ClientNetwork::of) else {
+            return Ok(());
+        };
+        if self.registrations.count(&network) >= u64::from(REGISTRATIONS_UNDER_WAY) {
+            return Err(REGISTRATION_RETRY_MS);
+        }
+        self.registrations.enter(network);
+        Ok(())
+    }
+
+    /// Ends a registration that [`LoginGuard::begin_registration`] let in.
+    pub fn end_registration(&mut self, ip: Option<IpAddr>) {
+        if let Some(ip) = ip {
+            self.registrations.leave(&ClientNetwork::of(ip));
+        }
+    }
+
+    fn check(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), u64> {
         let Some(ip) = ip else { return Ok(()) };
         let now_ms = self.advance(now_ms);
         let network = ClientNetwork::of(ip);
@@ -88,16 +156,15 @@ impl LoginGuard {
         if wait_ms == 0 { Ok(()) } else { Err(wait_ms) }
     }
 
-    /// The attempt was refused for its credentials. An attempt that a fault of the backend ended is not reported at all.
-    pub fn failed(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) {
+    fn failed(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) {
         let Some(ip) = ip else { return };
         let now_ms = self.advance(now_ms);
         self.networks.failed(ClientNetwork::of(ip), now_ms);
         self.users.failed(self.hasher.hash_one(user), now_ms);
     }
 
-    /// The attempt succeeded: the failures in the user's name are forgotten, and the network is known for this user.
-    pub fn succeeded(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) {
+    /// The failures in the user's name are forgotten, and the network is known for this user.
+    fn succeeded(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) {
         let Some(ip) = ip else { return };
         let now_ms = self.advance(now_ms);
         let network = ClientNetwork::of(ip);
@@ -124,6 +191,7 @@ struct FailureTable<K> {
     forget_ms: u64,
     failures_max: u64,
     table: BoundedTable<K, u64>,
+    under_way: UnderWay<K>,
 }
 
 impl<K: Copy + Eq + Hash + Ord> FailureTable<K> {
@@ -135,6 +203,7 @@ impl<K: Copy + Eq + Hash + Ord> FailureTable<K> {
             forget_ms: options.delay_max_ms.max(1),
             failures_max: 0,
             table: BoundedTable::new(options.capacity),
+            under_way: UnderWay::default(),
         };
         // More failures than the longest delay takes would only make the record last longer.
         let growing = (1..=u64::from(u64::BITS))
@@ -156,8 +225,18 @@ impl<K: Copy + Eq + Hash + Ord> FailureTable<K> {
 
     fn wait_ms(&mut self, key: &K, now_ms: u64) -> u64 {
         self.table.drop_ranked_up_to(now_ms);
-        let open_ms = self.table.get(key).map_or(0, |(_, open_ms)| open_ms);
-        open_ms.saturating_sub(now_ms)
+        let (forgotten_ms, open_ms) = self.table.get(key).unwrap_or((now_ms, now_ms));
+        let wait_ms = open_ms.saturating_sub(now_ms);
+        match self.under_way.count(key) {
+            0 => wait_ms,
+            // As if they had all failed just now.
+            count => wait_ms.max(self.delay_after(self.failures(forgotten_ms, now_ms) + count)),
+        }
+    }
+
+    /// How many failures count at `now_ms` in a record whose last one is forgotten at `forgotten_ms`.
+    fn failures(&self, forgotten_ms: u64, now_ms: u64) -> u64 {
+        forgotten_ms.saturating_sub(now_ms).div_ceil(self.forget_ms)
     }
 
     fn failed(&mut self, key: K, now_ms: u64) {
@@ -167,9 +246,43 @@ impl<K: Copy + Eq + Hash + Ord> FailureTable<K> {
         let forgotten_ms = forgotten_ms
             .saturating_add(self.forget_ms)
             .min(now_ms.saturating_add(longest_ms));
-        let failures = (forgotten_ms - now_ms).div_ceil(self.forget_ms);
+        let failures = self.failures(forgotten_ms, now_ms);
         let open_ms = open_ms.max(now_ms.saturating_add(self.delay_after(failures)));
         self.table.put(key, forgotten_ms, open_ms);
+    }
+}
+
+/// How many of each key are under way; a key without any has no entry.
+#[derive(Debug)]
+struct UnderWay<K> {
+    counts: HashMap<K, u32>,
+}
+
+impl<K> Default for UnderWay<K> {
+    fn default() -> Self {
+        Self {
+            counts: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash> UnderWay<K> {
+    fn count(&self, key: &K) -> u64 {
+        self.counts.get(key).copied().map_or(0, u64::from)
+    }
+
+    fn enter(&mut self, key: K) {
+        *self.counts.entry(key).or_insert(0) += 1;
+    }
+
+    fn leave(&mut self, key: &K) {
+        match self.counts.get_mut(key) {
+            Some(count) if *count > 1 => *count -= 1,
+            Some(_) => {
+                self.counts.remove(key);
+            }
+            None => debug_assert!(false, "ended more than was begun"),
+        }
     }
 }
 

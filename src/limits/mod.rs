@@ -15,7 +15,7 @@ mod login_guard;
 mod token_bucket;
 
 pub use admission::{Admission, Refusal};
-pub use login_guard::{LoginGuard, LoginGuardOptions};
+pub use login_guard::{LoginGuard, LoginGuardOptions, LoginOutcome, REGISTRATIONS_UNDER_WAY};
 pub use token_bucket::{Rate, TokenBucket};
 
 /// The addresses that limits by address or rate do not apply to.

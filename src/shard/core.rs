@@ -2,6 +2,7 @@
 
 use std::{
     cell::{RefCell, RefMut},
+    net::IpAddr,
     pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
     task::Waker,
@@ -11,7 +12,7 @@ use std::{
 use super::{Now, Shard};
 use crate::{
     id::RouteId,
-    limits::{Admission, Exempt, LoginGuard},
+    limits::{Admission, Exempt, LoginGuard, LoginOutcome},
     token::Tokens,
 };
 
@@ -45,8 +46,34 @@ impl Gateway {
         }
     }
 
-    /// Who failed to log in lately.
-    pub fn login_guard(&self) -> MutexGuard<'_, LoginGuard> {
+    /// Begins an attempt to log in, or says in how many milliseconds one may be made. `None` is an exempt address.
+    pub fn begin_login<'a>(
+        &'a self,
+        ip: Option<IpAddr>,
+        user: &'a str,
+        now_ms: u64,
+    ) -> Result<LoginAttempt<'a>, u64> {
+        self.login_guard().begin(ip, user, now_ms)?;
+        Ok(LoginAttempt {
+            gateway: self,
+            ip,
+            user: Some(user),
+            outcome: (LoginOutcome::Faulted, now_ms),
+        })
+    }
+
+    /// Begins a registration, or says in how many milliseconds one may be made.
+    pub fn begin_registration(&self, ip: Option<IpAddr>) -> Result<LoginAttempt<'_>, u64> {
+        self.login_guard().begin_registration(ip)?;
+        Ok(LoginAttempt {
+            gateway: self,
+            ip,
+            user: None,
+            outcome: (LoginOutcome::Faulted, 0),
+        })
+    }
+
+    fn login_guard(&self) -> MutexGuard<'_, LoginGuard> {
         self.login_guard
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -62,6 +89,35 @@ impl Gateway {
 
 /// A pause under way.
 pub type Pause = Pin<Box<dyn Future<Output = ()>>>;
+
+/// An attempt to log in, or a registration, under way. It ends when it is dropped: whatever becomes of its flow, it does
+/// not count for ever.
+#[must_use = "the attempt ends when this is dropped"]
+pub struct LoginAttempt<'a> {
+    gateway: &'a Gateway,
+    ip: Option<IpAddr>,
+    /// `None`: a registration.
+    user: Option<&'a str>,
+    outcome: (LoginOutcome, u64),
+}
+
+impl LoginAttempt<'_> {
+    /// There is a verdict. Without one, the attempt never happened.
+    pub fn judged(mut self, outcome: LoginOutcome, now_ms: u64) {
+        self.outcome = (outcome, now_ms);
+    }
+}
+
+impl Drop for LoginAttempt<'_> {
+    fn drop(&mut self) {
+        let mut guard = self.gateway.login_guard();
+        let (outcome, now_ms) = self.outcome;
+        match self.user {
+            Some(user) => guard.end(self.ip, user, outcome, now_ms),
+            None => guard.end_registration(self.ip),
+        }
+    }
+}
 
 /// One core.
 pub struct Core<B, P> {

@@ -262,6 +262,33 @@ fn failed_log_ins_are_delayed_and_the_right_password_works_afterwards() {
 }
 
 #[test]
+fn attempts_made_at_once_are_no_more_than_attempts_made_in_turn() {
+    let gateway = Gateway::start(|config| {
+        config
+            .nobody_exempt()
+            .limit("login_attempts", 2)
+            .limit("login_delay", "60s");
+    });
+    gateway.register("alice");
+    let mut guessers: Vec<Client> = (0..20).map(|_| gateway.client()).collect();
+    for (n, guesser) in guessers.iter_mut().enumerate() {
+        guesser.send(&format!("login:alice:guess-{n}"));
+    }
+    let replies: Vec<String> = guessers.iter_mut().map(Client::reply).collect();
+    let tried = replies
+        .iter()
+        .filter(|reply| reply.starts_with("-ERR AUTH_FAILED"))
+        .count();
+    // Two free ones, and the one that closes the door.
+    assert_eq!(tried, 3, "{replies:?}");
+    let held = replies
+        .iter()
+        .filter(|reply| reply.starts_with("-ERR RATE_LIMITED retry_ms="))
+        .count();
+    assert_eq!(held, 17, "{replies:?}");
+}
+
+#[test]
 fn the_delay_of_failed_log_ins_grows() {
     let gateway = Gateway::start(|config| {
         config

@@ -117,6 +117,60 @@ fn an_own_account_does_not_help_to_guess_at_another() {
 }
 
 #[test]
+fn attempts_under_way_count_as_failures_until_they_are_known_to_be_none() {
+    use LoginOutcome::{Failed, Faulted, Succeeded};
+    let mut guard = LoginGuard::new(OPTIONS);
+    // As many at once as one after the other: three free ones, and the one that closes the door.
+    for n in 0..4 {
+        assert_eq!(guard.begin(ip(1), &format!("user{n}"), 0), Ok(()));
+    }
+    assert_eq!(guard.begin(ip(1), "user9", 0), Err(1_000));
+    assert_eq!(guard.begin(ip(2), "user9", 0), Ok(()));
+    // A good one makes room, and so does one without a verdict.
+    guard.end(ip(1), "user0", Succeeded, 10);
+    assert_eq!(guard.begin(ip(1), "user4", 10), Ok(()));
+    guard.end(ip(1), "user4", Faulted, 10);
+    assert_eq!(guard.begin(ip(1), "user4", 10), Ok(()));
+    for n in 1..=4 {
+        guard.end(ip(1), &format!("user{n}"), Failed, 20);
+    }
+    // Now they have failed: the door is closed for a second, and then it opens for one.
+    assert_eq!(guard.begin(ip(1), "user0", 20), Err(1_000));
+    assert_eq!(guard.begin(ip(1), "user0", 1_020), Ok(()));
+    assert_eq!(guard.begin(ip(1), "user5", 1_020), Err(2_000));
+    guard.end(ip(1), "user0", Failed, 1_020);
+    guard.end(ip(2), "user9", Failed, 1_020);
+    assert!(guard.networks.under_way.counts.is_empty());
+    assert!(guard.users.under_way.counts.is_empty());
+}
+
+#[test]
+fn attempts_under_way_in_one_name_from_everywhere_count_too() {
+    let mut guard = LoginGuard::new(OPTIONS);
+    for n in 0..4 {
+        assert_eq!(guard.begin(ip(n), "victim", 0), Ok(()));
+    }
+    assert_eq!(guard.begin(ip(9), "victim", 0), Err(1_000));
+    assert_eq!(guard.begin(ip(9), "somebody else", 0), Ok(()));
+}
+
+#[test]
+fn one_network_has_only_so_many_registrations_under_way() {
+    let mut guard = LoginGuard::new(OPTIONS);
+    for _ in 0..REGISTRATIONS_UNDER_WAY {
+        assert_eq!(guard.begin_registration(ip(1)), Ok(()));
+    }
+    assert_eq!(guard.begin_registration(ip(1)), Err(1_000));
+    assert_eq!(guard.begin_registration(ip(2)), Ok(()));
+    assert_eq!(guard.begin_registration(None), Ok(()));
+    // They are no attempts to log in.
+    assert_eq!(guard.begin(ip(1), "alice", 0), Ok(()));
+    guard.end_registration(None);
+    guard.end_registration(ip(1));
+    assert_eq!(guard.begin_registration(ip(1)), Ok(()));
+}
+
+#[test]
 fn an_exempt_address_is_neither_held_up_nor_counted() {
     let mut guard = LoginGuard::new(OPTIONS);
     for _ in 0..100 {

@@ -1,10 +1,13 @@
 //! `register`, `login`, `auth`, `refresh`, `logout`: how a connection gets and loses its user.
 
+use std::net::IpAddr;
+
 use super::{Failure, succeeded};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
     id::{SessionId, UserId},
+    limits::LoginOutcome,
     proto::{
         BindRouteRequest, Code, GetUserGroupsRequest, LoginRequest, LogoutRequest,
         PullOfflineRequest, RegisterRequest,
@@ -21,6 +24,10 @@ pub(super) async fn register<B: Backend, P: PushSource>(
     user: &str,
     password: &Secret<String>,
 ) -> Result<Reply, Failure> {
+    let attempt = core
+        .gateway
+        .begin_registration(counted_ip(core, job))
+        .map_err(|retry_ms| too_soon(core, retry_ms))?;
     let response = core
         .backend
         .call::<method::Register>(RegisterRequest {
@@ -28,6 +35,7 @@ pub(super) async fn register<B: Backend, P: PushSource>(
             password: password.expose().as_bytes().into(),
         })
         .await?;
+    drop(attempt);
     succeeded(response.result.as_ref())?;
     begin_session(core, job, response.user_id, user, true).await
 }
@@ -38,19 +46,10 @@ pub(super) async fn login<B: Backend, P: PushSource>(
     user: &str,
     password: &Secret<String>,
 ) -> Result<Reply, Failure> {
-    let (ip, now_ms) = {
-        let shard = core.shard();
-        let peer = shard.connection(job.key).map(|c| c.session.peer);
-        let counted = peer.filter(|peer| !peer.exempt).map(|peer| peer.ip);
-        (counted, shard.now().monotonic_us / 1000)
-    };
-    core.gateway
-        .login_guard()
-        .check(ip, user, now_ms)
-        .map_err(|retry_ms| {
-            core.shard().metrics().rate_limited_login_total.inc();
-            Failure::TooSoon(retry_ms)
-        })?;
+    let attempt = core
+        .gateway
+        .begin_login(counted_ip(core, job), user, now_ms(core))
+        .map_err(|retry_ms| too_soon(core, retry_ms))?;
     let response = core
         .backend
         .call::<method::Login>(LoginRequest {
@@ -59,15 +58,31 @@ pub(super) async fn login<B: Backend, P: PushSource>(
         })
         .await?;
     match succeeded(response.result.as_ref()) {
-        Ok(()) => core.gateway.login_guard().succeeded(ip, user, now_ms),
+        Ok(()) => attempt.judged(LoginOutcome::Succeeded, now_ms(core)),
         // A wrong password and an unknown user must look the same.
         Err(Failure::Backend(Code::Unauthenticated | Code::NotFound | Code::Invalid)) => {
-            core.gateway.login_guard().failed(ip, user, now_ms);
+            attempt.judged(LoginOutcome::Failed, now_ms(core));
             return Err(Failure::Backend(Code::Unauthenticated));
         }
         Err(failure) => return Err(failure),
     }
     begin_session(core, job, response.user_id, user, true).await
+}
+
+/// The client's address, as far as limits by address apply to it.
+fn counted_ip<B, P>(core: &Core<B, P>, job: &Job) -> Option<IpAddr> {
+    let shard = core.shard();
+    let peer = shard.connection(job.key)?.session.peer;
+    (!peer.exempt).then_some(peer.ip)
+}
+
+fn now_ms<B, P>(core: &Core<B, P>) -> u64 {
+    core.shard().now().monotonic_us / 1000
+}
+
+fn too_soon<B, P>(core: &Core<B, P>, retry_ms: u64) -> Failure {
+    core.shard().metrics().rate_limited_login_total.inc();
+    Failure::TooSoon(retry_ms)
 }
 
 pub(super) async fn auth<B: Backend, P: PushSource>(

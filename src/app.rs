@@ -253,7 +253,8 @@ fn gateway(settings: &Settings, max_connections: usize) -> Result<Gateway, Start
         limits.max_devices,
         Exempt::new(limits.limit_exempt.clone()),
         LoginGuard::new(LoginGuardOptions {
-            attempts: limits.login_attempts,
+            // The guard counts what is free: the failure that makes it `login_attempts` is the first to close the door.
+            attempts: limits.login_attempts.saturating_sub(1),
             delay_ms: limits.login_delay_ms,
             delay_max_ms: limits.login_delay_max_ms,
             capacity: LOGIN_RECORDS,

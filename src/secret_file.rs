@@ -59,18 +59,34 @@ pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
     }
 }
 
+/// Makes the file whole or not at all: half of one, left behind by a crash, would keep the gateway from starting.
 fn create(path: &Path) -> io::Result<Vec<u8>> {
     let mut secret = vec![0; SECRET_BYTES_MIN];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
     let mut text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     text.push('\n');
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = Path::new(&draft);
+    // What an earlier crash left there may be readable for others, or be a link to elsewhere.
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)?;
+        .open(draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    fs::rename(draft, path)?;
+    if let Some(directory) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        fs::File::open(directory)?.sync_all()?;
+    }
     Ok(secret)
 }
 
@@ -97,6 +113,19 @@ mod tests {
         assert_eq!(load_or_create(&path).expect("read").expose(), made.expose());
         let mode = fs::metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token.secret");
+        let draft = directory.path().join("token.secret.new");
+        fs::write(&draft, "ab").expect("written");
+        let made = load_or_create(&path).expect("made");
+        assert_eq!(load_or_create(&path).expect("read").expose(), made.expose());
+        let mode = fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!draft.exists());
     }
 
     #[test]

@@ -183,38 +183,23 @@ fn write_backends(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
 
 fn write_store(writer: &mut Writer, registry: &Registry) -> fmt::Result {
     let store = &registry.store;
-    writer.family(&names::STORE_COMMITS, |family| {
-        family.counter(&[], store.commits.get())
-    })?;
-    writer.family(&names::STORE_BATCH_MESSAGES, |family| {
-        family.histogram(&[], &store.batch_messages)
-    })?;
-    writer.family(&names::STORE_COMMIT_DURATION, |family| {
-        family.histogram(&[], &store.commit_duration)
-    })?;
-    writer.family(&names::STORE_ERRORS, |family| {
-        family.counter(&[], store.errors.get())
-    })?;
-    writer.family(&names::STORE_PANICS, |family| {
-        family.counter(&[], store.panics.get())
-    })?;
-    writer.family(&names::STORE_MESSAGES, |family| {
-        family.counter(&[], store.messages.get())
-    })?;
-    writer.family(&names::STORE_SWEPT_MESSAGES, |family| {
-        family.counter(&[], store.swept_messages.get())
-    })?;
-    writer.family(&names::STORE_QUEUE_DEPTH, |family| {
-        family.gauge(&[], store.queue_depth.get())
-    })?;
-    writer.family(&names::PASSWORD_QUEUE_DEPTH, |family| {
-        family.gauge(&[], store.password_queue_depth.get())
-    })
+    writer.counter(&names::STORE_COMMITS, store.commits.get())?;
+    writer.histogram(&names::STORE_BATCH_MESSAGES, &store.batch_messages)?;
+    writer.histogram(&names::STORE_COMMIT_DURATION, &store.commit_duration)?;
+    writer.counter(&names::STORE_ERRORS, store.errors.get())?;
+    writer.counter(&names::STORE_PANICS, store.panics.get())?;
+    writer.counter(&names::STORE_MESSAGES, store.messages.get())?;
+    writer.counter(&names::STORE_SWEPT_MESSAGES, store.swept_messages.get())?;
+    writer.gauge(&names::STORE_QUEUE_DEPTH, store.queue_depth.get())?;
+    writer.gauge(
+        &names::PASSWORD_QUEUE_DEPTH,
+        store.password_queue_depth.get(),
+    )
 }
 
 fn write_process(writer: &mut Writer, registry: &Registry, ready: bool) -> fmt::Result {
     let usage = ProcessUsage::read();
-    writer.family(&names::READY, |family| family.gauge(&[], u64::from(ready)))?;
+    writer.gauge(&names::READY, u64::from(ready))?;
     writer.family(&names::BUILD_INFO, |family| {
         family.info(&[env!("CARGO_PKG_VERSION")])
     })?;
@@ -300,6 +285,21 @@ impl Writer<'_> {
         self.family(metric, |family| {
             cores.each(|number, core| family.gauge(&[number], value(core)))
         })
+    }
+
+    /// A counter without labels.
+    fn counter(&mut self, metric: &Metric, value: u64) -> fmt::Result {
+        self.family(metric, |family| family.counter(&[], value))
+    }
+
+    /// A gauge without labels.
+    fn gauge(&mut self, metric: &Metric, value: u64) -> fmt::Result {
+        self.family(metric, |family| family.gauge(&[], value))
+    }
+
+    /// A histogram without labels.
+    fn histogram(&mut self, metric: &Metric, histogram: &Histogram) -> fmt::Result {
+        self.family(metric, |family| family.histogram(&[], histogram))
     }
 
     /// A gauge without labels, or only its head where nothing is known.

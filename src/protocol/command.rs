@@ -35,6 +35,24 @@ pub struct Line<'a> {
     pub dialect: Option<Dialect>,
     /// What follows that separator.
     pub arguments: &'a str,
+    /// The word was one that only MPIM has, or one that only the gateway has; `None`: both have it.
+    word_of: Option<Dialect>,
+}
+
+impl Line<'_> {
+    /// The dialect to answer the line in, on a connection that `speaks` one: the line's own, or else that of a word that
+    /// only one of them has, or else what the connection speaks.
+    pub fn answer_dialect(&self, speaks: Dialect) -> Dialect {
+        self.dialect.or(self.word_of).unwrap_or(speaks)
+    }
+
+    /// The dialect the connection speaks from this line on. Commands that MPIM does not have tell nothing of it:
+    /// a space comes easily to whoever types `ping hello`.
+    pub fn spoken_dialect(&self, speaks: Dialect) -> Dialect {
+        self.dialect
+            .filter(|_| self.verb.is_of_mpim())
+            .unwrap_or(speaks)
+    }
 }
 
 impl fmt::Debug for Line<'_> {
@@ -206,6 +224,7 @@ pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
             verb,
             dialect,
             arguments,
+            word_of: verb.word_of(word),
         }),
         None => Err(bad(ErrorCode::UnknownCommand, "no such command, try help")),
     }
@@ -230,7 +249,7 @@ fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
     }
 }
 
-/// Makes the typed command of `line`. `dialect` is the line's own or, for a bare word, what the connection spoke last.
+/// Makes the typed command of `line`. `dialect` is what it is answered in.
 pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<'a>, BadArgument> {
     let verb = line.verb;
     let arguments = Arguments::new(line.arguments, dialect);

@@ -102,6 +102,25 @@ impl Verb {
             .find(|verb| named(verb.name()) || verb.alias().is_some_and(named))
     }
 
+    /// Whether `word`, which names this command, is one that only MPIM has, or one that only the gateway has.
+    pub(super) fn word_of(self, word: &str) -> Option<Dialect> {
+        let alias = self.alias()?;
+        Some(if alias.eq_ignore_ascii_case(word) {
+            Dialect::Space
+        } else {
+            Dialect::Colon
+        })
+    }
+
+    /// Whether MPIM has the command too, whatever it calls it.
+    pub(super) fn is_of_mpim(self) -> bool {
+        self.alias().is_some()
+            || matches!(
+                self,
+                Self::Register | Self::Login | Self::Pull | Self::Logout
+            )
+    }
+
     /// Whether the command is answered on a connection that has not logged in.
     pub fn allowed_before_login(self) -> bool {
         match self {

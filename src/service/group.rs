@@ -104,7 +104,7 @@ impl Engine {
             seq: self.store.last_seq(StreamId::group(group_id)),
             ..Default::default()
         };
-        self.push_to(user, &push);
+        self.push_to(user, push);
     }
 
     pub(super) fn join_group(

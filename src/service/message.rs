@@ -107,7 +107,7 @@ impl Engine {
                 text: text.to_owned(),
                 ..push.clone()
             };
-            self.push_to(to, &push);
+            self.push_to(to, push);
         }
         if from != to && self.presence.is_bound(from) {
             let copy = PushMessage {
@@ -117,7 +117,7 @@ impl Engine {
                 seq: 0,
                 ..push
             };
-            self.push_to(from, &copy);
+            self.push_to(from, copy);
         }
     }
 

@@ -279,17 +279,24 @@ impl Engine {
                 text: format!("friend_online uid={user} name={name}"),
                 ..Default::default()
             };
-            self.push_to(follower, &notice);
+            self.push_to(follower, notice);
         }
         Ok(())
     }
 
     /// Publishes `push` to every route of `user`.
-    pub(super) fn push_to(&mut self, user: UserId, push: &PushMessage) {
-        for route in self.presence.routes(user) {
+    pub(super) fn push_to(&mut self, user: UserId, push: PushMessage) {
+        let mut routes = self.presence.routes(user);
+        let Some(mut route) = routes.next() else {
+            return;
+        };
+        // Nearly every user has one route: the message itself goes to the last one, copies to the others.
+        for next in routes {
             self.pushes
                 .push((Channel::Route(route.clone()), push.clone()));
+            route = next;
         }
+        self.pushes.push((Channel::Route(route.clone()), push));
     }
 
     pub(super) fn unbind_route(
@@ -341,7 +348,7 @@ impl Engine {
         if push.to == 0 {
             push.to = user;
         }
-        self.push_to(user, &push);
+        self.push_to(user, push);
         Ok(proto::DeliverResponse { result: ok() })
     }
 }

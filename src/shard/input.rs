@@ -8,7 +8,7 @@ use crate::{
     close::CloseReason,
     id::ConnectionKey,
     protocol::{
-        command::{AckMode, Command, Tag, Verb, parse_arguments, parse_line},
+        command::{AckMode, Command, Verb, parse_arguments, parse_line},
         error_code::ErrorCode,
         line::{Split, split_line},
         reply::Reply,
@@ -287,8 +287,8 @@ impl Shard {
                 return None;
             }
         };
-        session.dialect = line.dialect.unwrap_or(session.dialect);
-        let dialect = session.dialect;
+        let dialect = line.answer_dialect(session.dialect);
+        session.dialect = line.spoken_dialect(session.dialect);
         let permitted = if self.draining {
             Err((ErrorCode::ShuttingDown, "the gateway is going down"))
         } else {
@@ -317,16 +317,11 @@ impl Shard {
         };
         self.metrics
             .command(line.verb, !matches!(reply, Reply::Error { .. }));
-        self.answered(key, line.tag.as_ref(), &reply);
-        None
-    }
-
-    fn answered(&mut self, key: ConnectionKey, tag: Option<&Tag>, reply: &Reply) {
-        let dialect = self.connections[key.slot as usize].session.dialect;
-        self.reply(key.slot, tag, dialect, reply);
-        if *reply == Reply::Bye {
+        self.reply(key.slot, line.tag.as_ref(), dialect, &reply);
+        if reply == Reply::Bye {
             self.end(key, CloseReason::Quit);
         }
+        None
     }
 
     /// Commands that the gateway answers alone.

@@ -2,17 +2,26 @@
 
 use super::Shard;
 
+/// For the simulation, which wants everything to be given back.
+#[cfg(test)]
 impl Shard {
+    /// How many connections there are.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
     /// How many entries the timing wheel has.
-    pub fn armed(&self) -> usize {
+    pub(crate) fn armed(&self) -> usize {
         self.wheel.len()
     }
 
     /// How many users have a session here, and how many groups are known.
-    pub fn table_sizes(&self) -> (usize, usize) {
+    pub(crate) fn table_sizes(&self) -> (usize, usize) {
         (self.users.len(), self.groups.len())
     }
+}
 
+impl Shard {
     /// In debug builds, checks what must always hold; costs time proportional to the shard, so small ones only.
     pub(super) fn check_invariants(&self) {
         if !cfg!(debug_assertions) || self.connections.len() > 64 {

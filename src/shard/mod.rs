@@ -17,6 +17,7 @@
 //! exactly while it is logged in; no list holds a connection that is gone; a dirty connection is in the dirty list once.
 
 pub mod account;
+mod close_log;
 pub mod core;
 pub mod deadlines;
 pub mod delivery;
@@ -54,6 +55,7 @@ use crate::{
         outbox::{BufferPool, Outbox},
     },
     shard::{
+        close_log::CloseLog,
         sequencer::{Fetch, Sequencer},
         wheel::Wheel,
     },
@@ -197,6 +199,7 @@ pub struct Shard {
     acks: Vec<AckRange>,
     scratch: Vec<u8>,
     draining: bool,
+    close_log: CloseLog,
 }
 
 /// How precise time-outs are.
@@ -230,6 +233,7 @@ impl Shard {
             acks: Vec::new(),
             scratch: Vec::new(),
             draining: false,
+            close_log: CloseLog::default(),
         }
     }
 
@@ -328,11 +332,6 @@ impl Shard {
         self.now.monotonic_us / 1000
     }
 
-    /// How many connections there are.
-    pub fn len(&self) -> usize {
-        self.connections.len()
-    }
-
     /// Whether there is no connection.
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty()
@@ -367,20 +366,7 @@ impl Shard {
         self.arm(key, now_ms + LINGER_MS);
         self.metrics.connections.dec();
         self.metrics.connection_closed(reason);
-        let level = match reason {
-            CloseReason::ClientClosed
-            | CloseReason::Quit
-            | CloseReason::ConnectionLost
-            | CloseReason::Replaced
-            | CloseReason::Shutdown => log::Level::Debug,
-            CloseReason::Internal => log::Level::Error,
-            _ => log::Level::Info,
-        };
-        log::log!(
-            level,
-            "connection closed reason={} peer={peer} user={user}",
-            reason.word()
-        );
+        self.close_log.note(reason, peer, user, now_ms);
     }
 
     /// The connection is gone or to be given up at once: ends the session if it has not ended, and frees the slot.

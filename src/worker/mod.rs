@@ -11,6 +11,7 @@ pub mod event;
 pub mod inbox;
 pub mod listener;
 pub mod poller;
+mod refused;
 mod run;
 pub mod sys;
 

@@ -8,6 +8,7 @@ use std::{
     cell::Cell,
     future::{Future, poll_fn},
     net::SocketAddr,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -24,6 +25,7 @@ use super::{
     event::CoreEvent,
     inbox::Inbox,
     poller::{Poller, Readiness, Source},
+    refused::Refused,
 };
 use crate::{
     backend::Backend,
@@ -72,6 +74,7 @@ pub struct Worker<B, P> {
     /// `None` once the core drains.
     listener: Option<Socket>,
     accept_pause: AcceptPause,
+    refused: Refused,
     /// By slot.
     clients: Vec<Option<Client>>,
     buffer: Box<[u8]>,
@@ -110,6 +113,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             poller,
             listener: Some(parts.listener),
             accept_pause: AcceptPause::default(),
+            refused: Refused::default(),
             clients: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             ticked: Rc::default(),
@@ -247,6 +251,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.metrics.heartbeat.beat(now_ms);
         self.core.backend.advance(now_ms);
         self.core.shard().tick();
+        self.refused.tick(now_ms);
         if let Some(listener) = &self.listener
             && self
                 .accept_pause
@@ -300,7 +305,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
     }
 
-    fn admit(&mut self, socket: std::os::fd::OwnedFd, address: SocketAddr) {
+    fn admit(&mut self, socket: OwnedFd, address: SocketAddr) {
         let ip = canonical_ip(address);
         let exempt = self.core.gateway.exempt.contains(ip);
         let counted_ip = (!exempt).then_some(ip);
@@ -321,8 +326,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
     }
 
-    /// Says why and closes. The socket is new: its send buffer has room for the line.
-    fn refuse(&self, socket: std::os::fd::OwnedFd, refusal: Refusal) {
+    fn refuse(&mut self, socket: OwnedFd, refusal: Refusal) {
         let words = match refusal {
             Refusal::MaxConnections => "the gateway is full",
             Refusal::PerIp => "too many from this address",
@@ -332,16 +336,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.metrics.error(code);
         let mut line = Vec::new();
         Reply::error(code, words).write(None, Dialect::Colon, &mut line);
-        let mut client = Client::new(
-            ConnectionKey {
-                slot: u32::MAX,
-                generation: 0,
-            },
-            socket,
-            None,
-        );
-        client.write(&line);
-        client.close_writing();
+        let now_ms = self.core.shard().now().monotonic_us / 1000;
+        self.refused.refuse(socket, &line, now_ms);
     }
 
     fn on_connection(&mut self, key: ConnectionKey, readiness: Readiness) {
@@ -593,6 +589,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     fn drain(&mut self) {
         // Connections still in its queue are reset: their clients try the next gateway.
         self.listener = None;
+        self.refused.clear();
         self.core.shard().drain();
     }
 }

@@ -101,18 +101,6 @@ fn a_file_that_is_not_there_or_no_toml_is_one_message() {
 }
 
 #[test]
-fn the_default_configuration_passes_its_own_check() {
-    let printed = run_to_exit(&["default-config"], &[]);
-    assert_eq!(printed.code, Some(0), "{printed:?}");
-    assert!(printed.stdout.contains("[gateway_service]"));
-    let directory = tempfile::TempDir::new().expect("a directory");
-    let path = directory.path().join("default.toml");
-    std::fs::write(&path, &printed.stdout).expect("write");
-    let checked = run_to_exit(&["check-config", "-c", &path.display().to_string()], &[]);
-    assert_eq!(checked.code, Some(0), "{checked:?}");
-}
-
-#[test]
 fn the_environment_overrides_the_file_and_is_checked_too() {
     let directory = tempfile::TempDir::new().expect("a directory");
     let path = directory.path().join("gateway.toml");
@@ -166,19 +154,4 @@ fn a_data_directory_that_cannot_be_made_is_one_message() {
     });
     assert_eq!(finished.code, Some(4), "{finished:?}");
     assert_plain(&finished.stderr, "/proc/nowhere");
-}
-
-#[test]
-fn too_little_locked_memory_is_one_message_or_no_hindrance() {
-    // Root is not held to the limit, so either outcome is right; a panic never is.
-    let output = std::process::Command::new("prlimit")
-        .args([
-            "--memlock=65536:65536",
-            env!("CARGO_BIN_EXE_im-gateway"),
-            "doctor",
-        ])
-        .output()
-        .expect("prlimit");
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!text.contains("panicked"), "{text}");
 }

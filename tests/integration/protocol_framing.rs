@@ -340,3 +340,21 @@ fn a_reset_in_the_middle_of_a_command_harms_nobody() {
     }
     assert_unharmed(&gateway, &mut witness);
 }
+
+#[test]
+fn a_flood_of_nonsense_does_not_fill_the_log() {
+    let gateway = Gateway::start(|_| {});
+    for _ in 0..200 {
+        let mut client = gateway.connect();
+        client.send_bytes(&[b'x'; 600]);
+        client.assert_kicked("protocol");
+    }
+    let (_, log) = gateway.output();
+    let lines = log.matches("connection closed reason=protocol").count();
+    // The first of them are told one by one, the others only counted.
+    assert!((50..150).contains(&lines), "{lines} lines");
+    assert_eq!(
+        gateway.metric("connections_closed_total", &[("reason", "protocol")]),
+        200.0
+    );
+}

@@ -79,15 +79,23 @@ fn the_aliases_work_in_the_colon_dialect_too_and_words_have_no_case() {
 }
 
 #[test]
-fn a_bare_word_takes_the_dialect_of_the_last_line_with_a_separator() {
+fn a_bare_word_takes_the_dialect_the_connection_speaks() {
     let gateway = Gateway::start(|_| {});
     let mut alice = gateway.register("alice");
+    let send = |separator: &str| ["SEND", &alice.uid.to_string(), "x"].join(separator);
+    let (send_with_spaces, send_with_colons) = (send(" "), send(":"));
     assert_eq!(alice.ask("pull"), "+OK pull_done count=0 more=0");
-    assert_eq!(alice.ask("ping x"), "+OK pong x");
+    assert!(alice.ask(&send_with_spaces).starts_with("+OK msg_id="));
     assert_eq!(alice.ask("PULL"), "+OK pull_done");
-    assert_eq!(alice.ask("ping:x"), "+OK pong x");
+    assert!(alice.ask(&send_with_colons).starts_with("+OK msg_id="));
     assert_eq!(alice.ask("PULL"), "+OK pull_done count=0 more=0");
+    // What MPIM does not have tells nothing, and its own words need no telling.
     assert_eq!(alice.ask("ping x"), "+OK pong x");
+    assert_eq!(alice.ask("PULL"), "+OK pull_done count=0 more=0");
+    assert_eq!(alice.ask("GETFRIENDS"), "+OK friends: ");
+    assert_eq!(alice.ask("friends"), "+OK friends=");
+    assert!(alice.ask(&send_with_spaces).starts_with("+OK msg_id="));
+    assert_eq!(alice.ask("friends"), "+OK friends=");
     assert_eq!(alice.ask("logout"), "+OK logout success");
 }
 

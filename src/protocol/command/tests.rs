@@ -91,7 +91,33 @@ fn the_separator_after_the_command_word_decides_the_dialect() {
             "{line}"
         );
     }
-    // A bare word is read in whatever dialect the connection speaks.
+    // A bare word is answered in the dialect it is a word of, or else in what the connection speaks.
+    for speaks in [Dialect::Colon, Dialect::Space] {
+        for (line, answer) in [
+            ("pull", speaks),
+            ("LOGOUT", speaks),
+            ("GETFRIENDS", Dialect::Space),
+            ("friends", Dialect::Colon),
+            ("pull:7", Dialect::Colon),
+            ("ping hello", Dialect::Space),
+        ] {
+            let line = parse_line(line.as_bytes()).expect("a command");
+            assert_eq!(line.answer_dialect(speaks), answer, "{line:?}");
+        }
+    }
+    // Only what MPIM's clients say tells what a connection speaks.
+    for (line, speaks) in [
+        ("SEND 1 hi", Dialect::Space),
+        ("LOGIN a b", Dialect::Space),
+        ("ping hello", Dialect::Colon),
+        ("help set", Dialect::Colon),
+        ("pull", Dialect::Colon),
+    ] {
+        let line = parse_line(line.as_bytes()).expect("a command");
+        assert_eq!(line.spoken_dialect(Dialect::Colon), speaks, "{line:?}");
+    }
+    let line = parse_line(b"chat:1:hi").expect("a command");
+    assert_eq!(line.spoken_dialect(Dialect::Space), Dialect::Colon);
     let bare = parse_line(b"pull").expect("a command");
     for dialect in [Dialect::Colon, Dialect::Space] {
         assert_eq!(

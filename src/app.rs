@@ -23,6 +23,7 @@ use crate::{
     config::settings::Settings,
     control, data_dir,
     error::{ExitCode, StartupError},
+    handoff::{event::CoreEvent, inbox::Inbox},
     id::{MessageId, MessageIds, RouteId, WORKERS_MAX},
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
     metrics, preflight, secret_file,
@@ -34,8 +35,6 @@ use crate::{
     token::Tokens,
     worker::{
         Worker, WorkerParts,
-        event::CoreEvent,
-        inbox::Inbox,
         listener::{self, SocketOptions},
     },
 };

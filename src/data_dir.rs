@@ -4,9 +4,9 @@
 //! directory for itself.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -28,7 +28,12 @@ pub struct DataDirLock {
 /// A directory that cannot be made or written, or that another process holds.
 pub fn lock(data_dir: &Path) -> Result<DataDirLock, StartupError> {
     let shown = data_dir.display();
-    fs::create_dir_all(data_dir).map_err(|error| {
+    // Messages and password hashes lie in it: nobody else's business, down to the names of the files.
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir);
+    made.map_err(|error| {
         StartupError::new(
             ExitCode::Preflight,
             format!("cannot create the data directory {shown}"),
@@ -90,6 +95,8 @@ fn holder(file: &mut File) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use tempfile::TempDir;
 

@@ -35,7 +35,7 @@
 //!    this connection is looked at.
 //! 5. [`session::commands`]: the flow of the command, an `async fn` that reads from top to bottom, calls the services.
 //! 6. [`backend::embedded`] queues the call; [`service`] gathers what has piled up into one transaction and commits it,
-//!    then publishes the pushes, then hands back the replies through [`worker::inbox`].
+//!    then publishes the pushes, then hands back the replies through [`handoff::inbox`].
 //! 7. [`shard::input`] again: [`Shard::complete`](shard::Shard::complete) writes the [`Reply`](protocol::reply::Reply) to the
 //!    connection's [`session::outbox`] and goes on with the next line.
 //! 8. [`worker`]: at the end of the turn each connection with something to say is written to once.
@@ -44,7 +44,7 @@
 //!
 //! 1. [`service`] stores the message with the next number of its receiver's inbox (or of its group), commits, and
 //!    publishes a `PushMessage` on the [bus], to the route of every core where the receiver is connected, or to the group.
-//! 2. [`bus::local`] puts it into those cores' [`worker::inbox`]es; all share one copy. A full inbox drops it and remembers
+//! 2. [`bus::local`] puts it into those cores' [`handoff::inbox`]es; all share one copy. A full inbox drops it and remembers
 //!    that there is a gap.
 //! 3. [`shard::push`]: the [`Sequencer`](shard::sequencer::Sequencer) of the inbox or group lets numbers out in order. A
 //!    number that is missing is fetched from the store first ([`session::effects`]). The line is encoded once per core.
@@ -63,6 +63,7 @@ pub mod control;
 pub mod data_dir;
 pub mod doctor;
 pub mod error;
+pub mod handoff;
 pub mod id;
 pub mod limits;
 pub mod logging;

@@ -11,9 +11,9 @@ use slab::Slab;
 
 use super::{Backend, CallError, Method, Response};
 use crate::{
+    handoff::{event::CoreEvent, inbox::Inbox},
     metrics,
     service::{Call, ReplySink, ServiceClient},
-    worker::{event::CoreEvent, inbox::Inbox},
 };
 
 /// Brings answers home to the core that asked.

@@ -7,9 +7,9 @@ use std::{
 
 use super::{Channel, Publisher, PushSource};
 use crate::{
+    handoff::{event::CoreEvent, inbox::Inbox},
     id::{GroupId, RouteId},
     proto::PushMessage,
-    worker::{event::CoreEvent, inbox::Inbox},
 };
 
 /// The services' end: knows which cores listen to what.

@@ -4,11 +4,11 @@
 //!
 //! Invariant: a panic while one connection is served ends that connection and no other.
 
+mod accept;
+
 use std::{
     cell::Cell,
     future::{Future, poll_fn},
-    net::SocketAddr,
-    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -17,13 +17,11 @@ use std::{
 };
 
 use futures_lite::{FutureExt, future::yield_now};
-use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::Socket;
 
+use self::accept::AcceptPause;
 use super::{
-    client::{Client, Transfer, canonical_ip},
-    event::CoreEvent,
-    inbox::Inbox,
+    client::{Client, Transfer},
     poller::{Poller, Readiness, Source},
     refused::Refused,
 };
@@ -31,11 +29,10 @@ use crate::{
     backend::Backend,
     bus::PushSource,
     close::CloseReason,
+    handoff::{event::CoreEvent, inbox::Inbox},
     id::ConnectionKey,
-    limits::Refusal,
     metrics,
-    protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
-    session::{Peer, commands, effects, job::Job},
+    session::{commands, effects, job::Job},
     shard::{Effect, TICK_MS, core::Core},
 };
 
@@ -43,11 +40,6 @@ use crate::{
 const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection per turn, so that one flood does not keep the others waiting.
 const READS_PER_TURN: usize = 4;
-/// Connections accepted per turn.
-const ACCEPTS_PER_TURN: usize = 64;
-/// Pause after a failed accept (no descriptors, mostly), doubling up to the longest.
-const ACCEPT_PAUSE_MS: u64 = 50;
-const ACCEPT_PAUSE_MAX_MS: u64 = 1000;
 /// How long confirmations are gathered for the store.
 const ACK_DELAY: Duration = Duration::from_millis(10);
 /// How long the loop sleeps where the system lets it wait for nothing better (no free descriptor).
@@ -88,13 +80,6 @@ pub struct Worker<B, P> {
     events: Vec<CoreEvent>,
     keys: Vec<ConnectionKey>,
     effects: Vec<Effect>,
-}
-
-/// Accepting after it failed: paused, longer each time, until it works again.
-#[derive(Default)]
-struct AcceptPause {
-    until_ms: Option<u64>,
-    length_ms: u64,
 }
 
 impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
@@ -252,92 +237,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.core.backend.advance(now_ms);
         self.core.shard().tick();
         self.refused.tick(now_ms);
-        if let Some(listener) = &self.listener
-            && self
-                .accept_pause
-                .until_ms
-                .is_some_and(|until| until <= now_ms)
-        {
-            self.accept_pause.until_ms = None;
-            if self.poller.add(listener, Source::Listener).is_err() {
-                self.accept_pause.until_ms = Some(now_ms + self.accept_pause.length_ms);
-            }
-        }
+        self.resume_accepting(now_ms);
         true
-    }
-
-    fn accept(&mut self) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else {
-                return;
-            };
-            match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok((socket, address)) => {
-                    self.accept_pause.length_ms = 0;
-                    // Without an address the peer is gone already.
-                    if let Some(address) = address.and_then(|address| address.try_into().ok()) {
-                        self.admit(socket, address);
-                    }
-                }
-                Err(rustix::io::Errno::AGAIN) => return,
-                // The client gave up while it waited.
-                Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    self.pause_accepting(error);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Accepting failed for a reason that will not go away at once: leaves the queue to the kernel for a while.
-    fn pause_accepting(&mut self, error: rustix::io::Errno) {
-        self.metrics.accept_errors_total.inc();
-        let pause = &mut self.accept_pause;
-        if pause.length_ms == 0 {
-            log::warn!("cannot accept connections: {error}; trying again with pauses");
-        }
-        pause.length_ms = (pause.length_ms * 2).clamp(ACCEPT_PAUSE_MS, ACCEPT_PAUSE_MAX_MS);
-        let now_ms = self.core.shard().now().monotonic_us / 1000;
-        pause.until_ms = Some(now_ms + pause.length_ms);
-        if let Some(listener) = &self.listener {
-            self.poller.remove(listener);
-        }
-    }
-
-    fn admit(&mut self, socket: OwnedFd, address: SocketAddr) {
-        let ip = canonical_ip(address);
-        let exempt = self.core.gateway.exempt.contains(ip);
-        let counted_ip = (!exempt).then_some(ip);
-        let admitted = self.core.gateway.admission().admit(counted_ip);
-        if let Err(refusal) = admitted {
-            self.refuse(socket, refusal);
-            return;
-        }
-        let key = self.core.shard().accept(Peer { ip, exempt });
-        let watched = self.poller.add(&socket, Source::Connection(key));
-        let slot = key.slot as usize;
-        if slot >= self.clients.len() {
-            self.clients.resize_with(slot + 1, || None);
-        }
-        self.clients[slot] = Some(Client::new(key, socket, counted_ip));
-        if watched.is_err() {
-            self.drop_client(key, CloseReason::ConnectionLost);
-        }
-    }
-
-    fn refuse(&mut self, socket: OwnedFd, refusal: Refusal) {
-        let words = match refusal {
-            Refusal::MaxConnections => "the gateway is full",
-            Refusal::PerIp => "too many from this address",
-        };
-        self.metrics.connection_refused(refusal);
-        let code = ErrorCode::TooManyConnections;
-        self.metrics.error(code);
-        let mut line = Vec::new();
-        Reply::error(code, words).write(None, Dialect::Colon, &mut line);
-        let now_ms = self.core.shard().now().monotonic_us / 1000;
-        self.refused.refuse(socket, &line, now_ms);
     }
 
     fn on_connection(&mut self, key: ConnectionKey, readiness: Readiness) {

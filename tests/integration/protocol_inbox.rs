@@ -180,3 +180,21 @@ fn pull_answers_count_and_more_and_checks_its_limit() {
         assert_error(&alice.ask(line), "BAD_ARGUMENT");
     }
 }
+
+#[test]
+fn what_a_log_in_brings_again_is_not_pulled_a_second_time_even_by_a_pull_right_behind_it() {
+    let gateway = Gateway::start(|_| {});
+    let mut alice = gateway.register("alice");
+    let receiver = gateway.register("bob").uid;
+    let mut bob = gateway.login_manual("bob");
+    alice.chat(receiver, "one");
+    let id = bob.push().id();
+    drop(bob);
+    let mut bob = gateway.client();
+    bob.send("login:bob:password-of-bob\npull\npull");
+    assert!(bob.reply().starts_with("+OK uid="));
+    let again = bob.push();
+    assert_eq!((again.id(), again.is_dup()), (id, true));
+    assert_eq!(bob.reply(), "+OK pull_done count=0 more=0");
+    assert_eq!(bob.reply(), "+OK pull_done count=0 more=0");
+}

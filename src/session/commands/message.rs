@@ -1,5 +1,7 @@
 //! `chat`, `group_chat`, `pull`, `ack`: messages into the store, out of it, and confirmed.
 
+use futures_lite::future::yield_now;
+
 use super::{Failure, succeeded};
 use crate::{
     backend::{Backend, method},
@@ -84,7 +86,11 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     job: &Job,
     limit: u32,
 ) -> Result<Reply, Failure> {
-    // What has just been pushed and confirmed must not come again.
+    // What has just been pushed must not come again: it leaves first, which confirms it, and the store is told.
+    if !core.shard().unsent(job.key).is_empty() {
+        core.notify();
+        yield_now().await;
+    }
     let acks = core.shard().take_acks();
     if !acks.is_empty() {
         let request = AckBatchRequest { acks: acks.clone() };

@@ -12,7 +12,8 @@
 //!   main, cli          arguments, exit codes
 //!   app                the composition root: starts every thread, waits for their end
 //!   control            the control thread: signals, ops HTTP, systemd
-//!   worker             the I/O rim of a core: sockets, the loop, the inbox from other threads
+//!   worker             the I/O rim of a core: sockets, the loop, taking connections in
+//!   handoff            all that crosses threads to a core
 //!   service            User, Presence, Message and Group over one SQLite file, on threads of their own
 //!   backend, bus       how a core asks a service, and how a push reaches a core
 //!   session, shard     the rules: one client's session, and all sessions of one core

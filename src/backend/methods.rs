@@ -30,12 +30,18 @@ impl Service {
     }
 }
 
+/// What every response has.
+pub trait Answer {
+    /// How the call ended, as the service sees it.
+    fn result(&self) -> Option<&proto::Result>;
+}
+
 /// A method of a service, as a type: ties its request to its response.
 pub trait Method: 'static {
     /// What is asked.
     type Request: prost::Message + Into<Request>;
     /// What is answered.
-    type Response: prost::Message + Default + TryFrom<Response, Error = ()>;
+    type Response: prost::Message + Default + Answer + TryFrom<Response, Error = ()>;
     /// The service it belongs to.
     const SERVICE: Service;
     /// Its name on the wire.
@@ -78,6 +84,11 @@ macro_rules! methods {
             }
             impl From<proto::$response> for Response {
                 fn from(response: proto::$response) -> Self { Self::$name(response) }
+            }
+            impl Answer for proto::$response {
+                fn result(&self) -> Option<&proto::Result> {
+                    self.result.as_ref()
+                }
             }
             impl TryFrom<Response> for proto::$response {
                 type Error = ();

@@ -5,7 +5,7 @@
 pub mod embedded;
 mod methods;
 
-pub use methods::{Method, Request, Response, Service, method};
+pub use methods::{Answer, Method, Request, Response, Service, method};
 
 /// Why a call brought no answer. Tells whose side failed and whether the call may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Failure, succeeded};
+use super::Failure;
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -29,14 +29,12 @@ pub(super) async fn register<B: Backend, P: PushSource>(
         .begin_registration(counted_ip(core, job))
         .map_err(|retry_ms| too_soon(core, retry_ms))?;
     let response = core
-        .backend
-        .call::<method::Register>(RegisterRequest {
+        .ask::<method::Register>(RegisterRequest {
             username: user.into(),
             password: password.expose().as_bytes().into(),
         })
         .await?;
     drop(attempt);
-    succeeded(response.result.as_ref())?;
     begin_session(core, job, response.user_id, user, true).await
 }
 
@@ -50,23 +48,22 @@ pub(super) async fn login<B: Backend, P: PushSource>(
         .gateway
         .begin_login(counted_ip(core, job), user, now_ms(core))
         .map_err(|retry_ms| too_soon(core, retry_ms))?;
-    let response = core
-        .backend
-        .call::<method::Login>(LoginRequest {
-            username: user.into(),
-            password: password.expose().as_bytes().into(),
-        })
-        .await?;
-    match succeeded(response.result.as_ref()) {
-        Ok(()) => attempt.judged(LoginOutcome::Succeeded, now_ms(core)),
+    let request = LoginRequest {
+        username: user.into(),
+        password: password.expose().as_bytes().into(),
+    };
+    match core.ask::<method::Login>(request).await {
+        Ok(response) => {
+            attempt.judged(LoginOutcome::Succeeded, now_ms(core));
+            begin_session(core, job, response.user_id, user, true).await
+        }
         // A wrong password and an unknown user must look the same.
         Err(Failure::Backend(Code::Unauthenticated | Code::NotFound | Code::Invalid)) => {
             attempt.judged(LoginOutcome::Failed, now_ms(core));
-            return Err(Failure::Backend(Code::Unauthenticated));
+            Err(Failure::Backend(Code::Unauthenticated))
         }
-        Err(failure) => return Err(failure),
+        Err(failure) => Err(failure),
     }
-    begin_session(core, job, response.user_id, user, true).await
 }
 
 /// The client's address, as far as limits by address apply to it.
@@ -195,8 +192,7 @@ async fn bind<B: Backend, P: PushSource>(
         .connection(job.key)
         .map_or_else(String::new, |c| c.session.device().to_owned());
     let bound = core
-        .backend
-        .call::<method::BindRoute>(BindRouteRequest {
+        .ask::<method::BindRoute>(BindRouteRequest {
             user_id: user,
             gateway_id: core.route.as_str().to_owned(),
             device,
@@ -204,7 +200,6 @@ async fn bind<B: Backend, P: PushSource>(
             max_devices: core.gateway.max_devices,
         })
         .await?;
-    succeeded(bound.result.as_ref())?;
     core.shard().set_baseline(job.key, bound.last_seq);
     core.notify();
     join_groups(core, job, user).await?;
@@ -222,8 +217,7 @@ async fn join_groups<B: Backend, P: PushSource>(
     user: UserId,
 ) -> Result<(), Failure> {
     let request = GetUserGroupsRequest { user_id: user };
-    let mut groups = core.backend.call::<method::GetUserGroups>(request).await?;
-    succeeded(groups.result.as_ref())?;
+    let mut groups = core.ask::<method::GetUserGroups>(request).await?;
     let held = groups.group_ids.clone();
     let mut unknown = Vec::new();
     {
@@ -270,15 +264,13 @@ async fn redeliver<B: Backend, P: PushSource>(
     let unconfirmed_limit = core.shard().options().unconfirmed_limit;
     let limit = unconfirmed_limit.min(PULL_LIMIT_MAX as usize) as u32;
     let pulled = core
-        .backend
-        .call::<method::PullOffline>(PullOfflineRequest {
+        .ask::<method::PullOffline>(PullOfflineRequest {
             user_id: user,
             limit,
             redelivery_only: true,
             ..Default::default()
         })
         .await?;
-    succeeded(pulled.result.as_ref())?;
     let mut messages = message::in_order(pulled);
     messages.retain(|message| message.redelivery);
     core.shard()

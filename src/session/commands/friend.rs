@@ -1,6 +1,6 @@
 //! `add_friend`, `remove_friend`, `friends`.
 
-use super::{Failure, succeeded};
+use super::Failure;
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -16,15 +16,12 @@ pub(super) async fn add<B: Backend, P: PushSource>(
     job: &Job,
     friend: UserId,
 ) -> Result<Reply, Failure> {
-    let response = core
-        .backend
-        .call::<method::AddFriend>(AddFriendRequest {
-            user_id: job.user,
-            friend_id: friend,
-            message: String::new(),
-        })
-        .await?;
-    succeeded(response.result.as_ref())?;
+    core.ask::<method::AddFriend>(AddFriendRequest {
+        user_id: job.user,
+        friend_id: friend,
+        message: String::new(),
+    })
+    .await?;
     Ok(Reply::FriendAdded)
 }
 
@@ -33,14 +30,11 @@ pub(super) async fn remove<B: Backend, P: PushSource>(
     job: &Job,
     friend: UserId,
 ) -> Result<Reply, Failure> {
-    let response = core
-        .backend
-        .call::<method::RemoveFriend>(RemoveFriendRequest {
-            user_id: job.user,
-            friend_id: friend,
-        })
-        .await?;
-    succeeded(response.result.as_ref())?;
+    core.ask::<method::RemoveFriend>(RemoveFriendRequest {
+        user_id: job.user,
+        friend_id: friend,
+    })
+    .await?;
     Ok(Reply::FriendRemoved)
 }
 
@@ -49,9 +43,7 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     job: &Job,
 ) -> Result<Reply, Failure> {
     let response = core
-        .backend
-        .call::<method::GetFriends>(GetFriendsRequest { user_id: job.user })
+        .ask::<method::GetFriends>(GetFriendsRequest { user_id: job.user })
         .await?;
-    succeeded(response.result.as_ref())?;
     Ok(Reply::Friends(response.friend_ids))
 }

@@ -3,7 +3,7 @@
 //! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's cores; the core that
 //! asked applies them at once as well, so that they hold when the reply is written.
 
-use super::{Failure, succeeded};
+use super::Failure;
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -24,14 +24,12 @@ pub(super) async fn create<B: Backend, P: PushSource>(
     description: &str,
 ) -> Result<Reply, Failure> {
     let response = core
-        .backend
-        .call::<method::CreateGroup>(CreateGroupRequest {
+        .ask::<method::CreateGroup>(CreateGroupRequest {
             creator_id: job.user,
             group_name: name.to_owned(),
             description: description.to_owned(),
         })
         .await?;
-    succeeded(response.result.as_ref())?;
     take_up(core, job, response.group_id).await;
     Ok(Reply::GroupCreated(response.group_id))
 }
@@ -41,14 +39,11 @@ pub(super) async fn join<B: Backend, P: PushSource>(
     job: &Job,
     group: GroupId,
 ) -> Result<Reply, Failure> {
-    let response = core
-        .backend
-        .call::<method::JoinGroup>(JoinGroupRequest {
-            user_id: job.user,
-            group_id: group,
-        })
-        .await?;
-    succeeded(response.result.as_ref())?;
+    core.ask::<method::JoinGroup>(JoinGroupRequest {
+        user_id: job.user,
+        group_id: group,
+    })
+    .await?;
     take_up(core, job, group).await;
     Ok(Reply::Joined(group))
 }
@@ -81,14 +76,11 @@ pub(super) async fn leave<B: Backend, P: PushSource>(
     job: &Job,
     group: GroupId,
 ) -> Result<Reply, Failure> {
-    let response = core
-        .backend
-        .call::<method::LeaveGroup>(LeaveGroupRequest {
-            user_id: job.user,
-            group_id: group,
-        })
-        .await?;
-    succeeded(response.result.as_ref())?;
+    core.ask::<method::LeaveGroup>(LeaveGroupRequest {
+        user_id: job.user,
+        group_id: group,
+    })
+    .await?;
     core.shard().leave(job.key, job.user, group);
     core.notify();
     Ok(Reply::Left(group))
@@ -99,10 +91,8 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     job: &Job,
 ) -> Result<Reply, Failure> {
     let response = core
-        .backend
-        .call::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
+        .ask::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
         .await?;
-    succeeded(response.result.as_ref())?;
     Ok(Reply::Groups(response.group_ids))
 }
 
@@ -111,15 +101,12 @@ pub(super) async fn members<B: Backend, P: PushSource>(
     job: &Job,
     group: GroupId,
 ) -> Result<Reply, Failure> {
-    let response = core
-        .backend
-        .call::<method::GetGroupMembers>(GetGroupMembersRequest { group_id: group })
-        .await?;
-    match succeeded(response.result.as_ref()) {
-        Ok(()) if response.member_ids.contains(&job.user) => {
+    let request = GetGroupMembersRequest { group_id: group };
+    match core.ask::<method::GetGroupMembers>(request).await {
+        Ok(response) if response.member_ids.contains(&job.user) => {
             Ok(Reply::Members(response.member_ids))
         }
-        Ok(()) => Err(Failure::Backend(Code::Forbidden)),
+        Ok(_) => Err(Failure::Backend(Code::Forbidden)),
         Err(Failure::Backend(Code::NotFound)) => Err(Failure::Refused(
             ErrorCode::NotFound,
             "there is no such group",

@@ -1,6 +1,6 @@
 //! `who`, `profile`, `search`, `whoami`.
 
-use super::{Failure, succeeded};
+use super::Failure;
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -19,10 +19,8 @@ pub(super) async fn who<B: Backend, P: PushSource>(
     user: UserId,
 ) -> Result<Reply, Failure> {
     let response = core
-        .backend
-        .call::<method::QueryRoute>(QueryRouteRequest { user_id: user })
+        .ask::<method::QueryRoute>(QueryRouteRequest { user_id: user })
         .await?;
-    succeeded(response.result.as_ref())?;
     Ok(Reply::Presence {
         uid: user,
         devices: response
@@ -46,13 +44,11 @@ pub(super) async fn search<B: Backend, P: PushSource>(
     prefix: &str,
 ) -> Result<Reply, Failure> {
     let response = core
-        .backend
-        .call::<method::Search>(SearchRequest {
+        .ask::<method::Search>(SearchRequest {
             prefix: prefix.to_owned(),
             limit: SEARCH_LIMIT,
         })
         .await?;
-    succeeded(response.result.as_ref())?;
     let users = response.users.into_iter().take(SEARCH_LIMIT as usize);
     Ok(Reply::Users(
         users.map(|user| (user.user_id, user.name)).collect(),
@@ -91,9 +87,7 @@ async fn name_of<B: Backend, P: PushSource>(
     user: UserId,
 ) -> Result<String, Failure> {
     let response = core
-        .backend
-        .call::<method::GetProfile>(GetProfileRequest { user_id: user })
+        .ask::<method::GetProfile>(GetProfileRequest { user_id: user })
         .await?;
-    succeeded(response.result.as_ref())?;
     Ok(response.name)
 }

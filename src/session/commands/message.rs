@@ -2,7 +2,7 @@
 
 use futures_lite::future::yield_now;
 
-use super::{Failure, succeeded};
+use super::Failure;
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -27,8 +27,7 @@ pub(super) async fn chat<B: Backend, P: PushSource>(
 ) -> Result<Reply, Failure> {
     let (message_id, ts_ms) = stamp(core);
     let response = core
-        .backend
-        .call::<method::Send>(SendRequest {
+        .ask::<method::Send>(SendRequest {
             msg: Some(C2cMsg {
                 msg_id: message_id,
                 from: job.user,
@@ -41,7 +40,6 @@ pub(super) async fn chat<B: Backend, P: PushSource>(
             session_id: job.session_id,
         })
         .await?;
-    succeeded(response.result.as_ref())?;
     core.shard().metrics().messages_received_total.inc();
     Ok(Reply::Stored {
         group: false,
@@ -58,8 +56,7 @@ pub(super) async fn group_chat<B: Backend, P: PushSource>(
 ) -> Result<Reply, Failure> {
     let (message_id, ts_ms) = stamp(core);
     let response = core
-        .backend
-        .call::<method::SendGroup>(SendGroupRequest {
+        .ask::<method::SendGroup>(SendGroupRequest {
             msg: Some(GroupMsg {
                 msg_id: message_id,
                 from: job.user,
@@ -72,7 +69,6 @@ pub(super) async fn group_chat<B: Backend, P: PushSource>(
             session_id: job.session_id,
         })
         .await?;
-    succeeded(response.result.as_ref())?;
     core.shard().metrics().messages_received_total.inc();
     Ok(Reply::Stored {
         group: true,
@@ -94,9 +90,7 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     let acks = core.shard().take_acks();
     if !acks.is_empty() {
         let request = AckBatchRequest { acks: acks.clone() };
-        let confirmed = core.backend.call::<method::AckBatch>(request).await;
-        let confirmed = confirmed.map_err(Failure::from);
-        if let Err(failure) = confirmed.and_then(|response| succeeded(response.result.as_ref())) {
+        if let Err(failure) = core.ask::<method::AckBatch>(request).await {
             // They are of every user here: not this one's to lose.
             core.shard().confirm_later(acks);
             core.notify();
@@ -104,14 +98,12 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
         }
     }
     let pulled = core
-        .backend
-        .call::<method::PullOffline>(PullOfflineRequest {
+        .ask::<method::PullOffline>(PullOfflineRequest {
             user_id: job.user,
             limit,
             ..Default::default()
         })
         .await?;
-    succeeded(pulled.result.as_ref())?;
     let more = pulled.more;
     let mut messages = in_order(pulled);
     let more = more || messages.len() > limit as usize;
@@ -130,15 +122,13 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
     ids: &[MessageId],
 ) -> Result<Reply, Failure> {
     let response = core
-        .backend
-        .call::<method::Ack>(AckRequest {
+        .ask::<method::Ack>(AckRequest {
             user_id: job.user,
             // The client does not say which of them are of groups; ids are unique over both.
             msg_id_list: ids.to_vec(),
             group_msg_id_list: ids.to_vec(),
         })
         .await?;
-    succeeded(response.result.as_ref())?;
     core.shard().confirmed(job.key, ids);
     core.notify();
     Ok(Reply::Acked(response.acked))

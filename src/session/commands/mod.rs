@@ -10,9 +10,9 @@ mod info;
 pub mod message;
 
 use crate::{
-    backend::{Backend, CallError},
+    backend::{Answer, Backend, CallError, Method},
     bus::PushSource,
-    proto::{self, Code},
+    proto::Code,
     protocol::{error_code::ErrorCode, reply::Reply},
     session::job::{Call, Job},
     shard::core::Core,
@@ -103,11 +103,15 @@ impl Failure {
     }
 }
 
-/// Lets only an answer with code `OK` pass. An answer without a result is a broken one.
-fn succeeded(result: Option<&proto::Result>) -> Result<(), Failure> {
-    match result.map(|result| Code::try_from(result.code)) {
-        Some(Ok(Code::Ok)) => Ok(()),
-        Some(Ok(code)) => Err(Failure::Backend(code)),
-        Some(Err(_)) | None => Err(Failure::Backend(Code::Internal)),
+impl<B: Backend, P> Core<B, P> {
+    /// Calls `M`, and takes only an answer with code `OK` for an answer.
+    async fn ask<M: Method>(&self, request: M::Request) -> Result<M::Response, Failure> {
+        let response = self.backend.call::<M>(request).await?;
+        match response.result().map(|result| Code::try_from(result.code)) {
+            Some(Ok(Code::Ok)) => Ok(response),
+            Some(Ok(code)) => Err(Failure::Backend(code)),
+            // An answer without a result, or with one of no meaning, is a broken one.
+            Some(Err(_)) | None => Err(Failure::Backend(Code::Internal)),
+        }
     }
 }

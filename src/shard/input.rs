@@ -16,6 +16,9 @@ use crate::{
     session::job::{Call, Job},
 };
 
+/// What a client may send in one go before it has logged in, in lines of the greatest length.
+const READ_BEFORE_LOGIN_LINES: usize = 4;
+
 impl Connection {
     /// What may stop a connection's input from being handled, its rate aside.
     fn takes_input(&self, outbound_queue_bytes: usize) -> bool {
@@ -47,6 +50,18 @@ impl Shard {
                 && connection.session.throttled_since_ms == 0
                 && connection.input.len() - connection.handled < self.options.max_line_bytes
         })
+    }
+
+    /// How many bytes one read may bring. Lines behind a command under way are kept, so nobody unknown gets to leave many.
+    pub fn read_room(&self, key: ConnectionKey) -> usize {
+        let known = self
+            .connection(key)
+            .is_none_or(|connection| connection.session.login().is_some());
+        if known {
+            usize::MAX
+        } else {
+            READ_BEFORE_LOGIN_LINES * self.options.login_line_bytes
+        }
     }
 
     /// Takes in what was read. A job that comes back is to be carried out and then given to [`Shard::complete`].

@@ -281,12 +281,18 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             if !client.shut && !self.core.shard().can_read(key) {
                 return;
             }
-            let transfer = client.read(&mut self.buffer);
+            // What is only read to be thrown away is thrown away fast.
+            let room = if client.shut {
+                self.buffer.len()
+            } else {
+                self.core.shard().read_room(key).min(self.buffer.len())
+            };
+            let transfer = client.read(&mut self.buffer[..room]);
             match transfer {
                 Transfer::Bytes(_) if client.shut => {}
                 Transfer::Bytes(count) => {
                     // A short read empties the socket; what comes later comes with an event.
-                    client.readable = count == self.buffer.len() || client.ending;
+                    client.readable = count == room || client.ending;
                     let job = self.core.shard().feed(key, &self.buffer[..count]);
                     if let Some(job) = job {
                         self.start_job(job);

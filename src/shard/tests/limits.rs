@@ -84,3 +84,13 @@ fn what_was_pulled_long_ago_does_not_widen_the_queue() {
             .is_some_and(|c| c.session.ended == Some(CloseReason::SlowConsumer))
     );
 }
+
+#[test]
+fn before_login_a_client_may_leave_no_more_than_a_few_lines() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    let few_lines = 4 * shard.options().login_line_bytes;
+    assert_eq!(shard.read_room(key), few_lines);
+    log_in(&mut shard, key, 7, 0, &[]);
+    assert!(shard.read_room(key) > few_lines);
+}

@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use crate::{
-    backend::{Backend, CallError, Method, method},
+    backend::{Answer, Backend, CallError, Method, method},
     bus::PushSource,
     id::{ConnectionKey, GroupId, SessionId, UserId},
     proto::{
@@ -43,7 +43,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
         Effect::Confirm(acks) => {
             let request = AckBatchRequest { acks };
             // Unconfirmed, they will come again, marked as repeats: no harm beyond that.
-            persist::<method::AckBatch, _, _>(&core, request, |response| response.result).await;
+            persist::<method::AckBatch, _, _>(&core, request).await;
         }
         Effect::Unbind { user, session_id } => {
             let request = UnbindRouteRequest {
@@ -51,7 +51,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
                 gateway_id: core.route.as_str().to_owned(),
                 session_id,
             };
-            persist::<method::UnbindRoute, _, _>(&core, request, |response| response.result).await;
+            persist::<method::UnbindRoute, _, _>(&core, request).await;
         }
         Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch).await,
         Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch).await,
@@ -71,11 +71,8 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
 }
 
 /// Calls `M` until it is taken, a bounded number of times.
-async fn persist<M, B, P>(
-    core: &Core<B, P>,
-    request: M::Request,
-    result: fn(M::Response) -> Option<proto::Result>,
-) where
+async fn persist<M, B, P>(core: &Core<B, P>, request: M::Request)
+where
     M: Method<Request: Clone>,
     B: Backend,
     P: PushSource,
@@ -84,7 +81,7 @@ async fn persist<M, B, P>(
     let mut pause = FIRST_PAUSE;
     for _ in 0..ATTEMPTS {
         let taken = match core.backend.call::<M>(request.clone()).await {
-            Ok(response) => answered(result(response).as_ref()).is_ok(),
+            Ok(response) => answered(response.result()).is_ok(),
             Err(error) => error == CallError::Unsupported,
         };
         if taken {
@@ -168,7 +165,7 @@ async fn direct_page<B: Backend, P: PushSource>(
             ..Default::default()
         })
         .await?;
-    answered(response.result.as_ref())?;
+    answered(response.result())?;
     let messages = response.msg_list.into_iter().map(direct_push);
     Ok(messages.map(first_time).collect())
 }
@@ -191,7 +188,7 @@ async fn group_page<B: Backend, P: PushSource>(
             limit,
         })
         .await?;
-    answered(response.result.as_ref())?;
+    answered(response.result())?;
     let messages = response.group_msg_list.into_iter().map(group_push);
     Ok(messages.map(first_time).collect())
 }

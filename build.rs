@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/im/v1/message.proto",
         "proto/im/v1/group.proto",
         "proto/im/v1/push.proto",
+        "proto/im/v1/health.proto",
+        "proto/im/v1/rpc.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;

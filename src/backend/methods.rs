@@ -19,6 +19,16 @@ impl Service {
     /// All services.
     pub const ALL: [Self; 4] = [Self::User, Self::Presence, Self::Message, Self::Group];
 
+    /// The word for it in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Presence => "presence",
+            Self::Message => "message",
+            Self::Group => "group",
+        }
+    }
+
     /// The name on the wire and in service discovery.
     pub fn name(self) -> &'static str {
         match self {
@@ -28,6 +38,15 @@ impl Service {
             Self::Group => "GroupService",
         }
     }
+}
+
+/// Why arguments could not be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadCall {
+    /// There is no such method.
+    UnknownMethod,
+    /// The arguments do not parse.
+    Malformed,
 }
 
 /// What every response has.
@@ -46,6 +65,8 @@ pub trait Method: 'static {
     const SERVICE: Service;
     /// Its name on the wire.
     const NAME: &'static str;
+    /// Its number among the methods of all services.
+    const INDEX: usize;
     /// Calling it twice does no more than calling it once, so a call whose fate is unknown may be repeated.
     const IDEMPOTENT: bool;
 }
@@ -64,9 +85,18 @@ macro_rules! methods {
                     const SERVICE: Service = Service::$service;
                     const NAME: &'static str = stringify!($name);
                     const IDEMPOTENT: bool = $idempotent;
+                    const INDEX: usize = super::Number::$name as usize;
                 }
             )*)*
         }
+
+        #[allow(non_camel_case_types, reason = "named after the methods, to number them")]
+        enum Number { $($($name,)*)* }
+
+        /// The names of all methods, by their numbers, each with its service.
+        pub const METHODS: &[(Service, &str)] = &[
+            $($((Service::$service, stringify!($name)),)*)*
+        ];
 
         /// Any request, for services that take them all in one queue.
         #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +132,21 @@ macro_rules! methods {
         )*)*
 
         impl Request {
+            /// The request to `method` with the arguments `args`, as they came over the wire.
+            ///
+            /// # Errors
+            /// A method that does not exist, arguments that do not parse.
+            pub fn decode(service: Service, method: &str, args: &[u8]) -> Result<Self, BadCall> {
+                match (service, method) {
+                    $($((Service::$service, stringify!($name)) => {
+                        <proto::$request as prost::Message>::decode(args)
+                            .map(Self::$name)
+                            .map_err(|_| BadCall::Malformed)
+                    })*)*
+                    _ => Err(BadCall::UnknownMethod),
+                }
+            }
+
             /// The response to this request that carries nothing but `result`.
             #[allow(clippy::needless_update, reason = "some responses are nothing but a result")]
             pub fn failed(&self, result: proto::Result) -> Response {
@@ -110,6 +155,22 @@ macro_rules! methods {
                         result: Some(result),
                         ..Default::default()
                     }),)*)*
+                }
+            }
+        }
+
+        impl Response {
+            /// How long it is on the wire, in bytes.
+            pub fn encoded_len(&self) -> usize {
+                match self {
+                    $($(Self::$name(response) => prost::Message::encoded_len(response),)*)*
+                }
+            }
+
+            /// Appends it as it travels.
+            pub fn encode(&self, into: &mut Vec<u8>) {
+                match self {
+                    $($(Self::$name(response) => prost::Message::encode_raw(response, into),)*)*
                 }
             }
         }

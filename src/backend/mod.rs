@@ -1,11 +1,14 @@
 //! The backends as a command sees them: one call, one answer, whoever serves it.
 //!
-//! Owns the list of methods and the [`Backend`] trait. Knows no transport: `embedded` calls the services in this process.
+//! Owns the list of methods and the [`Backend`] trait. Knows no transport: `embedded` calls the services in this process;
+//! `endpoints` has the instances of services elsewhere, and `mprpc` the bytes in which they are spoken to.
 
 pub mod embedded;
+pub mod endpoints;
 mod methods;
+pub mod mprpc;
 
-pub use methods::{Answer, Method, Request, Response, Service, method};
+pub use methods::{Answer, BadCall, METHODS, Method, Request, Response, Service, method};
 
 /// Why a call brought no answer. Tells whose side failed and whether the call may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -85,6 +85,8 @@ sections! {
         drain_timeout: Seconds = Seconds::from_ms(30_000),
         /// Whether a new connection is greeted.
         banner: bool = true,
+        /// The first of this gateway's worker numbers, where no ZooKeeper hands them out.
+        first_worker: u32 = 0,
     }
 
     /// The sockets of clients.
@@ -105,8 +107,12 @@ sections! {
 
     /// Where backends are found.
     service_discovery: ServiceDiscoverySection {
-        /// ZooKeeper's addresses; empty means the embedded services.
+        /// ZooKeeper's addresses; empty: no ZooKeeper.
         zookeeper_hosts: String = String::new(),
+        /// How long ZooKeeper keeps what a silent process registered.
+        zookeeper_session_timeout: Seconds = Seconds::from_ms(10_000),
+        /// Instances that are known without ZooKeeper, each as "SERVICE RPC ADDRESS".
+        static_instances: Vec<String> = Vec::new(),
         /// How often everything is read again.
         service_discovery_interval: Seconds = Seconds::from_ms(30_000),
         /// How often an instance's health is checked.
@@ -183,6 +189,44 @@ sections! {
     rpc: RpcSection {
         /// How long a call may take.
         rpc_timeout: Seconds = Seconds::from_ms(3000),
+        /// The longest reply.
+        rpc_max_reply: Size = Size::from_mib(16),
+        /// Connections of a worker to one instance that answers one call at a time.
+        pool_size: u32 = 16,
+        /// Connections of a worker to one instance that takes many calls at a time.
+        connections_per_instance: u32 = 1,
+    }
+
+    /// The push bus of a cluster.
+    redis: RedisSection {
+        /// Redis's address.
+        address: String = "127.0.0.1:6379".to_owned(),
+        /// The ACL user; empty: the default user.
+        user: String = String::new(),
+        /// The file with the password; empty: none is sent.
+        password_file: String = String::new(),
+    }
+
+    /// Who is connected where.
+    presence: PresenceSection {
+        /// How long a route lasts that nobody refreshes.
+        route_lifetime: Seconds = Seconds::from_ms(120_000),
+    }
+
+    /// `im-gateway backend`: the services as a process of their own.
+    backend: BackendSection {
+        /// Where it listens for calls; port 0 means any free port.
+        listen: String = "127.0.0.1:5001".to_owned(),
+        /// The address that gateways are told; empty means where it listens.
+        advertise: String = String::new(),
+        /// The services it offers.
+        services: Vec<String> = ["user", "presence", "message", "group"].map(str::to_owned).to_vec(),
+        /// How it registers in ZooKeeper: `instances`, `methods`, or both.
+        layouts: Vec<String> = ["instances", "methods"].map(str::to_owned).to_vec(),
+        /// Its share of the calls where gateways balance by weight.
+        weight: u32 = 100,
+        /// Whether no other process uses the same data directory.
+        exclusive: bool = false,
     }
 
     /// The program's own log.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
+use crate::backend::{Service, endpoints::Instance};
+
 /// Everything that is configured. Sections and names are those of the file; a unit is added where a number needs one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -29,6 +31,12 @@ pub struct Settings {
     pub auth: Auth,
     /// `[rpc]`.
     pub rpc: Rpc,
+    /// `[redis]`.
+    pub redis: Redis,
+    /// `[presence]`.
+    pub presence: Presence,
+    /// `[backend]`.
+    pub backend: BackendProcess,
     /// `[log]`.
     pub log: Log,
 }
@@ -52,6 +60,8 @@ pub struct GatewayService {
     pub drain_timeout: Duration,
     /// Whether a new connection is greeted.
     pub banner: bool,
+    /// The first of this gateway's worker numbers, one for each worker, where no ZooKeeper hands them out.
+    pub first_worker: u16,
 }
 
 /// `[network]`: the sockets of clients.
@@ -74,8 +84,12 @@ pub struct Network {
 /// `[service_discovery]`: where backends are found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceDiscovery {
-    /// ZooKeeper's addresses, `host:port` separated by commas, and a root path if there is one; empty: embedded services.
+    /// ZooKeeper's addresses, `host:port` separated by commas, and a root path if there is one; empty: no ZooKeeper.
     pub zookeeper_hosts: String,
+    /// How long ZooKeeper keeps what a silent process registered.
+    pub zookeeper_session_timeout: Duration,
+    /// Instances that are known without ZooKeeper.
+    pub static_instances: Vec<(Service, Instance)>,
     /// How often everything is read again.
     pub service_discovery_interval: Duration,
     /// How often an instance's health is checked.
@@ -104,6 +118,14 @@ pub enum Algorithm {
     LeastConnections,
     /// In proportion to the weights the instances announce.
     Weighted,
+}
+
+impl Settings {
+    /// Whether services and bus are outside of this process.
+    pub fn is_cluster(&self) -> bool {
+        let discovery = &self.service_discovery;
+        !discovery.zookeeper_hosts.is_empty() || !discovery.static_instances.is_empty()
+    }
 }
 
 impl Algorithm {
@@ -182,6 +204,49 @@ pub struct Auth {
 pub struct Rpc {
     /// How long a call may take.
     pub rpc_timeout_ms: u64,
+    /// The longest reply.
+    pub max_reply_bytes: usize,
+    /// Connections of a worker to one instance that answers one call at a time.
+    pub pool_size: usize,
+    /// Connections of a worker to one instance that takes many calls at a time.
+    pub connections_per_instance: usize,
+}
+
+/// `[redis]`: the push bus of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redis {
+    /// Its address, `host:port`.
+    pub address: String,
+    /// The ACL user; `None`: the default user.
+    pub user: Option<String>,
+    /// The file with the password; `None`: none is sent.
+    pub password_file: Option<PathBuf>,
+}
+
+/// `[presence]`: who is connected where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Presence {
+    /// How long a route lasts that nobody refreshes.
+    pub route_lifetime: Duration,
+}
+
+/// `[backend]`: the services as a process of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendProcess {
+    /// Where it listens; port 0 means any free port.
+    pub listen: SocketAddr,
+    /// The address that gateways are told; `None`: where it listens.
+    pub advertise: Option<SocketAddr>,
+    /// What it offers, each once; never empty.
+    pub services: Vec<Service>,
+    /// Whether it registers one node for each instance.
+    pub registers_instances: bool,
+    /// Whether it registers one node for each method, as MPIM does.
+    pub registers_methods: bool,
+    /// Its share of the calls where gateways balance by weight.
+    pub weight: u32,
+    /// Whether no other process uses the same data directory.
+    pub exclusive: bool,
 }
 
 /// `[log]`: the program's own log.

@@ -301,7 +301,11 @@ impl Engine {
             Request::BindRoute(request) => self.bind_route(request)?.into(),
             Request::UnbindRoute(request) => self.unbind_route(request)?.into(),
             // Routes live as long as this process, like the connections they name: there is nothing to renew.
-            Request::RefreshRoutes(_) => proto::RefreshRoutesResponse { result: ok() }.into(),
+            Request::RefreshRoutes(_) => proto::RefreshRoutesResponse {
+                result: ok(),
+                unknown_user_ids: Vec::new(),
+            }
+            .into(),
             Request::QueryRoute(request) => self.query_route(request)?.into(),
             Request::Deliver(request) => self.deliver(request)?.into(),
             Request::Send(request) => self.send(request)?.into(),

@@ -46,6 +46,7 @@ impl Shard {
                 self.user_joined(message.to, message.group_id, message.seq);
             }
             Ok(PushKind::GroupLeft) => self.user_left(message.to, message.group_id),
+            Ok(PushKind::CatchUp) => self.on_gap(),
             Err(_) => self.metrics.push_dropped(PushDrop::Malformed),
         }
         self.check_invariants();

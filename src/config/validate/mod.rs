@@ -3,6 +3,7 @@
 //! Owns the ranges, the rules between keys, and what empty values stand for. Reads nothing but its arguments.
 //! Invariant: the first rule that is broken is the error, in the order of the file.
 
+mod cluster;
 mod limits;
 #[cfg(test)]
 mod tests;
@@ -15,13 +16,11 @@ use std::str::FromStr;
 use log::LevelFilter;
 
 use super::file::File;
-use super::settings::{
-    Algorithm, Auth, GatewayService, LoadBalancer, Log, Network, Ops, Rpc, ServiceDiscovery,
-    Settings,
-};
+use super::settings::{Auth, GatewayService, Log, Network, Ops, Settings};
 use super::source::{Environment, Origins, config_error};
-use super::value::{Milliseconds, Seconds, Size};
+use super::value::{Seconds, Size};
 use crate::error::StartupError;
+use crate::id::WORKERS_MAX;
 
 /// No wait, interval or time-out of a session is longer.
 const LONGEST_TIMEOUT: Seconds = Seconds::from_ms(7 * 24 * 3_600_000);
@@ -40,14 +39,15 @@ pub fn validate(
     let settings = Settings {
         gateway_service: gateway_service(values, &check, environment)?,
         network: network(values, &check)?,
-        service_discovery: service_discovery(values, &check)?,
-        load_balancer: load_balancer(values, &check)?,
+        service_discovery: cluster::service_discovery(values, &check)?,
+        load_balancer: cluster::load_balancer(values, &check)?,
         ops: ops(values, &check)?,
         limits: limits::limits(values, &check)?,
         auth: auth(values, &check, environment)?,
-        rpc: Rpc {
-            rpc_timeout_ms: timeout(&check, "rpc", "rpc_timeout", values.rpc.rpc_timeout)?,
-        },
+        rpc: cluster::rpc(values, &check)?,
+        redis: cluster::redis(values, &check)?,
+        presence: cluster::presence(values, &check)?,
+        backend: cluster::backend(values, &check)?,
         log: Log {
             level: check.parse::<LevelFilter>(
                 "log",
@@ -178,6 +178,12 @@ fn gateway_service(
         data_dir: data_dir(values, environment),
         drain_timeout: drain.as_duration(),
         banner: section.banner,
+        first_worker: check.in_range(
+            SECTION,
+            "first_worker",
+            section.first_worker,
+            (0, u32::from(WORKERS_MAX) - 1),
+        )? as u16,
     })
 }
 
@@ -268,86 +274,6 @@ fn network(values: &File, check: &Check<'_>) -> Result<Network, StartupError> {
             BUFFER,
         )?,
         backlog: backlog as i32,
-    })
-}
-
-fn service_discovery(values: &File, check: &Check<'_>) -> Result<ServiceDiscovery, StartupError> {
-    const SECTION: &str = "service_discovery";
-    const INTERVAL: (Seconds, Seconds) = (Seconds::from_ms(100), Seconds::from_ms(24 * 3_600_000));
-    let section = &values.service_discovery;
-    if let Err(problem) = zookeeper_hosts(&section.zookeeper_hosts) {
-        return Err(check.broken(SECTION, "zookeeper_hosts", problem));
-    }
-    let discovery = check.in_range(
-        SECTION,
-        "service_discovery_interval",
-        section.service_discovery_interval,
-        INTERVAL,
-    )?;
-    let health = check.in_range(
-        SECTION,
-        "health_check_interval",
-        section.health_check_interval,
-        INTERVAL,
-    )?;
-    Ok(ServiceDiscovery {
-        zookeeper_hosts: section.zookeeper_hosts.clone(),
-        service_discovery_interval: discovery.as_duration(),
-        health_check_interval: health.as_duration(),
-    })
-}
-
-/// `host:port[,host:port …][/root]`, or nothing.
-fn zookeeper_hosts(text: &str) -> Result<(), String> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    let (hosts, root) = text.split_at(text.find('/').unwrap_or(text.len()));
-    if !root.is_empty() && (root == "/" || root.ends_with('/') || root.contains("//")) {
-        return Err(format!("{root:?} is not a root path such as \"/im\""));
-    }
-    for host in hosts.split(',') {
-        let port = host
-            .trim()
-            .rsplit_once(':')
-            .filter(|(name, _)| !name.is_empty())
-            .and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|port| port == 0) {
-            return Err(format!("{host:?} is not an address such as \"zk1:2181\""));
-        }
-    }
-    Ok(())
-}
-
-fn load_balancer(values: &File, check: &Check<'_>) -> Result<LoadBalancer, StartupError> {
-    const SECTION: &str = "load_balancer";
-    let section = &values.load_balancer;
-    let algorithm = Algorithm::ALL
-        .into_iter()
-        .find(|algorithm| algorithm.word() == section.algorithm)
-        .ok_or_else(|| {
-            let problem = format!(
-                "{:?} is not one of round_robin, least_connections and weighted",
-                section.algorithm
-            );
-            check.broken(SECTION, "algorithm", problem)
-        })?;
-    let retry_interval = check.in_range(
-        SECTION,
-        "retry_interval",
-        section.retry_interval,
-        (Milliseconds::from_ms(1), Milliseconds::from_ms(60_000)),
-    )?;
-    Ok(LoadBalancer {
-        algorithm,
-        max_retries: check.in_range(SECTION, "max_retries", section.max_retries, (0, 100))?,
-        retry_interval_ms: retry_interval.as_ms(),
-        circuit_breaker_threshold: check.in_range(
-            SECTION,
-            "circuit_breaker_threshold",
-            section.circuit_breaker_threshold,
-            (1, 1_000_000),
-        )?,
     })
 }
 

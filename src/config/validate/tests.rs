@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::*;
+use super::{cluster::zookeeper_hosts, *};
+use crate::config::settings::Algorithm;
 use crate::config::source;
 use crate::error::ExitCode;
 
@@ -100,6 +101,23 @@ fn every_rule_names_the_key_it_is_about() {
         ("[load_balancer]\nalgorithm = 'random'", "algorithm"),
         ("[load_balancer]\nmax_retries = 101", "max_retries"),
         ("[load_balancer]\nretry_interval = 0", "retry_interval"),
+        (
+            "[service_discovery]\nstatic_instances = ['user grpc 10.0.0.5:5001']",
+            "static_instances",
+        ),
+        (
+            "[service_discovery]\nstatic_instances = ['user mprpc backend:5001']",
+            "static_instances",
+        ),
+        ("[rpc]\npool_size = 0", "pool_size"),
+        ("[rpc]\nrpc_max_reply = '10B'", "rpc_max_reply"),
+        ("[redis]\naddress = 'localhost'", "address"),
+        ("[presence]\nroute_lifetime = '10ms'", "route_lifetime"),
+        ("[backend]\nadvertise = '0.0.0.0:5001'", "advertise"),
+        ("[backend]\nservices = []", "services"),
+        ("[backend]\nservices = ['mail']", "services"),
+        ("[backend]\nlayouts = ['etcd']", "layouts"),
+        ("[backend]\nweight = 1000001", "weight"),
         (
             "[load_balancer]\ncircuit_breaker_threshold = 0",
             "circuit_breaker_threshold",

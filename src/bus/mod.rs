@@ -2,6 +2,7 @@
 //!
 //! Owns the names of channels and the two ends of the bus. A push is a hint; the store is the truth.
 
+pub mod channels;
 pub mod local;
 
 use crate::{

@@ -4,6 +4,7 @@
 //! one process; over `redis` pushes come from other processes.
 
 pub mod channels;
+pub mod credentials;
 pub mod local;
 pub mod payload;
 pub mod redis;

@@ -22,11 +22,13 @@ use std::{
     future::poll_fn,
     io::{self, Read},
     rc::Rc,
+    sync::Arc,
     task::{Poll, Waker},
 };
 
 use redis::{Parser, PushKind as RespPush, Value};
 
+pub use super::credentials::Credentials;
 use super::{
     PushSource, channels,
     payload::{self, NotAPush},
@@ -34,7 +36,6 @@ use super::{
 use crate::{
     id::{GroupId, RouteId},
     proto::PushMessage,
-    protocol::secret::Secret,
     upstream::Outgoing,
 };
 
@@ -49,15 +50,6 @@ const SUBSCRIBE_TIMEOUT_MS: u64 = 1_000;
 const CHANNELS_PER_COMMAND: usize = 500;
 /// The longest value that is read: far above what one publish of ours carries.
 const VALUE_MAX_BYTES: usize = 16 * 1024 * 1024;
-
-/// Who to be on Redis.
-#[derive(Debug)]
-pub struct Credentials {
-    /// The ACL user; `None`: the default user.
-    pub user: Option<String>,
-    /// The password.
-    pub password: Secret<String>,
-}
 
 /// What the connection brought.
 #[derive(Debug, PartialEq)]
@@ -91,7 +83,7 @@ enum GivenUp {
 /// One core's subscriptions. Shared by the core, which wants channels, and the task that holds the connection.
 pub struct Subscriber {
     route: RouteId,
-    credentials: Option<Credentials>,
+    credentials: Option<Arc<Credentials>>,
     /// Groups that are wanted; whether the present connection has confirmed each.
     groups: RefCell<HashMap<GroupId, bool>>,
     phase: Cell<Phase>,
@@ -129,7 +121,7 @@ struct Probe {
 
 impl Subscriber {
     /// The subscriber of the core that `route` names.
-    pub fn new(route: RouteId, credentials: Option<Credentials>) -> Rc<Self> {
+    pub fn new(route: RouteId, credentials: Option<Arc<Credentials>>) -> Rc<Self> {
         Rc::new(Self {
             route,
             credentials,
@@ -171,10 +163,9 @@ impl Subscriber {
             let mut hello = redis::cmd("HELLO");
             hello.arg(3);
             if let Some(credentials) = &self.credentials {
-                let user = credentials.user.as_deref().unwrap_or("default");
                 hello
                     .arg("AUTH")
-                    .arg(user)
+                    .arg(&credentials.user)
                     .arg(credentials.password.expose());
             }
             hello.write_packed_command(bytes);

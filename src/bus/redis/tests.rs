@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::protocol::secret::Secret;
 
 fn subscriber() -> Rc<Subscriber> {
     Subscriber::new(RouteId::new("gw-1", 0), None)
@@ -67,10 +68,10 @@ fn listen(subscriber: &Subscriber) -> Rc<Outgoing> {
 #[test]
 fn it_greets_with_its_credentials_and_subscribes_to_all_its_channels() {
     let credentials = Credentials {
-        user: Some("gateway".to_owned()),
+        user: "gateway".to_owned(),
         password: Secret::new("open sesame".to_owned()),
     };
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(credentials));
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)));
     block_on(poll_once(subscriber.subscribe(7)));
     let said = String::from_utf8(said(&subscriber.connected())).expect("text");
     assert!(said.starts_with(
@@ -100,10 +101,10 @@ fn it_listens_once_every_channel_is_confirmed() {
 #[test]
 fn a_refusal_ends_the_connection_and_tells_no_password() {
     let credentials = Credentials {
-        user: None,
+        user: "default".to_owned(),
         password: Secret::new("open sesame".to_owned()),
     };
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(credentials));
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)));
     subscriber.connected();
     let error = subscriber
         .received(b"-WRONGPASS invalid username-password pair\r\n", |_| {

@@ -16,6 +16,7 @@ use crate::{
     error::StartupError,
     handoff::event::CoreEvent,
     id::MessageIds,
+    session::routes,
     worker::{backend_link, bus_link},
 };
 
@@ -59,6 +60,8 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
             let core = parts.core(remote, subscriber, MessageIds::new(parts.number as u16));
             let address = parts.settings.redis.address.clone();
             glommio::spawn_local(bus_link::keep(Rc::clone(&core), address)).detach();
+            let lifetime = parts.settings.presence.route_lifetime;
+            glommio::spawn_local(routes::keep(Rc::clone(&core), lifetime)).detach();
             core
         }
     })

@@ -19,6 +19,8 @@ mod protocol_inbox;
 mod protocol_info;
 mod protocol_messages;
 mod protocol_space_dialect;
+#[path = "../support/redis.rs"]
+mod redis_server;
 mod shutdown;
 mod slow_consumer;
 mod tokens;

@@ -27,7 +27,7 @@ use crate::{
     id::{MessageId, MessageIds, RouteId, WORKERS_MAX},
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
     metrics, preflight, secret_file,
-    service::{self, ServiceClient, ServiceOptions},
+    service::{self, ServiceClient, ServiceOptions, StorageMode},
     shard::{
         Now, Shard, ShardOptions,
         core::{Core, Gateway},
@@ -84,6 +84,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
             password_threads: settings.auth.password_threads,
             password_queue: settings.auth.password_queue,
             own_worker_id: WORKERS_MAX - 1,
+            storage: StorageMode::Embedded,
         },
         Arc::clone(&bus) as _,
         Arc::clone(&registry.store),

@@ -3,6 +3,8 @@
 //! Order of start: what may fail for reasons of the machine first, the cores last. Order of end: the cores, then the
 //! services, so that whatever a core confirmed on its way out is stored.
 
+pub mod backend;
+
 use std::{
     io::Write,
     net::{SocketAddr, TcpListener},
@@ -142,6 +144,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
                 inbox.push_all([CoreEvent::Drain]);
             }
         }),
+        tasks: Vec::new(),
     })
     .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
     services.stop();

@@ -12,19 +12,22 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use log::{error, info, warn};
 use tokio::sync::oneshot;
 
-pub use readiness::Readiness;
+pub use readiness::{Condition, Readiness};
 
 use crate::metrics::Registry;
 use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;
 
-/// What the control thread works with.
+/// Further work for the control thread.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What the control thread works with. A backend process has no cores: there, its server is what comes up and drains.
 pub struct Options {
     /// The ops listener, bound already, so that the caller knows its port; `None`: no ops HTTP.
     pub ops_listener: Option<std::net::TcpListener>,
@@ -40,6 +43,8 @@ pub struct Options {
     pub cores_drained: oneshot::Receiver<()>,
     /// Tells the cores to drain. Called at most once; must not block.
     pub on_drain: Box<dyn FnOnce() + Send>,
+    /// What else runs on this thread, from now on until [`run`] returns.
+    pub tasks: Vec<Task>,
 }
 
 /// How it ended.
@@ -123,6 +128,7 @@ async fn supervise(
         cores_ready,
         mut cores_drained,
         on_drain,
+        tasks,
     } = options;
 
     if let Some(listener) = ops_listener {
@@ -138,6 +144,9 @@ async fn supervise(
         };
         tokio::spawn(ops::serve(listener, sources, limits));
     }
+    for task in tasks {
+        tokio::spawn(task);
+    }
     tokio::spawn(supervisor.clone().watch(Arc::clone(&registry)));
     tokio::spawn(announce_ready(
         cores_ready,
@@ -149,7 +158,7 @@ async fn supervise(
     let first = tokio::select! {
         signal = signals.next() => signal,
         _ = &mut cores_drained => {
-            error!("the cores have ended although nobody asked them to");
+            error!("what serves has ended although nobody asked it to");
             return Ok(End::Outcome(Outcome::CoresLost));
         }
     };
@@ -165,7 +174,7 @@ async fn supervise(
         drained = cores_drained => Ok(End::Outcome(match drained {
             Ok(()) => Outcome::Drained,
             Err(_) => {
-                error!("the cores have ended without having drained");
+                error!("what serves has ended without having drained");
                 Outcome::CoresLost
             }
         })),

@@ -1,0 +1,94 @@
+//! The services' end of the bus in a cluster: every push is published on Redis.
+//!
+//! Owns the crossing from the store's thread ([`queue`]), the commands ([`packing`]), the answers ([`answers`]) and the one
+//! connection they go over ([`link`]). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
+//! counted, and the next thing that is published is a `CATCH_UP`, which has every gateway fetch from the store what its
+//! users have not been pushed.
+//!
+//! Invariants: pushes of one channel leave in the order of their commits; a `CATCH_UP` is the first thing on every connection.
+//!
+//! The `redis` crate packs commands and parses answers; the connection is read and written here, in one task and without a
+//! channel between, so that the pushes of a commit cost one write, and one timer watches for a Redis that hangs.
+
+mod answers;
+mod link;
+mod packing;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, path::Path, sync::Arc};
+
+use self::queue::Queue;
+use crate::{
+    bus::{Channel, Publisher},
+    error::{ExitCode, StartupError},
+    metrics,
+    proto::PushMessage,
+    protocol::secret::Secret,
+};
+
+/// Where Redis is and how to log in.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// `host:port`.
+    pub address: String,
+    /// The ACL user; `None`: the default user.
+    pub user: Option<String>,
+    /// The password; `None`: none is sent.
+    pub password: Option<Secret<String>>,
+}
+
+/// The store's handle on the publisher. The work is done by [`publish`].
+pub struct RedisPublisher {
+    queue: Arc<Queue>,
+}
+
+/// A handle for the services, and the task behind it. The task ends once [`RedisPublisher::finish`] was called and all that
+/// was handed over before has been answered by Redis, or Redis is not there.
+pub fn publisher(
+    options: RedisOptions,
+    metrics: Arc<metrics::Server>,
+) -> (
+    Arc<RedisPublisher>,
+    impl Future<Output = ()> + Send + 'static,
+) {
+    let queue = Arc::new(Queue::new(Arc::clone(&metrics)));
+    let handle = Arc::new(RedisPublisher {
+        queue: Arc::clone(&queue),
+    });
+    (handle, link::run(options, queue, metrics))
+}
+
+impl RedisPublisher {
+    /// Nothing more will be published: what waits is sent, then the task ends.
+    pub fn finish(&self) {
+        self.queue.finish();
+    }
+}
+
+impl Publisher for RedisPublisher {
+    fn publish(&self, batch: Vec<(Channel, PushMessage)>) {
+        self.queue.add(batch);
+    }
+}
+
+/// The password on the first line of the file.
+///
+/// # Errors
+/// A file that cannot be read, or whose first line is empty.
+pub fn read_password(path: &Path) -> Result<Secret<String>, StartupError> {
+    let explain = |cause: &dyn std::fmt::Display| {
+        StartupError::new(
+            ExitCode::Preflight,
+            format!("cannot read the password of Redis in {}", path.display()),
+            cause,
+            "put it on the first line of that file, readable for this user, or correct redis.password_file",
+        )
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| explain(&error))?;
+    match text.lines().next() {
+        Some(password) if !password.is_empty() => Ok(Secret::new(password.to_owned())),
+        _ => Err(explain(&"its first line is empty")),
+    }
+}

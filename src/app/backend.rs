@@ -13,9 +13,10 @@ use std::{
 
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Clock, bind_ops};
+use super::{bind_ops, clock::Clock};
 use crate::{
     backend::Service,
+    bus::credentials::Credentials,
     config::settings::Settings,
     control, data_dir,
     error::{ExitCode, StartupError},
@@ -88,26 +89,30 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         publisher,
         stop,
     };
-    let outcome = control::run(control::Options {
-        ops_listener,
-        registry,
-        readiness,
-        drain_timeout: settings.gateway_service.drain_timeout,
-        cores_ready: ready,
-        cores_drained: drained,
-        on_drain: Box::new(move || {
-            // Whoever serves has ended already if nobody takes it.
-            let _ = stop_sender.send(());
-        }),
-        tasks: vec![Box::pin(async move {
+    let outcome = control::run(
+        control::Options {
+            ops_listener,
+            registry,
+            readiness,
+            drain_timeout: settings.gateway_service.drain_timeout,
+            cores_ready: ready,
+            cores_drained: drained,
+            on_drain: Box::new(move || {
+                // Whoever serves has ended already if nobody takes it.
+                let _ = stop_sender.send(());
+            }),
+        },
+        async move {
             banner.print();
             // As above.
             let _ = ready_sender.send(());
-            if serving.run(publishing).await {
-                let _ = drained_sender.send(());
+            if let Err(error) = serving.run(publishing).await {
+                return error;
             }
-        })],
-    })
+            let _ = drained_sender.send(());
+            std::future::pending().await
+        },
+    )
     .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
     services.stop();
     ended(outcome)
@@ -128,6 +133,7 @@ fn ended(outcome: control::Outcome) -> Result<(), StartupError> {
             "see the log above",
             "",
         )),
+        control::Outcome::CompanionEnded(error) => Err(error),
     }
 }
 
@@ -140,18 +146,18 @@ struct Serving {
 }
 
 impl Serving {
-    /// `true`: it ended as it should.
-    async fn run(self, publishing: impl Future<Output = ()> + Send + 'static) -> bool {
+    async fn run(
+        self,
+        publishing: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StartupError> {
         let publishing = tokio::spawn(publishing);
         let served = self.server.run(self.listener, self.stop).await;
         self.publisher.finish();
         if timeout(LAST_PUSHES, publishing).await.is_err() {
             log::warn!("Redis did not take the last pushes in time");
         }
-        if let Err(error) = &served {
-            log::error!("cannot serve calls: {error}");
-        }
-        served.is_ok()
+        served
+            .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot serve calls", error, ""))
     }
 }
 
@@ -170,12 +176,9 @@ fn service_options(settings: &Settings) -> ServiceOptions {
 }
 
 fn redis_options(settings: &Settings) -> Result<RedisOptions, StartupError> {
-    let redis = &settings.redis;
-    let password = redis.password_file.as_deref();
     Ok(RedisOptions {
-        address: redis.address.clone(),
-        user: redis.user.clone(),
-        password: password.map(publisher::read_password).transpose()?,
+        address: settings.redis.address.clone(),
+        credentials: Credentials::of(&settings.redis)?,
     })
 }
 

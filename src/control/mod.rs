@@ -12,20 +12,17 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use log::{error, info, warn};
 use tokio::sync::oneshot;
 
 pub use readiness::{Condition, Readiness};
 
-use crate::metrics::Registry;
+use crate::{error::StartupError, metrics::Registry};
 use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;
-
-/// Further work for the control thread.
-pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the control thread works with. A backend process has no cores: there, its server is what comes up and drains.
 pub struct Options {
@@ -43,12 +40,10 @@ pub struct Options {
     pub cores_drained: oneshot::Receiver<()>,
     /// Tells the cores to drain. Called at most once; must not block.
     pub on_drain: Box<dyn FnOnce() + Send>,
-    /// What else runs on this thread, from now on until [`run`] returns.
-    pub tasks: Vec<Task>,
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every core has drained in time.
     Drained,
@@ -59,6 +54,8 @@ pub enum Outcome {
     },
     /// The cores ended although nobody asked them to, or without having drained.
     CoresLost,
+    /// What ran beside it came to an end that leaves nothing to do.
+    CompanionEnded(StartupError),
 }
 
 /// Why the control thread could not start.
@@ -77,18 +74,20 @@ pub enum ControlError {
 
 /// Runs the control thread on this thread, until the cores have drained or failed to.
 ///
-/// Takes over SIGTERM, SIGINT and SIGHUP. A second SIGTERM or SIGINT ends the process in here, with 143 or 130.
-pub fn run(options: Options) -> Result<Outcome, ControlError> {
+/// `companion` runs beside it, on the same thread. Takes over SIGTERM, SIGINT and SIGHUP. A second SIGTERM or SIGINT ends
+/// the process in here, with 143 or 130.
+pub fn run(
+    options: Options,
+    companion: impl Future<Output = StartupError>,
+) -> Result<Outcome, ControlError> {
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let signals = StopSignals::from_system().map_err(ControlError::Signals)?;
-        supervise(
-            options,
-            signals,
-            Supervisor::from_environment(),
-            Limits::default(),
-        )
-        .await
+        let supervisor = Supervisor::from_environment();
+        tokio::select! {
+            end = supervise(options, signals, supervisor, Limits::default()) => end,
+            error = companion => Ok(End::Outcome(Outcome::CompanionEnded(error))),
+        }
     })?;
     match end {
         End::Outcome(outcome) => Ok(outcome),
@@ -107,7 +106,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, ControlError> {
 }
 
 /// How the supervision ended: with an outcome, or with a signal that leaves no time for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     Outcome(Outcome),
     SecondSignal(StopSignal),
@@ -128,7 +127,6 @@ async fn supervise(
         cores_ready,
         mut cores_drained,
         on_drain,
-        tasks,
     } = options;
 
     if let Some(listener) = ops_listener {
@@ -143,9 +141,6 @@ async fn supervise(
             readiness: Arc::clone(&readiness),
         };
         tokio::spawn(ops::serve(listener, sources, limits));
-    }
-    for task in tasks {
-        tokio::spawn(task);
     }
     tokio::spawn(supervisor.clone().watch(Arc::clone(&registry)));
     tokio::spawn(announce_ready(

@@ -134,7 +134,6 @@ impl Control {
             on_drain: Box::new(move || {
                 counted.fetch_add(1, SeqCst);
             }),
-            tasks: Vec::new(),
         };
         let path = manager.path.clone();
         let notify = move |states: &[NotifyState]| -> io::Result<()> {

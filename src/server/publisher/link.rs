@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
@@ -205,11 +205,9 @@ impl<'a> Session<'a> {
             last_heard: now,
             timer: Box::pin(sleep_until(now + ANSWER_TIMEOUT)),
         };
-        match &options.password {
-            Some(password) => {
-                let mut words = vec!["AUTH"];
-                words.extend(options.user.as_deref());
-                words.push(password.expose());
+        match &options.credentials {
+            Some(known) => {
+                let words = ["AUTH", &known.user, known.password.expose()];
                 session.packer.pack_command(&words, &mut session.output);
                 session.expect(Asked::LogIn, 1, now);
             }

@@ -17,26 +17,22 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, path::Path, sync::Arc};
+use std::sync::Arc;
 
 use self::queue::Queue;
 use crate::{
-    bus::{Channel, Publisher},
-    error::{ExitCode, StartupError},
+    bus::{Channel, Publisher, credentials::Credentials},
     metrics,
     proto::PushMessage,
-    protocol::secret::Secret,
 };
 
 /// Where Redis is and how to log in.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RedisOptions {
     /// `host:port`.
     pub address: String,
-    /// The ACL user; `None`: the default user.
-    pub user: Option<String>,
-    /// The password; `None`: none is sent.
-    pub password: Option<Secret<String>>,
+    /// Who to be; `None`: nothing is sent.
+    pub credentials: Option<Credentials>,
 }
 
 /// The store's handle on the publisher. The work is done by [`publish`].
@@ -70,25 +66,5 @@ impl RedisPublisher {
 impl Publisher for RedisPublisher {
     fn publish(&self, batch: Vec<(Channel, PushMessage)>) {
         self.queue.add(batch);
-    }
-}
-
-/// The password on the first line of the file.
-///
-/// # Errors
-/// A file that cannot be read, or whose first line is empty.
-pub fn read_password(path: &Path) -> Result<Secret<String>, StartupError> {
-    let explain = |cause: &dyn std::fmt::Display| {
-        StartupError::new(
-            ExitCode::Preflight,
-            format!("cannot read the password of Redis in {}", path.display()),
-            cause,
-            "put it on the first line of that file, readable for this user, or correct redis.password_file",
-        )
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| explain(&error))?;
-    match text.lines().next() {
-        Some(password) if !password.is_empty() => Ok(Secret::new(password.to_owned())),
-        _ => Err(explain(&"its first line is empty")),
     }
 }

@@ -16,6 +16,8 @@ use prometheus_client::{
     registry,
 };
 
+use crate::backend::Service;
+
 use super::{
     Core, Histogram, Registry,
     names::{self, Kind, Metric, Unit},
@@ -52,6 +54,7 @@ impl Collector for Scrape {
         write_messages(&mut writer, &cores)?;
         write_backends(&mut writer, &cores)?;
         write_store(&mut writer, &self.registry)?;
+        write_discovery(&mut writer, &self.registry)?;
         write_process(&mut writer, &self.registry, self.ready)
     }
 }
@@ -195,6 +198,25 @@ fn write_store(writer: &mut Writer, registry: &Registry) -> fmt::Result {
         &names::PASSWORD_QUEUE_DEPTH,
         store.password_queue_depth.get(),
     )
+}
+
+fn write_discovery(writer: &mut Writer, registry: &Registry) -> fmt::Result {
+    let status = &registry.discovery;
+    writer.gauge(
+        &names::ZOOKEEPER_CONNECTED,
+        u64::from(status.is_connected()),
+    )?;
+    writer.gauge(
+        &names::ZOOKEEPER_REGISTERED,
+        u64::from(status.is_registered()),
+    )?;
+    writer.counter(&names::ZOOKEEPER_SESSIONS, status.sessions())?;
+    writer.family(&names::DISCOVERY_INSTANCES, |family| {
+        Service::ALL
+            .into_iter()
+            .try_for_each(|service| family.gauge(&[service.name()], status.instances(service)))
+    })?;
+    writer.gauge(&names::DISCOVERY_BAD_RECORDS, status.bad_records())
 }
 
 fn write_process(writer: &mut Writer, registry: &Registry, ready: bool) -> fmt::Result {

@@ -1,7 +1,7 @@
 //! What is counted, who counts it, and how it is told.
 //!
 //! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one [`Store`] for the store;
-//! and [`Registry`], which holds them all for whoever reads. Never decides anything by them and never locks: a change is a
+//! and [`Registry`], which holds them all for whoever reads, those of discovery too. Never decides anything by them and never locks: a change is a
 //! relaxed load and store ([`cell`]), and a scrape reads what is there.
 //!
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
@@ -20,6 +20,7 @@ pub use label::{Label, PerLabel, PushDrop};
 use crate::{
     backend::{CallError, Service},
     close::CloseReason,
+    discovery,
     limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
 };
@@ -252,6 +253,8 @@ pub struct Registry {
     pub cores: Vec<Arc<Core>>,
     /// The store's.
     pub store: Arc<Store>,
+    /// How discovery is doing.
+    pub discovery: Arc<discovery::Status>,
     /// The zero of `now_ms`.
     pub started: Instant,
     /// When the process started, by the wall clock.
@@ -264,6 +267,7 @@ impl Registry {
         Self {
             cores: (0..cores).map(|_| Arc::new(Core::new())).collect(),
             store: Arc::new(Store::new()),
+            discovery: Arc::default(),
             started,
             started_unix_ms,
         }

@@ -177,6 +177,16 @@ table! {
         "Calls left waiting for the store when it last took a batch.";
     PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
         "Log-ins and registrations waiting for a password to be hashed.";
+    ZOOKEEPER_CONNECTED = "im_gateway_zookeeper_connected", Gauge of Count, [],
+        "1 while there is a connection to ZooKeeper, else 0.";
+    ZOOKEEPER_REGISTERED = "im_gateway_zookeeper_registered", Gauge of Count, [],
+        "1 while this process is registered in ZooKeeper, as far as is known, else 0.";
+    ZOOKEEPER_SESSIONS = "im_gateway_zookeeper_sessions_total", Counter of Count, [],
+        "Sessions begun with ZooKeeper; each after the first follows one that was lost.";
+    DISCOVERY_INSTANCES = "im_gateway_discovery_instances", Gauge of Count, ["service"],
+        "Backend instances known.";
+    DISCOVERY_BAD_RECORDS = "im_gateway_discovery_bad_records", Gauge of Count, [],
+        "Nodes under the services in ZooKeeper that cannot be read as an instance and are left out.";
     READY = "im_gateway_ready", Gauge of Count, [],
         "1 while /readyz answers 200, else 0.";
     BUILD_INFO = "im_gateway_build_info", Info of Count, ["version"],

@@ -14,6 +14,7 @@
 //!   control            the control thread: signals, ops HTTP, systemd
 //!   worker             the I/O rim of a core: sockets, the loop, taking connections in
 //!   handoff            all that crosses threads to a core
+//!   discovery          which backends there are, and who this gateway is to others: ZooKeeper
 //!   service            User, Presence, Message and Group over one SQLite file, on threads of their own
 //!   server             those services as a process of their own: calls come over TCP, pushes go out over Redis
 //!   backend, bus       how a core asks a service, and how a push reaches a core
@@ -63,6 +64,7 @@ pub mod close;
 pub mod config;
 pub mod control;
 pub mod data_dir;
+pub mod discovery;
 pub mod doctor;
 pub mod error;
 pub mod handoff;

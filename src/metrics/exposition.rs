@@ -16,6 +16,8 @@ use prometheus_client::{
     registry,
 };
 
+use crate::backend::Service;
+
 use super::{
     Core, Histogram, Registry, Server,
     names::{self, Kind, Metric, Unit},
@@ -53,6 +55,7 @@ impl Collector for Scrape {
         write_backends(&mut writer, &cores)?;
         write_store(&mut writer, &self.registry)?;
         write_server(&mut writer, self.registry.server.as_deref())?;
+        write_discovery(&mut writer, &self.registry)?;
         write_process(&mut writer, &self.registry, self.ready)
     }
 }
@@ -246,6 +249,25 @@ fn write_server(writer: &mut Writer, server: Option<&Server>) -> fmt::Result {
         &names::PUBLISHER_CONNECTED,
         server.map(|server| server.publisher_connected.get()),
     )
+}
+
+fn write_discovery(writer: &mut Writer, registry: &Registry) -> fmt::Result {
+    let status = &registry.discovery;
+    writer.gauge(
+        &names::ZOOKEEPER_CONNECTED,
+        u64::from(status.is_connected()),
+    )?;
+    writer.gauge(
+        &names::ZOOKEEPER_REGISTERED,
+        u64::from(status.is_registered()),
+    )?;
+    writer.counter(&names::ZOOKEEPER_SESSIONS, status.sessions())?;
+    writer.family(&names::DISCOVERY_INSTANCES, |family| {
+        Service::ALL
+            .into_iter()
+            .try_for_each(|service| family.gauge(&[service.name()], status.instances(service)))
+    })?;
+    writer.gauge(&names::DISCOVERY_BAD_RECORDS, status.bad_records())
 }
 
 fn write_process(writer: &mut Writer, registry: &Registry, ready: bool) -> fmt::Result {

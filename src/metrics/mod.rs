@@ -1,7 +1,7 @@
 //! What is counted, who counts it, and how it is told.
 //!
 //! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one [`Store`] for the store;
-//! and [`Registry`], which holds them all for whoever reads. Never decides anything by them and never locks: a change is a
+//! and [`Registry`], which holds them all for whoever reads, those of discovery too. Never decides anything by them and never locks: a change is a
 //! relaxed load and store ([`cell`]), and a scrape reads what is there.
 //!
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
@@ -22,6 +22,7 @@ pub use server::Server;
 use crate::{
     backend::{CallError, Service},
     close::CloseReason,
+    discovery,
     limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
 };
@@ -274,6 +275,8 @@ pub struct Registry {
     pub store: Arc<Store>,
     /// Those of a backend process; `None` in a gateway.
     pub server: Option<Arc<Server>>,
+    /// How discovery is doing.
+    pub discovery: Arc<discovery::Status>,
     /// The zero of `now_ms`.
     pub started: Instant,
     /// When the process started, by the wall clock.
@@ -287,6 +290,7 @@ impl Registry {
             cores: (0..cores).map(|_| Arc::new(Core::new())).collect(),
             store: Arc::new(Store::new()),
             server: None,
+            discovery: Arc::default(),
             started,
             started_unix_ms,
         }

@@ -203,6 +203,16 @@ table! {
         "Of a backend process: pushes not handed to Redis; gateways fetch the messages from the store.";
     PUBLISHER_CONNECTED = "im_gateway_publisher_connected", Gauge of Count, [],
         "Of a backend process: 1 while Redis takes publishes, else 0.";
+    ZOOKEEPER_CONNECTED = "im_gateway_zookeeper_connected", Gauge of Count, [],
+        "1 while there is a connection to ZooKeeper, else 0.";
+    ZOOKEEPER_REGISTERED = "im_gateway_zookeeper_registered", Gauge of Count, [],
+        "1 while this process is registered in ZooKeeper, as far as is known, else 0.";
+    ZOOKEEPER_SESSIONS = "im_gateway_zookeeper_sessions_total", Counter of Count, [],
+        "Sessions begun with ZooKeeper; each after the first follows one that was lost.";
+    DISCOVERY_INSTANCES = "im_gateway_discovery_instances", Gauge of Count, ["service"],
+        "Backend instances known.";
+    DISCOVERY_BAD_RECORDS = "im_gateway_discovery_bad_records", Gauge of Count, [],
+        "Nodes under the services in ZooKeeper that cannot be read as an instance and are left out.";
     READY = "im_gateway_ready", Gauge of Count, [],
         "1 while /readyz answers 200, else 0.";
     BUILD_INFO = "im_gateway_build_info", Info of Count, ["version"],

@@ -7,11 +7,15 @@
 use std::{
     io::Write,
     net::{SocketAddr, TcpListener},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::{bind_ops, clock::Clock};
 use crate::{
@@ -19,6 +23,7 @@ use crate::{
     bus::credentials::Credentials,
     config::settings::Settings,
     control, data_dir,
+    discovery::{self, RegisterOptions},
     error::{ExitCode, StartupError},
     id::WORKERS_MAX,
     metrics, preflight,
@@ -29,6 +34,10 @@ use crate::{
     service::{self, ServiceOptions, StorageMode},
 };
 
+/// How long ZooKeeper may take to be told of the end; without its word the nodes vanish with the session.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long gateways may take to hear from ZooKeeper that this process is leaving, before it takes no further calls.
+const LEAVE_GRACE: Duration = Duration::from_millis(300);
 /// How long the last pushes may take at a stop. Past it gateways find the messages by the next number, or at their next fetch.
 const LAST_PUSHES: Duration = Duration::from_secs(2);
 
@@ -54,9 +63,16 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         clock.started,
         clock.started_unix_ms,
     ));
-    let readiness = Arc::new(control::Readiness::with_conditions(vec![redis_is_there(
-        &numbers,
-    )]));
+    let registration = RegisterOptions::new(
+        &settings.service_discovery,
+        &settings.backend,
+        settings.backend.advertise.unwrap_or(calls_address),
+    );
+    let mut conditions = vec![redis_is_there(&numbers)];
+    if !registration.zookeeper_hosts.is_empty() {
+        conditions.push(is_registered(&registry.discovery));
+    }
+    let readiness = Arc::new(control::Readiness::with_conditions(conditions));
     let (publisher, publishing) = publisher::publisher(redis, Arc::clone(&numbers));
     let services = service::start(
         service_options(&settings),
@@ -87,6 +103,8 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         server,
         listener,
         publisher,
+        registration,
+        status: Arc::clone(&registry.discovery),
         stop,
     };
     let outcome = control::run(
@@ -142,6 +160,8 @@ struct Serving {
     server: Server,
     listener: TcpListener,
     publisher: Arc<RedisPublisher>,
+    registration: RegisterOptions,
+    status: Arc<discovery::Status>,
     stop: oneshot::Receiver<()>,
 }
 
@@ -151,13 +171,50 @@ impl Serving {
         publishing: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), StartupError> {
         let publishing = tokio::spawn(publishing);
-        let served = self.server.run(self.listener, self.stop).await;
+        let (stop_server, server_stop) = oneshot::channel();
+        let mut serving = pin!(self.server.run(self.listener, server_stop));
+        let served = tokio::select! {
+            ended = &mut serving => ended,
+            () = be_registered(self.registration, &self.status, self.stop) => {
+                // It has ended already if nobody takes it.
+                let _ = stop_server.send(());
+                serving.await
+            }
+        };
         self.publisher.finish();
         if timeout(LAST_PUSHES, publishing).await.is_err() {
             log::warn!("Redis did not take the last pushes in time");
         }
         served
             .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot serve calls", error, ""))
+    }
+}
+
+/// Keeps this process registered until `stop`, then sees to it that gateways know of its leaving.
+async fn be_registered(
+    options: RegisterOptions,
+    status: &Arc<discovery::Status>,
+    stop: oneshot::Receiver<()>,
+) {
+    let (leave, left) = oneshot::channel();
+    let left = async {
+        // An order that cannot come any more is one to leave.
+        let _ = left.await;
+    };
+    let mut registered = pin!(discovery::register(options, Arc::clone(status), left));
+    tokio::select! {
+        () = &mut registered => {}
+        _ = stop => {
+            let is_known = status.is_registered();
+            // As above.
+            let _ = leave.send(());
+            if timeout(LEAVE_TIMEOUT, registered).await.is_err() {
+                log::warn!("ZooKeeper could not be told in time that this process is leaving");
+            }
+            if is_known {
+                sleep(LEAVE_GRACE).await;
+            }
+        }
     }
 }
 
@@ -187,6 +244,13 @@ fn redis_is_there(numbers: &Arc<metrics::Server>) -> control::Condition {
     Box::new(move || {
         (numbers.publisher_connected.get() == 0)
             .then(|| "redis: pushes cannot be published".to_owned())
+    })
+}
+
+fn is_registered(status: &Arc<discovery::Status>) -> control::Condition {
+    let status = Arc::clone(status);
+    Box::new(move || {
+        (!status.is_registered()).then(|| "zookeeper: this process is not registered".to_owned())
     })
 }
 

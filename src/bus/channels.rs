@@ -26,6 +26,11 @@ pub fn group(group: GroupId) -> String {
     format!("{GROUP_PREFIX}{group}")
 }
 
+/// The group whose channel this is, if it is one.
+pub fn group_of(channel: &str) -> Option<GroupId> {
+    channel.strip_prefix(GROUP_PREFIX)?.parse().ok()
+}
+
 /// Where a core publishes to itself, to see whether its subscriptions are alive.
 pub fn probe(route: &RouteId) -> String {
     format!("{PROBE_PREFIX}{route}")

@@ -93,6 +93,10 @@ impl Failure {
                     ErrorCode::BackendUnavailable,
                     "the service is not available",
                 ),
+                CallError::Lost => (
+                    ErrorCode::BackendUnavailable,
+                    "the service went away, and may have done it",
+                ),
                 CallError::Timeout => (ErrorCode::Timeout, "the service did not answer in time"),
                 CallError::Overloaded => (ErrorCode::Overloaded, "the service is overloaded"),
                 CallError::Unsupported => (ErrorCode::Unsupported, "no service offers this"),

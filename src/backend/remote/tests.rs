@@ -13,11 +13,13 @@ use crate::{
 
 const TIMEOUT_MS: u64 = 3000;
 
+/// Connections asked for and not opened yet, and whether each is to be kept.
+type Dialled = Rc<RefCell<Vec<(Rc<Server>, bool)>>>;
+
 /// A backend whose connections, clock and servers are the test's.
 struct World {
     remote: Rc<Remote>,
-    /// Connections asked for and not opened yet.
-    dialled: Rc<RefCell<Vec<(Rc<Server>, bool)>>>,
+    dialled: Dialled,
     clock: Rc<Cell<u64>>,
 }
 
@@ -51,7 +53,7 @@ impl World {
             health_check_ms: 1_000_000,
         };
         change(&mut options);
-        let dialled: Rc<RefCell<Vec<(Rc<Server>, bool)>>> = Rc::default();
+        let dialled = Dialled::default();
         let clock: Rc<Cell<u64>> = Rc::default();
         let surroundings = Surroundings {
             dial: {

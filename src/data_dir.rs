@@ -1,7 +1,7 @@
-//! The data directory: making it, and holding it for one gateway alone.
+//! The data directory: making it, and holding it, for one process alone or together with others of its kind.
 //!
 //! Owns the lock. Knows nothing of what is kept in the directory: whoever composes the process decides whether it needs the
-//! directory for itself.
+//! directory for itself. Invariant: who has it alone has nobody beside it, and none who shares it has one who has it alone.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -22,12 +22,35 @@ pub struct DataDirLock {
     _file: File,
 }
 
-/// Makes the directory where it is missing, and takes it for this process alone.
+/// Makes the directory where it is missing, and takes it for this process alone: a gateway that serves by itself, or a
+/// backend that is told to be the only one.
 ///
 /// # Errors
 /// A directory that cannot be made or written, or that another process holds.
 pub fn lock(data_dir: &Path) -> Result<DataDirLock, StartupError> {
-    let shown = data_dir.display();
+    take(data_dir, Claim::Alone)
+}
+
+/// Makes the directory where it is missing, and takes it together with other backends that share it.
+///
+/// # Errors
+/// A directory that cannot be made or written, or that another process holds for itself.
+pub fn lock_shared(data_dir: &Path) -> Result<DataDirLock, StartupError> {
+    take(data_dir, Claim::Shared)
+}
+
+/// How a process wants the directory.
+#[derive(Clone, Copy)]
+enum Claim {
+    Alone,
+    Shared,
+}
+
+/// Makes the directory where it is missing.
+///
+/// # Errors
+/// A directory that cannot be made.
+pub fn make(data_dir: &Path) -> Result<(), StartupError> {
     // Messages and password hashes lie in it: nobody else's business, down to the names of the files.
     let made = DirBuilder::new()
         .recursive(true)
@@ -36,13 +59,21 @@ pub fn lock(data_dir: &Path) -> Result<DataDirLock, StartupError> {
     made.map_err(|error| {
         StartupError::new(
             ExitCode::Preflight,
-            format!("cannot create the data directory {shown}"),
+            format!("cannot create the data directory {}", data_dir.display()),
             error,
             "choose another gateway_service.data_dir, or make its parent writable for this user",
         )
-    })?;
+    })
+}
+
+fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
+    let shown = data_dir.display();
+    make(data_dir)?;
     let cannot_lock = |cause: &dyn std::fmt::Display, remedy: &str| {
-        let what = format!("cannot have the data directory {shown} for itself");
+        let what = match claim {
+            Claim::Alone => format!("cannot have the data directory {shown} for itself"),
+            Claim::Shared => format!("cannot share the data directory {shown}"),
+        };
         StartupError::new(ExitCode::Preflight, what, cause, remedy)
     };
     let not_writable = "make it writable for this user, or choose another gateway_service.data_dir";
@@ -54,7 +85,11 @@ pub fn lock(data_dir: &Path) -> Result<DataDirLock, StartupError> {
         .mode(0o600)
         .open(data_dir.join(LOCK_FILE))
         .map_err(|error| cannot_lock(&error, not_writable))?;
-    match file.try_lock() {
+    let locked = match claim {
+        Claim::Alone => file.try_lock(),
+        Claim::Shared => file.try_lock_shared(),
+    };
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let holder = holder(&mut file);
@@ -70,7 +105,7 @@ pub fn lock(data_dir: &Path) -> Result<DataDirLock, StartupError> {
             ));
         }
     }
-    // For people only; a full disk must not keep the gateway from serving what it has.
+    // For people only; a full disk must not keep the gateway from serving what it has. Of several, the last one stands there.
     if let Err(error) = note_holder(&mut file) {
         log::warn!("cannot note the process id in {shown}/{LOCK_FILE}: {error}");
     }
@@ -115,6 +150,23 @@ mod tests {
             assert!(refused.remedy.contains("gateway_service.data_dir"));
             drop(held);
         }
+    }
+
+    #[test]
+    fn those_who_share_a_directory_keep_out_whoever_wants_it_alone_and_the_other_way_round() {
+        let data_dir = TempDir::new().expect("a directory");
+        let first = lock_shared(data_dir.path()).expect("free");
+        let second = lock_shared(data_dir.path()).expect("shared");
+        drop(first);
+        let refused = lock(data_dir.path()).expect_err("still held by one");
+        assert!(refused.what.contains("for itself"), "{refused}");
+        drop(second);
+        let alone = lock(data_dir.path()).expect("free");
+        let refused = lock_shared(data_dir.path()).expect_err("held by one alone");
+        assert!(refused.what.contains("cannot share"), "{refused}");
+        assert!(refused.cause.ends_with("has it"), "{refused}");
+        drop(alone);
+        let _shared = lock_shared(data_dir.path()).expect("free again");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub enum ExitCode {
 }
 
 /// Why the program cannot start or go on: one plain message with its remedy.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub struct StartupError {
     /// What could not be done, as in "cannot listen on 127.0.0.1:6000".
     pub what: String,

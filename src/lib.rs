@@ -78,6 +78,7 @@ pub mod service;
 pub mod session;
 pub mod shard;
 pub mod token;
+pub mod upstream;
 pub mod worker;
 
 /// The messages of the backend contract, generated from `proto/im/v1/*.proto`.

@@ -173,6 +173,24 @@ fn write_backends(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
     writer.gauges(&names::BACKEND_INFLIGHT, cores, |core| {
         core.backend_inflight.get()
     })?;
+    writer.gauges(&names::BACKEND_CONNECTIONS, cores, |core| {
+        core.backend_connections.get()
+    })?;
+    writer.counters(&names::BACKEND_RETRIES, cores, |core| {
+        core.backend_retries_total.get()
+    })?;
+    writer.counters(&names::BACKEND_STRAY_REPLIES, cores, |core| {
+        core.backend_stray_replies_total.get()
+    })?;
+    writer.counters(&names::BACKEND_EJECTIONS, cores, |core| {
+        core.backend_ejections_total.get()
+    })?;
+    writer.gauges(&names::BUS_CONNECTED, cores, |core| {
+        core.bus_connected.get()
+    })?;
+    writer.counters(&names::BUS_CONNECTIONS, cores, |core| {
+        core.bus_connections_total.get()
+    })?;
     writer.gauges(&names::CORE_QUEUE_DEPTH, cores, |core| {
         core.core_queue_depth.get()
     })?;

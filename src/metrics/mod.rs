@@ -93,6 +93,18 @@ pub struct Core {
     backend_rpc_errors: PerLabel<Service, CallErrors, { Service::ALL.len() }>,
     /// Backend calls under way.
     pub backend_inflight: Gauge,
+    /// Open connections to backends.
+    pub backend_connections: Gauge,
+    /// Further attempts at backend calls.
+    pub backend_retries_total: Counter,
+    /// Replies of backends that nobody waited for.
+    pub backend_stray_replies_total: Counter,
+    /// Times a backend that failed was left alone.
+    pub backend_ejections_total: Counter,
+    /// 1 while the push bus is connected and subscribed to.
+    pub bus_connected: Gauge,
+    /// Connections made to the push bus.
+    pub bus_connections_total: Counter,
     /// Replies and pushes waiting in the core's inbox.
     pub core_queue_depth: Gauge,
     /// Longest turn of the loop lately, in microseconds.
@@ -130,6 +142,12 @@ impl Core {
             fanout_recipients: Histogram::of_counts(),
             backend_rpc_errors: PerLabel::default(),
             backend_inflight: Gauge::default(),
+            backend_connections: Gauge::default(),
+            backend_retries_total: Counter::default(),
+            backend_stray_replies_total: Counter::default(),
+            backend_ejections_total: Counter::default(),
+            bus_connected: Gauge::default(),
+            bus_connections_total: Counter::default(),
             core_queue_depth: Gauge::default(),
             core_loop_stall_us: Peak::default(),
             panics_total: Counter::default(),

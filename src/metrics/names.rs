@@ -153,6 +153,18 @@ table! {
         "Backend calls that brought no answer.";
     BACKEND_INFLIGHT = "im_gateway_backend_inflight", Gauge of Count, ["core"],
         "Backend calls waiting for their answer.";
+    BACKEND_CONNECTIONS = "im_gateway_backend_connections", Gauge of Count, ["core"],
+        "Open connections to backends in other processes.";
+    BACKEND_RETRIES = "im_gateway_backend_retries_total", Counter of Count, ["core"],
+        "Further attempts at backend calls that failed in passing.";
+    BACKEND_STRAY_REPLIES = "im_gateway_backend_stray_replies_total", Counter of Count, ["core"],
+        "Replies of backends that nobody waited for: late, repeated or wrongly numbered.";
+    BACKEND_EJECTIONS = "im_gateway_backend_ejections_total", Counter of Count, ["core"],
+        "Times a backend that failed again and again, or gave no sign of life, was left alone for a while.";
+    BUS_CONNECTED = "im_gateway_bus_connected", Gauge of Count, ["core"],
+        "1 while the core is subscribed to the push bus, else 0.";
+    BUS_CONNECTIONS = "im_gateway_bus_connections_total", Counter of Count, ["core"],
+        "Connections made to Redis; each after the first is followed by fetching what may have been missed.";
     CORE_QUEUE_DEPTH = "im_gateway_core_queue_depth", Gauge of Count, ["core"],
         "Replies and pushes from other threads that the core has not yet taken.";
     CORE_LOOP_STALL = "im_gateway_core_loop_stall_seconds", Gauge of Seconds, ["core"],

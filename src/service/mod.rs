@@ -38,6 +38,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use crossbeam_channel::{Sender, TrySendError};
@@ -89,6 +90,22 @@ pub struct ServiceOptions {
     pub password_queue: usize,
     /// The worker number in message ids given by the services themselves (ten bits); must not be that of a core.
     pub own_worker_id: u16,
+    /// Who else uses the file, and where routes live.
+    pub storage: StorageMode,
+}
+
+/// How the services share the file, and where routes live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageMode {
+    /// The only process, as part of a gateway: routes live in memory, and die with it.
+    Embedded,
+    /// `im-gateway backend`: routes live in the file, since the connections they name outlive this process, and expire.
+    Backend {
+        /// Whether this is the only process over the file: then what was read once is remembered for good.
+        exclusive: bool,
+        /// How long a route counts after it was bound or last refreshed.
+        route_lifetime: Duration,
+    },
 }
 
 /// The running services. Dropped without [`Services::stop`], they end by themselves, and nobody waits for that.

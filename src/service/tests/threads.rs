@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     bus::Publisher,
     metrics,
-    service::{ServiceClient, ServiceOptions, Services, start},
+    service::{ServiceClient, ServiceOptions, Services, StorageMode, start},
 };
 
 /// Longest wait for anything here.
@@ -80,6 +80,7 @@ impl Running {
             password_threads: 1,
             password_queue,
             own_worker_id: 1023,
+            storage: StorageMode::Embedded,
         };
         let services = start(options, log.clone(), metrics.clone(), Arc::new(|_| ()))
             .expect("running services");

@@ -1,0 +1,1 @@
+//! Remote calls against servers that behave and misbehave.

@@ -5,6 +5,9 @@
 //! with, once: it stays in the target directory.
 
 mod document;
+mod gateway;
+#[path = "../support/redis.rs"]
+mod redis_server;
 mod service;
 
 use std::{fs, net::Shutdown, thread, time::Instant};

@@ -18,7 +18,7 @@ use im_gateway::{
 use prost::Message;
 
 /// A call that hashes a password takes some 0.2 s; a busy machine takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const REPLY_MAX: usize = 1 << 20;
 /// The folder with the package `protobuf`, to be put on Python's path.
 fn python_packages() -> &'static Path {
@@ -72,7 +72,8 @@ fn run(command: &mut Command) {
 /// The example, running.
 pub struct Service {
     process: Child,
-    address: SocketAddr,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// What it has written to standard error.
     errors: fs::File,
 }
@@ -83,12 +84,16 @@ impl Service {
     }
 
     pub fn with_arguments(arguments: &[&str]) -> Self {
+        Self::listening_on("127.0.0.1:0".parse().expect("an address"), arguments)
+    }
+
+    pub fn listening_on(address: SocketAddr, arguments: &[&str]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/user_service.py");
         let errors = tempfile::tempfile().expect("a file");
         let mut process = Command::new("python3")
             .arg("-B")
             .arg(script)
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", &address.to_string()])
             .args(arguments)
             .env("PYTHONPATH", python_packages())
             .stdout(Stdio::piped())
@@ -113,15 +118,7 @@ impl Service {
     }
 
     pub fn connect(&self, form: Form) -> Connection {
-        let stream = TcpStream::connect(self.address).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        stream.set_nodelay(true).expect("no delay");
-        Connection {
-            stream,
-            form,
-            last_id: 0,
-            unread: Vec::new(),
-        }
+        connect(self.address, form)
     }
 
     /// What it has complained of.
@@ -145,6 +142,19 @@ impl Service {
             thread::sleep(Duration::from_millis(5));
         }
         panic!("it did not stop");
+    }
+}
+
+/// A connection to whoever serves calls at `address`.
+pub fn connect(address: SocketAddr, form: Form) -> Connection {
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_nodelay(true).expect("no delay");
+    Connection {
+        stream,
+        form,
+        last_id: 0,
+        unread: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ pub enum ExitCode {
     Config = 3,
     /// The machine does not offer what is needed: io_uring, locked memory, the port, a readable file.
     Preflight = 4,
-    /// A required backend could not be reached at a strict start.
+    /// Another live gateway has this gateway's id.
     Backend = 5,
     /// The drain deadline passed with clients left.
     DrainTimeout = 6,

@@ -1,7 +1,7 @@
 //! What is counted, who counts it, and how it is told.
 //!
 //! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one [`Store`] for the store;
-//! and [`Registry`], which holds them all for whoever reads. Never decides anything by them and never locks: a change is a
+//! and [`Registry`], which holds them all for whoever reads, those of discovery too. Never decides anything by them and never locks: a change is a
 //! relaxed load and store ([`cell`]), and a scrape reads what is there.
 //!
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
@@ -11,15 +11,18 @@ pub mod exposition;
 pub mod label;
 pub mod names;
 pub mod process;
+pub mod server;
 
 use std::{sync::Arc, time::Instant};
 
 pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
 pub use label::{Label, PerLabel, PushDrop};
+pub use server::Server;
 
 use crate::{
     backend::{CallError, Service},
     close::CloseReason,
+    discovery,
     limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
 };
@@ -270,6 +273,10 @@ pub struct Registry {
     pub cores: Vec<Arc<Core>>,
     /// The store's.
     pub store: Arc<Store>,
+    /// Those of a backend process; `None` in a gateway.
+    pub server: Option<Arc<Server>>,
+    /// How discovery is doing.
+    pub discovery: Arc<discovery::Status>,
     /// The zero of `now_ms`.
     pub started: Instant,
     /// When the process started, by the wall clock.
@@ -282,8 +289,18 @@ impl Registry {
         Self {
             cores: (0..cores).map(|_| Arc::new(Core::new())).collect(),
             store: Arc::new(Store::new()),
+            server: None,
+            discovery: Arc::default(),
             started,
             started_unix_ms,
+        }
+    }
+
+    /// Numbers for a backend process, all zero. It has no cores: their families stay empty.
+    pub fn of_backend(server: Arc<Server>, started: Instant, started_unix_ms: u64) -> Self {
+        Self {
+            server: Some(server),
+            ..Self::new(0, started, started_unix_ms)
         }
     }
 
@@ -305,9 +322,11 @@ impl Registry {
             .collect()
     }
 
-    /// Open client connections of all cores.
+    /// Open connections: of the clients of all cores, or of the gateways of a backend process.
     pub fn connections(&self) -> u64 {
-        self.cores.iter().map(|core| core.connections.get()).sum()
+        let cores = self.cores.iter().map(|core| core.connections.get());
+        let server = self.server.iter().map(|server| server.connections.get());
+        cores.chain(server).sum()
     }
 
     /// Logged-in connections of all cores.

@@ -46,8 +46,11 @@ enum Claim {
     Shared,
 }
 
-fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
-    let shown = data_dir.display();
+/// Makes the directory where it is missing.
+///
+/// # Errors
+/// A directory that cannot be made.
+pub fn make(data_dir: &Path) -> Result<(), StartupError> {
     // Messages and password hashes lie in it: nobody else's business, down to the names of the files.
     let made = DirBuilder::new()
         .recursive(true)
@@ -56,11 +59,16 @@ fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
     made.map_err(|error| {
         StartupError::new(
             ExitCode::Preflight,
-            format!("cannot create the data directory {shown}"),
+            format!("cannot create the data directory {}", data_dir.display()),
             error,
             "choose another gateway_service.data_dir, or make its parent writable for this user",
         )
-    })?;
+    })
+}
+
+fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
+    let shown = data_dir.display();
+    make(data_dir)?;
     let cannot_lock = |cause: &dyn std::fmt::Display, remedy: &str| {
         let what = match claim {
             Claim::Alone => format!("cannot have the data directory {shown} for itself"),

@@ -14,14 +14,14 @@ pub enum ExitCode {
     Config = 3,
     /// The machine does not offer what is needed: io_uring, locked memory, the port, a readable file.
     Preflight = 4,
-    /// A required backend could not be reached at a strict start.
+    /// Another live gateway has this gateway's id.
     Backend = 5,
     /// The drain deadline passed with clients left.
     DrainTimeout = 6,
 }
 
 /// Why the program cannot start or go on: one plain message with its remedy.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub struct StartupError {
     /// What could not be done, as in "cannot listen on 127.0.0.1:6000".
     pub what: String,

@@ -93,6 +93,18 @@ impl MessageIds {
         }
     }
 
+    /// Ids are those of worker number `worker` from now on, and still grow.
+    ///
+    /// # Panics
+    /// As [`MessageIds::new`].
+    pub fn set_worker(&mut self, worker: u16) {
+        *self = Self {
+            // Its next millisecond: within one, a smaller worker number would make smaller ids.
+            next: ((self.next >> SEQUENCE_BITS) + 1) << SEQUENCE_BITS,
+            ..Self::new(worker)
+        };
+    }
+
     /// The next id. A clock that shows a time outside of the 69 years that 41 bits hold is ignored.
     pub fn next(&mut self, unix_ms: u64) -> MessageId {
         let since_epoch_ms = unix_ms
@@ -161,6 +173,16 @@ mod tests {
         let after = ids.next(NOW);
         assert!(before < past && past < future && future < after);
         assert_eq!(unix_ms_of(after), NOW);
+    }
+
+    #[test]
+    fn ids_grow_over_a_change_of_worker() {
+        let mut ids = MessageIds::new(9);
+        let last = (0..100).map(|_| ids.next(NOW)).last();
+        ids.set_worker(3);
+        let next = ids.next(NOW);
+        assert_eq!(worker_of(next), 3);
+        assert!(Some(next) > last);
     }
 
     #[test]

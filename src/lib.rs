@@ -14,7 +14,9 @@
 //!   control            the control thread: signals, ops HTTP, systemd
 //!   worker             the I/O rim of a core: sockets, the loop, taking connections in
 //!   handoff            all that crosses threads to a core
+//!   discovery          which backends there are, and who this gateway is to others: ZooKeeper
 //!   service            User, Presence, Message and Group over one SQLite file, on threads of their own
+//!   server             those services as a process of their own: calls come over TCP, pushes go out over Redis
 //!   backend, bus       how a core asks a service, and how a push reaches a core
 //!   session, shard     the rules: one client's session, and all sessions of one core
 //!   protocol, limits   bytes to commands and replies to bytes; what one client may take
@@ -62,6 +64,7 @@ pub mod close;
 pub mod config;
 pub mod control;
 pub mod data_dir;
+pub mod discovery;
 pub mod doctor;
 pub mod error;
 pub mod handoff;
@@ -72,10 +75,12 @@ pub mod metrics;
 pub mod preflight;
 pub mod protocol;
 pub mod secret_file;
+pub mod server;
 pub mod service;
 pub mod session;
 pub mod shard;
 pub mod token;
+pub mod upstream;
 pub mod worker;
 
 /// The messages of the backend contract, generated from `proto/im/v1/*.proto`.

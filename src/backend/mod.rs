@@ -1,13 +1,18 @@
 //! The backends as a command sees them: one call, one answer, whoever serves it.
 //!
-//! Owns the list of methods and the [`Backend`] trait. Knows no transport: `embedded` calls the services in this process;
-//! `endpoints` has the instances of services elsewhere, and `mprpc` the bytes in which they are spoken to.
+//! Owns the list of methods and the [`Backend`] trait. `embedded` calls the services in this process. `remote` calls those
+//! elsewhere: `endpoints` has their instances, `mprpc` the bytes in which they are spoken to; it knows no socket either.
 
+pub mod calls;
 pub mod embedded;
 pub mod endpoints;
 mod methods;
 pub mod mprpc;
+pub mod remote;
 
+use std::sync::Arc;
+
+use self::endpoints::Endpoints;
 pub use methods::{Answer, BadCall, METHODS, Method, Request, Response, Service, method};
 
 /// Why a call brought no answer. Tells whose side failed and whether the call may be repeated.
@@ -19,6 +24,9 @@ pub enum CallError {
     /// The deadline passed. Whether it was done is unknown.
     #[error("the backend did not answer in time")]
     Timeout,
+    /// The way to the instance broke. Whether it was done is unknown, and repeating it would not be harmless.
+    #[error("the backend was lost")]
+    Lost,
     /// The backend or the way to it is full. Nothing was done.
     #[error("the backend is overloaded")]
     Overloaded,
@@ -40,9 +48,26 @@ pub trait Backend {
         request: M::Request,
     ) -> impl Future<Output = Result<M::Response, CallError>>;
 
-    /// Takes an answer that came by the core's inbox, for the call the implementation numbered `call_id`.
-    fn complete(&self, call_id: u64, response: Response);
+    /// Takes what came for it by the core's inbox.
+    fn hear(&self, news: BackendNews);
 
     /// Tells the time in ms, so that calls past their deadline end.
     fn advance(&self, now_ms: u64);
+
+    /// Whether, since this was last asked, a service was lost that may have stored messages without publishing them.
+    fn pushes_in_doubt(&self) -> bool;
+}
+
+/// What other threads have to tell a core's backend.
+#[derive(Debug)]
+pub enum BackendNews {
+    /// A service in this process answered.
+    Reply {
+        /// The number the core gave the call.
+        call_id: u64,
+        /// The answer.
+        response: Response,
+    },
+    /// The instances of services elsewhere have changed.
+    Endpoints(Arc<Endpoints>),
 }

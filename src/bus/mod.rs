@@ -1,8 +1,13 @@
 //! The push bus: how what was stored for a user reaches the core that holds the user's connection.
 //!
-//! Owns the names of channels and the two ends of the bus. A push is a hint; the store is the truth.
+//! Owns the names of channels and the two ends of the bus. A push is a hint; the store is the truth. `local` is the bus inside
+//! one process; over `redis` pushes come from other processes.
 
+pub mod channels;
+pub mod credentials;
 pub mod local;
+pub mod payload;
+pub mod redis;
 
 use crate::{
     id::{GroupId, RouteId},
@@ -33,4 +38,6 @@ pub trait PushSource {
     fn subscribe(&self, group: GroupId) -> impl Future<Output = ()>;
     /// Stops listening to the channel of `group`.
     fn unsubscribe(&self, group: GroupId);
+    /// Tells the time in ms.
+    fn advance(&self, now_ms: u64);
 }

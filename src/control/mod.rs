@@ -17,14 +17,14 @@ use std::{io, sync::Arc, time::Duration};
 use log::{error, info, warn};
 use tokio::sync::oneshot;
 
-pub use readiness::Readiness;
+pub use readiness::{Condition, Readiness};
 
-use crate::metrics::Registry;
+use crate::{error::StartupError, metrics::Registry};
 use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;
 
-/// What the control thread works with.
+/// What the control thread works with. A backend process has no cores: there, its server is what comes up and drains.
 pub struct Options {
     /// The ops listener, bound already, so that the caller knows its port; `None`: no ops HTTP.
     pub ops_listener: Option<std::net::TcpListener>,
@@ -43,7 +43,7 @@ pub struct Options {
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every core has drained in time.
     Drained,
@@ -54,6 +54,8 @@ pub enum Outcome {
     },
     /// The cores ended although nobody asked them to, or without having drained.
     CoresLost,
+    /// What ran beside it came to an end that leaves nothing to do.
+    CompanionEnded(StartupError),
 }
 
 /// Why the control thread could not start.
@@ -72,18 +74,20 @@ pub enum ControlError {
 
 /// Runs the control thread on this thread, until the cores have drained or failed to.
 ///
-/// Takes over SIGTERM, SIGINT and SIGHUP. A second SIGTERM or SIGINT ends the process in here, with 143 or 130.
-pub fn run(options: Options) -> Result<Outcome, ControlError> {
+/// `companion` runs beside it, on the same thread. Takes over SIGTERM, SIGINT and SIGHUP. A second SIGTERM or SIGINT ends
+/// the process in here, with 143 or 130.
+pub fn run(
+    options: Options,
+    companion: impl Future<Output = StartupError>,
+) -> Result<Outcome, ControlError> {
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let signals = StopSignals::from_system().map_err(ControlError::Signals)?;
-        supervise(
-            options,
-            signals,
-            Supervisor::from_environment(),
-            Limits::default(),
-        )
-        .await
+        let supervisor = Supervisor::from_environment();
+        tokio::select! {
+            end = supervise(options, signals, supervisor, Limits::default()) => end,
+            error = companion => Ok(End::Outcome(Outcome::CompanionEnded(error))),
+        }
     })?;
     match end {
         End::Outcome(outcome) => Ok(outcome),
@@ -102,7 +106,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, ControlError> {
 }
 
 /// How the supervision ended: with an outcome, or with a signal that leaves no time for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     Outcome(Outcome),
     SecondSignal(StopSignal),
@@ -149,7 +153,7 @@ async fn supervise(
     let first = tokio::select! {
         signal = signals.next() => signal,
         _ = &mut cores_drained => {
-            error!("the cores have ended although nobody asked them to");
+            error!("what serves has ended although nobody asked it to");
             return Ok(End::Outcome(Outcome::CoresLost));
         }
     };
@@ -165,7 +169,7 @@ async fn supervise(
         drained = cores_drained => Ok(End::Outcome(match drained {
             Ok(()) => Outcome::Drained,
             Err(_) => {
-                error!("the cores have ended without having drained");
+                error!("what serves has ended without having drained");
                 Outcome::CoresLost
             }
         })),

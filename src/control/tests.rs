@@ -372,7 +372,7 @@ fn process_under_a_service_manager() {
     let (cores_ready, cores_ready_receiver) = oneshot::channel();
     let (_cores_drained, cores_drained) = oneshot::channel();
     cores_ready.send(()).unwrap();
-    let outcome = run(Options {
+    let options = Options {
         ops_listener: None,
         registry: registry(1),
         readiness: Arc::new(Readiness::new()),
@@ -380,7 +380,8 @@ fn process_under_a_service_manager() {
         cores_ready: cores_ready_receiver,
         cores_drained,
         on_drain: Box::new(|| {}),
-    });
+    };
+    let outcome = run(options, std::future::pending());
     panic!("ended by itself: {outcome:?}");
 }
 

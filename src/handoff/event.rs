@@ -2,18 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::{backend::Response, proto::PushMessage};
+use crate::{backend::BackendNews, proto::PushMessage};
 
 /// One thing handed to a core.
 #[derive(Debug)]
 pub enum CoreEvent {
-    /// A service answered the call that this core numbered `call_id`.
-    Reply {
-        /// The number the core gave the call.
-        call_id: u64,
-        /// The answer.
-        response: Response,
-    },
+    /// For the core's backend.
+    Backend(BackendNews),
+    /// The core makes ids under this worker number from now on.
+    WorkerNumber(u16),
     /// The bus brought a push; cores share one copy.
     Push(Arc<PushMessage>),
     /// Stop accepting, tell everyone, finish what is under way.

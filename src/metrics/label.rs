@@ -97,6 +97,7 @@ labels! {
     CallError {
         Unavailable => "unavailable",
         Timeout => "timeout",
+        Lost => "lost",
         Overloaded => "overloaded",
         Unsupported => "unsupported",
         Internal => "internal",

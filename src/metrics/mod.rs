@@ -1,7 +1,7 @@
 //! What is counted, who counts it, and how it is told.
 //!
 //! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one [`Store`] for the store;
-//! and [`Registry`], which holds them all for whoever reads. Never decides anything by them and never locks: a change is a
+//! and [`Registry`], which holds them all for whoever reads, those of discovery too. Never decides anything by them and never locks: a change is a
 //! relaxed load and store ([`cell`]), and a scrape reads what is there.
 //!
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
@@ -11,15 +11,18 @@ pub mod exposition;
 pub mod label;
 pub mod names;
 pub mod process;
+pub mod server;
 
 use std::{sync::Arc, time::Instant};
 
 pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
 pub use label::{Label, PerLabel, PushDrop};
+pub use server::Server;
 
 use crate::{
     backend::{CallError, Service},
     close::CloseReason,
+    discovery,
     limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
 };
@@ -92,6 +95,18 @@ pub struct Core {
     backend_rpc_errors: PerLabel<Service, CallErrors, { Service::ALL.len() }>,
     /// Backend calls under way.
     pub backend_inflight: Gauge,
+    /// Open connections to backends.
+    pub backend_connections: Gauge,
+    /// Further attempts at backend calls.
+    pub backend_retries_total: Counter,
+    /// Replies of backends that nobody waited for.
+    pub backend_stray_replies_total: Counter,
+    /// Times a backend that failed was left alone.
+    pub backend_ejections_total: Counter,
+    /// 1 while the push bus is connected and subscribed to.
+    pub bus_connected: Gauge,
+    /// Connections made to the push bus.
+    pub bus_connections_total: Counter,
     /// Replies and pushes waiting in the core's inbox.
     pub core_queue_depth: Gauge,
     /// Longest turn of the loop lately, in microseconds.
@@ -129,6 +144,12 @@ impl Core {
             fanout_recipients: Histogram::of_counts(),
             backend_rpc_errors: PerLabel::default(),
             backend_inflight: Gauge::default(),
+            backend_connections: Gauge::default(),
+            backend_retries_total: Counter::default(),
+            backend_stray_replies_total: Counter::default(),
+            backend_ejections_total: Counter::default(),
+            bus_connected: Gauge::default(),
+            bus_connections_total: Counter::default(),
             core_queue_depth: Gauge::default(),
             core_loop_stall_us: Peak::default(),
             panics_total: Counter::default(),
@@ -252,6 +273,10 @@ pub struct Registry {
     pub cores: Vec<Arc<Core>>,
     /// The store's.
     pub store: Arc<Store>,
+    /// Those of a backend process; `None` in a gateway.
+    pub server: Option<Arc<Server>>,
+    /// How discovery is doing.
+    pub discovery: Arc<discovery::Status>,
     /// The zero of `now_ms`.
     pub started: Instant,
     /// When the process started, by the wall clock.
@@ -264,8 +289,18 @@ impl Registry {
         Self {
             cores: (0..cores).map(|_| Arc::new(Core::new())).collect(),
             store: Arc::new(Store::new()),
+            server: None,
+            discovery: Arc::default(),
             started,
             started_unix_ms,
+        }
+    }
+
+    /// Numbers for a backend process, all zero. It has no cores: their families stay empty.
+    pub fn of_backend(server: Arc<Server>, started: Instant, started_unix_ms: u64) -> Self {
+        Self {
+            server: Some(server),
+            ..Self::new(0, started, started_unix_ms)
         }
     }
 
@@ -287,9 +322,11 @@ impl Registry {
             .collect()
     }
 
-    /// Open client connections of all cores.
+    /// Open connections: of the clients of all cores, or of the gateways of a backend process.
     pub fn connections(&self) -> u64 {
-        self.cores.iter().map(|core| core.connections.get()).sum()
+        let cores = self.cores.iter().map(|core| core.connections.get());
+        let server = self.server.iter().map(|server| server.connections.get());
+        cores.chain(server).sum()
     }
 
     /// Logged-in connections of all cores.

@@ -153,6 +153,18 @@ table! {
         "Backend calls that brought no answer.";
     BACKEND_INFLIGHT = "im_gateway_backend_inflight", Gauge of Count, ["core"],
         "Backend calls waiting for their answer.";
+    BACKEND_CONNECTIONS = "im_gateway_backend_connections", Gauge of Count, ["core"],
+        "Open connections to backends in other processes.";
+    BACKEND_RETRIES = "im_gateway_backend_retries_total", Counter of Count, ["core"],
+        "Further attempts at backend calls that failed in passing.";
+    BACKEND_STRAY_REPLIES = "im_gateway_backend_stray_replies_total", Counter of Count, ["core"],
+        "Replies of backends that nobody waited for: late, repeated or wrongly numbered.";
+    BACKEND_EJECTIONS = "im_gateway_backend_ejections_total", Counter of Count, ["core"],
+        "Times a backend that failed again and again, or gave no sign of life, was left alone for a while.";
+    BUS_CONNECTED = "im_gateway_bus_connected", Gauge of Count, ["core"],
+        "1 while the core is subscribed to the push bus, else 0.";
+    BUS_CONNECTIONS = "im_gateway_bus_connections_total", Counter of Count, ["core"],
+        "Connections made to Redis; each after the first is followed by fetching what may have been missed.";
     CORE_QUEUE_DEPTH = "im_gateway_core_queue_depth", Gauge of Count, ["core"],
         "Replies and pushes from other threads that the core has not yet taken.";
     CORE_LOOP_STALL = "im_gateway_core_loop_stall_seconds", Gauge of Seconds, ["core"],
@@ -177,6 +189,30 @@ table! {
         "Calls left waiting for the store when it last took a batch.";
     PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
         "Log-ins and registrations waiting for a password to be hashed.";
+    RPC_CONNECTIONS = "im_gateway_rpc_connections", Gauge of Count, [],
+        "Of a backend process: open connections of gateways.";
+    RPC_CONNECTIONS_PARTED = "im_gateway_rpc_connections_parted_total", Counter of Count, ["reason"],
+        "Of a backend process: connections turned away or given up.";
+    RPC_CALLS = "im_gateway_rpc_calls_total", Counter of Count, ["service", "outcome"],
+        "Of a backend process: calls dealt with.";
+    PUBLISHES = "im_gateway_publishes_total", Counter of Count, [],
+        "Of a backend process: publishes that Redis took, each with one push or several.";
+    PUBLISH_FAILURES = "im_gateway_publish_failures_total", Counter of Count, [],
+        "Of a backend process: publishes that Redis refused or never answered.";
+    PUSHES_UNPUBLISHED = "im_gateway_pushes_unpublished_total", Counter of Count, ["reason"],
+        "Of a backend process: pushes not handed to Redis; gateways fetch the messages from the store.";
+    PUBLISHER_CONNECTED = "im_gateway_publisher_connected", Gauge of Count, [],
+        "Of a backend process: 1 while Redis takes publishes, else 0.";
+    ZOOKEEPER_CONNECTED = "im_gateway_zookeeper_connected", Gauge of Count, [],
+        "1 while there is a connection to ZooKeeper, else 0.";
+    ZOOKEEPER_REGISTERED = "im_gateway_zookeeper_registered", Gauge of Count, [],
+        "1 while this process is registered in ZooKeeper, as far as is known, else 0.";
+    ZOOKEEPER_SESSIONS = "im_gateway_zookeeper_sessions_total", Counter of Count, [],
+        "Sessions begun with ZooKeeper; each after the first follows one that was lost.";
+    DISCOVERY_INSTANCES = "im_gateway_discovery_instances", Gauge of Count, ["service"],
+        "Backend instances known.";
+    DISCOVERY_BAD_RECORDS = "im_gateway_discovery_bad_records", Gauge of Count, [],
+        "Nodes under the services in ZooKeeper that cannot be read as an instance and are left out.";
     READY = "im_gateway_ready", Gauge of Count, [],
         "1 while /readyz answers 200, else 0.";
     BUILD_INFO = "im_gateway_build_info", Info of Count, ["version"],

@@ -257,6 +257,11 @@ impl Shard {
         &self.metrics
     }
 
+    /// Ids are made under another worker number from now on.
+    pub fn set_worker(&mut self, worker: u16) {
+        self.ids.set_worker(worker);
+    }
+
     /// A new number for a message or a session.
     pub fn next_id(&mut self) -> i64 {
         self.ids.next(self.now.unix_ms)

@@ -195,9 +195,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         let worked = dropped > 0 || !events.is_empty();
         for event in events.drain(..) {
             match event {
-                CoreEvent::Reply { call_id, response } => {
-                    self.core.backend.complete(call_id, response);
-                }
+                CoreEvent::Backend(news) => self.core.backend.hear(news),
+                CoreEvent::WorkerNumber(number) => self.core.shard().set_worker(number),
                 CoreEvent::Push(message) => {
                     self.guarded(None, |worker| worker.core.shard().on_push(message));
                 }
@@ -235,6 +234,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         let now_ms = self.core.shard().now().monotonic_us / 1000;
         self.metrics.heartbeat.beat(now_ms);
         self.core.backend.advance(now_ms);
+        self.core.bus.advance(now_ms);
+        if self.core.backend.pushes_in_doubt() {
+            self.core.shard().on_gap();
+        }
         self.core.shard().tick();
         self.refused.tick(now_ms);
         self.resume_accepting(now_ms);

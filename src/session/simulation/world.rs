@@ -4,7 +4,7 @@ use std::{cell::RefCell, future::poll_fn, rc::Rc, task::Poll};
 
 use super::model::Model;
 use crate::{
-    backend::{Backend, CallError, Method, Response},
+    backend::{Backend, BackendNews, CallError, Method},
     bus::PushSource,
     id::GroupId,
 };
@@ -23,9 +23,13 @@ impl Backend for ModelBackend {
         M::Response::try_from(response).map_err(|()| CallError::Internal)
     }
 
-    fn complete(&self, _: u64, _: Response) {}
+    fn hear(&self, _: BackendNews) {}
 
     fn advance(&self, _: u64) {}
+
+    fn pushes_in_doubt(&self) -> bool {
+        false
+    }
 }
 
 pub struct ModelBus {
@@ -45,6 +49,8 @@ impl PushSource for ModelBus {
             .listening
             .remove(&(group, self.core));
     }
+
+    fn advance(&self, _: u64) {}
 }
 
 pub fn pause(world: &World, length_ms: u64) -> impl Future<Output = ()> + use<> {

@@ -1,0 +1,43 @@
+//! What a newcomer sees first.
+
+use std::{io::Write, net::SocketAddr};
+
+/// The facts in it.
+pub(super) struct Banner {
+    pub(super) line_address: SocketAddr,
+    pub(super) ops_address: Option<SocketAddr>,
+    /// Where messages are kept, or who keeps them.
+    pub(super) data: String,
+    pub(super) workers: usize,
+}
+
+impl Banner {
+    pub(super) fn print(&self) {
+        let operations = self.ops_address.map_or_else(
+            || "off".to_owned(),
+            |address| format!("http://{address}  (/health /livez /readyz /metrics)"),
+        );
+        let text = format!(
+            "im-gateway {version}\n\
+             \x20 line protocol   {line}\n\
+             \x20 operations      {operations}\n\
+             \x20 data            {data}\n\
+             \x20 workers         {workers}\n\
+             \n\
+             Try it:  nc {host} {port}   and type\n\
+             \x20 register:alice:wonderland\n\
+             \x20 whoami\n\
+             \x20 chat:1:hello\n\
+             \x20 help\n\n",
+            version = env!("CARGO_PKG_VERSION"),
+            line = self.line_address,
+            data = self.data,
+            workers = self.workers,
+            host = self.line_address.ip(),
+            port = self.line_address.port(),
+        );
+        // A closed standard output is no reason not to serve.
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}

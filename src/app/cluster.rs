@@ -1,0 +1,122 @@
+//! The gateway that is one of many: services are found by discovery and called over TCP, pushes come through Redis.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use async_lock::Mutex;
+use tokio::sync::oneshot;
+
+use super::{Foundation, cores::CoreParts, options};
+use crate::{
+    backend::{
+        BackendNews, Service,
+        remote::{Remote, Surroundings},
+    },
+    bus::redis::{Credentials, Subscriber},
+    control::Condition,
+    data_dir,
+    discovery::{self, News, WatchOptions},
+    error::StartupError,
+    handoff::event::CoreEvent,
+    id::MessageIds,
+    metrics::Registry,
+    session::routes,
+    worker::{backend_link, bus_link},
+};
+
+/// Runs until told to stop and drained.
+pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
+    let settings = &foundation.settings;
+    // For the token secret alone: nothing in it is this process's own.
+    data_dir::make(&settings.gateway_service.data_dir)?;
+    let credentials = Credentials::of(&settings.redis)?.map(Arc::new);
+    let registration = Arc::new(Mutex::new(()));
+    let data = format!(
+        "with backends, pushes from Redis at {}",
+        settings.redis.address
+    );
+    let (leave, left) = oneshot::channel();
+    let companion = discover(&foundation, left);
+    let on_drain = || {
+        // Discovery has ended already if nobody takes it.
+        let _ = leave.send(());
+    };
+    foundation.serve(data, companion, on_drain, |_| {
+        let (credentials, registration) = (credentials.clone(), Arc::clone(&registration));
+        move |parts: &CoreParts| {
+            let remote = Remote::new(
+                options::remote_options(&parts.settings),
+                Arc::clone(&parts.metrics),
+                Surroundings {
+                    dial: Box::new(backend_link::start),
+                    pause: Box::new(|length: Duration| Box::pin(glommio::timer::sleep(length))),
+                    registration,
+                    seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
+                },
+            );
+            let subscriber = Subscriber::new(parts.route(), credentials);
+            let core = parts.core(remote, subscriber, MessageIds::new(parts.number as u16));
+            let address = parts.settings.redis.address.clone();
+            glommio::spawn_local(bus_link::keep(Rc::clone(&core), address)).detach();
+            let lifetime = parts.settings.presence.route_lifetime;
+            glommio::spawn_local(routes::keep(Rc::clone(&core), lifetime)).detach();
+            core
+        }
+    })
+}
+
+/// Follows discovery and tells every core, and is taken out of it with `left`; ends only when this gateway cannot go on.
+fn discover(
+    foundation: &Foundation,
+    left: oneshot::Receiver<()>,
+) -> impl Future<Output = StartupError> + use<> {
+    let options = WatchOptions::new(
+        &foundation.settings,
+        foundation.line_address,
+        foundation.ops.1,
+        foundation.inboxes.len(),
+    );
+    let status = Arc::clone(&foundation.registry.discovery);
+    let inboxes = foundation.inboxes.clone();
+    async move {
+        let tell = |news: News| match news {
+            News::Endpoints(endpoints) => {
+                for inbox in &inboxes {
+                    let news = BackendNews::Endpoints(Arc::clone(&endpoints));
+                    inbox.push_all([CoreEvent::Backend(news)]);
+                }
+            }
+            News::WorkerNumbers(numbers) => {
+                for (inbox, number) in inboxes.iter().zip(numbers) {
+                    inbox.push_all([CoreEvent::WorkerNumber(number)]);
+                }
+            }
+        };
+        let left = async {
+            // An order that cannot come any more is one to leave.
+            let _ = left.await;
+        };
+        match discovery::watch(options, status, tell, left).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// What a gateway of a cluster needs to be of use to clients.
+pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
+    let (cores, status) = (Arc::clone(registry), Arc::clone(&registry.discovery));
+    let pushes: Condition = Box::new(move || {
+        let mut buses = cores.cores.iter().map(|core| core.bus_connected.get());
+        buses
+            .any(|connected| connected == 0)
+            .then(|| "redis: pushes do not arrive".to_owned())
+    });
+    let services = Service::ALL.map(|service| -> Condition {
+        let status = Arc::clone(&status);
+        Box::new(move || {
+            (status.instances(service) == 0)
+                .then(|| format!("backends: no instance of {}", service.name()))
+        })
+    });
+    std::iter::once(pushes).chain(services).collect()
+}

@@ -1,0 +1,163 @@
+//! The threads of the cores: starting each with its executor, and following them to their end.
+
+use std::{io, rc::Rc, sync::Arc, time::Duration};
+
+use crossbeam_channel::{Receiver, Sender};
+use glommio::{LocalExecutorBuilder, Placement};
+use socket2::Socket;
+
+use super::{clock::Clock, options};
+use crate::{
+    backend::Backend,
+    bus::PushSource,
+    config::settings::Settings,
+    error::{ExitCode, StartupError},
+    handoff::{event::CoreEvent, inbox::Inbox},
+    id::{MessageIds, RouteId},
+    metrics,
+    shard::{
+        Shard,
+        core::{Core, Gateway},
+    },
+    worker::{Worker, WorkerParts},
+};
+
+/// Locked memory glommio takes for file I/O, which the cores do none of.
+const IO_MEMORY_BYTES: usize = 64 * 1024;
+const RING_DEPTH: usize = 1024;
+/// How long a core's loop may go on before timers are looked at.
+const PREEMPT_AFTER: Duration = Duration::from_millis(10);
+
+/// What a core's thread is given to build its worker from, which cannot move between threads.
+pub(super) struct CoreParts {
+    pub(super) number: usize,
+    pub(super) listener: Socket,
+    pub(super) inbox: Arc<Inbox<CoreEvent>>,
+    pub(super) metrics: Arc<metrics::Core>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+}
+
+impl CoreParts {
+    /// The name under which the core's users are bound.
+    pub(super) fn route(&self) -> RouteId {
+        RouteId::new(&self.settings.gateway_service.gateway_id, self.number)
+    }
+
+    /// The core that asks `backend` and listens to `bus`, and makes its ids with `ids`.
+    pub(super) fn core<B, P>(&self, backend: B, bus: P, ids: MessageIds) -> Rc<Core<B, P>> {
+        let shard = Shard::new(
+            options::shard_options(&self.settings),
+            ids,
+            Arc::clone(&self.metrics),
+        );
+        let clock = self.clock;
+        Rc::new(Core::new(
+            shard,
+            backend,
+            bus,
+            Arc::clone(&self.gateway),
+            self.route(),
+            move || clock.now(),
+            |length| Box::pin(glommio::timer::sleep(length)),
+        ))
+    }
+}
+
+/// What a core's thread has to say about itself.
+pub(super) enum CoreNews {
+    /// It accepts connections.
+    Up,
+    /// It has ended; `drained`: as it was told to.
+    Ended { drained: bool },
+}
+
+/// Tells of a core's end, however it ends.
+struct EndOfCore {
+    news: Sender<CoreNews>,
+    drained: bool,
+}
+
+impl Drop for EndOfCore {
+    fn drop(&mut self) {
+        // Nobody listens any more only where the process is ending anyway.
+        let _ = self.news.send(CoreNews::Ended {
+            drained: self.drained,
+        });
+    }
+}
+
+/// Starts a core's thread; `build` makes the core there, and starts what belongs to it.
+pub(super) fn start<B, P>(
+    parts: CoreParts,
+    cpu: Option<usize>,
+    news: Sender<CoreNews>,
+    build: impl FnOnce(&CoreParts) -> Rc<Core<B, P>> + Send + 'static,
+) -> Result<(), StartupError>
+where
+    B: Backend + 'static,
+    P: PushSource + 'static,
+{
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("core-{}", parts.number))
+        .ring_depth(RING_DEPTH)
+        .io_memory(IO_MEMORY_BYTES)
+        .preempt_timer(PREEMPT_AFTER)
+        .spawn(move || async move {
+            let mut end = EndOfCore {
+                news: news.clone(),
+                drained: false,
+            };
+            match worker(parts, build) {
+                Ok(worker) => {
+                    // As above.
+                    let _ = news.send(CoreNews::Up);
+                    worker.run().await;
+                    end.drained = true;
+                }
+                Err(error) => log::error!("a core cannot start: {error}"),
+            }
+        })
+        .map(drop)
+        .map_err(|error| {
+            let remedy = "run `im-gateway doctor` to see what is missing";
+            StartupError::new(ExitCode::Preflight, "cannot start a core", error, remedy)
+        })
+}
+
+fn worker<B: Backend + 'static, P: PushSource + 'static>(
+    parts: CoreParts,
+    build: impl FnOnce(&CoreParts) -> Rc<Core<B, P>>,
+) -> io::Result<Worker<B, P>> {
+    let core = build(&parts);
+    Worker::new(WorkerParts {
+        core,
+        inbox: parts.inbox,
+        listener: parts.listener,
+        metrics: parts.metrics,
+    })
+}
+
+/// Follows the cores: calls `all_up` once all are up, and says at the end whether all drained. Returns at once when one
+/// ends otherwise: its listener would go on taking connections that nobody serves.
+pub(super) fn watch(cores: usize, news: &Receiver<CoreNews>, all_up: impl FnOnce()) -> bool {
+    let (mut up, mut drained) = (0, 0);
+    let mut all_up = Some(all_up);
+    while drained < cores {
+        match news.recv() {
+            Ok(CoreNews::Up) => {
+                up += 1;
+                if up == cores
+                    && let Some(all_up) = all_up.take()
+                {
+                    all_up();
+                }
+            }
+            Ok(CoreNews::Ended { drained: true }) => drained += 1,
+            Ok(CoreNews::Ended { drained: false }) | Err(_) => return false,
+        }
+    }
+    true
+}

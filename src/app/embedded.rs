@@ -1,0 +1,61 @@
+//! The gateway that serves alone: services and bus are in this process.
+
+use std::sync::Arc;
+
+use super::{Foundation, cores::CoreParts};
+use crate::{
+    backend::embedded::{CoreReplies, Embedded},
+    bus::local::LocalBus,
+    data_dir,
+    error::StartupError,
+    id::{MessageIds, WORKERS_MAX},
+    service::{self, ServiceOptions, StorageMode},
+};
+
+/// Runs until told to stop and drained. Ends the cores first and then the services, so that whatever a core confirmed on
+/// its way out is stored.
+pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
+    let settings = &foundation.settings;
+    // Held until this returns: to the end of the services and beyond.
+    let _data_dir = data_dir::lock(&settings.gateway_service.data_dir)?;
+    let bus = LocalBus::new(
+        &settings.gateway_service.gateway_id,
+        foundation.inboxes.iter().cloned(),
+    );
+    let readiness = Arc::clone(&foundation.readiness);
+    let services = service::start(
+        ServiceOptions {
+            data_dir: settings.gateway_service.data_dir.clone(),
+            inbox_limit: settings.limits.inbox_limit,
+            password_threads: settings.auth.password_threads,
+            password_queue: settings.auth.password_queue,
+            own_worker_id: WORKERS_MAX - 1,
+            storage: StorageMode::Embedded,
+        },
+        Arc::clone(&bus) as _,
+        Arc::clone(&foundation.registry.store),
+        Arc::new(move |failing| readiness.set_store_failing(failing)),
+    )?;
+    let (client, last_message_id) = (services.client(), services.last_message_id());
+    let data = settings.gateway_service.data_dir.display().to_string();
+    let outcome = foundation.serve(
+        data,
+        std::future::pending(),
+        || (),
+        |_| {
+            let (client, bus) = (client.clone(), Arc::clone(&bus));
+            move |parts: &CoreParts| {
+                let backend = Embedded::new(
+                    client,
+                    Arc::new(CoreReplies(Arc::clone(&parts.inbox))),
+                    Arc::clone(&parts.metrics),
+                    parts.settings.rpc.rpc_timeout_ms,
+                );
+                let ids = MessageIds::starting_after(parts.number as u16, last_message_id);
+                parts.core(backend, bus.source(parts.number), ids)
+            }
+        },
+    );
+    services.stop();
+    outcome
+}

@@ -1,0 +1,88 @@
+//! From settings to the options of the parts that are put together.
+
+use std::time::Duration;
+
+use crate::{
+    backend::remote::RemoteOptions,
+    config::settings::Settings,
+    error::{ExitCode, StartupError},
+    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
+    secret_file,
+    shard::{ShardOptions, core::Gateway},
+    token::Tokens,
+    worker::listener::SocketOptions,
+};
+
+/// Records of failed log-ins, by address and by user.
+const LOGIN_RECORDS: usize = 16 * 1024;
+
+pub(super) fn socket_options(settings: &Settings) -> SocketOptions {
+    let network = &settings.network;
+    SocketOptions {
+        backlog: network.backlog,
+        nodelay: network.tcp_nodelay,
+        keepalive: network.tcp_keepalive,
+        user_timeout: network.tcp_user_timeout,
+        send_buffer_bytes: network.send_buffer_bytes,
+        receive_buffer_bytes: network.receive_buffer_bytes,
+    }
+}
+
+pub(super) fn gateway(
+    settings: &Settings,
+    max_connections: usize,
+) -> Result<Gateway, StartupError> {
+    let secret = secret_file::load_or_create(&settings.auth.token_secret_file)?;
+    let lifetime = Duration::from_secs(settings.auth.token_lifetime_seconds);
+    let tokens = Tokens::new(secret.expose(), lifetime)
+        .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?;
+    let limits = &settings.limits;
+    Ok(Gateway::new(
+        tokens,
+        limits.max_devices,
+        Exempt::new(limits.limit_exempt.clone()),
+        LoginGuard::new(LoginGuardOptions {
+            // The guard counts what is free: the failure that makes it `login_attempts` is the first to close the door.
+            attempts: limits.login_attempts.saturating_sub(1),
+            delay_ms: limits.login_delay_ms,
+            delay_max_ms: limits.login_delay_max_ms,
+            capacity: LOGIN_RECORDS,
+        }),
+        Admission::new(max_connections, limits.connections_per_ip as usize),
+    ))
+}
+
+pub(super) fn shard_options(settings: &Settings) -> ShardOptions {
+    let limits = &settings.limits;
+    ShardOptions {
+        max_line_bytes: limits.max_line_bytes,
+        login_line_bytes: limits.login_line_bytes,
+        protocol_error_limit: limits.protocol_error_limit,
+        login_timeout_ms: limits.login_timeout_ms,
+        connection_timeout_ms: settings.gateway_service.connection_timeout_ms,
+        outbound_queue_bytes: limits.outbound_queue_bytes,
+        unconfirmed_limit: limits.unconfirmed_limit,
+        command_rate: Rate {
+            per_second: limits.commands_per_second,
+            burst: limits.commands_burst,
+        },
+        throttle_timeout_ms: limits.throttle_timeout_ms,
+        banner: settings.gateway_service.banner,
+    }
+}
+
+pub(super) fn remote_options(settings: &Settings) -> RemoteOptions {
+    let (rpc, balancer) = (&settings.rpc, &settings.load_balancer);
+    let health_check = settings.service_discovery.health_check_interval;
+    RemoteOptions {
+        timeout_ms: rpc.rpc_timeout_ms,
+        max_reply_bytes: rpc.max_reply_bytes,
+        pool_size: rpc.pool_size,
+        connections_per_instance: rpc.connections_per_instance,
+        algorithm: balancer.algorithm,
+        max_retries: balancer.max_retries,
+        retry_interval_ms: balancer.retry_interval_ms,
+        breaker_threshold: balancer.circuit_breaker_threshold,
+        health_check_ms: u64::try_from(health_check.as_millis()).unwrap_or(u64::MAX),
+    }
+}

@@ -1,0 +1,221 @@
+//! Calls under way: who waits for which answer, and until when.
+//!
+//! Owns the numbers of calls. A number is a slot and, above it, a generation, so that an answer that comes late, twice or
+//! under a wrong number finds nothing. Knows no transport and no clock.
+//!
+//! Invariant: each call ends once, with the first outcome that finds it.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    task::{Poll, Waker},
+};
+
+use slab::Slab;
+
+/// The calls of one core; `O` is how a call ends.
+pub struct Calls<O> {
+    waiting: RefCell<Slab<Waiting<O>>>,
+    generation: RefCell<u32>,
+}
+
+struct Waiting<O> {
+    generation: u32,
+    /// Over which connection it went, as far as there are several.
+    way: u64,
+    deadline_ms: u64,
+    waker: Option<Waker>,
+    outcome: Option<O>,
+}
+
+impl<O> Default for Calls<O> {
+    fn default() -> Self {
+        Self {
+            waiting: RefCell::default(),
+            generation: RefCell::default(),
+        }
+    }
+}
+
+/// A call under way; dropping it gives it up.
+pub struct Ticket<'a, O> {
+    calls: &'a Calls<O>,
+    number: u64,
+}
+
+impl<O> Calls<O> {
+    /// Begins a call that goes over `way` and ends at `deadline_ms`.
+    pub fn begin(&self, way: u64, deadline_ms: u64) -> Ticket<'_, O> {
+        let mut generation = self.generation.borrow_mut();
+        // Never 0, so that no number is 0; 31 bits, so that half of all numbers are free for others.
+        *generation = (*generation % (u32::MAX >> 1)) + 1;
+        let slot = self.waiting.borrow_mut().insert(Waiting {
+            generation: *generation,
+            way,
+            deadline_ms,
+            waker: None,
+            outcome: None,
+        });
+        Ticket {
+            calls: self,
+            number: u64::from(*generation) << 32 | slot as u64,
+        }
+    }
+
+    /// How many calls are under way.
+    pub fn len(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    /// Whether no call is under way.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    /// Call `number`, which was to go over `way`, goes over `other` instead.
+    pub fn redirect(&self, number: u64, way: u64, other: u64) {
+        if let Some(call) = self.waiting.borrow_mut().get_mut(slot(number))
+            && call.is(number, way)
+        {
+            call.way = other;
+        }
+    }
+
+    /// Whether an answer to call `number` that came over `way` would be taken.
+    pub fn is_open(&self, number: u64, way: u64) -> bool {
+        self.waiting
+            .borrow()
+            .get(slot(number))
+            .is_some_and(|call| call.is(number, way))
+    }
+
+    /// Ends call `number`, which went over `way`; `false`: there is no such call, or it has ended.
+    pub fn finish(&self, number: u64, way: u64, outcome: O) -> bool {
+        let waker = {
+            let mut waiting = self.waiting.borrow_mut();
+            let Some(call) = waiting
+                .get_mut(slot(number))
+                .filter(|call| call.is(number, way))
+            else {
+                return false;
+            };
+            call.outcome = Some(outcome);
+            call.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Ends every call that went over `way`.
+    pub fn finish_all(&self, way: u64, outcome: impl Fn() -> O) {
+        self.finish_where(|call| call.way == way, outcome);
+    }
+
+    /// Ends every call whose deadline has come.
+    pub fn expire(&self, now_ms: u64, outcome: impl Fn() -> O) {
+        self.finish_where(|call| call.deadline_ms <= now_ms, outcome);
+    }
+
+    fn finish_where(&self, is_meant: impl Fn(&Waiting<O>) -> bool, outcome: impl Fn() -> O) {
+        let wakers: Vec<Waker> = self
+            .waiting
+            .borrow_mut()
+            .iter_mut()
+            .filter(|(_, call)| call.outcome.is_none() && is_meant(call))
+            .filter_map(|(_, call)| {
+                call.outcome = Some(outcome());
+                call.waker.take()
+            })
+            .collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<O> Waiting<O> {
+    fn is(&self, number: u64, way: u64) -> bool {
+        u64::from(self.generation) == number >> 32 && self.way == way && self.outcome.is_none()
+    }
+}
+
+fn slot(number: u64) -> usize {
+    number as u32 as usize
+}
+
+impl<O> Ticket<'_, O> {
+    /// The call's number; never 0.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Waits for the end of the call.
+    pub async fn outcome(self) -> O {
+        poll_fn(|context| {
+            let mut waiting = self.calls.waiting.borrow_mut();
+            // The ticket keeps the slot.
+            let call = &mut waiting[slot(self.number)];
+            match call.outcome.take() {
+                Some(outcome) => Poll::Ready(outcome),
+                None => {
+                    call.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl<O> Drop for Ticket<'_, O> {
+    fn drop(&mut self) {
+        self.calls
+            .waiting
+            .borrow_mut()
+            .try_remove(slot(self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+
+    #[test]
+    fn a_call_ends_once_and_only_under_its_own_number_and_way() {
+        let calls = Calls::default();
+        let ticket = calls.begin(7, 100);
+        let number = ticket.number();
+        assert!(!calls.finish(number ^ 1 << 32, 7, "wrong generation"));
+        assert!(!calls.finish(number, 8, "wrong way"));
+        assert!(!calls.finish(number + 1, 7, "wrong slot"));
+        assert!(calls.finish(number, 7, "right"));
+        assert!(!calls.finish(number, 7, "twice"));
+        assert_eq!(block_on(ticket.outcome()), "right");
+        assert!(!calls.finish(number, 7, "late"));
+        assert!(calls.is_empty());
+    }
+
+    #[test]
+    fn the_next_tenant_of_a_slot_gets_no_answer_of_the_last_one() {
+        let calls = Calls::default();
+        let first = calls.begin(0, 100).number();
+        let second = calls.begin(0, 100);
+        assert_eq!(slot(first), slot(second.number()));
+        assert!(!calls.finish(first, 0, "late"));
+        assert!(calls.finish(second.number(), 0, "mine"));
+    }
+
+    #[test]
+    fn deadlines_and_lost_ways_end_the_calls_they_concern() {
+        let calls = Calls::default();
+        let (early, late, other) = (calls.begin(1, 10), calls.begin(1, 20), calls.begin(2, 20));
+        calls.expire(10, || "late");
+        calls.finish_all(1, || "lost");
+        assert_eq!(block_on(early.outcome()), "late");
+        assert_eq!(block_on(late.outcome()), "lost");
+        assert_eq!(block_on(poll_once(other.outcome())), None);
+        assert!(calls.is_empty(), "a dropped call is given up");
+    }
+}

@@ -1,0 +1,344 @@
+//! The services of other processes as a [`Backend`]: which server a call goes to, and what is done when that fails.
+//!
+//! ```text
+//! call ─▶ choose (table, breaker, balance) ─▶ server ─▶ connection ─▶ mprpc ─▶ … ─▶ reply ─▶ the one call that waits for it
+//!           ▲                                   │ lost, refused
+//!           └────────── again, if harmless ─────┘
+//! ```
+//!
+//! Owns the servers of one core, the calls under way and the rules of repeating. Pure: it is told the time, has connections
+//! opened by a hook, and each connection's task tells it what came. Where to look: `attempt` makes a call, `server` is one
+//! process with its connections, `balance` chooses among several, `breaker` leaves one alone that fails, `budget` bounds
+//! repeating.
+//!
+//! Invariants: a reply reaches the one call it was numbered for, or nobody; a call that may not be repeated is written at
+//! most once; nobody waits for a server that is known to be unreachable.
+
+mod attempt;
+mod balance;
+mod breaker;
+mod budget;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_lock::Mutex;
+
+pub use self::server::{BrokenStream, Link, Server};
+use self::{balance::Balancer, breaker::Breaker, budget::Budget};
+use super::{
+    Backend, BackendNews, CallError, Method, Service,
+    calls::Calls,
+    endpoints::{Endpoints, MethodSet, Wire},
+    mprpc::ReplyFrame,
+};
+use crate::{config::settings::Algorithm, metrics, proto::ReplyStatus, shard::core::Pause};
+
+/// The rules of a remote backend; each is a key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteOptions {
+    /// How long a call may take, further attempts included.
+    pub timeout_ms: u64,
+    /// The longest reply.
+    pub max_reply_bytes: usize,
+    /// Connections to one server of the classic wire.
+    pub pool_size: usize,
+    /// Connections to one server with ids.
+    pub connections_per_instance: usize,
+    /// How a server is chosen.
+    pub algorithm: Algorithm,
+    /// Further attempts.
+    pub max_retries: u32,
+    /// The pause before a server is asked a second time.
+    pub retry_interval_ms: u64,
+    /// Failures in a row that take a server out.
+    pub breaker_threshold: u32,
+    /// How often each server is asked whether it is alive.
+    pub health_check_ms: u64,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// With an answer, which came over `way`.
+    Answered {
+        /// The answer, not looked at.
+        body: Vec<u8>,
+        /// Over which connection it came.
+        way: u64,
+    },
+    /// The server said that it will not answer.
+    Status(ReplyStatus),
+    /// Nothing of it was written.
+    NotWritten,
+    /// The connection broke after it may have been written.
+    Lost,
+    /// Its time was over.
+    TimedOut,
+}
+
+impl Outcome {
+    fn answered(body: &[u8], way: u64) -> Self {
+        Self::Answered {
+            body: body.to_vec(),
+            way,
+        }
+    }
+
+    fn of_frame(frame: &ReplyFrame<'_>, way: u64) -> Self {
+        match ReplyStatus::try_from(frame.header.status) {
+            Ok(ReplyStatus::ReplyOk) => Self::answered(frame.body, way),
+            Ok(status) => Self::Status(status),
+            // A status of the future is no answer.
+            Err(_) => Self::Status(ReplyStatus::ReplyInternal),
+        }
+    }
+}
+
+/// What opens connections: told the server, it starts a task that keeps one, for ever or (`false`) until it is lost.
+pub type Dial = Box<dyn Fn(&Rc<Remote>, &Rc<Server>, bool)>;
+
+/// What a remote backend needs of its surroundings.
+pub struct Surroundings {
+    /// Opens connections.
+    pub dial: Dial,
+    /// Lets time pass.
+    pub pause: Box<dyn Fn(Duration) -> Pause>,
+    /// Held by the one registration that the cores make at a time with services that cannot take two.
+    pub registration: Arc<Mutex<()>>,
+    /// Where random draws begin.
+    pub seed: u64,
+}
+
+/// One core's way to the services of other processes.
+pub struct Remote {
+    options: RemoteOptions,
+    metrics: Arc<metrics::Core>,
+    surroundings: Surroundings,
+    calls: Calls<Outcome>,
+    servers: RefCell<HashMap<(SocketAddr, Wire), Rc<Server>>>,
+    services: RefCell<[Offer; Service::ALL.len()]>,
+    budget: RefCell<Budget>,
+    now_ms: Cell<u64>,
+    next_ping_ms: Cell<u64>,
+    next_way: Cell<u64>,
+    pushes_in_doubt: Cell<bool>,
+}
+
+/// Who offers one service.
+struct Offer {
+    hosts: Vec<Host>,
+    balancer: Balancer,
+}
+
+/// One instance of a service.
+#[derive(Clone)]
+struct Host {
+    server: Rc<Server>,
+    weight: u32,
+    methods: MethodSet,
+}
+
+impl Remote {
+    /// A backend that knows no server yet.
+    pub fn new(
+        options: RemoteOptions,
+        metrics: Arc<metrics::Core>,
+        surroundings: Surroundings,
+    ) -> Rc<Self> {
+        let seed = surroundings.seed;
+        Rc::new(Self {
+            options,
+            metrics,
+            surroundings,
+            calls: Calls::default(),
+            servers: RefCell::default(),
+            services: RefCell::new(std::array::from_fn(|service| Offer {
+                hosts: Vec::new(),
+                balancer: Balancer::new(options.algorithm, seed.wrapping_add(service as u64)),
+            })),
+            budget: RefCell::default(),
+            now_ms: Cell::default(),
+            next_ping_ms: Cell::new(options.health_check_ms),
+            next_way: Cell::default(),
+            pushes_in_doubt: Cell::default(),
+        })
+    }
+
+    fn new_way(&self) -> u64 {
+        let way = self.next_way.get();
+        self.next_way.set(way + 1);
+        way
+    }
+
+    fn links_max(&self, wire: Wire) -> usize {
+        match wire {
+            Wire::Classic => self.options.pool_size,
+            Wire::WithIds => self.options.connections_per_instance,
+        }
+    }
+
+    /// Takes over a new table: connects to servers that are new, and lets go of those that are gone.
+    fn update(self: &Rc<Self>, endpoints: &Endpoints) {
+        let mut new = Vec::new();
+        let mut listed: HashMap<(SocketAddr, Wire), Rc<Server>> = HashMap::new();
+        for service in Service::ALL {
+            let hosts: Vec<Host> = endpoints
+                .of(service)
+                .iter()
+                .map(|instance| {
+                    let key = (instance.address, instance.wire);
+                    let server = listed.entry(key).or_insert_with(|| {
+                        let known = self.servers.borrow().get(&key).cloned();
+                        known.unwrap_or_else(|| {
+                            let server = self.new_server(instance.address, instance.wire);
+                            new.push(Rc::clone(&server));
+                            server
+                        })
+                    });
+                    server
+                        .answers_ping
+                        .set(endpoints.answers_ping(instance.address));
+                    Host {
+                        server: Rc::clone(server),
+                        weight: instance.weight,
+                        methods: instance.methods,
+                    }
+                })
+                .collect();
+            let mut services = self.services.borrow_mut();
+            let offer = &mut services[service as usize];
+            let stays = |host: &Host| {
+                hosts
+                    .iter()
+                    .any(|new| Rc::ptr_eq(&new.server, &host.server))
+            };
+            if service == Service::Message && !offer.hosts.iter().all(stays) {
+                self.pushes_in_doubt.set(true);
+            }
+            offer.hosts = hosts;
+        }
+        let before = std::mem::replace(&mut *self.servers.borrow_mut(), listed);
+        for (key, server) in before {
+            if !self.servers.borrow().contains_key(&key) {
+                server.retire();
+            }
+        }
+        for server in new {
+            let permanent = match server.wire {
+                Wire::Classic => 1,
+                Wire::WithIds => self.options.connections_per_instance,
+            };
+            for _ in 0..permanent {
+                (self.surroundings.dial)(self, &server, true);
+            }
+        }
+    }
+
+    fn new_server(&self, address: SocketAddr, wire: Wire) -> Rc<Server> {
+        Rc::new(Server::new(
+            address,
+            wire,
+            self.new_way(),
+            (self.links_max(wire), self.options.max_reply_bytes),
+            Breaker::new(self.options.breaker_threshold),
+        ))
+    }
+
+    /// A connection to `server` is being opened, one of those that are kept (`permanent`) or a further one; `hopeful`: nothing
+    /// says that it will fail.
+    pub fn opening(&self, server: &Server, hopeful: bool, permanent: bool) -> Rc<Link> {
+        server.opening(self.new_way(), hopeful, !permanent)
+    }
+
+    /// The connection is open.
+    pub fn opened(&self, server: &Server, link: &Link) {
+        server.opened(link, &self.calls);
+        self.metrics.backend_connections.inc();
+    }
+
+    /// Bytes came over the connection.
+    ///
+    /// # Errors
+    /// What makes it impossible to go on with it.
+    pub fn received(&self, server: &Server, link: &Link, bytes: &[u8]) -> Result<(), BrokenStream> {
+        let strays = server.received(link, bytes, &self.calls)?;
+        self.metrics.backend_stray_replies_total.add(strays);
+        Ok(())
+    }
+
+    /// The connection could not be opened, or (`was_open`) is gone.
+    pub fn lost(&self, server: &Rc<Server>, link: &Link, was_open: bool) {
+        if was_open {
+            self.metrics.backend_connections.dec();
+            let services = self.services.borrow();
+            let stores = |host: &Host| Rc::ptr_eq(&host.server, server);
+            if services[Service::Message as usize].hosts.iter().any(stores) {
+                // It may have died between storing and publishing.
+                self.pushes_in_doubt.set(true);
+            }
+        }
+        server.lost(link, &self.calls);
+    }
+
+    fn check_health(self: &Rc<Self>, now_ms: u64) {
+        let due = now_ms >= self.next_ping_ms.get();
+        if due {
+            self.next_ping_ms.set(now_ms + self.options.health_check_ms);
+        }
+        for server in self.servers.borrow().values() {
+            server.close_if_done();
+            if server.gave_no_sign(now_ms, self.options.timeout_ms) {
+                self.metrics.backend_ejections_total.inc();
+                log::warn!(
+                    "{} does not answer and is left alone for a while",
+                    server.address
+                );
+            }
+            let may_be_back = {
+                let breaker = server.breaker.borrow();
+                !breaker.is_closed() && breaker.lets_through(now_ms)
+            };
+            if due || may_be_back {
+                server.ping(now_ms, self.options.timeout_ms);
+            }
+        }
+    }
+}
+
+impl Backend for Rc<Remote> {
+    async fn call<M: Method>(&self, request: M::Request) -> Result<M::Response, CallError> {
+        let outcome = self.attempts::<M>(&request).await;
+        if let Err(error) = &outcome {
+            self.metrics.backend_failed(M::SERVICE, *error);
+        }
+        outcome
+    }
+
+    fn hear(&self, news: BackendNews) {
+        match news {
+            BackendNews::Endpoints(endpoints) => self.update(&endpoints),
+            // No service of this process is asked.
+            BackendNews::Reply { .. } => {}
+        }
+    }
+
+    fn advance(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+        self.calls.expire(now_ms, || Outcome::TimedOut);
+        self.check_health(now_ms);
+    }
+
+    fn pushes_in_doubt(&self) -> bool {
+        self.pushes_in_doubt.take()
+    }
+}

@@ -1,0 +1,388 @@
+//! The bus over Redis Pub/Sub: what one core listens to, over one connection of its own.
+//!
+//! Owns the set of channels and the state of the connection. Pure: the task that holds the socket brings bytes and takes
+//! bytes, and the core's clock comes by [`Subscriber::tick`]. The `redis` crate packs commands and parses values.
+//!
+//! ```text
+//!   Closed ── connected ──▶ Greeting ── all channels confirmed ──▶ Listening
+//!     ▲                        │ refused, or too slow                  │ lost, or a probe did not come back
+//!     └────────────────────────┴────────────────────────────────────────┘
+//! ```
+//!
+//! Pub/Sub keeps nothing for who is away, so each time `Listening` begins, whatever is numbered has to be fetched from the
+//! store. A connection may be alive while its subscriptions are not: so the core publishes to a channel of its own, and
+//! listens.
+//!
+//! Invariant: a channel that is wanted is subscribed to on every connection before `Listening`.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    error::Error,
+    future::poll_fn,
+    io::{self, Read},
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+};
+
+use redis::{Parser, PushKind as RespPush, Value};
+
+pub use super::credentials::Credentials;
+use super::{
+    PushSource, channels,
+    payload::{self, NotAPush},
+};
+use crate::{
+    id::{GroupId, RouteId},
+    proto::PushMessage,
+    upstream::Outgoing,
+};
+
+/// How often a probe is sent, and how long its way back may take.
+const PROBE_INTERVAL_MS: u64 = 5_000;
+const PROBE_TIMEOUT_MS: u64 = 5_000;
+/// How long a new connection may take until everything is confirmed.
+const GREETING_TIMEOUT_MS: u64 = 5_000;
+/// How long a log-in waits for a group's channel. After that it goes on: what is missed meanwhile will be fetched.
+const SUBSCRIBE_TIMEOUT_MS: u64 = 1_000;
+/// Channels in one command.
+const CHANNELS_PER_COMMAND: usize = 500;
+/// The longest value that is read: far above what one publish of ours carries.
+const VALUE_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// What the connection brought.
+#[derive(Debug, PartialEq)]
+pub enum BusEvent {
+    /// A push.
+    Push(PushMessage),
+    /// A payload that is no push.
+    Malformed,
+    /// Everything is subscribed to from now on; before, pushes may have been lost.
+    Listening,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    Greeting { until_ms: u64, unconfirmed: usize },
+    Listening,
+}
+
+/// Why a connection is given up.
+#[derive(Debug, thiserror::Error)]
+enum GivenUp {
+    #[error("Redis refused: {0}")]
+    Refused(String),
+    #[error("what came is not Redis's protocol: {0}")]
+    Protocol(String),
+    #[error("a value of more than {VALUE_MAX_BYTES} bytes")]
+    TooLong,
+}
+
+/// One core's subscriptions. Shared by the core, which wants channels, and the task that holds the connection.
+pub struct Subscriber {
+    route: RouteId,
+    credentials: Option<Arc<Credentials>>,
+    /// Groups that are wanted; whether the present connection has confirmed each.
+    groups: RefCell<HashMap<GroupId, bool>>,
+    phase: Cell<Phase>,
+    /// Of the present connection.
+    outgoing: RefCell<Rc<Outgoing>>,
+    input: RefCell<Input>,
+    probe: Cell<Probe>,
+    now_ms: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// What came and is not parsed.
+struct Input {
+    parser: Parser,
+    /// Bytes since the last whole value.
+    pending_bytes: usize,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self {
+            parser: Parser::new(),
+            pending_bytes: 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Probe {
+    /// When the last one was sent.
+    sent_ms: u64,
+    /// It has not come back yet.
+    is_out: bool,
+}
+
+impl Subscriber {
+    /// The subscriber of the core that `route` names.
+    pub fn new(route: RouteId, credentials: Option<Arc<Credentials>>) -> Rc<Self> {
+        Rc::new(Self {
+            route,
+            credentials,
+            groups: RefCell::default(),
+            phase: Cell::new(Phase::Closed),
+            outgoing: RefCell::default(),
+            input: RefCell::default(),
+            probe: Cell::default(),
+            now_ms: Cell::default(),
+            waiting: RefCell::default(),
+        })
+    }
+
+    /// Whether everything that is wanted is subscribed to.
+    pub fn is_listening(&self) -> bool {
+        self.phase.get() == Phase::Listening
+    }
+
+    /// A connection is open: greets, and subscribes to everything.
+    pub fn connected(&self) -> Rc<Outgoing> {
+        let outgoing = Rc::new(Outgoing::default());
+        *self.outgoing.borrow_mut() = Rc::clone(&outgoing);
+        *self.input.borrow_mut() = Input::default();
+        let mut names = vec![
+            channels::push(&self.route),
+            channels::mpim(&self.route),
+            channels::BROADCAST.to_owned(),
+            channels::probe(&self.route),
+        ];
+        for (group, confirmed) in &mut *self.groups.borrow_mut() {
+            *confirmed = false;
+            names.push(channels::group(*group));
+        }
+        self.phase.set(Phase::Greeting {
+            until_ms: self.now_ms.get() + GREETING_TIMEOUT_MS,
+            unconfirmed: names.len(),
+        });
+        outgoing.append(|bytes| {
+            let mut hello = redis::cmd("HELLO");
+            hello.arg(3);
+            if let Some(credentials) = &self.credentials {
+                hello
+                    .arg("AUTH")
+                    .arg(&credentials.user)
+                    .arg(credentials.password.expose());
+            }
+            hello.write_packed_command(bytes);
+            for names in names.chunks(CHANNELS_PER_COMMAND) {
+                redis::cmd("SUBSCRIBE")
+                    .arg(names)
+                    .write_packed_command(bytes);
+            }
+        });
+        outgoing
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&self) {
+        self.phase.set(Phase::Closed);
+        self.wake_waiting();
+    }
+
+    /// Takes bytes of the present connection and tells `hear` what they brought.
+    ///
+    /// # Errors
+    /// Why the connection must be given up.
+    pub fn received(
+        &self,
+        bytes: &[u8],
+        mut hear: impl FnMut(BusEvent),
+    ) -> Result<(), Box<dyn Error>> {
+        let mut input = self.input.borrow_mut();
+        input.pending_bytes += bytes.len();
+        let mut reader = Fed(bytes);
+        loop {
+            match input.parser.parse_value(&mut reader) {
+                Ok(value) => {
+                    input.pending_bytes = reader.0.len();
+                    self.take(value, &mut hear)?;
+                }
+                // What `Fed` says at its end: the value is not whole.
+                Err(error) if error.is_timeout() => break,
+                Err(error) => {
+                    return Err(GivenUp::Protocol(error.category().to_owned()).into());
+                }
+            }
+        }
+        if input.pending_bytes > VALUE_MAX_BYTES {
+            return Err(GivenUp::TooLong.into());
+        }
+        Ok(())
+    }
+
+    fn take(&self, value: Value, hear: &mut impl FnMut(BusEvent)) -> Result<(), GivenUp> {
+        match value {
+            Value::Push {
+                kind: RespPush::Message,
+                data,
+            } => self.take_message(data, hear),
+            Value::Push {
+                kind: RespPush::Subscribe,
+                data,
+            } => self.confirm(&data, hear),
+            // The words of an error are Redis's own, and repeat no argument of ours but the names of channels.
+            Value::ServerError(error) => return Err(GivenUp::Refused(error.to_string())),
+            // Answers to HELLO and PUBLISH, and confirmations of leaving, say nothing new.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_message(&self, data: Vec<Value>, hear: &mut impl FnMut(BusEvent)) {
+        let [Value::BulkString(channel), Value::BulkString(payload)] = &data[..] else {
+            return hear(BusEvent::Malformed);
+        };
+        let channel = String::from_utf8_lossy(channel);
+        if channel == channels::probe(&self.route) {
+            self.probe.set(Probe {
+                is_out: false,
+                ..self.probe.get()
+            });
+            return;
+        }
+        match payload::read(&channel, payload) {
+            Ok(messages) => messages
+                .into_iter()
+                .for_each(|message| hear(BusEvent::Push(message))),
+            Err(NotAPush) => hear(BusEvent::Malformed),
+        }
+    }
+
+    fn confirm(&self, data: &[Value], hear: &mut impl FnMut(BusEvent)) {
+        if let Some(Value::BulkString(channel)) = data.first()
+            && let Some(group) = channels::group_of(&String::from_utf8_lossy(channel))
+            && let Some(confirmed) = self.groups.borrow_mut().get_mut(&group)
+        {
+            *confirmed = true;
+        }
+        if let Phase::Greeting {
+            until_ms,
+            unconfirmed,
+        } = self.phase.get()
+        {
+            let unconfirmed = unconfirmed.saturating_sub(1);
+            self.phase.set(match unconfirmed {
+                0 => Phase::Listening,
+                unconfirmed => Phase::Greeting {
+                    until_ms,
+                    unconfirmed,
+                },
+            });
+            if unconfirmed == 0 {
+                self.probe.set(Probe {
+                    sent_ms: self.now_ms.get(),
+                    is_out: false,
+                });
+                hear(BusEvent::Listening);
+            }
+        }
+        self.wake_waiting();
+    }
+
+    /// Tells the time: sends a probe where one is due, and gives up a connection that is too slow.
+    pub fn tick(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+        let outgoing = Rc::clone(&self.outgoing.borrow());
+        let probe = self.probe.get();
+        match self.phase.get() {
+            Phase::Closed => {}
+            Phase::Greeting { until_ms, .. } => {
+                if now_ms >= until_ms {
+                    log::warn!("Redis does not answer; connecting again");
+                    outgoing.close();
+                }
+            }
+            Phase::Listening if probe.is_out && now_ms >= probe.sent_ms + PROBE_TIMEOUT_MS => {
+                log::warn!("the subscriptions on Redis are dead; connecting again");
+                outgoing.close();
+            }
+            Phase::Listening if !probe.is_out && now_ms >= probe.sent_ms + PROBE_INTERVAL_MS => {
+                let mut publish = redis::cmd("PUBLISH");
+                publish.arg(channels::probe(&self.route)).arg("");
+                outgoing.append(|bytes| publish.write_packed_command(bytes));
+                self.probe.set(Probe {
+                    sent_ms: now_ms,
+                    is_out: true,
+                });
+            }
+            Phase::Listening => {}
+        }
+        self.wake_waiting();
+    }
+
+    fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn say(&self, command: &str, group: GroupId) {
+        let mut command = redis::cmd(command);
+        command.arg(channels::group(group));
+        self.outgoing
+            .borrow()
+            .append(|bytes| command.write_packed_command(bytes));
+    }
+}
+
+impl PushSource for Rc<Subscriber> {
+    async fn subscribe(&self, group: GroupId) {
+        let is_new = self.groups.borrow_mut().insert(group, false).is_none();
+        if self.phase.get() == Phase::Closed {
+            // It is subscribed to with everything else, and what was missed until then is fetched.
+            return;
+        }
+        if is_new {
+            self.say("SUBSCRIBE", group);
+            if let Phase::Greeting {
+                until_ms,
+                unconfirmed,
+            } = self.phase.get()
+            {
+                self.phase.set(Phase::Greeting {
+                    until_ms,
+                    unconfirmed: unconfirmed + 1,
+                });
+            }
+        }
+        let until_ms = self.now_ms.get() + SUBSCRIBE_TIMEOUT_MS;
+        poll_fn(|context| {
+            let unconfirmed = self.groups.borrow().get(&group) == Some(&false);
+            if unconfirmed && self.phase.get() != Phase::Closed && self.now_ms.get() < until_ms {
+                self.waiting.borrow_mut().push(context.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn unsubscribe(&self, group: GroupId) {
+        if self.groups.borrow_mut().remove(&group).is_some() && self.phase.get() != Phase::Closed {
+            self.say("UNSUBSCRIBE", group);
+        }
+    }
+
+    fn advance(&self, now_ms: u64) {
+        self.tick(now_ms);
+    }
+}
+
+/// Bytes that end in "not now" instead of an end, which makes the parser keep what it has.
+struct Fed<'a>(&'a [u8]);
+
+impl Read for Fed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.read(into)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! The gateway's node, `/im-gateway/instances/ID`: whoever has it is the gateway of that id.
+//!
+//! Owns the record and the judgement of a node that another session has. A predecessor that died leaves its node for as long
+//! as its session lasts: where it can be seen to be dead its node is replaced at once, else it is waited for. A holder
+//! that is seen alive, or outlasts any session, keeps the id.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use log::info;
+use serde::{Deserialize, Serialize};
+use zookeeper_client as zk;
+
+use super::{
+    WatchOptions,
+    connection::{Owner, Session},
+    process::{Life, Process},
+};
+
+/// Where gateways register.
+pub(super) const GATEWAYS: &str = "/im-gateway/instances";
+
+/// What a session may last beyond its time-out: servers look for those that are over once in a tick, two seconds as a rule.
+const MARGIN: Duration = Duration::from_secs(4);
+
+/// How often a node that is waited for is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The longest record that is quoted to an operator.
+const QUOTED_CHARS: usize = 300;
+
+/// What a gateway says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Where its line protocol listens.
+    addr: SocketAddr,
+    /// Where its operations listen.
+    ops: Option<SocketAddr>,
+    cores: usize,
+    version: String,
+    #[serde(flatten)]
+    process: Process,
+}
+
+/// The node that is wanted.
+#[derive(Debug)]
+pub(super) struct Claim {
+    path: String,
+    process: Process,
+    data: Vec<u8>,
+}
+
+/// Why there is no claim.
+#[derive(Debug)]
+pub(super) enum ClaimError {
+    /// Somebody else has the id; what he says about himself.
+    Taken(String),
+    /// ZooKeeper.
+    Zookeeper(zk::Error),
+}
+
+impl From<zk::Error> for ClaimError {
+    fn from(error: zk::Error) -> Self {
+        Self::Zookeeper(error)
+    }
+}
+
+/// What to do about a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is ours.
+    Ours,
+    /// Nobody lives who has it: put ours in its place.
+    Replace,
+    /// It may vanish by itself.
+    Wait,
+    /// Its holder lives.
+    Taken,
+}
+
+impl Claim {
+    /// The claim of the gateway that `options` describe.
+    pub(super) fn new(options: &WatchOptions) -> Self {
+        let process = Process::this();
+        let record = Record {
+            addr: options.line_address,
+            ops: options.ops_address,
+            cores: options.cores,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: process.clone(),
+        };
+        Self {
+            path: format!("{GATEWAYS}/{}", options.gateway_id),
+            process,
+            // Nothing in it can fail to be written.
+            data: serde_json::to_vec(&record).unwrap_or_default(),
+        }
+    }
+
+    /// Makes the node ours, or finds that it is.
+    ///
+    /// # Errors
+    /// [`ClaimError::Taken`] when somebody else has it for good.
+    pub(super) async fn hold(&self, session: &Session) -> Result<(), ClaimError> {
+        session.ensure(GATEWAYS).await?;
+        let patience = session.client.session_timeout() + MARGIN;
+        let start = Instant::now();
+        let mut is_waiting = false;
+        loop {
+            let Some((data, stat)) = session.read(&self.path).await? else {
+                if session.create(&self.path, &self.data).await? {
+                    return Ok(());
+                }
+                continue;
+            };
+            let verdict = verdict(session.owner(&stat), &data, &self.process);
+            let overdue = start.elapsed() >= patience;
+            match verdict {
+                Verdict::Ours => return Ok(()),
+                Verdict::Replace => {
+                    info!("replacing the node of a gateway with this id that has ended");
+                    if session.replace(&self.path, &stat, &self.data).await? {
+                        return Ok(());
+                    }
+                }
+                Verdict::Wait if !overdue => {
+                    if !is_waiting {
+                        info!(
+                            "a gateway with this id is registered; waiting up to {} s for it to vanish: {}",
+                            patience.as_secs(),
+                            quoted(&data)
+                        );
+                    }
+                    is_waiting = true;
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+                Verdict::Wait | Verdict::Taken => return Err(ClaimError::Taken(quoted(&data))),
+            }
+        }
+    }
+}
+
+fn verdict(owner: Owner, data: &[u8], this: &Process) -> Verdict {
+    match owner {
+        Owner::Us => Verdict::Ours,
+        Owner::UsBefore => Verdict::Replace,
+        Owner::Other => match serde_json::from_slice::<Record>(data) {
+            Ok(record) => match this.life_of(&record.process) {
+                Life::Alive => Verdict::Taken,
+                Life::Dead => Verdict::Replace,
+                Life::Unknown => Verdict::Wait,
+            },
+            Err(_) => Verdict::Wait,
+        },
+    }
+}
+
+/// The beginning of `data` for a person, without characters that do something.
+fn quoted(data: &[u8]) -> String {
+    String::from_utf8_lossy(data)
+        .chars()
+        .take(QUOTED_CHARS)
+        .flat_map(char::escape_debug)
+        .filter(|c| *c != '\\')
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(process: Process) -> Vec<u8> {
+        let record = Record {
+            addr: ([10, 0, 0, 1], 6000).into(),
+            ops: None,
+            cores: 2,
+            version: "1.2.3".to_owned(),
+            process,
+        };
+        serde_json::to_vec(&record).expect("JSON")
+    }
+
+    #[test]
+    fn a_record_says_where_and_who() {
+        let this = Process::this();
+        let json: serde_json::Value = serde_json::from_slice(&record(this.clone())).expect("JSON");
+        assert_eq!(json["addr"], "10.0.0.1:6000");
+        assert_eq!(json["cores"], 2);
+        assert_eq!(json["version"], "1.2.3");
+        assert_eq!(json["pid"], this.pid);
+        assert_eq!(json["host"], this.host);
+    }
+
+    #[test]
+    fn a_node_is_judged_by_its_session_and_then_by_its_process() {
+        let this = Process::this();
+        let stranger = Process {
+            host: "elsewhere".to_owned(),
+            ..this.clone()
+        };
+        for (owner, data, expected) in [
+            (Owner::Us, record(this.clone()), Verdict::Ours),
+            (Owner::Us, Vec::new(), Verdict::Ours),
+            (Owner::UsBefore, record(this.clone()), Verdict::Replace),
+            (Owner::Other, record(this.clone()), Verdict::Taken),
+            (Owner::Other, record(stranger), Verdict::Wait),
+            (Owner::Other, Vec::new(), Verdict::Wait),
+            (Owner::Other, b"10.0.0.1:6000".to_vec(), Verdict::Wait),
+            (
+                Owner::Other,
+                br#"{"addr":"10.0.0.1:6000","cores":1,"version":"0"}"#.to_vec(),
+                Verdict::Wait,
+            ),
+        ] {
+            assert_eq!(verdict(owner, &data, &this), expected, "{owner:?} {data:?}");
+        }
+    }
+
+    #[test]
+    fn the_node_of_a_dead_neighbour_is_replaced() {
+        let mut child = std::process::Command::new("true").spawn().expect("true(1)");
+        let this = Process::this();
+        let dead = Process {
+            pid: child.id(),
+            ..this.clone()
+        };
+        child.wait().expect("it ends");
+        assert_eq!(
+            verdict(Owner::Other, &record(dead), &this),
+            Verdict::Replace
+        );
+    }
+
+    #[test]
+    fn what_is_quoted_is_short_and_harmless() {
+        let long = vec![b'x'; 70_000];
+        assert_eq!(quoted(&long).len(), QUOTED_CHARS);
+        assert!(!quoted(b"a\n\x1b[31m\xff").contains(['\n', '\x1b']));
+    }
+}

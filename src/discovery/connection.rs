@@ -1,0 +1,337 @@
+//! Sessions with ZooKeeper: made, made again, closed.
+//!
+//! Owns the address of ZooKeeper, the root path, the waits between attempts and the ids of the sessions this process had:
+//! what an earlier one of them left behind is ours. Knows nothing of what is stored.
+
+use std::{
+    collections::VecDeque,
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use futures_lite::FutureExt;
+use log::{info, warn};
+use zookeeper_client as zk;
+
+use super::{
+    Status,
+    pacing::{Complaints, retry_after},
+};
+
+/// How many of its earlier sessions a process remembers. Their nodes are gone after a session time-out, so the last few
+/// are all that can matter.
+const SESSIONS_REMEMBERED: usize = 16;
+
+/// How long a stop waits for ZooKeeper to close the session. Without it the nodes stay for a session time-out.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// A session that lasted so long was no failed attempt.
+const LASTING: Duration = Duration::from_secs(5);
+
+/// Where ZooKeeper is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ensemble {
+    hosts: String,
+    /// The root path; empty: `/`.
+    root: String,
+}
+
+impl Ensemble {
+    /// Reads `host:port[,host:port …][/root]`; blanks around an address do not count.
+    fn parse(text: &str) -> Self {
+        let (hosts, root) = text.split_at(text.find('/').unwrap_or(text.len()));
+        let hosts: Vec<&str> = hosts.split(',').map(str::trim).collect();
+        Self {
+            hosts: hosts.join(","),
+            root: root.to_owned(),
+        }
+    }
+}
+
+/// Makes one session after the other.
+pub(super) struct Connection<'a> {
+    ensemble: Ensemble,
+    session_timeout: Duration,
+    status: &'a Status,
+    client: Option<zk::Client>,
+    earlier: VecDeque<i64>,
+    /// Failures since a session lasted.
+    failures: u32,
+    begun: Instant,
+    complaints: Complaints,
+}
+
+/// One session: the client, and whose nodes are ours.
+pub(super) struct Session {
+    /// To ask ZooKeeper. Paths begin below the root.
+    pub(super) client: zk::Client,
+    /// The sessions of this process that came before.
+    earlier: Vec<i64>,
+}
+
+/// Who owns a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This session.
+    Us,
+    /// An earlier session of this process.
+    UsBefore,
+    /// Some other session, or none.
+    Other,
+}
+
+impl Session {
+    /// Who owns the node that `stat` describes.
+    pub(super) fn owner(&self, stat: &zk::Stat) -> Owner {
+        owner(
+            stat.ephemeral_owner,
+            self.client.session_id().0,
+            &self.earlier,
+        )
+    }
+
+    /// Creates the persistent node at `path` and those above it, where they are missing.
+    pub(super) async fn ensure(&self, path: &str) -> Result<(), zk::Error> {
+        ensure(&self.client, path).await
+    }
+
+    /// Creates an ephemeral node. Says whether it was free.
+    pub(super) async fn create(&self, path: &str, data: &[u8]) -> Result<bool, zk::Error> {
+        let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
+        match self.client.create(path, data, &options).await {
+            Ok(_) => Ok(true),
+            Err(zk::Error::NodeExists) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts an ephemeral node in the place of the one that `stat` describes, in one step: nobody sees the path empty. Says
+    /// whether nobody was quicker.
+    pub(super) async fn replace(
+        &self,
+        path: &str,
+        stat: &zk::Stat,
+        data: &[u8],
+    ) -> Result<bool, zk::Error> {
+        let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
+        let mut writer = self.client.new_multi_writer();
+        writer.add_delete(path, Some(stat.version))?;
+        writer.add_create(path, data, &options)?;
+        match writer.commit().await.map_err(zk::Error::from) {
+            Ok(_) => Ok(true),
+            Err(zk::Error::NoNode) => self.create(path, data).await,
+            Err(zk::Error::BadVersion | zk::Error::NodeExists) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What stands at `path`; `None`: nothing.
+    pub(super) async fn read(&self, path: &str) -> Result<Option<(Vec<u8>, zk::Stat)>, zk::Error> {
+        match self.client.get_data(path).await {
+            Ok(found) => Ok(Some(found)),
+            Err(zk::Error::NoNode) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn owner(owner: i64, session: i64, earlier: &[i64]) -> Owner {
+    // Persistent nodes have owner 0.
+    if owner != 0 && owner == session {
+        Owner::Us
+    } else if earlier.contains(&owner) {
+        Owner::UsBefore
+    } else {
+        Owner::Other
+    }
+}
+
+impl<'a> Connection<'a> {
+    /// No session yet.
+    pub(super) fn new(hosts: &str, session_timeout: Duration, status: &'a Status) -> Self {
+        Self {
+            ensemble: Ensemble::parse(hosts),
+            session_timeout,
+            status,
+            client: None,
+            earlier: VecDeque::new(),
+            failures: 0,
+            begun: Instant::now(),
+            complaints: Complaints::default(),
+        }
+    }
+
+    /// A new session. Tries until there is one.
+    pub(super) async fn begin(&mut self) -> Session {
+        loop {
+            if self.failures > 0 {
+                let chance = getrandom::u32().unwrap_or(0) as u16;
+                tokio::time::sleep(retry_after(self.failures - 1, chance)).await;
+            }
+            // Until it has lasted, each is a failure.
+            self.failures = self.failures.saturating_add(1);
+            match connect(&self.ensemble, self.session_timeout).await {
+                Ok(client) => return self.begun(client),
+                Err(error) => {
+                    let what = format!(
+                        "ZooKeeper at {} cannot be used: {error}",
+                        self.ensemble.hosts
+                    );
+                    if self.complaints.may_say(&what, Instant::now()) {
+                        warn!("{what}; trying on");
+                    }
+                }
+            }
+        }
+    }
+
+    fn begun(&mut self, client: zk::Client) -> Session {
+        info!(
+            "ZooKeeper: session {} with a time-out of {} ms",
+            client.session_id(),
+            client.session_timeout().as_millis()
+        );
+        self.complaints.clear();
+        self.begun = Instant::now();
+        self.status.session_begun();
+        self.status.set_connected(true);
+        self.client = Some(client.clone());
+        Session {
+            client,
+            earlier: self.earlier.iter().copied().collect(),
+        }
+    }
+
+    /// The session is lost, or of no more use: what it left is ours to clear away.
+    pub(super) fn lost(&mut self) {
+        self.status.set_connected(false);
+        self.status.set_registered(false);
+        self.status.session_lost();
+        if self.begun.elapsed() >= LASTING {
+            self.failures = 0;
+        }
+        if let Some(client) = self.client.take() {
+            if self.earlier.len() == SESSIONS_REMEMBERED {
+                self.earlier.pop_front();
+            }
+            self.earlier.push_back(client.session_id().0);
+        }
+    }
+
+    /// Closes the session, so that its nodes vanish at once and not after its time-out. The last [`Session`] must be gone.
+    pub(super) async fn close(mut self) {
+        self.status.set_registered(false);
+        let Some(client) = self.client.take() else {
+            return;
+        };
+        let mut states = client.state_watcher();
+        let is_over = client.state().is_terminated();
+        drop(client);
+        let closed = async { while !is_over && !states.changed().await.is_terminated() {} };
+        if tokio::time::timeout(CLOSE_WAIT, closed).await.is_err() {
+            warn!(
+                "ZooKeeper did not confirm the end of the session; its nodes vanish after its time-out"
+            );
+        }
+        self.status.set_connected(false);
+    }
+}
+
+async fn connect(ensemble: &Ensemble, session_timeout: Duration) -> Result<zk::Client, zk::Error> {
+    // Failing eagerly, as the waits between attempts are ours: the client's own grow without bound.
+    let client = zk::Client::connector()
+        .with_session_timeout(session_timeout)
+        .with_fail_eagerly()
+        .connect(&ensemble.hosts)
+        .await?;
+    if ensemble.root.is_empty() {
+        return Ok(client);
+    }
+    ensure(&client, &ensemble.root).await?;
+    client
+        .chroot(ensemble.root.as_str())
+        .map_err(|_| zk::Error::BadArguments(&"the root path is no path"))
+}
+
+async fn ensure(client: &zk::Client, path: &str) -> Result<(), zk::Error> {
+    let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+    let ends = path.match_indices('/').map(|(index, _)| index).skip(1);
+    for end in ends.chain([path.len()]) {
+        let path = &path[..end];
+        // Looked for first: where it exists we need no right to create it.
+        if client.check_stat(path).await?.is_none() {
+            match client.create(path, b"", &options).await {
+                Ok(_) | Err(zk::Error::NodeExists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Follows the state of `session` into `status`. Returns when the session has ended.
+pub(super) async fn ended(session: &Session, status: &Status) -> zk::SessionState {
+    let mut states = session.client.state_watcher();
+    let mut state = session.client.state();
+    while !state.is_terminated() {
+        status.set_connected(is_connected(state));
+        state = states.changed().await;
+        match state {
+            zk::SessionState::Disconnected => warn!("ZooKeeper: connection lost"),
+            zk::SessionState::SyncConnected => info!("ZooKeeper: connected again"),
+            _ => warn!("ZooKeeper: the session has ended: {state}"),
+        }
+    }
+    state
+}
+
+/// Whether requests are answered in this state.
+pub(super) fn is_connected(state: zk::SessionState) -> bool {
+    state == zk::SessionState::SyncConnected
+}
+
+/// Waits until `length` is over or the state of the session has changed.
+pub(super) async fn pause(states: &mut zk::StateWatcher, length: Duration) {
+    // A state that has changed and the end of the wait are the same to the caller: look again.
+    let _ = tokio::time::timeout(length, states.changed()).await;
+}
+
+/// Runs `work`, which uses the client. A panic in it, such as one of the client's own assertions, ends the session and not
+/// the control thread: `None`.
+pub(super) async fn contained<T>(work: impl Future<Output = T>) -> Option<T> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(outcome) => Some(outcome),
+        Err(_) => {
+            log::error!("ZooKeeper: the session's work panicked; beginning another session");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_root_are_told_apart() {
+        for (text, hosts, root) in [
+            ("zk1:2181", "zk1:2181", ""),
+            ("zk1:2181, zk2:2181/im", "zk1:2181,zk2:2181", "/im"),
+            ("[::1]:2181/a/b", "[::1]:2181", "/a/b"),
+        ] {
+            let ensemble = Ensemble::parse(text);
+            assert_eq!(
+                (ensemble.hosts.as_str(), ensemble.root.as_str()),
+                (hosts, root)
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_is_ours_by_its_session_and_a_persistent_one_is_nobodys() {
+        assert_eq!(owner(7, 7, &[5]), Owner::Us);
+        assert_eq!(owner(5, 7, &[5]), Owner::UsBefore);
+        assert_eq!(owner(6, 7, &[5]), Owner::Other);
+        assert_eq!(owner(0, 0, &[]), Owner::Other);
+    }
+}

@@ -1,0 +1,399 @@
+//! The gateway's side: claims its id, leases worker numbers, follows the instances, and tells what changed.
+//!
+//! Owns the course of one session after the other. In each, two things go on beside each other: being registered, and following
+//! the table; so the table stays fresh while a registration has to wait. Nothing is told before the first registration.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{pending, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use log::{debug, info, warn};
+use zookeeper_client as zk;
+
+use super::{
+    News, Status, WatchError, WatchOptions,
+    claim::{Claim, ClaimError},
+    connection::{Connection, Session, contained, ended, is_connected, pause},
+    lease::lease,
+    pacing::{Complaints, ReadPacing},
+    reading::{BrokenNodes, read},
+    table::{PLACES, Place, Table},
+};
+use crate::{backend::endpoints::Endpoints, id::WORKERS_MAX};
+
+/// How soon a registration that failed is tried again, and setting the watches.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Changes of the table are told to the log no closer together than this; others are told at debug level.
+const TOLD_GAP: Duration = Duration::from_secs(1);
+
+/// Follows ZooKeeper and tells the gateway what it finds, until `stop` is fulfilled; then closes the session, so that the
+/// gateway's nodes vanish at once. Without ZooKeeper it tells what is configured, once.
+///
+/// # Errors
+/// Only when another live gateway has the id: this one must not go on.
+pub async fn watch(
+    options: WatchOptions,
+    status: Arc<Status>,
+    tell: impl Fn(News),
+    stop: impl Future<Output = ()>,
+) -> Result<(), WatchError> {
+    let news = Bulletin::new(&options, &status, &tell);
+    if options.zookeeper_hosts.is_empty() {
+        let first = options.first_worker;
+        let numbers = (first..WORKERS_MAX).chain(0..first);
+        news.worker_numbers(numbers.cycle().take(options.cores).collect());
+        news.offer(Table::new(options.static_instances.clone()).endpoints());
+        stop.await;
+        return Ok(());
+    }
+    let mut connection =
+        Connection::new(&options.zookeeper_hosts, options.session_timeout, &status);
+    let outcome = tokio::select! {
+        error = sessions(&mut connection, &options, &status, &news) => Err(error),
+        () = stop => Ok(()),
+    };
+    connection.close().await;
+    outcome
+}
+
+async fn sessions(
+    connection: &mut Connection<'_>,
+    options: &WatchOptions,
+    status: &Status,
+    news: &Bulletin<'_>,
+) -> WatchError {
+    let claim = Claim::new(options);
+    let mut follower = Follower::new(options, status, news);
+    loop {
+        let session = connection.begin().await;
+        let outcome = contained(async {
+            tokio::select! {
+                _ = ended(&session, status) => None,
+                holder = registered(&session, &claim, options, status, news) => Some(holder),
+                () = follower.follow(&session) => None,
+            }
+        })
+        .await;
+        drop(session);
+        if let Some(Some(holder)) = outcome {
+            return WatchError::IdTaken {
+                gateway_id: options.gateway_id.clone(),
+                holder,
+            };
+        }
+        connection.lost();
+    }
+}
+
+/// What has been told, and what waits for the registration.
+struct Bulletin<'a> {
+    status: &'a Status,
+    tell: &'a dyn Fn(News),
+    numbers: RefCell<Vec<u16>>,
+    table: RefCell<Option<Arc<Endpoints>>>,
+    told_table: Cell<bool>,
+    told_at: Cell<Option<Instant>>,
+}
+
+impl<'a> Bulletin<'a> {
+    fn new(options: &WatchOptions, status: &'a Status, tell: &'a dyn Fn(News)) -> Self {
+        debug_assert!(options.cores > 0, "a gateway has workers");
+        Self {
+            status,
+            tell,
+            numbers: RefCell::default(),
+            table: RefCell::default(),
+            told_table: Cell::new(false),
+            told_at: Cell::new(None),
+        }
+    }
+
+    /// These are the worker numbers now. What waited for the first ones is told after them.
+    fn worker_numbers(&self, numbers: Vec<u16>) {
+        let is_news = *self.numbers.borrow() != numbers;
+        if is_news {
+            info!("worker numbers: {numbers:?}");
+            self.numbers.replace(numbers.clone());
+            (self.tell)(News::WorkerNumbers(numbers));
+        }
+        self.tell_table();
+    }
+
+    /// This is the table now.
+    fn offer(&self, endpoints: Endpoints) {
+        let is_news = self
+            .table
+            .borrow()
+            .as_ref()
+            .is_none_or(|table| **table != endpoints);
+        if !is_news {
+            return;
+        }
+        let now = Instant::now();
+        let is_quiet = self.told_at.get().is_none_or(|at| now >= at + TOLD_GAP);
+        if is_quiet {
+            self.told_at.set(Some(now));
+            info!("backends: {endpoints}");
+        } else {
+            debug!("backends: {endpoints}");
+        }
+        self.status.set_table(&endpoints);
+        self.table.replace(Some(Arc::new(endpoints)));
+        self.told_table.set(false);
+        self.tell_table();
+    }
+
+    fn tell_table(&self) {
+        let table = self.table.borrow().clone();
+        if let Some(table) = table
+            && !self.numbers.borrow().is_empty()
+            && !self.told_table.replace(true)
+        {
+            (self.tell)(News::Endpoints(table));
+        }
+    }
+}
+
+/// Keeps the gateway registered for as long as the session lasts. Returns what the holder of the id says about himself when that
+/// is another gateway.
+async fn registered(
+    session: &Session,
+    claim: &Claim,
+    options: &WatchOptions,
+    status: &Status,
+    news: &Bulletin<'_>,
+) -> String {
+    let mut states = session.client.state_watcher();
+    let mut complaints = Complaints::default();
+    loop {
+        let problem = match claim.hold(session).await {
+            Err(ClaimError::Taken(holder)) => return holder,
+            Err(ClaimError::Zookeeper(error)) => Some(error.to_string()),
+            Ok(()) => {
+                let held = news.numbers.borrow().clone();
+                match lease(session, &options.gateway_id, options.cores, &held).await {
+                    Err(error) => Some(error.to_string()),
+                    Ok(numbers) => {
+                        news.worker_numbers(numbers);
+                        None
+                    }
+                }
+            }
+        };
+        status.set_registered(problem.is_none());
+        match problem {
+            // Looked at again as often as everything is, and after each reconnection.
+            None => {
+                complaints.clear();
+                pause(&mut states, options.interval).await;
+            }
+            Some(problem) => {
+                if complaints.may_say(&problem, Instant::now()) {
+                    warn!("the gateway is not registered: {problem}; trying on");
+                }
+                pause(&mut states, RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// Follows the instances, over all sessions.
+struct Follower<'a> {
+    interval: Duration,
+    status: &'a Status,
+    news: &'a Bulletin<'a>,
+    table: Table,
+    broken: BrokenNodes,
+    complaints: Complaints,
+    /// Of services without an instance.
+    deserted: Complaints,
+}
+
+impl<'a> Follower<'a> {
+    fn new(options: &WatchOptions, status: &'a Status, news: &'a Bulletin<'a>) -> Self {
+        Self {
+            interval: options.interval,
+            status,
+            news,
+            table: Table::new(options.static_instances.clone()),
+            broken: BrokenNodes::default(),
+            complaints: Complaints::default(),
+            deserted: Complaints::default(),
+        }
+    }
+
+    /// Follows until the session is of no more use.
+    async fn follow(&mut self, session: &Session) {
+        let mut states = session.client.state_watcher();
+        // Watched before read: what changes in between is told.
+        let mut watchers = loop {
+            match Watchers::set(session).await {
+                Ok(watchers) => break watchers,
+                Err(error) => self.complain("watch", &error),
+            }
+            pause(&mut states, RETRY_INTERVAL).await;
+        };
+        let mut stale = [true; PLACES];
+        let mut pacing = ReadPacing::default();
+        pacing.changed(Instant::now());
+        let mut next_full = Instant::now() + self.interval;
+        loop {
+            // Without a connection there is nothing to read, however much is due.
+            let due = pacing
+                .due()
+                .filter(|_| is_connected(session.client.state()));
+            let wake = [due, self.table.expires(), Some(next_full)];
+            let wake = wake.into_iter().flatten().min().unwrap_or(next_full);
+            tokio::select! {
+                biased;
+                state = states.changed() => {
+                    if state.is_terminated() {
+                        return;
+                    }
+                    if is_connected(state) {
+                        // Events of the time between are lost.
+                        stale = [true; PLACES];
+                        pacing.changed(Instant::now());
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()) => {}
+                place = watchers.changed() => {
+                    stale[place] = true;
+                    pacing.changed(Instant::now());
+                }
+            }
+            let now = Instant::now();
+            if now >= next_full {
+                next_full = now + self.interval;
+                stale = [true; PLACES];
+                pacing.changed(now);
+            }
+            if due.is_some_and(|due| due <= now) {
+                self.read(session, &mut watchers, &mut stale).await;
+                pacing.read(Instant::now());
+                if stale.contains(&true) {
+                    pacing.changed(Instant::now());
+                }
+                self.offer();
+            }
+            if self.table.expire(now) {
+                warn!("a service still has no instance in ZooKeeper; giving up those there were");
+                self.offer();
+            }
+        }
+    }
+
+    fn offer(&self) {
+        if self.table.is_complete() {
+            self.news.offer(self.table.endpoints());
+        }
+    }
+
+    /// Reads what is stale. What could not be read, or changed meanwhile, is stale afterwards.
+    async fn read(
+        &mut self,
+        session: &Session,
+        watchers: &mut Watchers,
+        stale: &mut [bool; PLACES],
+    ) {
+        let mut all_well = true;
+        for (number, place) in Place::ALL.into_iter().enumerate() {
+            if !std::mem::take(&mut stale[number]) {
+                continue;
+            }
+            self.status.service_read();
+            // Events are taken while the answers are waited for: they queue without a bound.
+            let mut reading = pin!(read(&session.client, place));
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut reading => break outcome,
+                    changed = watchers.changed() => stale[changed] = true,
+                }
+            };
+            match outcome {
+                Ok(reading) => {
+                    self.broken.found(number, &reading.broken, self.status);
+                    let now = Instant::now();
+                    let is_deserted = self.table.update(number, reading.found, now);
+                    if is_deserted && self.deserted.may_say(place.name(), now) {
+                        warn!(
+                            "no instance of {} is registered any more; going on with those there were",
+                            place.name()
+                        );
+                    }
+                }
+                Err(error) => {
+                    all_well = false;
+                    stale[number] = true;
+                    self.complain(place.name(), &error);
+                }
+            }
+        }
+        if all_well {
+            self.complaints.clear();
+        }
+    }
+
+    fn complain(&mut self, what: &str, error: &zk::Error) {
+        let problem = format!("cannot read backends from ZooKeeper ({what}): {error}");
+        if self.complaints.may_say(&problem, Instant::now()) {
+            warn!("{problem}; trying on");
+        }
+    }
+}
+
+/// One watch on each place and all below it.
+struct Watchers {
+    watchers: Vec<zk::PersistentWatcher>,
+    /// The session has ended. The client's watchers must not be asked any more then.
+    is_over: bool,
+}
+
+impl Watchers {
+    async fn set(session: &Session) -> Result<Self, zk::Error> {
+        let mut watchers = Vec::with_capacity(PLACES);
+        for place in Place::ALL {
+            // For others to register under. Not to be insisted on: a node that does not exist can be watched too.
+            if let Err(error) = session.ensure(&place.path()).await {
+                debug!("cannot create {}: {error}", place.path());
+            }
+            let mode = zk::AddWatchMode::PersistentRecursive;
+            watchers.push(session.client.watch(&place.path(), mode).await?);
+        }
+        Ok(Self {
+            watchers,
+            is_over: false,
+        })
+    }
+
+    /// The number of a place where something changed. Never returns once the session has ended.
+    async fn changed(&mut self) -> usize {
+        poll_fn(|context| self.poll_changed(context)).await
+    }
+
+    fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+        for (place, watcher) in self.watchers.iter_mut().enumerate() {
+            while !self.is_over {
+                let event = match pin!(watcher.changed()).poll(context) {
+                    Poll::Ready(event) => event,
+                    Poll::Pending => break,
+                };
+                if event.event_type != zk::EventType::Session {
+                    return Poll::Ready(place);
+                }
+                self.is_over = event.session_state.is_terminated();
+            }
+        }
+        if self.is_over {
+            return pin!(pending()).poll(context);
+        }
+        Poll::Pending
+    }
+}

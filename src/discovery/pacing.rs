@@ -1,0 +1,142 @@
+//! When to try again, when to read, when to complain: the rules that keep trouble elsewhere cheap here.
+//!
+//! Owns the waits. Pure: the time is handed in, and so is chance.
+
+use std::time::{Duration, Instant};
+
+/// The wait after the first failure.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+
+/// The longest wait between attempts: how long ZooKeeper's return may go unnoticed.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// The wait before attempt `attempt` (0: the first repeat). It doubles, and half of it is left to chance so that many
+/// processes do not come at once.
+pub(super) fn retry_after(attempt: u32, chance: u16) -> Duration {
+    let full = RETRY_MIN
+        .saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX))
+        .min(RETRY_MAX);
+    full / 2 + (full / 2).mul_f64(f64::from(chance) / f64::from(u16::MAX))
+}
+
+/// Events are gathered for this long, because they come in groups: a backend registers dozens of nodes.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Reads are at least so far apart, so that a node that comes and goes all the time costs four reads a second.
+const READ_GAP: Duration = Duration::from_millis(250);
+
+/// Decides when to read what has changed.
+#[derive(Debug, Default)]
+pub(super) struct ReadPacing {
+    /// The first event that no read has followed.
+    changed: Option<Instant>,
+    last_read: Option<Instant>,
+}
+
+impl ReadPacing {
+    /// Something changed.
+    pub(super) fn changed(&mut self, now: Instant) {
+        self.changed.get_or_insert(now);
+    }
+
+    /// A read ended. What changed while it went on is told after this.
+    pub(super) fn read(&mut self, now: Instant) {
+        self.changed = None;
+        self.last_read = Some(now);
+    }
+
+    /// When to read next; `None`: nothing has changed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let gathered = self.changed? + GATHER;
+        Some(match self.last_read {
+            Some(last) => gathered.max(last + READ_GAP),
+            None => gathered,
+        })
+    }
+}
+
+/// The same complaint is repeated no sooner than this.
+const COMPLAINT_GAP: Duration = Duration::from_secs(30);
+
+/// Holds back a complaint that was made a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    last: Option<(String, Instant)>,
+}
+
+impl Complaints {
+    /// Whether to say `what` now; remembers it if so.
+    pub(super) fn may_say(&mut self, what: &str, now: Instant) -> bool {
+        let is_repeated = self
+            .last
+            .as_ref()
+            .is_some_and(|(last, at)| last == what && now < *at + COMPLAINT_GAP);
+        if !is_repeated {
+            self.last = Some((what.to_owned(), now));
+        }
+        !is_repeated
+    }
+
+    /// All is well: the next complaint is said.
+    pub(super) fn clear(&mut self) {
+        self.last = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_bound_and_chance_takes_at_most_half() {
+        for (attempt, full_ms) in [(0, 50), (1, 100), (5, 1600), (6, 2000), (40, 2000)] {
+            let full = Duration::from_millis(full_ms);
+            assert_eq!(retry_after(attempt, 0), full / 2);
+            assert_eq!(retry_after(attempt, u16::MAX), full);
+        }
+    }
+
+    #[test]
+    fn the_first_change_is_read_soon_and_a_stream_of_changes_four_times_a_second() {
+        let start = Instant::now();
+        let mut pacing = ReadPacing::default();
+        assert_eq!(pacing.due(), None);
+        pacing.changed(start);
+        assert_eq!(pacing.due(), Some(start + GATHER));
+
+        let (mut reads, mut now) = (0, start);
+        while now < start + Duration::from_secs(10) {
+            now += Duration::from_millis(10);
+            pacing.changed(now);
+            if pacing.due().is_some_and(|due| due <= now) {
+                pacing.read(now);
+                reads += 1;
+            }
+        }
+        assert!((30..=41).contains(&reads), "{reads}");
+    }
+
+    #[test]
+    fn a_lone_change_after_a_quiet_time_is_read_soon() {
+        let start = Instant::now();
+        let mut pacing = ReadPacing::default();
+        pacing.read(start);
+        assert_eq!(pacing.due(), None);
+        let later = start + Duration::from_secs(5);
+        pacing.changed(later);
+        pacing.changed(later + GATHER);
+        assert_eq!(pacing.due(), Some(later + GATHER));
+    }
+
+    #[test]
+    fn a_complaint_is_made_once_in_a_while_and_a_new_one_at_once() {
+        let start = Instant::now();
+        let mut complaints = Complaints::default();
+        assert!(complaints.may_say("no way", start));
+        assert!(!complaints.may_say("no way", start + Duration::from_secs(1)));
+        assert!(complaints.may_say("no reason", start + Duration::from_secs(1)));
+        assert!(complaints.may_say("no reason", start + Duration::from_secs(32)));
+        complaints.clear();
+        assert!(complaints.may_say("no reason", start + Duration::from_secs(33)));
+    }
+}

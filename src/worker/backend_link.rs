@@ -1,0 +1,83 @@
+//! The tasks that hold a core's connections to backends.
+//!
+//! One connects, tells the backend so, carries bytes until the connection is lost, tells that, and begins again.
+
+use std::{error::Error, rc::Rc, time::Duration};
+
+use super::upstream;
+use crate::{
+    backend::remote::{Link, Remote, Server},
+    upstream::{BackOff, Conversation, Outgoing},
+};
+
+/// Pauses between attempts: a server that was restarted is used again within about a second.
+const FIRST_PAUSE_MS: u64 = 50;
+const LONGEST_PAUSE_MS: u64 = 1000;
+
+/// Starts the task that keeps a connection to `server`: for ever, or (`permanent` false) until it is lost.
+pub fn start(remote: &Rc<Remote>, server: &Rc<Server>, permanent: bool) {
+    glommio::spawn_local(keep(Rc::clone(remote), Rc::clone(server), permanent)).detach();
+}
+
+async fn keep(remote: Rc<Remote>, server: Rc<Server>, permanent: bool) {
+    let seed = std::ptr::from_ref(&*server).addr() as u64;
+    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
+    let mut hopeful = true;
+    loop {
+        let link = remote.opening(&server, hopeful, permanent);
+        let conversation = Calls {
+            remote: &remote,
+            server: &server,
+            link: &link,
+        };
+        let was_open = converse(&conversation).await;
+        remote.lost(&server, &link, was_open);
+        if !permanent || server.is_retired() {
+            return;
+        }
+        // One that was of use and is lost may be back at once; one that cannot be reached, or only hangs up, is spared.
+        hopeful = link.was_useful();
+        if hopeful {
+            back_off.reset();
+        } else {
+            glommio::timer::sleep(Duration::from_millis(back_off.next_ms())).await;
+        }
+        if server.is_retired() {
+            return;
+        }
+    }
+}
+
+/// One connection from its beginning to its end; says whether it was ever open.
+async fn converse(calls: &Calls<'_>) -> bool {
+    let address = calls.server.address;
+    let mut stream = match upstream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            log::debug!("cannot connect to backend {address}: {error}");
+            return false;
+        }
+    };
+    calls.remote.opened(calls.server, calls.link);
+    match upstream::carry(&mut stream, calls).await {
+        Ok(()) => log::debug!("closed a connection to backend {address}"),
+        Err(error) => log::info!("lost a connection to backend {address}: {error}"),
+    }
+    true
+}
+
+struct Calls<'a> {
+    remote: &'a Remote,
+    server: &'a Server,
+    link: &'a Link,
+}
+
+impl Conversation for Calls<'_> {
+    fn outgoing(&self) -> &Outgoing {
+        &self.link.outgoing
+    }
+
+    fn received(&self, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+        Ok(self.remote.received(self.server, self.link, bytes)?)
+    }
+}

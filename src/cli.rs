@@ -8,6 +8,7 @@ use std::process;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::Service;
 use crate::config::{self, Environment, Settings};
 use crate::error::{ExitCode, StartupError};
 use crate::{app, doctor, logging};
@@ -36,6 +37,14 @@ struct ConfigFile {
 enum Command {
     /// Run the gateway (this is what happens without a command)
     Run(ConfigFile),
+    /// Run the services as a process of their own, for the gateways of a cluster
+    Backend {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// A service to offer, instead of those configured: user, presence, message or group; may be repeated
+        #[arg(long = "service", value_name = "SERVICE", value_parser = service)]
+        services: Vec<Service>,
+    },
     /// Check a configuration and exit: 0 if it is valid, 3 if not
     CheckConfig(ConfigFile),
     /// Print the default configuration, every key with its meaning
@@ -63,6 +72,15 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
             logging::init(settings.log.level);
             app::run(settings)?;
         }
+        Command::Backend { file, services } => {
+            let mut settings = settings(&file)?;
+            if !services.is_empty() {
+                settings.backend.services = services;
+                settings.backend.services.dedup();
+            }
+            logging::init(settings.log.level);
+            app::backend::run(settings)?;
+        }
         Command::CheckConfig(file) => {
             settings(&file)?;
             print(&match &file.config {
@@ -85,6 +103,13 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
         Command::Version { json: false } => print(&format!("im-gateway {VERSION}\n"))?,
     }
     Ok(process::ExitCode::SUCCESS)
+}
+
+fn service(word: &str) -> Result<Service, String> {
+    Service::ALL
+        .into_iter()
+        .find(|service| service.word() == word)
+        .ok_or_else(|| "it is not one of user, presence, message and group".to_owned())
 }
 
 fn settings(file: &ConfigFile) -> Result<Settings, StartupError> {
@@ -152,6 +177,29 @@ mod tests {
             parsed(&["version", "--json"]),
             Ok(Command::Version { json: true })
         );
+    }
+
+    #[test]
+    fn a_backend_offers_what_it_is_told_to() {
+        let backend = |services: &[Service]| Command::Backend {
+            file: file("x"),
+            services: services.to_vec(),
+        };
+        assert_eq!(parsed(&["backend", "-c", "x"]), Ok(backend(&[])));
+        let two = [
+            "backend",
+            "--service",
+            "message",
+            "-c",
+            "x",
+            "--service",
+            "user",
+        ];
+        assert_eq!(
+            parsed(&two),
+            Ok(backend(&[Service::Message, Service::User]))
+        );
+        assert!(parsed(&["backend", "--service", "mail"]).is_err());
     }
 
     #[test]

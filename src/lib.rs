@@ -16,6 +16,7 @@
 //!   handoff            all that crosses threads to a core
 //!   discovery          which backends there are, and who this gateway is to others: ZooKeeper
 //!   service            User, Presence, Message and Group over one SQLite file, on threads of their own
+//!   server             those services as a process of their own: calls come over TCP, pushes go out over Redis
 //!   backend, bus       how a core asks a service, and how a push reaches a core
 //!   session, shard     the rules: one client's session, and all sessions of one core
 //!   protocol, limits   bytes to commands and replies to bytes; what one client may take
@@ -74,6 +75,7 @@ pub mod metrics;
 pub mod preflight;
 pub mod protocol;
 pub mod secret_file;
+pub mod server;
 pub mod service;
 pub mod session;
 pub mod shard;

@@ -123,6 +123,12 @@ pub fn preflight(settings: &Settings) -> Result<Limits, StartupError> {
     Ok(limits)
 }
 
+/// Raises the limit of open files, and says how many of `wanted` connections fit into it. What a backend process needs: it
+/// has no rings.
+pub fn connections_possible(wanted: usize) -> usize {
+    connections_within(raise(Resource::Nofile).current.unwrap_or(u64::MAX), wanted)
+}
+
 /// All checks, in the order in which they matter, and what the machine allows.
 pub fn inspect(settings: &Settings) -> (Limits, Vec<Check>) {
     let cpus = usable_cpus();

@@ -17,14 +17,14 @@ use std::{io, sync::Arc, time::Duration};
 use log::{error, info, warn};
 use tokio::sync::oneshot;
 
-pub use readiness::Readiness;
+pub use readiness::{Condition, Readiness};
 
 use crate::{error::StartupError, metrics::Registry};
 use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;
 
-/// What the control thread works with.
+/// What the control thread works with. A backend process has no cores: there, its server is what comes up and drains.
 pub struct Options {
     /// The ops listener, bound already, so that the caller knows its port; `None`: no ops HTTP.
     pub ops_listener: Option<std::net::TcpListener>,
@@ -153,7 +153,7 @@ async fn supervise(
     let first = tokio::select! {
         signal = signals.next() => signal,
         _ = &mut cores_drained => {
-            error!("the cores have ended although nobody asked them to");
+            error!("what serves has ended although nobody asked it to");
             return Ok(End::Outcome(Outcome::CoresLost));
         }
     };
@@ -169,7 +169,7 @@ async fn supervise(
         drained = cores_drained => Ok(End::Outcome(match drained {
             Ok(()) => Outcome::Drained,
             Err(_) => {
-                error!("the cores have ended without having drained");
+                error!("what serves has ended without having drained");
                 Outcome::CoresLost
             }
         })),

@@ -3,22 +3,37 @@
 //! Owns the flags that other threads set and the reasons that follow from them. Decides nothing else by them: a gateway that
 //! is not ready goes on serving the clients it has.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use crate::metrics::{Registry, Stall};
 
+/// Something else that must hold: says why it does not, `None` while it does. Asked with every probe, so it must not block.
+pub type Condition = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// The flags behind `/readyz`. Shared by whoever knows one of them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Readiness {
     cores_up: AtomicBool,
     draining: AtomicBool,
     store_failing: AtomicBool,
+    conditions: Vec<Condition>,
 }
 
 impl Readiness {
     /// Of a gateway that is starting: not ready.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, where these must hold as well.
+    pub fn with_conditions(conditions: Vec<Condition>) -> Self {
+        Self {
+            conditions,
+            ..Self::default()
+        }
     }
 
     /// All cores accept connections.
@@ -47,13 +62,27 @@ impl Readiness {
         if self.is_draining() {
             reasons.push("draining: the gateway is going down".to_owned());
         } else if !self.cores_up.load(Relaxed) {
-            reasons.push("starting: not every core accepts connections yet".to_owned());
+            reasons.push(match registry.cores.len() {
+                0 => "starting: no calls are accepted yet".to_owned(),
+                _ => "starting: not every core accepts connections yet".to_owned(),
+            });
         }
         if self.store_failing.load(Relaxed) {
             reasons.push("store: messages cannot be stored".to_owned());
         }
+        reasons.extend(self.conditions.iter().filter_map(|condition| condition()));
         reasons.extend(registry.stalls().iter().map(stall_reason));
         reasons
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness")
+            .field("cores_up", &self.cores_up)
+            .field("draining", &self.draining)
+            .field("store_failing", &self.store_failing)
+            .finish_non_exhaustive()
     }
 }
 

@@ -43,9 +43,12 @@ impl Supervisor {
         )
     }
 
-    /// Every core accepts connections.
+    /// Every core accepts connections; without cores, the server of a backend process does.
     pub(super) fn ready(&self, cores: usize) {
-        let status = format!("serving on {cores} cores");
+        let status = match cores {
+            0 => "serving calls".to_owned(),
+            cores => format!("serving on {cores} cores"),
+        };
         self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 

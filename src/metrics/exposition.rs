@@ -19,7 +19,7 @@ use prometheus_client::{
 use crate::backend::Service;
 
 use super::{
-    Core, Histogram, Registry,
+    Core, Histogram, Registry, Server,
     names::{self, Kind, Metric, Unit},
     process::ProcessUsage,
 };
@@ -54,6 +54,7 @@ impl Collector for Scrape {
         write_messages(&mut writer, &cores)?;
         write_backends(&mut writer, &cores)?;
         write_store(&mut writer, &self.registry)?;
+        write_server(&mut writer, self.registry.server.as_deref())?;
         write_discovery(&mut writer, &self.registry)?;
         write_process(&mut writer, &self.registry, self.ready)
     }
@@ -218,6 +219,38 @@ fn write_store(writer: &mut Writer, registry: &Registry) -> fmt::Result {
     )
 }
 
+/// A gateway has none of these: it writes only their heads.
+fn write_server(writer: &mut Writer, server: Option<&Server>) -> fmt::Result {
+    writer.optional_gauge(
+        &names::RPC_CONNECTIONS,
+        server.map(|server| server.connections.get()),
+    )?;
+    writer.family(&names::RPC_CONNECTIONS_PARTED, |family| {
+        let mut partings = server.into_iter().flat_map(Server::partings);
+        partings.try_for_each(|(reason, count)| family.counter(&[reason], count))
+    })?;
+    writer.family(&names::RPC_CALLS, |family| {
+        let mut calls = server.into_iter().flat_map(Server::calls);
+        calls.try_for_each(|(service, outcome, count)| family.counter(&[service, outcome], count))
+    })?;
+    writer.optional_counter(
+        &names::PUBLISHES,
+        server.map(|server| server.publishes.get()),
+    )?;
+    writer.optional_counter(
+        &names::PUBLISH_FAILURES,
+        server.map(|server| server.publish_failures.get()),
+    )?;
+    writer.family(&names::PUSHES_UNPUBLISHED, |family| {
+        let mut drops = server.into_iter().flat_map(Server::drops);
+        drops.try_for_each(|(reason, count)| family.counter(&[reason], count))
+    })?;
+    writer.optional_gauge(
+        &names::PUBLISHER_CONNECTED,
+        server.map(|server| server.publisher_connected.get()),
+    )
+}
+
 fn write_discovery(writer: &mut Writer, registry: &Registry) -> fmt::Result {
     let status = &registry.discovery;
     writer.gauge(
@@ -340,6 +373,13 @@ impl Writer<'_> {
     /// A histogram without labels.
     fn histogram(&mut self, metric: &Metric, histogram: &Histogram) -> fmt::Result {
         self.family(metric, |family| family.histogram(&[], histogram))
+    }
+
+    /// A counter without labels, or only its head where nothing is known.
+    fn optional_counter(&mut self, metric: &Metric, value: Option<u64>) -> fmt::Result {
+        self.family(metric, |family| {
+            value.map_or(Ok(()), |value| family.counter(&[], value))
+        })
     }
 
     /// A gauge without labels, or only its head where nothing is known.

@@ -11,11 +11,13 @@ pub mod exposition;
 pub mod label;
 pub mod names;
 pub mod process;
+pub mod server;
 
 use std::{sync::Arc, time::Instant};
 
 pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
 pub use label::{Label, PerLabel, PushDrop};
+pub use server::Server;
 
 use crate::{
     backend::{CallError, Service},
@@ -271,6 +273,8 @@ pub struct Registry {
     pub cores: Vec<Arc<Core>>,
     /// The store's.
     pub store: Arc<Store>,
+    /// Those of a backend process; `None` in a gateway.
+    pub server: Option<Arc<Server>>,
     /// How discovery is doing.
     pub discovery: Arc<discovery::Status>,
     /// The zero of `now_ms`.
@@ -285,9 +289,18 @@ impl Registry {
         Self {
             cores: (0..cores).map(|_| Arc::new(Core::new())).collect(),
             store: Arc::new(Store::new()),
+            server: None,
             discovery: Arc::default(),
             started,
             started_unix_ms,
+        }
+    }
+
+    /// Numbers for a backend process, all zero. It has no cores: their families stay empty.
+    pub fn of_backend(server: Arc<Server>, started: Instant, started_unix_ms: u64) -> Self {
+        Self {
+            server: Some(server),
+            ..Self::new(0, started, started_unix_ms)
         }
     }
 
@@ -309,9 +322,11 @@ impl Registry {
             .collect()
     }
 
-    /// Open client connections of all cores.
+    /// Open connections: of the clients of all cores, or of the gateways of a backend process.
     pub fn connections(&self) -> u64 {
-        self.cores.iter().map(|core| core.connections.get()).sum()
+        let cores = self.cores.iter().map(|core| core.connections.get());
+        let server = self.server.iter().map(|server| server.connections.get());
+        cores.chain(server).sum()
     }
 
     /// Logged-in connections of all cores.

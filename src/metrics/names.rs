@@ -189,6 +189,20 @@ table! {
         "Calls left waiting for the store when it last took a batch.";
     PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
         "Log-ins and registrations waiting for a password to be hashed.";
+    RPC_CONNECTIONS = "im_gateway_rpc_connections", Gauge of Count, [],
+        "Of a backend process: open connections of gateways.";
+    RPC_CONNECTIONS_PARTED = "im_gateway_rpc_connections_parted_total", Counter of Count, ["reason"],
+        "Of a backend process: connections turned away or given up.";
+    RPC_CALLS = "im_gateway_rpc_calls_total", Counter of Count, ["service", "outcome"],
+        "Of a backend process: calls dealt with.";
+    PUBLISHES = "im_gateway_publishes_total", Counter of Count, [],
+        "Of a backend process: publishes that Redis took, each with one push or several.";
+    PUBLISH_FAILURES = "im_gateway_publish_failures_total", Counter of Count, [],
+        "Of a backend process: publishes that Redis refused or never answered.";
+    PUSHES_UNPUBLISHED = "im_gateway_pushes_unpublished_total", Counter of Count, ["reason"],
+        "Of a backend process: pushes not handed to Redis; gateways fetch the messages from the store.";
+    PUBLISHER_CONNECTED = "im_gateway_publisher_connected", Gauge of Count, [],
+        "Of a backend process: 1 while Redis takes publishes, else 0.";
     ZOOKEEPER_CONNECTED = "im_gateway_zookeeper_connected", Gauge of Count, [],
         "1 while there is a connection to ZooKeeper, else 0.";
     ZOOKEEPER_REGISTERED = "im_gateway_zookeeper_registered", Gauge of Count, [],

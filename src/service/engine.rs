@@ -15,8 +15,8 @@ use super::{
     Call, ReplySink,
     health::{FailureReport, Health},
     password::{Job, Judged, Task, Verdict},
-    presence::Presence,
-    store::{Failure, Mode, Store},
+    routes::Presence,
+    store::{Failure, Mode, Storage, Store, sqlite::Sqlite},
     sweep::Sweep,
 };
 use crate::{
@@ -44,6 +44,23 @@ impl Item {
         match self {
             Self::Call(call) => (&call.sink, call.call_id),
             Self::Judged(judged) => (&judged.sink, judged.call_id),
+        }
+    }
+
+    /// Whether it is answered from rows that stand for themselves: it changes nothing and relies on nothing that is remembered,
+    /// so it need not wait until other processes have written.
+    fn only_looks_up(&self) -> bool {
+        match self {
+            Self::Call(call) => matches!(
+                call.request,
+                Request::Login(_)
+                    | Request::Register(_)
+                    | Request::Logout(_)
+                    | Request::GetFriends(_)
+                    | Request::GetProfile(_)
+                    | Request::Search(_)
+            ),
+            Self::Judged(judged) => !matches!(judged.verdict, Verdict::Hashed { .. }),
         }
     }
 
@@ -84,8 +101,8 @@ pub(super) struct Effects {
 }
 
 /// See the module's description.
-pub(super) struct Engine {
-    pub(super) store: Store,
+pub(super) struct Engine<S = Sqlite> {
+    pub(super) store: Store<S>,
     pub(super) presence: Presence,
     pub(super) message_ids: MessageIds,
     pub(super) sweep: Sweep,
@@ -110,17 +127,18 @@ enum Abort {
     Storage(Failure),
 }
 
-impl Engine {
-    /// Over `store`, giving message ids of its own from `message_ids`.
+impl<S: Storage> Engine<S> {
+    /// Over `store` and the routes of `presence`, giving message ids of its own from `message_ids`.
     pub(super) fn new(
-        store: Store,
+        store: Store<S>,
+        presence: Presence,
         message_ids: MessageIds,
         metrics: Arc<metrics::Store>,
         report: FailureReport,
     ) -> Self {
         Self {
             store,
-            presence: Presence::default(),
+            presence,
             message_ids,
             sweep: Sweep::default(),
             pushes: Vec::new(),
@@ -153,7 +171,7 @@ impl Engine {
                     log::error!("a call to the services panicked; it is refused");
                     self.metrics.panics.inc();
                     self.take_back();
-                    self.store.forget_all();
+                    self.forget_all();
                     panicked.push(index);
                 }
                 Err(Abort::Storage(error)) => {
@@ -166,12 +184,14 @@ impl Engine {
         }
     }
 
-    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations, and after a failure a try whether
-    /// the store can be written again. `true`: there is more to sweep.
+    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations, routes that have expired, and after
+    /// a failure a try whether the store can be written again. `true`: there is more to sweep.
     pub(super) fn run_housekeeping(&mut self, now_ms: i64, sweep: bool) -> bool {
         self.now_ms = now_ms;
         self.store.set_mode(Mode::Normal);
         let done = catch_unwind(AssertUnwindSafe(|| {
+            self.begin()?;
+            self.expire_routes()?;
             if self.health.probe_is_due(now_ms) {
                 self.store.probe()?;
             }
@@ -192,7 +212,7 @@ impl Engine {
             Err(_) => {
                 log::error!("tidying up the store panicked");
                 self.take_back();
-                self.store.forget_all();
+                self.forget_all();
                 false
             }
         }
@@ -202,8 +222,23 @@ impl Engine {
     fn shorten_log(&mut self) {
         if self.now_ms >= self.log_shortened_ms + SHORTEN_LOG_EVERY_MS {
             self.log_shortened_ms = self.now_ms;
-            self.store.checkpoint(true);
+            // Emptying it would wait for other processes, and one of them may be what the batch has waited for in vain.
+            self.store.tidy(!self.store.is_shared());
         }
+    }
+
+    /// Begins the transaction of a batch where it has to begin with the batch.
+    fn begin(&mut self) -> Result<(), Failure> {
+        if self.store.begin_batch()? {
+            self.presence.forget();
+        }
+        Ok(())
+    }
+
+    /// After a bug, only the storage is to be believed.
+    fn forget_all(&mut self) {
+        self.store.forget_all();
+        self.presence.forget();
     }
 
     fn take_back(&mut self) {
@@ -217,6 +252,9 @@ impl Engine {
 
     fn attempt(&mut self, items: &[Item], panicked: &[usize]) -> Result<Vec<Outcome>, Abort> {
         let mut outcomes = Vec::with_capacity(items.len());
+        if !items.iter().all(Item::only_looks_up) {
+            self.begin().map_err(Abort::Storage)?;
+        }
         for (index, item) in items.iter().enumerate() {
             if panicked.contains(&index) {
                 outcomes.push(Outcome::Reply(
@@ -227,12 +265,19 @@ impl Engine {
             let pushes_before = self.pushes.len();
             let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(item)))
                 .map_err(|_| Abort::Panicked(index))?;
+            let done = done.and_then(|outcome| self.store.refuse_marks().map(|()| outcome));
             let refusal = match done {
                 Ok(outcome) => {
                     outcomes.push(outcome);
                     continue;
                 }
-                Err(error) => self.refusal(error)?,
+                Err(error) => {
+                    if !matches!(error, Failure::Refused(..) | Failure::NoWrites) {
+                        // Done by half, perhaps: what the storage has of it counts.
+                        self.presence.forget();
+                    }
+                    self.refusal(error)?
+                }
             };
             self.pushes.truncate(pushes_before);
             outcomes.push(Outcome::Reply(item.failed(refusal)));
@@ -300,12 +345,7 @@ impl Engine {
             Request::Search(request) => self.search(request)?.into(),
             Request::BindRoute(request) => self.bind_route(request)?.into(),
             Request::UnbindRoute(request) => self.unbind_route(request)?.into(),
-            // Routes live as long as this process, like the connections they name: there is nothing to renew.
-            Request::RefreshRoutes(_) => proto::RefreshRoutesResponse {
-                result: ok(),
-                unknown_user_ids: Vec::new(),
-            }
-            .into(),
+            Request::RefreshRoutes(request) => self.refresh_routes(request)?.into(),
             Request::QueryRoute(request) => self.query_route(request)?.into(),
             Request::Deliver(request) => self.deliver(request)?.into(),
             Request::Send(request) => self.send(request)?.into(),

@@ -3,11 +3,9 @@
 //! Invariants: the creator is a member; both a group's members and a user's groups are bounded; each change of membership is
 //! published to the user's routes, so that the cores that hold its connections listen to the group, or stop to.
 
-use rusqlite::{OptionalExtension, params};
-
 use super::{
     engine::{Engine, ok},
-    store::{Failure, StreamId},
+    store::{Failure, Storage, StreamId, storage::GroupFacts},
 };
 use crate::{
     id::{GroupId, UserId},
@@ -25,7 +23,7 @@ const GROUPS_LIMIT: usize = 500;
 const NO_SUCH_USER: Failure = Failure::Refused(Code::NotFound, "no such user");
 const NO_SUCH_GROUP: Failure = Failure::Refused(Code::NotFound, "no such group");
 
-impl Engine {
+impl<S: Storage> Engine<S> {
     pub(super) fn create_group(
         &mut self,
         request: &proto::CreateGroupRequest,
@@ -42,52 +40,36 @@ impl Engine {
             return Err(NO_SUCH_USER);
         }
         self.check_group_count(request.creator_id)?;
-        let now_ms = self.now_ms;
         // Two rows: if the second fails, the first must not stay.
-        self.store
-            .write()?
-            .execute_batch("SAVEPOINT create_group")?;
-        let created = self.insert_group(request, now_ms);
-        let end = match created {
-            Ok(_) => "RELEASE create_group",
-            Err(_) => "ROLLBACK TO create_group; RELEASE create_group",
-        };
-        let ended = self.store.write()?.execute_batch(end);
+        self.store.write()?.begin_part()?;
+        let created = self.insert_group(request);
+        let ended = self.store.write()?.end_part(created.is_ok());
         let group_id = created?;
         ended?;
-        self.publish_membership(PushKind::GroupJoined, request.creator_id, group_id);
+        self.publish_membership(PushKind::GroupJoined, request.creator_id, group_id)?;
         Ok(proto::CreateGroupResponse {
             result: ok(),
             group_id,
         })
     }
 
-    fn insert_group(
-        &mut self,
-        request: &proto::CreateGroupRequest,
-        now_ms: i64,
-    ) -> Result<GroupId, Failure> {
-        let connection = self.store.write()?;
-        connection
-            .prepare_cached(
-                "INSERT INTO groups (name, description, creator_id, created_ms) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![
-                request.group_name,
-                request.description,
-                request.creator_id,
-                now_ms,
-            ])?;
-        let group_id = connection.last_insert_rowid();
+    fn insert_group(&mut self, request: &proto::CreateGroupRequest) -> Result<GroupId, Failure> {
+        let facts = GroupFacts {
+            name: request.group_name.clone(),
+            description: request.description.clone(),
+            creator: request.creator_id,
+        };
+        let now_ms = self.now_ms;
+        let group_id = self.store.write()?.insert_group(&facts, now_ms)?;
         self.load_group(group_id)?;
-        let is_bound = self.presence.is_bound(request.creator_id);
+        let is_bound = self.is_bound(request.creator_id)?;
         self.store
             .insert_member(group_id, request.creator_id, is_bound)?;
         Ok(group_id)
     }
 
     fn check_group_count(&self, user: UserId) -> Result<(), Failure> {
-        if self.store.group_streams(user)?.len() >= GROUPS_LIMIT {
+        if self.store.read().group_streams(user)?.len() >= GROUPS_LIMIT {
             return Err(Failure::Refused(
                 Code::Invalid,
                 "a user can be in 500 groups",
@@ -96,7 +78,12 @@ impl Engine {
         Ok(())
     }
 
-    fn publish_membership(&mut self, kind: PushKind, user: UserId, group_id: GroupId) {
+    fn publish_membership(
+        &mut self,
+        kind: PushKind,
+        user: UserId,
+        group_id: GroupId,
+    ) -> Result<(), Failure> {
         let push = PushMessage {
             to: user,
             group_id,
@@ -104,7 +91,7 @@ impl Engine {
             seq: self.store.last_seq(StreamId::group(group_id)),
             ..Default::default()
         };
-        self.push_to(user, push);
+        self.push_to(user, push)
     }
 
     pub(super) fn join_group(
@@ -121,12 +108,12 @@ impl Engine {
         let stream = StreamId::group(group_id);
         if self.store.load_member(stream, user)?.is_none() {
             self.check_group_count(user)?;
-            if self.store.member_count(group_id) >= MEMBERS_LIMIT {
+            if self.store.member_count(group_id)? >= MEMBERS_LIMIT {
                 return Err(Failure::Refused(Code::Invalid, "the group is full"));
             }
-            let is_bound = self.presence.is_bound(user);
+            let is_bound = self.is_bound(user)?;
             self.store.insert_member(group_id, user, is_bound)?;
-            self.publish_membership(PushKind::GroupJoined, user, group_id);
+            self.publish_membership(PushKind::GroupJoined, user, group_id)?;
         }
         Ok(proto::JoinGroupResponse { result: ok() })
     }
@@ -147,7 +134,7 @@ impl Engine {
             return Err(Failure::Refused(Code::Forbidden, "not a member"));
         }
         self.store.delete_member(group_id, user)?;
-        self.publish_membership(PushKind::GroupLeft, user, group_id);
+        self.publish_membership(PushKind::GroupLeft, user, group_id)?;
         Ok(proto::LeaveGroupResponse { result: ok() })
     }
 
@@ -158,12 +145,8 @@ impl Engine {
         if !self.load_group(request.group_id)? {
             return Err(NO_SUCH_GROUP);
         }
-        let member_ids = self
-            .store
-            .read()
-            .prepare_cached("SELECT user_id FROM cursors WHERE stream = ?1 ORDER BY user_id")?
-            .query_map([StreamId::group(request.group_id).row()], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
+        let stream = StreamId::group(request.group_id);
+        let member_ids = self.store.read().readers(stream)?;
         Ok(proto::GetGroupMembersResponse {
             result: ok(),
             member_ids,
@@ -178,7 +161,7 @@ impl Engine {
             result: ok(),
             ..Default::default()
         };
-        for stream in self.store.group_streams(request.user_id)? {
+        for stream in self.store.read().group_streams(request.user_id)? {
             if let Some(group_id) = stream.group_id()
                 && self.load_group(group_id)?
             {
@@ -196,20 +179,15 @@ impl Engine {
         if !self.load_group(request.group_id)? {
             return Err(NO_SUCH_GROUP);
         }
-        let member_count = self.store.member_count(request.group_id);
-        self.store
-            .read()
-            .prepare_cached("SELECT name, description, creator_id FROM groups WHERE group_id = ?1")?
-            .query_row([request.group_id], |row| {
-                Ok(proto::GetGroupInfoResponse {
-                    result: ok(),
-                    group_name: row.get(0)?,
-                    description: row.get(1)?,
-                    creator_id: row.get(2)?,
-                    member_count,
-                })
-            })
-            .optional()?
-            .ok_or(NO_SUCH_GROUP)
+        let member_count = self.store.member_count(request.group_id)?;
+        let facts = self.store.read().group_facts(request.group_id)?;
+        let facts = facts.ok_or(NO_SUCH_GROUP)?;
+        Ok(proto::GetGroupInfoResponse {
+            result: ok(),
+            group_name: facts.name,
+            description: facts.description,
+            creator_id: facts.creator,
+            member_count,
+        })
     }
 }

@@ -8,12 +8,10 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-use rusqlite::{OptionalExtension, params};
-
 use super::{
     cursor::Cursor,
     engine::{Engine, ok},
-    store::{Failure, StreamId},
+    store::{Failure, Storage, StreamId, storage::StoredMessage},
 };
 use crate::{
     id::{MessageId, UserId},
@@ -29,15 +27,6 @@ const PAGE_TEXT_BYTES: usize = 512 * 1024;
 const ACKS_LIMIT: usize = 10_000;
 /// Rows read ahead per stream while streams are merged.
 const READ_AHEAD: std::ops::RangeInclusive<usize> = 4..=256;
-
-/// A stored message.
-struct Row {
-    msg_id: MessageId,
-    seq: u64,
-    sender: UserId,
-    ts_ms: i64,
-    text: String,
-}
 
 /// Which messages of an inbox are asked for.
 #[derive(Clone, Copy)]
@@ -61,7 +50,7 @@ impl Wanted {
 struct Source {
     stream: StreamId,
     next_seq: u64,
-    rows: VecDeque<Row>,
+    rows: VecDeque<StoredMessage>,
 }
 
 /// A page while it is filled.
@@ -85,7 +74,7 @@ impl Page {
     }
 
     /// Takes a message onto the page; `false`: it is full.
-    fn take(&mut self, row: &Row) -> bool {
+    fn take(&mut self, row: &StoredMessage) -> bool {
         let text_bytes = self.text_bytes + row.text.len();
         if self.count == self.limit || (self.count > 0 && text_bytes > PAGE_TEXT_BYTES) {
             return false;
@@ -96,7 +85,7 @@ impl Page {
     }
 }
 
-impl Engine {
+impl<S: Storage> Engine<S> {
     pub(super) fn pull_offline(
         &mut self,
         request: &proto::PullOfflineRequest,
@@ -163,7 +152,7 @@ impl Engine {
         after_seq: u64,
         to_seq: u64,
         limit: u32,
-    ) -> Result<(Vec<Row>, bool), Failure> {
+    ) -> Result<(Vec<StoredMessage>, bool), Failure> {
         let last_seq = self.store.last_seq(stream);
         let to_seq = match to_seq {
             0 => last_seq,
@@ -173,37 +162,14 @@ impl Engine {
             return Ok((Vec::new(), false));
         }
         let mut page = Page::new(limit);
-        let rows = self.rows(stream, after_seq + 1, to_seq, page.limit + 1)?;
+        let rows = self
+            .store
+            .read()
+            .messages(stream, after_seq + 1, to_seq, page.limit + 1)?;
         let found = rows.len();
-        let rows: Vec<Row> = rows.into_iter().take_while(|row| page.take(row)).collect();
+        let rows: Vec<StoredMessage> = rows.into_iter().take_while(|row| page.take(row)).collect();
         let more = rows.len() < found;
         Ok((rows, more))
-    }
-
-    fn rows(
-        &self,
-        stream: StreamId,
-        from: u64,
-        to: u64,
-        limit: usize,
-    ) -> Result<Vec<Row>, Failure> {
-        let mut statement = self.store.read().prepare_cached(
-            "SELECT msg_id, seq, sender, ts_ms, text FROM messages
-             WHERE stream = ?1 AND seq BETWEEN ?2 AND ?3 ORDER BY seq LIMIT ?4",
-        )?;
-        let rows = statement.query_map(
-            params![stream.row(), from as i64, to as i64, limit as i64],
-            |row| {
-                Ok(Row {
-                    msg_id: row.get(0)?,
-                    seq: row.get::<_, i64>(1)? as u64,
-                    sender: row.get(2)?,
-                    ts_ms: row.get(3)?,
-                    text: row.get(4)?,
-                })
-            },
-        )?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Fills a page with the oldest unconfirmed messages of all streams of `user`; each stream stays in its own order.
@@ -277,7 +243,7 @@ impl Engine {
             let Some((from, to)) = gap else {
                 return Ok(());
             };
-            let rows = self.rows(stream, from, to, read_ahead)?;
+            let rows = self.store.read().messages(stream, from, to, read_ahead)?;
             source.next_seq = match rows.last() {
                 Some(row) if rows.len() == read_ahead => row.seq + 1,
                 _ => to + 1,
@@ -322,7 +288,7 @@ impl Engine {
         }
         let mut acked = 0;
         for &msg_id in request.msg_id_list.iter().chain(&request.group_msg_id_list) {
-            let Some((stream, seq)) = self.place_of(msg_id)? else {
+            let Some((stream, seq)) = self.store.read().place_of(msg_id)? else {
                 continue;
             };
             if !self.load_reader(stream, user)? {
@@ -350,20 +316,6 @@ impl Engine {
             result: ok(),
             acked,
         })
-    }
-
-    fn place_of(&self, msg_id: MessageId) -> Result<Option<(StreamId, u64)>, Failure> {
-        Ok(self
-            .store
-            .read()
-            .prepare_cached("SELECT stream, seq FROM messages WHERE msg_id = ?1")?
-            .query_row([msg_id], |row| {
-                Ok((
-                    StreamId::from_row(row.get(0)?),
-                    row.get::<_, i64>(1)? as u64,
-                ))
-            })
-            .optional()?)
     }
 
     /// Remembers a stream with the cursor of `user`; `false`: it is not one that `user` reads.
@@ -409,7 +361,7 @@ impl Source {
     }
 }
 
-fn direct(row: Row, to: UserId, redelivery: bool) -> proto::C2cMsg {
+fn direct(row: StoredMessage, to: UserId, redelivery: bool) -> proto::C2cMsg {
     proto::C2cMsg {
         msg_id: row.msg_id,
         from: row.sender,
@@ -421,7 +373,7 @@ fn direct(row: Row, to: UserId, redelivery: bool) -> proto::C2cMsg {
     }
 }
 
-fn of_group(row: Row, group_id: i64, redelivery: bool) -> proto::GroupMsg {
+fn of_group(row: StoredMessage, group_id: i64, redelivery: bool) -> proto::GroupMsg {
     proto::GroupMsg {
         msg_id: row.msg_id,
         from: row.sender,

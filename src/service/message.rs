@@ -3,15 +3,13 @@
 //! Invariants: a message and its number are one row of one transaction; numbers of a stream have no hole; a repeat (the same
 //! sender's `client_msg_id` within [`REPEAT_WINDOW_MS`], or the same `msg_id`) stores and publishes nothing.
 
-use rusqlite::{OptionalExtension, ffi, params};
-
 use super::{
     engine::{Engine, ok},
-    store::{Failure, StreamId},
+    store::{Failure, Storage, StreamId, storage::Draft},
 };
 use crate::{
     bus::Channel,
-    id::{GroupId, MessageId, UserId},
+    id::{GroupId, MessageId},
     proto::{self, Code, PushMessage},
 };
 
@@ -23,17 +21,10 @@ const CLIENT_MSG_ID_BYTES: usize = 128;
 /// Each attempt removes one cause of a conflict, and there are three.
 const INSERT_ATTEMPTS: usize = 4;
 
-const INBOX_FULL: Failure = Failure::Refused(Code::Unavailable, "inbox full");
+/// Ids tried for one message: more than a worker gives in a millisecond.
+const ID_ATTEMPTS: usize = 8192;
 
-/// A message before it is stored.
-struct Draft<'a> {
-    msg_id: MessageId,
-    stream: StreamId,
-    sender: UserId,
-    ts_ms: i64,
-    client_msg_id: Option<&'a str>,
-    text: &'a str,
-}
+const INBOX_FULL: Failure = Failure::Refused(Code::Unavailable, "inbox full");
 
 /// How storing ended.
 enum Stored {
@@ -41,7 +32,7 @@ enum Stored {
     Repeat(MessageId),
 }
 
-impl Engine {
+impl<S: Storage> Engine<S> {
     pub(super) fn send(
         &mut self,
         request: &proto::SendRequest,
@@ -52,6 +43,7 @@ impl Engine {
             .ok_or(Failure::Refused(Code::Invalid, "no message"))?;
         let mut draft = Draft {
             msg_id: msg.msg_id,
+            is_own_id: false,
             stream: StreamId::inbox(msg.to),
             sender: msg.from,
             ts_ms: msg.ts_ms,
@@ -62,6 +54,8 @@ impl Engine {
         if !self.load_inbox(msg.to)? {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
         }
+        // If the last of the receiver's routes has expired, its marks end here, before the new number.
+        self.load_routes(msg.to)?;
         let last_seq = self.store.last_seq(draft.stream);
         let unconfirmed = self
             .store
@@ -91,7 +85,7 @@ impl Engine {
             seq: last_seq + 1,
             ..Default::default()
         };
-        self.publish_direct(push, &msg.text, request.session_id);
+        self.publish_direct(push, &msg.text, request.session_id)?;
         Ok(proto::SendResponse {
             result: ok(),
             msg_id,
@@ -100,16 +94,21 @@ impl Engine {
     }
 
     /// To every route of the receiver, and a copy to every route of the sender for its other devices.
-    fn publish_direct(&mut self, push: PushMessage, text: &str, session_id: u64) {
+    fn publish_direct(
+        &mut self,
+        push: PushMessage,
+        text: &str,
+        session_id: u64,
+    ) -> Result<(), Failure> {
         let (from, to) = (push.from, push.to);
-        if self.presence.is_bound(to) {
+        if self.is_bound(to)? {
             let push = PushMessage {
                 text: text.to_owned(),
                 ..push.clone()
             };
-            self.push_to(to, push);
+            self.push_to(to, push)?;
         }
-        if from != to && self.presence.is_bound(from) {
+        if from != to && self.is_bound(from)? {
             let copy = PushMessage {
                 text: text.to_owned(),
                 to_many: vec![from],
@@ -117,8 +116,9 @@ impl Engine {
                 seq: 0,
                 ..push
             };
-            self.push_to(from, copy);
+            self.push_to(from, copy)?;
         }
+        Ok(())
     }
 
     pub(super) fn send_group(
@@ -132,6 +132,7 @@ impl Engine {
         let group: GroupId = msg.group_id;
         let mut draft = Draft {
             msg_id: msg.msg_id,
+            is_own_id: false,
             stream: StreamId::group(group),
             sender: msg.from,
             ts_ms: msg.ts_ms,
@@ -147,9 +148,9 @@ impl Engine {
         }
         let last_seq = self.store.last_seq(draft.stream);
         let presence = &self.presence;
-        let has_room = self
-            .store
-            .group_has_room(group, |member| presence.is_bound(member))?;
+        let has_room = self.store.group_has_room(group, |storage, member| {
+            presence.may_be_bound(storage, member)
+        })?;
         let stored = if has_room {
             self.insert(&mut draft, last_seq + 1)?
         } else {
@@ -208,6 +209,7 @@ impl Engine {
         }
         if draft.msg_id <= 0 {
             draft.msg_id = self.own_message_id();
+            draft.is_own_id = true;
         }
         Ok(())
     }
@@ -217,39 +219,24 @@ impl Engine {
     /// The insert itself finds conflicts, so that a message without one costs one statement.
     fn insert(&mut self, draft: &mut Draft<'_>, seq: u64) -> Result<Stored, Failure> {
         for _ in 0..INSERT_ATTEMPTS {
-            let inserted = self
-                .store
-                .write()?
-                .prepare_cached(
-                    "INSERT INTO messages (msg_id, stream, seq, sender, ts_ms, client_msg_id, text)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                )?
-                .execute(params![
-                    draft.msg_id,
-                    draft.stream.row(),
-                    seq as i64,
-                    draft.sender,
-                    draft.ts_ms,
-                    draft.client_msg_id,
-                    draft.text,
-                ]);
-            match inserted {
-                Ok(_) => {
-                    self.store.advance(draft.stream, seq);
-                    self.stored_messages += 1;
-                    return Ok(Stored::New(draft.msg_id));
-                }
-                Err(error) if is_conflict(&error) => {}
-                Err(error) => return Err(error.into()),
+            if self.store.write()?.insert_message(draft, seq)? {
+                self.store.advance(draft.stream, seq);
+                self.stored_messages += 1;
+                return Ok(Stored::New(draft.msg_id));
             }
             if let Some(msg_id) = self.find_repeat(draft)? {
                 return Ok(Stored::Repeat(msg_id));
             }
-            if self.sender_of(draft.msg_id)?.is_some() {
-                // Somebody else's id: ours is not the same message.
-                draft.msg_id = self.own_message_id();
-            } else {
-                self.release_client_msg_id(draft)?;
+            if self.store.read().sender_of(draft.msg_id)?.is_some() {
+                // Somebody else's id, or one that another process gave, too: ours is not the same message.
+                draft.msg_id = self.unused_message_id()?;
+                draft.is_own_id = true;
+            } else if let Some(client_msg_id) = draft.client_msg_id {
+                // An old message gives up its sender's id, which is free again.
+                let before_ms = self.now_ms - REPEAT_WINDOW_MS;
+                self.store
+                    .write()?
+                    .release_client_id(draft.sender, client_msg_id, before_ms)?;
             }
         }
         Err(Failure::Damaged("the numbers of a stream"))
@@ -261,58 +248,27 @@ impl Engine {
             .next(u64::try_from(self.now_ms).unwrap_or(0))
     }
 
+    /// The next id that no message has. Another process that gives ids under the same worker number may have been here.
+    fn unused_message_id(&mut self) -> Result<MessageId, Failure> {
+        for _ in 0..ID_ATTEMPTS {
+            let msg_id = self.own_message_id();
+            if self.store.read().sender_of(msg_id)?.is_none() {
+                return Ok(msg_id);
+            }
+        }
+        Err(Failure::Damaged("the ids of messages"))
+    }
+
     /// The message that `draft` repeats, if it repeats one.
     fn find_repeat(&self, draft: &Draft<'_>) -> Result<Option<MessageId>, Failure> {
-        if self.sender_of(draft.msg_id)? == Some(draft.sender) {
+        let rows = self.store.read();
+        // An id of our own says nothing: its message is new, and another process may have given the id, too.
+        if !draft.is_own_id && rows.sender_of(draft.msg_id)? == Some(draft.sender) {
             return Ok(Some(draft.msg_id));
         }
         let Some(client_msg_id) = draft.client_msg_id else {
             return Ok(None);
         };
-        let first = self
-            .store
-            .read()
-            .prepare_cached(
-                "SELECT msg_id FROM messages WHERE sender = ?1 AND client_msg_id = ?2 AND ts_ms > ?3",
-            )?
-            .query_row(
-                params![draft.sender, client_msg_id, self.now_ms - REPEAT_WINDOW_MS],
-                |row| row.get(0),
-            )
-            .optional()?;
-        Ok(first)
+        rows.message_by_client_id(draft.sender, client_msg_id, self.now_ms - REPEAT_WINDOW_MS)
     }
-
-    fn sender_of(&self, msg_id: MessageId) -> Result<Option<UserId>, Failure> {
-        Ok(self
-            .store
-            .read()
-            .prepare_cached("SELECT sender FROM messages WHERE msg_id = ?1")?
-            .query_row([msg_id], |row| row.get(0))
-            .optional()?)
-    }
-
-    /// An old message gives up its sender's id, which is free again.
-    fn release_client_msg_id(&mut self, draft: &Draft<'_>) -> Result<(), Failure> {
-        let before_ms = self.now_ms - REPEAT_WINDOW_MS;
-        self.store
-            .write()?
-            .prepare_cached(
-                "UPDATE messages SET client_msg_id = NULL
-                 WHERE sender = ?1 AND client_msg_id = ?2 AND ts_ms <= ?3",
-            )?
-            .execute(params![draft.sender, draft.client_msg_id, before_ms])?;
-        Ok(())
-    }
-}
-
-fn is_conflict(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| {
-        matches!(
-            error.extended_code,
-            ffi::SQLITE_CONSTRAINT_PRIMARYKEY
-                | ffi::SQLITE_CONSTRAINT_ROWID
-                | ffi::SQLITE_CONSTRAINT_UNIQUE
-        )
-    })
 }

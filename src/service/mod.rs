@@ -1,4 +1,4 @@
-//! The reference services, User, Presence, Message and Group, over one SQLite file.
+//! The reference services, User, Presence, Message and Group, over one SQLite file, which several processes can share.
 //!
 //! Owns the threads that serve them and the way in and out: a bounded queue of [`Call`]s, a [`ReplySink`] per caller, a
 //! [`Publisher`] for pushes. Never knows a session or a socket.
@@ -13,7 +13,7 @@
 //! carried out in the order submitted (log-ins and registrations wait for a password thread and may be overtaken).
 //!
 //! Where to look: `thread` gathers batches, `engine` carries them out, `store` keeps the transaction and what is remembered,
-//! `schema` has the tables; `user`, `presence`, `message`, `inbox` and `group` serve one subject each, `password` on threads
+//! `store/storage` says what is asked of a storage and `store/sqlite` has all SQL; `user`, `presence` with `routes`, `message`, `inbox` and `group` serve one subject each, `password` on threads
 //! of its own; `sweep` deletes what everybody has confirmed, `health` tells whether writing works; `cursor` and `range_set`
 //! are the pure arithmetic of who has confirmed what.
 
@@ -26,7 +26,7 @@ mod message;
 mod password;
 mod presence;
 mod range_set;
-mod schema;
+mod routes;
 mod store;
 mod sweep;
 #[cfg(test)]
@@ -47,7 +47,12 @@ pub use self::health::FailureReport;
 use self::{
     engine::Engine,
     password::PasswordPool,
-    store::Store,
+    routes::Presence,
+    store::{
+        Store,
+        sqlite::Sqlite,
+        storage::{Messages, Routes},
+    },
     thread::{Envelope, StoreThread},
 };
 use crate::{
@@ -131,9 +136,18 @@ pub fn start(
     metrics: Arc<metrics::Store>,
     report: FailureReport,
 ) -> Result<Services, StartupError> {
-    let connection = schema::open(&options.data_dir)?;
-    let store = Store::new(connection, options.inbox_limit.max(1));
-    let last_message_id = store.last_message_id().map_err(|error| {
+    let (is_shared, presence) = match options.storage {
+        StorageMode::Embedded => (false, Presence::in_memory()),
+        StorageMode::Backend {
+            exclusive,
+            route_lifetime,
+        } => (!exclusive, Presence::in_storage(route_lifetime)),
+    };
+    let mut storage = Sqlite::open(&options.data_dir, is_shared)?;
+    if !presence.is_in_storage() {
+        forget_routes(&mut storage);
+    }
+    let last_message_id = storage.last_message_id().map_err(|error| {
         StartupError::new(
             ExitCode::Preflight,
             format!("cannot read the store in {}", options.data_dir.display()),
@@ -142,7 +156,8 @@ pub fn start(
         )
     })?;
     let engine = Engine::new(
-        store,
+        Store::new(storage, is_shared, options.inbox_limit.max(1)),
+        presence,
         MessageIds::starting_after(options.own_worker_id, last_message_id),
         Arc::clone(&metrics),
         Arc::clone(&report),
@@ -179,6 +194,19 @@ pub fn start(
         last_message_id,
         thread: Some(thread),
     })
+}
+
+/// Routes that backends left in the file: the gateways they name have lost their services, and this one does not look at them.
+/// Back as backends, the services must not take them up where other routes have come and gone.
+fn forget_routes(storage: &mut Sqlite) {
+    let done = storage.first_expiry_ms().and_then(|first| match first {
+        Some(_) => storage.delete_all_routes(),
+        None => Ok(()),
+    });
+    if let Err(error) = done {
+        // They expire anyway. A full disk must not keep a gateway from serving what it has.
+        log::warn!("cannot delete the routes that backends left: {error}");
+    }
 }
 
 impl Services {

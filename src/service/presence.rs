@@ -1,171 +1,31 @@
-//! Presence: which devices of a user are connected, and where.
+//! Presence: devices come, go and are asked for.
 //!
-//! Owns the table of routes, in memory only: routes die with the process, as the connections do that they name.
-//! Invariants: a user in the table has at least one route; a session is bound at most once; changes of a batch that
-//! is taken back are undone ([`Presence::take_back`]).
-
-use std::collections::HashMap;
+//! Owns what follows from it: who is replaced, who is told, which messages count as handed out. The routes themselves are in
+//! `routes`.
 
 use prost::Message as _;
-use smallvec::SmallVec;
 
 use super::{
     engine::{Engine, ok},
-    store::{Failure, StreamId},
+    routes::{Bound, NAME_BYTES, parse_route},
+    store::{Failure, Storage, StreamId},
 };
 use crate::{
     bus::Channel,
-    id::{RouteId, SessionId, UserId},
+    id::UserId,
     proto::{self, Code, PushKind, PushMessage},
 };
 
 /// Devices per user where the caller names no limit, and at most.
 const DEFAULT_MAX_DEVICES: usize = 5;
 const HIGHEST_MAX_DEVICES: usize = 64;
-/// Longest name of a device and of a route, in bytes.
-const NAME_BYTES: usize = 256;
 /// Of those who have a user in their friend list, at most so many are looked at when the user comes online.
 const FOLLOWERS_TOLD: u32 = 1000;
 
-/// What most devices are called, as nearly all clients leave their name to the gateway: such a name is not kept.
-const USUAL_DEVICE: &str = "cli";
-/// Routes whose text is shared among all that are bound to them.
-const SHARED_ROUTES: usize = 1024;
+/// Users of one refresh.
+const REFRESH_LIMIT: usize = 10_000;
 
-/// One connected device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Bound {
-    pub(super) route: RouteId,
-    pub(super) session_id: SessionId,
-    /// `None`: [`USUAL_DEVICE`].
-    device: Option<Box<str>>,
-}
-
-impl Bound {
-    fn new(route: RouteId, session_id: SessionId, device: &str) -> Self {
-        Self {
-            route,
-            session_id,
-            device: (device != USUAL_DEVICE).then(|| device.into()),
-        }
-    }
-
-    fn device(&self) -> &str {
-        self.device.as_deref().unwrap_or(USUAL_DEVICE)
-    }
-}
-
-/// The devices of one user: nearly always one.
-type Devices = SmallVec<[Bound; 1]>;
-
-/// The table of routes.
-#[derive(Default)]
-pub(super) struct Presence {
-    /// In the order of binding, the newest last.
-    users: HashMap<UserId, Devices>,
-    /// What the users changed by this batch had before.
-    before: HashMap<UserId, Devices>,
-    /// Routes in use, or once in use: as many as there are cores that bind.
-    routes: Vec<RouteId>,
-}
-
-impl Presence {
-    /// Whether any device of `user` is connected.
-    pub(super) fn is_bound(&self, user: UserId) -> bool {
-        self.users.contains_key(&user)
-    }
-
-    /// The connected devices of `user`, the newest last.
-    pub(super) fn devices(&self, user: UserId) -> &[Bound] {
-        self.users.get(&user).map_or(&[], Devices::as_slice)
-    }
-
-    /// The routes of `user`, each once.
-    pub(super) fn routes(&self, user: UserId) -> impl Iterator<Item = &RouteId> {
-        let devices = self.devices(user);
-        devices
-            .iter()
-            .enumerate()
-            .filter(|(index, bound)| {
-                !devices[..*index]
-                    .iter()
-                    .any(|earlier| earlier.route == bound.route)
-            })
-            .map(|(_, bound)| &bound.route)
-    }
-
-    /// `route`, with the text of those bound to it before.
-    fn share(&mut self, route: RouteId) -> RouteId {
-        if let Some(known) = self.routes.iter().find(|known| **known == route) {
-            return known.clone();
-        }
-        if self.routes.len() < SHARED_ROUTES {
-            self.routes.push(route.clone());
-        }
-        route
-    }
-
-    fn bind(&mut self, user: UserId, new: Bound, max_devices: usize) -> Vec<Bound> {
-        self.remember(user);
-        let devices = self.users.entry(user).or_default();
-        devices.retain(|bound| bound.session_id != new.session_id);
-        let mut displaced = Vec::new();
-        if let Some(index) = devices.iter().position(|bound| bound.device == new.device) {
-            displaced.push(devices.remove(index));
-        }
-        let excess = (devices.len() + 1).saturating_sub(max_devices);
-        displaced.extend(devices.drain(..excess));
-        devices.push(new);
-        displaced
-    }
-
-    /// Takes the session out; `true`: it was the user's last.
-    fn unbind(&mut self, user: UserId, session_id: SessionId) -> bool {
-        self.remember(user);
-        let Some(devices) = self.users.get_mut(&user) else {
-            return false;
-        };
-        devices.retain(|bound| bound.session_id != session_id);
-        let gone = devices.is_empty();
-        if gone {
-            self.users.remove(&user);
-        }
-        gone
-    }
-
-    fn remember(&mut self, user: UserId) {
-        let users = &self.users;
-        self.before
-            .entry(user)
-            .or_insert_with(|| users.get(&user).cloned().unwrap_or_default());
-    }
-
-    /// The batch is committed.
-    pub(super) fn keep(&mut self) {
-        self.before.clear();
-    }
-
-    /// The batch is taken back: so are its changes here.
-    pub(super) fn take_back(&mut self) {
-        for (user, devices) in self.before.drain() {
-            if devices.is_empty() {
-                self.users.remove(&user);
-            } else {
-                self.users.insert(user, devices);
-            }
-        }
-    }
-}
-
-/// A route as it travels, `<gateway_id>#<core>`.
-fn parse_route(text: &str) -> Result<RouteId, Failure> {
-    text.rsplit_once('#')
-        .filter(|(gateway_id, _)| !gateway_id.is_empty() && text.len() <= NAME_BYTES)
-        .and_then(|(gateway_id, core)| Some(RouteId::new(gateway_id, core.parse().ok()?)))
-        .ok_or(Failure::Refused(Code::Invalid, "not a route id"))
-}
-
-impl Engine {
+impl<S: Storage> Engine<S> {
     pub(super) fn bind_route(
         &mut self,
         request: &proto::BindRouteRequest,
@@ -175,20 +35,26 @@ impl Engine {
         if request.session_id == 0 || request.device.len() > NAME_BYTES {
             return Err(Failure::Refused(Code::Invalid, "not a session"));
         }
-        let is_first = !self.presence.is_bound(user);
-        if !self.store.load_inbox(user, !is_first)? {
+        let is_first = !self.is_bound(user)?;
+        if !self.load_inbox(user)? {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
-        }
-        if is_first {
-            self.open_cursors(user)?;
         }
         let max_devices = match request.max_devices as usize {
             0 => DEFAULT_MAX_DEVICES,
             limit => limit.min(HIGHEST_MAX_DEVICES),
         };
         let route = self.presence.share(route);
-        let bound = Bound::new(route, request.session_id, &request.device);
+        let expires_ms = self.presence.expiry_ms(self.now_ms);
+        let bound = Bound::new(route, request.session_id, &request.device, expires_ms);
+        // First what may be refused: a cursor must not be open without a route.
+        self.put_route(user, &bound)?;
+        if is_first {
+            self.open_cursors(user)?;
+        }
         let displaced = self.presence.bind(user, bound, max_devices);
+        for gone in &displaced {
+            self.delete_route(user, gone.session_id)?;
+        }
         for gone in &displaced {
             let kick = PushMessage {
                 to: user,
@@ -222,12 +88,17 @@ impl Engine {
         Ok(())
     }
 
-    fn close_cursors(&mut self, user: UserId) -> Result<(), Failure> {
+    /// The user's last route is gone. Where routes are rows, this is written with the row; else it may wait a little.
+    pub(super) fn close_cursors(&mut self, user: UserId) -> Result<(), Failure> {
         for stream in self.streams_of(user)? {
             let last_seq = self.store.last_seq(stream);
             if let Some(cursor) = self.store.cursor((stream, user)) {
                 cursor.close(last_seq);
-                self.store.mark_dirty((stream, user));
+                if self.presence.is_in_storage() {
+                    self.store.mark_urgent((stream, user));
+                } else {
+                    self.store.mark_dirty((stream, user));
+                }
             }
         }
         Ok(())
@@ -235,7 +106,7 @@ impl Engine {
 
     /// The streams `user` reads, each loaded with the user's cursor.
     pub(super) fn streams_of(&mut self, user: UserId) -> Result<Vec<StreamId>, Failure> {
-        let mut streams = self.store.group_streams(user)?;
+        let mut streams = self.store.read().group_streams(user)?;
         for &stream in &streams {
             if let Some(group) = stream.group_id() {
                 self.load_group(group)?;
@@ -250,26 +121,31 @@ impl Engine {
 
     /// Remembers an inbox; `false`: no such user.
     pub(super) fn load_inbox(&mut self, user: UserId) -> Result<bool, Failure> {
-        self.store.load_inbox(user, self.presence.is_bound(user))
+        let presence = &self.presence;
+        self.store
+            .load_inbox(user, |storage, user| presence.may_be_bound(storage, user))
     }
 
     /// Remembers a group; `false`: no such group.
     pub(super) fn load_group(&mut self, group: i64) -> Result<bool, Failure> {
         let presence = &self.presence;
-        self.store
-            .load_group(group, |member| presence.is_bound(member))
+        self.store.load_group(group, |storage, member| {
+            presence.may_be_bound(storage, member)
+        })
     }
 
     fn tell_followers(&mut self, user: UserId) -> Result<(), Failure> {
-        let online: Vec<UserId> = self
-            .followers(user, FOLLOWERS_TOLD)?
-            .into_iter()
-            .filter(|follower| *follower != user && self.presence.is_bound(*follower))
-            .collect();
+        let mut online = self.store.read().followers(user, FOLLOWERS_TOLD)?;
+        online.retain(|follower| *follower != user);
+        for index in (0..online.len()).rev() {
+            if !self.is_bound(online[index])? {
+                online.swap_remove(index);
+            }
+        }
         if online.is_empty() {
             return Ok(());
         }
-        let name = self.name_of(user)?.unwrap_or_default();
+        let name = self.store.read().name_of(user)?.unwrap_or_default();
         for follower in online {
             let notice = PushMessage {
                 from: user,
@@ -279,16 +155,17 @@ impl Engine {
                 text: format!("friend_online uid={user} name={name}"),
                 ..Default::default()
             };
-            self.push_to(follower, notice);
+            self.push_to(follower, notice)?;
         }
         Ok(())
     }
 
     /// Publishes `push` to every route of `user`.
-    pub(super) fn push_to(&mut self, user: UserId, push: PushMessage) {
+    pub(super) fn push_to(&mut self, user: UserId, push: PushMessage) -> Result<(), Failure> {
+        self.load_routes(user)?;
         let mut routes = self.presence.routes(user);
         let Some(mut route) = routes.next() else {
-            return;
+            return Ok(());
         };
         // Nearly every user has one route: the message itself goes to the last one, copies to the others.
         for next in routes {
@@ -297,16 +174,54 @@ impl Engine {
             route = next;
         }
         self.pushes.push((Channel::Route(route.clone()), push));
+        Ok(())
     }
 
     pub(super) fn unbind_route(
         &mut self,
         request: &proto::UnbindRouteRequest,
     ) -> Result<proto::UnbindRouteResponse, Failure> {
-        if self.presence.unbind(request.user_id, request.session_id) {
-            self.close_cursors(request.user_id)?;
+        let (user, session_id) = (request.user_id, request.session_id);
+        self.load_routes(user)?;
+        let is_the_one = |bound: &Bound| {
+            // Session ids are unique; but a row may be newer than whoever made this session's id knew of.
+            bound.session_id == session_id
+                && (!self.presence.is_in_storage() || bound.route.as_str() == request.gateway_id)
+        };
+        if self.presence.devices(user).iter().any(is_the_one) {
+            self.delete_route(user, session_id)?;
+            if self.presence.unbind(user, session_id) {
+                self.close_cursors(user)?;
+            }
         }
         Ok(proto::UnbindRouteResponse { result: ok() })
+    }
+
+    /// Routes in memory live as long as the connections they name: there is nothing to refresh.
+    pub(super) fn refresh_routes(
+        &mut self,
+        request: &proto::RefreshRoutesRequest,
+    ) -> Result<proto::RefreshRoutesResponse, Failure> {
+        let mut unknown_user_ids = Vec::new();
+        if self.presence.is_in_storage() {
+            if request.user_ids.len() > REFRESH_LIMIT {
+                return Err(Failure::Refused(Code::Invalid, "too many users at once"));
+            }
+            let route = request.gateway_id.as_str();
+            let (now_ms, expires_ms) = (self.now_ms, self.presence.expiry_ms(self.now_ms));
+            for &user in &request.user_ids {
+                let rows = self.store.write()?;
+                if rows.refresh_routes(user, route, now_ms, expires_ms)? {
+                    self.presence.refresh(user, route, expires_ms);
+                } else {
+                    unknown_user_ids.push(user);
+                }
+            }
+        }
+        Ok(proto::RefreshRoutesResponse {
+            result: ok(),
+            unknown_user_ids,
+        })
     }
 
     pub(super) fn query_route(
@@ -314,7 +229,7 @@ impl Engine {
         request: &proto::QueryRouteRequest,
     ) -> Result<proto::QueryRouteResponse, Failure> {
         let user = request.user_id;
-        if !self.presence.is_bound(user) && !self.load_inbox(user)? {
+        if !self.is_bound(user)? && !self.load_inbox(user)? {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
         }
         let routes: Vec<_> = self
@@ -342,13 +257,13 @@ impl Engine {
             .filter(|_| !request.payload.is_empty())
             .ok_or(Failure::Refused(Code::Invalid, "not a push message"))?;
         let user = request.to;
-        if !self.presence.is_bound(user) && !self.load_inbox(user)? {
+        if !self.is_bound(user)? && !self.load_inbox(user)? {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
         }
         if push.to == 0 {
             push.to = user;
         }
-        self.push_to(user, push);
+        self.push_to(user, push)?;
         Ok(proto::DeliverResponse { result: ok() })
     }
 }

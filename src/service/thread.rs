@@ -33,6 +33,9 @@ const QUIET_BEFORE_CHECKPOINT: Duration = Duration::from_secs(1);
 /// Commits that make such a copy worth while.
 const COMMITS_BEFORE_CHECKPOINT: u64 = 200;
 
+/// In a backend: how often it is looked whether a route has expired or the log has grown too long.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+
 /// What travels to the store thread.
 pub(super) enum Envelope {
     /// A core asks.
@@ -57,7 +60,20 @@ struct Housekeeping {
     sweeping: bool,
     last_slice: Instant,
     last_call: Instant,
+    last_look: Instant,
+    expiring: bool,
     commits_at_checkpoint: u64,
+}
+
+impl Housekeeping {
+    /// While routes expire, a few at a time, it is looked more often whether there are more.
+    fn pause_before_look(&self) -> Duration {
+        if self.expiring {
+            SWEEP_PAUSE
+        } else {
+            LOOK_AROUND
+        }
+    }
 }
 
 impl StoreThread {
@@ -67,6 +83,8 @@ impl StoreThread {
             sweeping: false,
             last_slice: Instant::now(),
             last_call: Instant::now(),
+            last_look: Instant::now(),
+            expiring: false,
             commits_at_checkpoint: 0,
         };
         let mut items = Vec::new();
@@ -144,6 +162,11 @@ impl StoreThread {
         } else {
             SWEEP_PASS
         };
+        let pause = if self.engine.presence.is_in_storage() {
+            pause.min(housekeeping.pause_before_look())
+        } else {
+            pause
+        };
         match self.engine.store.write_back_due_ms() {
             Some(due) => pause.min(Duration::from_millis(
                 u64::try_from(due - unix_ms()).unwrap_or(0),
@@ -171,7 +194,8 @@ impl StoreThread {
             .store
             .write_back_due_ms()
             .is_some_and(|due| due <= now_ms);
-        if sweep || write_back || self.engine.health.probe_is_due(now_ms) {
+        let expired = self.look_around(now_ms, housekeeping);
+        if sweep || write_back || expired || self.engine.health.probe_is_due(now_ms) {
             let more = self.engine.run_housekeeping(now_ms, sweep);
             if sweep {
                 housekeeping.sweeping = more;
@@ -182,9 +206,22 @@ impl StoreThread {
             && housekeeping.last_call.elapsed() >= QUIET_BEFORE_CHECKPOINT
             && self.owes_checkpoint(housekeeping)
         {
-            self.engine.store.checkpoint(false);
+            self.engine.store.tidy(false);
             housekeeping.commits_at_checkpoint = self.metrics.commits.get();
         }
+    }
+
+    /// In a backend, now and then: keeps the log from growing, and tells whether there are routes that have expired.
+    fn look_around(&mut self, now_ms: i64, housekeeping: &mut Housekeeping) -> bool {
+        if !self.engine.presence.is_in_storage()
+            || housekeeping.last_look.elapsed() < housekeeping.pause_before_look()
+        {
+            return false;
+        }
+        housekeeping.last_look = Instant::now();
+        self.engine.store.tidy_if_untidy();
+        housekeeping.expiring = self.engine.has_expired_routes(now_ms);
+        housekeeping.expiring
     }
 
     /// Answers all that is still queued or with the password pool, writes what is unwritten, and empties the log.
@@ -208,7 +245,7 @@ impl StoreThread {
         }
         self.engine.store.write_back_all();
         self.engine.run_housekeeping(unix_ms(), false);
-        self.engine.store.checkpoint(true);
+        self.engine.store.tidy(true);
         self.passwords.stop();
     }
 }

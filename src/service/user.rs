@@ -3,16 +3,13 @@
 //! Invariants: a name belongs to one user for ever; a friend list is directed and bounded; a wrong password and an unknown user
 //! look the same.
 
-use rusqlite::{ErrorCode, OptionalExtension, params};
-
 use super::{
     engine::{Engine, ok},
     password::{Task, Verdict},
-    store::Failure,
+    store::{Failure, Storage},
 };
 use crate::{
     backend::Response,
-    id::UserId,
     proto::{self, Code},
 };
 
@@ -25,6 +22,7 @@ const FRIENDS_LIMIT: u32 = 1000;
 /// Most users a search answers.
 const SEARCH_LIMIT: u32 = 20;
 
+const NAME_TAKEN: Failure = Failure::Refused(Code::AlreadyExists, "the name is taken");
 const WRONG: Failure = Failure::Refused(Code::Unauthenticated, "wrong user name or password");
 
 fn valid_name(bytes: &[u8]) -> Option<&str> {
@@ -36,15 +34,10 @@ fn valid_name(bytes: &[u8]) -> Option<&str> {
     (fits && is_plain).then_some(name)
 }
 
-impl Engine {
+impl<S: Storage> Engine<S> {
     pub(super) fn login(&mut self, request: &proto::LoginRequest) -> Result<Task, Failure> {
         let account = match valid_name(&request.username) {
-            Some(name) => self
-                .store
-                .read()
-                .prepare_cached("SELECT user_id, password_hash FROM users WHERE name = ?1")?
-                .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?,
+            Some(name) => self.store.read().account(name)?,
             None => None,
         };
         // An absurdly long password is as wrong as any, and costs no more.
@@ -66,13 +59,8 @@ impl Engine {
                 "a password is 6 to 128 bytes",
             ));
         }
-        let taken = self
-            .store
-            .read()
-            .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
-            .exists([name])?;
-        if taken {
-            return Err(Failure::Refused(Code::AlreadyExists, "the name is taken"));
+        if self.store.read().account(name)?.is_some() {
+            return Err(NAME_TAKEN);
         }
         Ok(Task::Hash {
             name: name.to_owned(),
@@ -90,7 +78,9 @@ impl Engine {
             })),
             Verdict::Login(None) => Err(WRONG),
             Verdict::Hashed { name, hash } => {
-                let user_id = self.insert_user(name, hash)?;
+                let now_ms = self.now_ms;
+                let inserted = self.store.write()?.insert_user(name, hash, now_ms)?;
+                let user_id = inserted.ok_or(NAME_TAKEN)?;
                 Ok(Response::Register(proto::RegisterResponse {
                     result: ok(),
                     user_id,
@@ -101,32 +91,6 @@ impl Engine {
                 "the password could not be checked",
             )),
         }
-    }
-
-    fn insert_user(&mut self, name: &str, hash: &str) -> Result<UserId, Failure> {
-        let now_ms = self.now_ms;
-        let connection = self.store.write()?;
-        let inserted = connection
-            .prepare_cached(
-                "INSERT INTO users (name, password_hash, created_ms) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![name, hash, now_ms]);
-        match inserted {
-            Ok(_) => Ok(connection.last_insert_rowid()),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                Err(Failure::Refused(Code::AlreadyExists, "the name is taken"))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    pub(super) fn name_of(&self, user: UserId) -> Result<Option<String>, Failure> {
-        Ok(self
-            .store
-            .read()
-            .prepare_cached("SELECT name FROM users WHERE user_id = ?1")?
-            .query_row([user], |row| row.get(0))
-            .optional()?)
     }
 
     pub(super) fn add_friend(
@@ -143,26 +107,14 @@ impl Engine {
         if !self.load_inbox(friend)? || !self.load_inbox(user)? {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
         }
-        let added = self
+        let is_listed = self
             .store
             .write()?
-            .prepare_cached(
-                "INSERT OR IGNORE INTO friends (user_id, friend_id) SELECT ?1, ?2
-                 WHERE (SELECT count(*) FROM friends WHERE user_id = ?1) < ?3",
-            )?
-            .execute(params![user, friend, FRIENDS_LIMIT])?;
-        if added == 0 && !self.is_friend(user, friend)? {
+            .insert_friend(user, friend, FRIENDS_LIMIT)?;
+        if !is_listed {
             return Err(Failure::Refused(Code::Invalid, "the friend list is full"));
         }
         Ok(proto::AddFriendResponse { result: ok() })
-    }
-
-    fn is_friend(&self, user: UserId, friend: UserId) -> Result<bool, Failure> {
-        Ok(self
-            .store
-            .read()
-            .prepare_cached("SELECT 1 FROM friends WHERE user_id = ?1 AND friend_id = ?2")?
-            .exists([user, friend])?)
     }
 
     pub(super) fn remove_friend(
@@ -171,8 +123,7 @@ impl Engine {
     ) -> Result<proto::RemoveFriendResponse, Failure> {
         self.store
             .write()?
-            .prepare_cached("DELETE FROM friends WHERE user_id = ?1 AND friend_id = ?2")?
-            .execute([request.user_id, request.friend_id])?;
+            .delete_friend(request.user_id, request.friend_id)?;
         Ok(proto::RemoveFriendResponse { result: ok() })
     }
 
@@ -180,26 +131,10 @@ impl Engine {
         &mut self,
         request: &proto::GetFriendsRequest,
     ) -> Result<proto::GetFriendsResponse, Failure> {
-        let friend_ids = self
-            .store
-            .read()
-            .prepare_cached("SELECT friend_id FROM friends WHERE user_id = ?1 ORDER BY friend_id")?
-            .query_map([request.user_id], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
         Ok(proto::GetFriendsResponse {
             result: ok(),
-            friend_ids,
+            friend_ids: self.store.read().friends(request.user_id)?,
         })
-    }
-
-    /// At most `limit` of those who have `user` in their friend list.
-    pub(super) fn followers(&self, user: UserId, limit: u32) -> Result<Vec<UserId>, Failure> {
-        let mut statement = self
-            .store
-            .read()
-            .prepare_cached("SELECT user_id FROM friends WHERE friend_id = ?1 LIMIT ?2")?;
-        let followers = statement.query_map(params![user, limit], |row| row.get(0))?;
-        Ok(followers.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn get_profile(
@@ -207,6 +142,8 @@ impl Engine {
         request: &proto::GetProfileRequest,
     ) -> Result<proto::GetProfileResponse, Failure> {
         let name = self
+            .store
+            .read()
             .name_of(request.user_id)?
             .ok_or(Failure::Refused(Code::NotFound, "no such user"))?;
         Ok(proto::GetProfileResponse { result: ok(), name })
@@ -227,24 +164,13 @@ impl Engine {
             0 => SEARCH_LIMIT,
             limit => limit.min(SEARCH_LIMIT),
         };
-        // Names compare byte by byte, and none sorts behind its prefix followed by the last character there is.
-        let end = format!("{prefix}\u{10ffff}");
-        let users = self
-            .store
-            .read()
-            .prepare_cached(
-                "SELECT user_id, name FROM users WHERE name >= ?1 AND name < ?2 ORDER BY name LIMIT ?3",
-            )?
-            .query_map(params![prefix, end, limit], |row| {
-                Ok(proto::UserSummary {
-                    user_id: row.get(0)?,
-                    name: row.get(1)?,
-                })
-            })?
-            .collect::<Result<_, _>>()?;
+        let users = self.store.read().users_by_prefix(prefix, limit)?;
         Ok(proto::SearchResponse {
             result: ok(),
-            users,
+            users: users
+                .into_iter()
+                .map(|(user_id, name)| proto::UserSummary { user_id, name })
+                .collect(),
         })
     }
 }

@@ -5,7 +5,16 @@
 //! listener, from the standard streams or from the exit code.
 
 mod accounting;
+mod accounting_user;
 mod accounting_verdict;
+mod backend_process;
+mod cluster_accounting;
+mod cluster_bad_input;
+mod cluster_chat;
+mod cluster_failover;
+mod cluster_mpim;
+mod cluster_rpc;
+mod cluster_script;
 mod command_line;
 mod common;
 mod durability;
@@ -19,6 +28,10 @@ mod protocol_inbox;
 mod protocol_info;
 mod protocol_messages;
 mod protocol_space_dialect;
+#[path = "../support/redis.rs"]
+mod redis_server;
 mod shutdown;
 mod slow_consumer;
 mod tokens;
+#[path = "../support/zookeeper.rs"]
+mod zookeeper_server;

@@ -1,8 +1,11 @@
 //! How a call to the store fails, and whether the batch can go on without it.
 
-use rusqlite::ErrorCode;
+use std::error::Error;
 
 use crate::proto::Code;
+
+/// What the storage itself says of a failure.
+pub(in crate::service) type Cause = Box<dyn Error + Send + Sync>;
 
 /// Why a call, or the whole batch, could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -15,31 +18,11 @@ pub(in crate::service) enum Failure {
     NoWrites,
     /// One statement failed; the transaction goes on without it.
     #[error("statement: {0}")]
-    Statement(rusqlite::Error),
+    Statement(Cause),
     /// Storage failed (disk full, input or output): the transaction cannot go on.
     #[error("storage: {0}")]
-    Storage(rusqlite::Error),
+    Storage(Cause),
     /// A row does not hold what it must.
     #[error("damaged row: {0}")]
     Damaged(&'static str),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(
-                ErrorCode::DiskFull
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::OutOfMemory
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                | ErrorCode::ReadOnly
-                | ErrorCode::CannotOpen
-                | ErrorCode::DatabaseBusy
-                | ErrorCode::DatabaseLocked
-                | ErrorCode::FileLockingProtocolFailed,
-            ) => Self::Storage(error),
-            _ => Self::Statement(error),
-        }
-    }
 }

@@ -2,38 +2,35 @@
 //!
 //! Invariant: a group has room as long as its last number is below `room_until_seq`; only a look at every member raises it.
 
-use rusqlite::params;
-
-use super::{Failure, Members, Store, StreamId, row};
+use super::{Failure, Members, Storage, Store, StreamId};
 use crate::{
     id::{GroupId, UserId},
     service::cursor::Cursor,
 };
 
-impl Store {
+impl<S: Storage> Store<S> {
     /// Remembers a group's stream; `false`: there is no such group.
     ///
     /// Looks at every member once: what an earlier process left open ends here, before the group gets a new number.
     pub(in crate::service) fn load_group(
         &mut self,
         group: GroupId,
-        is_bound: impl Fn(UserId) -> bool,
+        is_bound: impl Fn(&S, UserId) -> Result<bool, Failure>,
     ) -> Result<bool, Failure> {
         let stream = StreamId::group(group);
         if self.last_seqs.contains_key(&stream) {
             return Ok(true);
         }
-        let known = self
-            .connection
-            .prepare_cached("SELECT 1 FROM groups WHERE group_id = ?1")?
-            .exists([group])?;
-        if !known {
+        let was_looked_at = self.members.contains_key(&stream);
+        if !was_looked_at && !self.storage.group_exists(group)? {
             return Ok(false);
         }
-        let last_seq = self.stored_last_seq(stream)?;
-        let members = self.look_at_members(stream, last_seq, is_bound)?;
+        let last_seq = self.storage.last_seq(stream)?;
+        if !was_looked_at {
+            let members = self.look_at_members(stream, last_seq, is_bound)?;
+            self.members.insert(stream, members);
+        }
         self.last_seqs.insert(stream, last_seq);
-        self.members.insert(stream, members);
         Ok(true)
     }
 
@@ -41,41 +38,48 @@ impl Store {
         &mut self,
         stream: StreamId,
         last_seq: u64,
-        is_bound: impl Fn(UserId) -> bool,
+        is_bound: impl Fn(&S, UserId) -> Result<bool, Failure>,
     ) -> Result<Members, Failure> {
         let mut members = Members::default();
+        let mut count = 0;
         let mut most_unconfirmed = 0;
         let mut left_open = Vec::new();
-        {
-            let mut statement = self.connection.prepare_cached(
-                "SELECT user_id, since, floor, confirmed, handed, open_from FROM cursors WHERE stream = ?1",
-            )?;
-            let mut rows = statement.query([stream.row()])?;
-            while let Some(row) = rows.next()? {
-                let user: UserId = row.get(0)?;
-                members.count += 1;
-                let unconfirmed = match self.cursors.get(&(stream, user)) {
-                    Some(remembered) => remembered.cursor.unconfirmed(last_seq),
-                    None => {
-                        let cursor = row::read_cursor(row, 1)?;
-                        let unconfirmed = cursor.unconfirmed(last_seq);
-                        if cursor.open_from.is_some() && !is_bound(user) {
-                            left_open.push((user, cursor));
-                        }
-                        unconfirmed
+        self.storage.each_cursor(stream, |user, cursor| {
+            count += 1;
+            let unconfirmed = match self.cursors.get(&(stream, user)) {
+                Some(remembered) => remembered.cursor.unconfirmed(last_seq),
+                None => {
+                    let unconfirmed = cursor.unconfirmed(last_seq);
+                    if cursor.open_from.is_some() && !is_bound(&self.storage, user)? {
+                        left_open.push((user, cursor));
                     }
-                };
-                if unconfirmed >= most_unconfirmed {
-                    most_unconfirmed = unconfirmed;
-                    members.slowest = user;
+                    unconfirmed
                 }
+            };
+            if unconfirmed >= most_unconfirmed {
+                most_unconfirmed = unconfirmed;
+                members.slowest = user;
             }
-        }
+            Ok(())
+        })?;
         for (user, cursor) in left_open {
-            self.remember_cursor((stream, user), cursor, last_seq, false);
+            self.remember_cursor((stream, user), cursor, last_seq, true);
         }
+        members.count = Some(count);
         members.room_until_seq = last_seq + self.inbox_limit.saturating_sub(most_unconfirmed);
         Ok(members)
+    }
+
+    /// How many members a loaded group has.
+    pub(in crate::service) fn member_count(&mut self, group: GroupId) -> Result<u32, Failure> {
+        let stream = StreamId::group(group);
+        let Some(members) = self.members.get_mut(&stream) else {
+            return Ok(0);
+        };
+        match members.count {
+            Some(count) => Ok(count),
+            None => Ok(*members.count.insert(self.storage.reader_count(stream)?)),
+        }
     }
 
     /// Whether a group can take one more message without any member passing the limit of unconfirmed ones.
@@ -84,7 +88,7 @@ impl Store {
     pub(in crate::service) fn group_has_room(
         &mut self,
         group: GroupId,
-        is_bound: impl Fn(UserId) -> bool,
+        is_bound: impl Fn(&S, UserId) -> Result<bool, Failure>,
     ) -> Result<bool, Failure> {
         let stream = StreamId::group(group);
         let last_seq = self.last_seq(stream);
@@ -113,26 +117,17 @@ impl Store {
     ) -> Result<Option<&mut Cursor>, Failure> {
         let key = (stream, user);
         if !self.cursors.contains_key(&key) {
-            let Some(cursor) = self.stored_cursor(key)? else {
+            let Some(cursor) = self.storage.cursor(key)? else {
                 return Ok(None);
             };
             let last_seq = self.last_seq(stream);
             // Loading the group has ended what was left open, so an open one belongs to a bound user.
-            self.remember_cursor(key, cursor, last_seq, true);
+            self.remember_cursor(key, cursor, last_seq, false);
         }
         Ok(self
             .cursors
             .get_mut(&key)
             .map(|remembered| &mut remembered.cursor))
-    }
-
-    /// The streams of the groups `user` is in, ascending.
-    pub(in crate::service) fn group_streams(&self, user: UserId) -> Result<Vec<StreamId>, Failure> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT stream FROM cursors WHERE user_id = ?1 AND stream % 2 = 1 ORDER BY stream",
-        )?;
-        let streams = statement.query_map([user], |row| row.get(0).map(StreamId::from_row))?;
-        Ok(streams.collect::<Result<_, _>>()?)
     }
 
     /// Inserts a membership that starts after the group's last number.
@@ -151,10 +146,10 @@ impl Store {
         let key = (stream, user);
         self.touched_streams.push(stream);
         self.touched_cursors.push(key);
-        row::write_cursor(self.write()?, key, &cursor)?;
-        self.remember_cursor(key, cursor, last_seq, true);
+        self.write()?.write_cursor(key, &cursor)?;
+        self.remember_cursor(key, cursor, last_seq, false);
         if let Some(members) = self.members.get_mut(&stream) {
-            members.count += 1;
+            members.count = members.count.map(|count| count + 1);
         }
         Ok(())
     }
@@ -169,34 +164,21 @@ impl Store {
         let key = (stream, user);
         self.touched_streams.push(stream);
         self.touched_cursors.push(key);
-        self.write()?
-            .prepare_cached("DELETE FROM cursors WHERE stream = ?1 AND user_id = ?2")?
-            .execute(params![stream.row(), user])?;
+        self.write()?.delete_cursor(key)?;
         self.cursors.remove(&key);
         if let Some(members) = self.members.get_mut(&stream) {
-            members.count = members.count.saturating_sub(1);
+            members.count = members.count.map(|count| count.saturating_sub(1));
         }
         Ok(())
     }
 
     /// Of a stream: the numbers every reader has confirmed reach up to here without a hole.
-    pub(in crate::service) fn confirmed_by_all(
-        &mut self,
-        stream: StreamId,
-    ) -> Result<u64, Failure> {
+    pub(in crate::service) fn confirmed_by_all(&self, stream: StreamId) -> Result<u64, Failure> {
         let mut lowest = self.last_seq(stream);
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT user_id, floor FROM cursors WHERE stream = ?1")?;
-        let mut rows = statement.query([stream.row()])?;
-        while let Some(row) = rows.next()? {
-            let user: UserId = row.get(0)?;
-            let floor = match self.cursors.get(&(stream, user)) {
-                Some(known) => known.cursor.floor,
-                None => row.get::<_, i64>(1)?.try_into().unwrap_or(0),
-            };
-            lowest = lowest.min(floor);
-        }
+        self.storage.each_floor(stream, |user, stored| {
+            let known = self.cursors.get(&(stream, user));
+            lowest = lowest.min(known.map_or(stored, |known| known.cursor.floor));
+        })?;
         Ok(lowest)
     }
 }

@@ -1,17 +1,21 @@
-//! The store: the one connection, its transaction, and what is remembered of streams and cursors between transactions.
+//! The store: the storage, its transaction, and what is remembered of streams and cursors between transactions.
 //!
-//! Owns the rules of durability. A transaction begins with the first write of a batch and ends in [`Store::commit`] or
-//! [`Store::roll_back`]; nothing else opens one. Never publishes, never answers, knows no sockets.
+//! Owns the rules of durability. A transaction begins with the first write of a batch, or, where other processes use the storage
+//! too, with the batch itself; it ends in [`Store::commit`] or [`Store::roll_back`]; nothing else opens one. Never publishes, never
+//! answers, knows no sockets, and no SQL: that is behind the traits in `storage`.
 //!
 //! Invariants:
 //! - A remembered stream's `last_seq` is that of the open transaction; after a roll-back every stream that was touched is forgotten.
 //! - A remembered inbox has its cursor remembered too. A remembered cursor is never older than its row.
 //! - A dirty cursor stays dirty until a commit that wrote it succeeded.
+//! - Shared with other processes, nothing is believed that was read before any of them committed, and no cursor stays dirty past
+//!   its batch.
 //! - All that is remembered is bounded: past [`REMEMBERED_LIMIT`] it is forgotten at the end of a batch, after it was written.
 
 mod failure;
 mod member;
-mod row;
+pub(super) mod sqlite;
+pub(super) mod storage;
 mod stream;
 
 use std::{
@@ -19,14 +23,13 @@ use std::{
     time::Instant,
 };
 
-use rusqlite::{Connection, OptionalExtension, params};
-
 pub(super) use self::{
     failure::Failure,
+    storage::Storage,
     stream::{CursorKey, StreamId},
 };
 use super::cursor::Cursor;
-use crate::id::{GroupId, MessageId, UserId};
+use crate::id::UserId;
 
 /// Streams and cursors remembered at most: some 70 bytes each, the room in their tables included.
 const REMEMBERED_LIMIT: usize = 524_288;
@@ -36,11 +39,12 @@ const WRITE_BACK_MS: i64 = 250;
 /// A group's members as far as sending needs them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::service) struct Members {
-    /// How many there are.
-    pub(in crate::service) count: u32,
+    /// How many there are; `None`: another process may have changed it.
+    pub(in crate::service) count: Option<u32>,
     /// The one with the most unconfirmed messages when last looked.
     pub(in crate::service) slowest: UserId,
-    /// The number up to which no member can have more than the limit unconfirmed.
+    /// The number up to which no member can have more than the limit unconfirmed. Whoever joins or confirms, here or in
+    /// another process, it stays true.
     pub(in crate::service) room_until_seq: u64,
 }
 
@@ -59,14 +63,20 @@ pub(in crate::service) enum Mode {
 }
 
 /// See the module's description.
-pub(in crate::service) struct Store {
-    connection: Connection,
+pub(in crate::service) struct Store<S> {
+    storage: S,
     mode: Mode,
+    /// Whether other processes use the storage, too.
+    is_shared: bool,
+    /// What the storage was like when this process last looked.
+    version: Option<i64>,
     in_transaction: bool,
+    /// Whether the open transaction changes anything.
+    has_written: bool,
     inbox_limit: u64,
     /// The last number of each loaded stream.
     last_seqs: HashMap<StreamId, u64>,
-    /// Of each loaded group: who is in it, counted.
+    /// Of each group that was loaded: who is in it, counted.
     members: HashMap<StreamId, Members>,
     cursors: HashMap<CursorKey, Remembered>,
     dirty: Vec<CursorKey>,
@@ -77,12 +87,16 @@ pub(in crate::service) struct Store {
     touched_cursors: Vec<CursorKey>,
 }
 
-impl Store {
-    pub(in crate::service) fn new(connection: Connection, inbox_limit: u64) -> Self {
+impl<S: Storage> Store<S> {
+    /// Over `storage`; `is_shared`: other processes use it, too.
+    pub(in crate::service) fn new(storage: S, is_shared: bool, inbox_limit: u64) -> Self {
         Self {
-            connection,
+            storage,
             mode: Mode::Normal,
+            is_shared,
+            version: None,
             in_transaction: false,
+            has_written: false,
             inbox_limit,
             last_seqs: HashMap::new(),
             members: HashMap::new(),
@@ -96,24 +110,66 @@ impl Store {
         }
     }
 
-    /// The connection, for reading.
-    pub(in crate::service) fn read(&self) -> &Connection {
-        &self.connection
+    /// The storage, for reading.
+    pub(in crate::service) fn read(&self) -> &S {
+        &self.storage
     }
 
-    /// The connection, for writing: begins the batch's transaction with its first write.
-    pub(in crate::service) fn write(&mut self) -> Result<&Connection, Failure> {
+    /// The storage, for writing: begins the batch's transaction with its first write.
+    pub(in crate::service) fn write(&mut self) -> Result<&mut S, Failure> {
         if self.mode == Mode::ReadsOnly {
             return Err(Failure::NoWrites);
         }
         if !self.in_transaction {
-            self.connection
-                .prepare_cached("BEGIN IMMEDIATE")?
-                .execute([])
-                .map_err(Failure::Storage)?;
+            self.storage.begin()?;
             self.in_transaction = true;
         }
-        Ok(&self.connection)
+        self.has_written = true;
+        Ok(&mut self.storage)
+    }
+
+    /// Where the storage is shared: begins the batch's transaction, so that nobody else changes what it reads, and forgets what
+    /// another process may have changed. `true`: there was such a change.
+    pub(in crate::service) fn begin_batch(&mut self) -> Result<bool, Failure> {
+        if !self.is_shared {
+            return Ok(false);
+        }
+        if self.mode == Mode::ReadsOnly {
+            // Fails where not even reading works; then each call finds out for itself.
+            if self.storage.begin_reading().is_ok() {
+                self.in_transaction = true;
+            }
+            self.version = None;
+            self.forget_all();
+            return Ok(true);
+        }
+        self.storage.begin()?;
+        self.in_transaction = true;
+        let version = self.storage.version()?;
+        let is_changed = self.version.replace(version) != Some(version);
+        if is_changed {
+            self.forget_changeable();
+        }
+        Ok(is_changed)
+    }
+
+    /// Another process has committed: only what no commit can make wrong is believed any more.
+    fn forget_changeable(&mut self) {
+        self.last_seqs.clear();
+        self.cursors.clear();
+        for members in self.members.values_mut() {
+            members.count = None;
+        }
+    }
+
+    /// Where the storage is shared and cannot be written: refuses a call that left marks on cursors. They would be lost with the
+    /// next change of another process.
+    pub(in crate::service) fn refuse_marks(&mut self) -> Result<(), Failure> {
+        if self.is_shared && self.mode == Mode::ReadsOnly && !self.dirty.is_empty() {
+            self.forget_all();
+            return Err(Failure::NoWrites);
+        }
+        Ok(())
     }
 
     pub(in crate::service) fn set_mode(&mut self, mode: Mode) {
@@ -125,9 +181,9 @@ impl Store {
         self.mode == Mode::ReadsOnly
     }
 
-    /// Whether SQLite ended the batch's transaction by itself.
+    /// Whether the storage ended the batch's transaction by itself.
     pub(in crate::service) fn lost_transaction(&self) -> bool {
-        self.in_transaction && self.connection.is_autocommit()
+        self.mode == Mode::Normal && self.in_transaction && !self.storage.in_transaction()
     }
 
     pub(in crate::service) fn inbox_limit(&self) -> u64 {
@@ -139,28 +195,27 @@ impl Store {
         self.write_back_due_ms
     }
 
-    /// Remembers the inbox of `user` and its cursor; `false`: there is no such user.
+    /// Remembers the inbox of `user` and its cursor; `false`: there is no such user. A cursor left open by a user who is not
+    /// bound any more is closed.
     pub(in crate::service) fn load_inbox(
         &mut self,
         user: UserId,
-        is_bound: bool,
+        is_bound: impl Fn(&S, UserId) -> Result<bool, Failure>,
     ) -> Result<bool, Failure> {
         let stream = StreamId::inbox(user);
         if self.last_seqs.contains_key(&stream) {
             return Ok(true);
         }
-        let known = self
-            .connection
-            .prepare_cached("SELECT 1 FROM users WHERE user_id = ?1")?
-            .exists([user])?;
-        if !known {
+        if !self.storage.user_exists(user)? {
             return Ok(false);
         }
-        let last_seq = self.stored_last_seq(stream)?;
+        let last_seq = self.storage.last_seq(stream)?;
         let key = (stream, user);
         if !self.cursors.contains_key(&key) {
-            let cursor = self.stored_cursor(key)?.unwrap_or_default();
-            self.remember_cursor(key, cursor, last_seq, is_bound);
+            let cursor = self.storage.cursor(key)?.unwrap_or_default();
+            let is_open = cursor.open_from.is_some();
+            let left_open = is_open && !is_bound(&self.storage, user)?;
+            self.remember_cursor(key, cursor, last_seq, left_open);
         }
         self.last_seqs.insert(stream, last_seq);
         Ok(true)
@@ -171,9 +226,8 @@ impl Store {
         key: CursorKey,
         mut cursor: Cursor,
         last_seq: u64,
-        is_bound: bool,
+        left_open: bool,
     ) {
-        let left_open = cursor.open_from.is_some() && !is_bound;
         if left_open {
             cursor.close(last_seq);
         }
@@ -189,39 +243,9 @@ impl Store {
         }
     }
 
-    fn stored_last_seq(&self, stream: StreamId) -> Result<u64, Failure> {
-        let in_messages: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT max(seq) FROM messages WHERE stream = ?1")?
-            .query_row([stream.row()], |row| row.get(0))?;
-        // Kept apart only once the last messages themselves may be gone.
-        let kept: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT last_seq FROM streams WHERE stream = ?1")?
-            .query_row([stream.row()], |row| row.get(0))
-            .optional()?;
-        let last_seq = in_messages.unwrap_or(0).max(kept.unwrap_or(0));
-        u64::try_from(last_seq).map_err(|_| Failure::Damaged("a negative number of a message"))
-    }
-
-    fn stored_cursor(&self, key: CursorKey) -> Result<Option<Cursor>, Failure> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT since, floor, confirmed, handed, open_from FROM cursors WHERE stream = ?1 AND user_id = ?2",
-        )?;
-        let mut rows = statement.query(params![key.0.row(), key.1])?;
-        rows.next()?.map(|row| row::read_cursor(row, 0)).transpose()
-    }
-
     /// The last number of a loaded stream; 0 for one that is not loaded.
     pub(in crate::service) fn last_seq(&self, stream: StreamId) -> u64 {
         self.last_seqs.get(&stream).copied().unwrap_or(0)
-    }
-
-    /// How many members a loaded group has.
-    pub(in crate::service) fn member_count(&self, group: GroupId) -> u32 {
-        self.members
-            .get(&StreamId::group(group))
-            .map_or(0, |members| members.count)
     }
 
     /// A loaded cursor.
@@ -267,15 +291,17 @@ impl Store {
         self.write_all = true;
     }
 
-    /// Ends the batch: writes the cursors that must be written, commits, and tells how long the commit took if there was a transaction.
+    /// Ends the batch: writes the cursors that must be written, commits, and tells how long the commit took if there was anything to commit.
     pub(in crate::service) fn commit(&mut self, now_ms: i64) -> Result<Option<u64>, Failure> {
         if self.mode == Mode::ReadsOnly {
+            self.end_reading();
             self.end_batch(now_ms);
             return Ok(None);
         }
         let due = self.write_back_due_ms.is_some_and(|due| due <= now_ms);
-        let full = self.last_seqs.len() + self.cursors.len() > REMEMBERED_LIMIT;
-        let everything = due || full || self.write_all;
+        let streams = self.last_seqs.len().max(self.members.len());
+        let full = streams + self.cursors.len() > REMEMBERED_LIMIT;
+        let everything = self.is_shared || due || full || self.write_all;
         let keys = if everything {
             self.dirty.clone()
         } else {
@@ -286,18 +312,17 @@ impl Store {
         }
         for &key in &keys {
             if let Some(known) = self.cursors.get(&key).filter(|known| known.dirty) {
-                row::write_cursor(&self.connection, key, &known.cursor)?;
+                self.storage.write_cursor(key, &known.cursor)?;
             }
         }
         let mut duration_us = None;
         if self.in_transaction {
             let began = Instant::now();
-            self.connection
-                .prepare_cached("COMMIT")?
-                .execute([])
-                .map_err(Failure::Storage)?;
+            self.storage.commit()?;
             self.in_transaction = false;
-            duration_us = Some(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            if std::mem::take(&mut self.has_written) {
+                duration_us = Some(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            }
         }
         for key in keys {
             if let Some(remembered) = self.cursors.get_mut(&key) {
@@ -313,6 +338,12 @@ impl Store {
         }
         self.end_batch(now_ms);
         Ok(duration_us)
+    }
+
+    fn end_reading(&mut self) {
+        if std::mem::take(&mut self.in_transaction) {
+            self.storage.roll_back();
+        }
     }
 
     fn end_batch(&mut self, now_ms: i64) {
@@ -334,11 +365,13 @@ impl Store {
 
     /// Takes the transaction back, and with it all that was remembered because of it.
     pub(in crate::service) fn roll_back(&mut self, now_ms: i64) {
-        if std::mem::take(&mut self.in_transaction)
-            && !self.connection.is_autocommit()
-            && let Err(error) = self.connection.execute_batch("ROLLBACK")
-        {
-            log::error!("cannot roll back: {error}");
+        if std::mem::take(&mut self.in_transaction) {
+            self.storage.roll_back();
+        }
+        self.has_written = false;
+        if self.is_shared {
+            self.forget_all();
+            return self.end_batch(now_ms);
         }
         for key in std::mem::take(&mut self.touched_cursors) {
             self.cursors.remove(&key);
@@ -348,7 +381,7 @@ impl Store {
             self.last_seqs.remove(&stream);
             self.members.remove(&stream);
             if let Entry::Vacant(unknown) = real_last_seqs.entry(stream) {
-                match self.stored_last_seq(stream) {
+                match self.storage.last_seq(stream) {
                     Ok(last_seq) => unknown.insert(last_seq),
                     Err(error) => {
                         log::error!("cannot read the store back after a roll-back: {error}");
@@ -379,31 +412,25 @@ impl Store {
         self.write_back_due_ms = None;
     }
 
-    /// The greatest id of a stored message, 0 if there is none.
-    pub(in crate::service) fn last_message_id(&self) -> Result<MessageId, Failure> {
-        let last: Option<MessageId> =
-            self.connection
-                .query_row("SELECT max(msg_id) FROM messages", [], |row| row.get(0))?;
-        Ok(last.unwrap_or(0))
-    }
-
     /// Writes what is there already, to see whether writing works: it does if the commit succeeds.
     pub(in crate::service) fn probe(&mut self) -> Result<(), Failure> {
-        const VERSION: &str = "user_version";
-        let connection = self.write()?;
-        let version: i64 = connection.pragma_query_value(None, VERSION, |row| row.get(0))?;
-        connection.pragma_update(None, VERSION, version)?;
-        Ok(())
+        self.write()?.probe()
     }
 
-    /// Copies the write-ahead log into the main file. `shorten`: and empties the log.
-    pub(in crate::service) fn checkpoint(&self, shorten: bool) {
-        let kind = if shorten { "TRUNCATE" } else { "PASSIVE" };
-        let done = self
-            .connection
-            .query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |_| Ok(()));
-        if let Err(error) = done {
-            log::warn!("cannot checkpoint the store: {error}");
+    /// Lets the storage do what a quiet moment is for. `shorten`: and give back what room it can.
+    pub(in crate::service) fn tidy(&mut self, shorten: bool) {
+        self.storage.tidy(shorten);
+    }
+
+    /// The same, if it cannot wait for a quiet moment.
+    pub(in crate::service) fn tidy_if_untidy(&mut self) {
+        if self.storage.is_untidy() {
+            self.storage.tidy(true);
         }
+    }
+
+    /// Whether other processes use the storage, too.
+    pub(in crate::service) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 }

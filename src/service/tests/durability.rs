@@ -1,7 +1,11 @@
 //! Crashes, a full disk, panics, older and newer files.
 
 use super::*;
-use crate::{backend::method, error::ExitCode};
+use crate::{
+    backend::method,
+    error::{ExitCode, StartupError},
+    service::store::sqlite::schema,
+};
 
 #[test]
 fn what_was_answered_is_there_after_a_crash() {
@@ -299,17 +303,24 @@ fn a_file_of_an_older_version_is_brought_up_step_by_step() {
     schema::migrate(&mut connection, &[first, second, "CREATE TABLE u (a)"]).expect("a good step");
 }
 
+fn refusal(directory: &Path, why: &str) -> StartupError {
+    match Sqlite::open(directory, false) {
+        Ok(_) => panic!("opened, but {why}"),
+        Err(error) => error,
+    }
+}
+
 #[test]
 fn a_file_of_a_newer_version_is_refused_untouched() {
     let directory = TempDir::new().expect("a directory");
-    drop(schema::open(directory.path()).expect("a store"));
+    drop(Sqlite::open(directory.path(), false).expect("a store"));
     let path = directory.path().join(schema::FILE_NAME);
     let connection = rusqlite::Connection::open(&path).expect("a connection");
     connection
         .pragma_update(None, "user_version", 9999)
         .expect("a version");
     drop(connection);
-    let refused = schema::open(directory.path()).expect_err("too new");
+    let refused = refusal(directory.path(), "too new");
     assert_eq!(refused.code, ExitCode::Preflight);
     assert!(refused.to_string().contains("9999"), "{refused}");
 }
@@ -317,20 +328,20 @@ fn a_file_of_a_newer_version_is_refused_untouched() {
 #[test]
 fn a_file_that_is_in_use_damaged_or_out_of_reach_is_named_with_a_remedy() {
     let directory = TempDir::new().expect("a directory");
-    let held = schema::open(directory.path()).expect("a store");
-    let refused = schema::open(directory.path()).expect_err("in use");
+    let held = Sqlite::open(directory.path(), false).expect("a store");
+    let refused = refusal(directory.path(), "in use");
     assert_eq!(refused.code, ExitCode::Preflight);
     assert!(refused.remedy.contains("another process"), "{refused}");
     drop(held);
 
     let directory = TempDir::new().expect("a directory");
     std::fs::write(directory.path().join(schema::FILE_NAME), [b'x'; 9000]).expect("a file");
-    let refused = schema::open(directory.path()).expect_err("damaged");
+    let refused = refusal(directory.path(), "damaged");
     assert!(refused.remedy.contains("damaged"), "{refused}");
 
     let file = directory.path().join("a file");
     std::fs::write(&file, "x").expect("a file");
-    let refused = schema::open(&file.join("below")).expect_err("no directory");
+    let refused = refusal(&file.join("below"), "no directory");
     assert!(refused.remedy.contains("data_dir"), "{refused}");
 }
 

@@ -135,9 +135,7 @@ fn fetches_and_pulls_use_the_index() {
         "SELECT user_id, name FROM users WHERE name >= 'a' AND name < 'b' ORDER BY name LIMIT 3",
     ] {
         let plan: String = world
-            .engine
-            .store
-            .read()
+            .connection()
             .query_row(&format!("EXPLAIN QUERY PLAN {sql}"), [], |row| row.get(3))
             .expect(sql);
         assert!(plan.starts_with("SEARCH"), "{sql}: {plan}");

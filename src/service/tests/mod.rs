@@ -20,8 +20,8 @@ use super::{
     Call, ReplySink,
     engine::{Engine, Item, Outcome},
     password::{Judged, Verdict},
-    schema,
-    store::Store,
+    routes::Presence,
+    store::{Store, sqlite::Sqlite},
 };
 use crate::{
     backend::{Method, Request, Response},
@@ -65,15 +65,21 @@ impl World {
     }
 
     fn over(directory: TempDir, inbox_limit: u64) -> Self {
-        let connection = schema::open(directory.path()).expect("a store");
-        let store = Store::new(connection, inbox_limit);
+        let storage = Sqlite::open(directory.path(), false).expect("a store");
+        let store = Store::new(storage, false, inbox_limit);
         let told: Arc<Mutex<Vec<bool>>> = Arc::default();
         let report = {
             let told = Arc::clone(&told);
             Arc::new(move |failing| told.lock().expect("not poisoned").push(failing))
         };
         Self {
-            engine: Engine::new(store, MessageIds::new(1023), Arc::default(), report),
+            engine: Engine::new(
+                store,
+                Presence::in_memory(),
+                MessageIds::new(1023),
+                Arc::default(),
+                report,
+            ),
             directory,
             now_ms: START_MS,
             pushes: Vec::new(),
@@ -290,14 +296,16 @@ impl World {
         self.engine.run_housekeeping(self.now_ms, false);
     }
 
+    fn connection(&self) -> &rusqlite::Connection {
+        self.engine.store.read().connection()
+    }
+
     fn execute(&self, sql: &str) {
-        self.engine.store.read().execute_batch(sql).expect(sql);
+        self.connection().execute_batch(sql).expect(sql);
     }
 
     fn count(&self, sql: &str) -> i64 {
-        self.engine
-            .store
-            .read()
+        self.connection()
             .query_row(sql, [], |row| row.get(0))
             .expect(sql)
     }

@@ -1,18 +1,29 @@
-//! What the tests share: a gateway process, a line client, a reader of pushes, HTTP, waiting, randomness.
+//! What the tests share: processes and whole clusters of them, a line client, a reader of pushes, HTTP, waiting, randomness.
 //!
 //! Waiting is always for a condition, and [`DEADLINE`] only turns a hang into a failure.
 
+pub mod backend_process;
+pub mod bus;
+pub mod chaos_backend;
 pub mod client;
+pub mod cluster;
+pub mod config;
+pub mod fake_mpim;
 pub mod gateway;
 pub mod http;
+pub mod nginx;
+pub mod process;
 pub mod push;
 pub mod random;
+pub mod tcp_server;
 pub mod text;
+pub mod znodes;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Client, Received};
-pub use gateway::{Gateway, run_to_exit};
+pub use gateway::Gateway;
+pub use process::run_to_exit;
 pub use push::Push;
 
 /// After this long a wait has failed. Generous, because the machine may be busy with other tests.

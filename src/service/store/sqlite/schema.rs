@@ -1,7 +1,7 @@
 //! The one SQLite file: opening it, its settings, its tables, and the way from each older version to this one.
 //!
 //! Invariants: `PRAGMA user_version` counts the migrations that ran; each runs whole or not at all; a file of a newer version is
-//! never touched. The connection holds the file exclusively, so a second gateway cannot write to it.
+//! never touched. Unless it is told to share, the connection holds the file exclusively, so a second gateway cannot write to it.
 //!
 //! Tables are laid out for appending: `messages` is ordered by `msg_id`, which grows with time, so a commit writes the end of
 //! the table and not a page per inbox. A *stream* is a user's inbox (`2 * user_id`) or a group (`2 * group_id + 1`).
@@ -10,10 +10,11 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::turn::Patience;
 use crate::error::{ExitCode, StartupError};
 
 /// The name of the file in the data directory.
-pub(super) const FILE_NAME: &str = "im-gateway.db";
+pub(in crate::service) const FILE_NAME: &str = "im-gateway.db";
 
 /// How long opening waits for another process that is just letting go of the file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -23,8 +24,11 @@ const CHECKPOINT_PAGES: u32 = 16000;
 /// Memory for pages, in KiB (negative means KiB to SQLite).
 const CACHE_SIZE_KIB: i64 = -65_536;
 
+/// Prepared statements kept: more than there are.
+const STATEMENTS_KEPT: usize = 64;
+
 /// Every step from an empty file to the present schema, in order. A released step is never changed.
-pub(super) const MIGRATIONS: &[&str] = &[
+const MIGRATIONS: &[&str] = &[
     // 1: accounts, contacts, groups, messages and where every reader stands.
     "CREATE TABLE users (
         user_id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -71,10 +75,30 @@ pub(super) const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (stream, user_id)
     ) WITHOUT ROWID;
     CREATE INDEX cursors_by_user ON cursors (user_id, stream);",
+    // 2: who is connected where, for services that are a process of their own.
+    "CREATE TABLE routes (
+        user_id INTEGER NOT NULL,
+        session_id INTEGER NOT NULL,
+        route_id TEXT NOT NULL,
+        device TEXT NOT NULL,
+        bound_order INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        PRIMARY KEY (user_id, session_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX routes_by_expiry ON routes (expires_ms);",
 ];
 
-/// Opens the file in `data_dir`, creating both where missing, and brings it to the present schema.
-pub(super) fn open(data_dir: &Path) -> Result<Connection, StartupError> {
+/// Who may have the file open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::service) enum Locking {
+    /// This connection alone.
+    Exclusive,
+    /// Other processes, too.
+    Shared,
+}
+
+/// Makes the data directory where it is missing.
+pub(super) fn create_directory(data_dir: &Path) -> Result<(), StartupError> {
     std::fs::create_dir_all(data_dir).map_err(|error| {
         StartupError::new(
             ExitCode::Preflight,
@@ -82,7 +106,14 @@ pub(super) fn open(data_dir: &Path) -> Result<Connection, StartupError> {
             error,
             "choose another gateway_service.data_dir, or make its parent writable for this user",
         )
-    })?;
+    })
+}
+
+/// Opens the file in `data_dir`, creating it where missing, and brings it to the present schema.
+pub(in crate::service) fn open(
+    data_dir: &Path,
+    locking: Locking,
+) -> Result<Connection, StartupError> {
     let path = data_dir.join(FILE_NAME);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
@@ -90,7 +121,7 @@ pub(super) fn open(data_dir: &Path) -> Result<Connection, StartupError> {
     let mut connection =
         Connection::open_with_flags(&path, flags).map_err(|error| cannot_open(&path, &error))?;
     restrict_to_owner(&path);
-    configure(&connection).map_err(|error| cannot_open(&path, &error))?;
+    configure(&mut connection, locking).map_err(|error| cannot_open(&path, &error))?;
     migrate(&mut connection, MIGRATIONS).map_err(|error| match error {
         MigrationError::Newer { found, known } => StartupError::new(
             ExitCode::Preflight,
@@ -111,21 +142,34 @@ fn restrict_to_owner(path: &Path) {
     }
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(LOCK_TIMEOUT)?;
-    // Before the journal mode, so that the log's index lives in our memory and the lock is taken at once.
-    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+fn configure(connection: &mut Connection, locking: Locking) -> rusqlite::Result<()> {
+    match locking {
+        Locking::Exclusive => {
+            connection.busy_timeout(LOCK_TIMEOUT)?;
+            // Before the journal mode, so that the log's index lives in our memory and the lock is taken at once.
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        }
+        Locking::Shared => {
+            let mut patience = Patience::default();
+            connection.busy_handler(Some(move |naps_before| {
+                if naps_before == 0 {
+                    patience = Patience::default();
+                }
+                patience.nap()
+            }))?;
+        }
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "cache_size", CACHE_SIZE_KIB)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(())
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum MigrationError {
+pub(in crate::service) enum MigrationError {
     #[error("schema version {found} is newer than {known}")]
     Newer { found: i64, known: usize },
     #[error(transparent)]
@@ -133,7 +177,7 @@ pub(super) enum MigrationError {
 }
 
 /// Runs the steps of `migrations` that the file has not seen, each in its own transaction.
-pub(super) fn migrate(
+pub(in crate::service) fn migrate(
     connection: &mut Connection,
     migrations: &[&str],
 ) -> Result<(), MigrationError> {
@@ -145,11 +189,26 @@ pub(super) fn migrate(
         .ok_or(MigrationError::Newer { found, known })?;
     for (number, step) in migrations.iter().enumerate().skip(done) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let now: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if now > number as i64 {
+            // Another process was faster.
+            continue;
+        }
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", (number + 1) as i64)?;
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// The file by which processes take turns cannot be had.
+pub(super) fn cannot_share(data_dir: &Path, error: &std::io::Error) -> StartupError {
+    StartupError::new(
+        ExitCode::Preflight,
+        format!("cannot share the data directory {}", data_dir.display()),
+        error,
+        "make it writable for this user, or choose another gateway_service.data_dir",
+    )
 }
 
 fn cannot_open(path: &Path, error: &rusqlite::Error) -> StartupError {

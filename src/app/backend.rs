@@ -1,0 +1,303 @@
+//! The composition of `im-gateway backend`: the services as a process of their own.
+//!
+//! Two threads matter: this one serves calls, publishes pushes and answers operators, all on one runtime; the store's thread
+//! does the rest. Order of start: what may fail for reasons of the machine first, the services last. Order of end: no further
+//! calls, then the last pushes, then the services, so that whatever was answered is stored and published.
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+use super::{bind_ops, clock::Clock};
+use crate::{
+    backend::Service,
+    bus::credentials::Credentials,
+    config::settings::Settings,
+    control, data_dir,
+    discovery::{self, RegisterOptions},
+    error::{ExitCode, StartupError},
+    id::WORKERS_MAX,
+    metrics, preflight,
+    server::{
+        CONNECTIONS_MAX, Server,
+        publisher::{self, RedisOptions, RedisPublisher},
+    },
+    service::{self, ServiceOptions, StorageMode},
+};
+
+/// How long ZooKeeper may take to be told of the end; without its word the nodes vanish with the session.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long gateways may take to hear from ZooKeeper that this process is leaving, before it takes no further calls.
+const LEAVE_GRACE: Duration = Duration::from_millis(300);
+/// How long the last pushes may take at a stop. Past it gateways find the messages by the next number, or at their next fetch.
+const LAST_PUSHES: Duration = Duration::from_secs(2);
+
+/// Runs the services until the process is told to stop and everything under way is answered.
+///
+/// # Errors
+/// What keeps it from starting, or how it failed.
+pub fn run(settings: Settings) -> Result<(), StartupError> {
+    let max_connections = preflight::connections_possible(CONNECTIONS_MAX);
+    // Held until this returns: to the end of the services and beyond.
+    let _data_dir = match settings.backend.exclusive {
+        true => data_dir::lock(&settings.gateway_service.data_dir)?,
+        false => data_dir::lock_shared(&settings.gateway_service.data_dir)?,
+    };
+    let redis = redis_options(&settings)?;
+    let (listener, calls_address) = bind_calls(settings.backend.listen)?;
+    let (ops_listener, ops_address) = bind_ops(&settings)?;
+
+    let clock = Clock::start();
+    let numbers: Arc<metrics::Server> = Arc::default();
+    let registry = Arc::new(metrics::Registry::of_backend(
+        Arc::clone(&numbers),
+        clock.started,
+        clock.started_unix_ms,
+    ));
+    let registration = RegisterOptions::new(
+        &settings.service_discovery,
+        &settings.backend,
+        settings.backend.advertise.unwrap_or(calls_address),
+    );
+    let mut conditions = vec![redis_is_there(&numbers)];
+    if !registration.zookeeper_hosts.is_empty() {
+        conditions.push(is_registered(&registry.discovery));
+    }
+    let readiness = Arc::new(control::Readiness::with_conditions(conditions));
+    let (publisher, publishing) = publisher::publisher(redis, Arc::clone(&numbers));
+    let services = service::start(
+        service_options(&settings),
+        Arc::clone(&publisher) as _,
+        Arc::clone(&registry.store),
+        {
+            let readiness = Arc::clone(&readiness);
+            Arc::new(move |failing| readiness.set_store_failing(failing))
+        },
+    )?;
+    let server = Server::new(
+        &settings.backend.services,
+        max_connections,
+        services.client(),
+        numbers,
+    );
+
+    let (stop_sender, stop) = oneshot::channel();
+    let (ready_sender, ready) = oneshot::channel();
+    let (drained_sender, drained) = oneshot::channel();
+    let banner = Banner {
+        calls_address,
+        ops_address,
+        data_dir: settings.gateway_service.data_dir.display().to_string(),
+        services: settings.backend.services.clone(),
+    };
+    let serving = Serving {
+        server,
+        listener,
+        publisher,
+        registration,
+        status: Arc::clone(&registry.discovery),
+        stop,
+    };
+    let outcome = control::run(
+        control::Options {
+            ops_listener,
+            registry,
+            readiness,
+            drain_timeout: settings.gateway_service.drain_timeout,
+            cores_ready: ready,
+            cores_drained: drained,
+            on_drain: Box::new(move || {
+                // Whoever serves has ended already if nobody takes it.
+                let _ = stop_sender.send(());
+            }),
+        },
+        async move {
+            banner.print();
+            // As above.
+            let _ = ready_sender.send(());
+            if let Err(error) = serving.run(publishing).await {
+                return error;
+            }
+            let _ = drained_sender.send(());
+            std::future::pending().await
+        },
+    )
+    .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
+    services.stop();
+    ended(outcome)
+}
+
+fn ended(outcome: control::Outcome) -> Result<(), StartupError> {
+    match outcome {
+        control::Outcome::Drained => Ok(()),
+        control::Outcome::DeadlineHit { connections_left } => Err(StartupError::new(
+            ExitCode::DrainTimeout,
+            format!("{connections_left} connections still had calls under way after drain_timeout"),
+            "",
+            "raise gateway_service.drain_timeout",
+        )),
+        control::Outcome::CoresLost => Err(StartupError::new(
+            ExitCode::Runtime,
+            "the server of calls ended unexpectedly",
+            "see the log above",
+            "",
+        )),
+        control::Outcome::CompanionEnded(error) => Err(error),
+    }
+}
+
+/// What serves, until it is told to stop.
+struct Serving {
+    server: Server,
+    listener: TcpListener,
+    publisher: Arc<RedisPublisher>,
+    registration: RegisterOptions,
+    status: Arc<discovery::Status>,
+    stop: oneshot::Receiver<()>,
+}
+
+impl Serving {
+    async fn run(
+        self,
+        publishing: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StartupError> {
+        let publishing = tokio::spawn(publishing);
+        let (stop_server, server_stop) = oneshot::channel();
+        let mut serving = pin!(self.server.run(self.listener, server_stop));
+        let served = tokio::select! {
+            ended = &mut serving => ended,
+            () = be_registered(self.registration, &self.status, self.stop) => {
+                // It has ended already if nobody takes it.
+                let _ = stop_server.send(());
+                serving.await
+            }
+        };
+        self.publisher.finish();
+        if timeout(LAST_PUSHES, publishing).await.is_err() {
+            log::warn!("Redis did not take the last pushes in time");
+        }
+        served
+            .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot serve calls", error, ""))
+    }
+}
+
+/// Keeps this process registered until `stop`, then sees to it that gateways know of its leaving.
+async fn be_registered(
+    options: RegisterOptions,
+    status: &Arc<discovery::Status>,
+    stop: oneshot::Receiver<()>,
+) {
+    let (leave, left) = oneshot::channel();
+    let left = async {
+        // An order that cannot come any more is one to leave.
+        let _ = left.await;
+    };
+    let mut registered = pin!(discovery::register(options, Arc::clone(status), left));
+    tokio::select! {
+        () = &mut registered => {}
+        _ = stop => {
+            let is_known = status.is_registered();
+            // As above.
+            let _ = leave.send(());
+            if timeout(LEAVE_TIMEOUT, registered).await.is_err() {
+                log::warn!("ZooKeeper could not be told in time that this process is leaving");
+            }
+            if is_known {
+                sleep(LEAVE_GRACE).await;
+            }
+        }
+    }
+}
+
+fn service_options(settings: &Settings) -> ServiceOptions {
+    ServiceOptions {
+        data_dir: settings.gateway_service.data_dir.clone(),
+        inbox_limit: settings.limits.inbox_limit,
+        password_threads: settings.auth.password_threads,
+        password_queue: settings.auth.password_queue,
+        own_worker_id: WORKERS_MAX - 1,
+        storage: StorageMode::Backend {
+            exclusive: settings.backend.exclusive,
+            route_lifetime: settings.presence.route_lifetime,
+        },
+    }
+}
+
+fn redis_options(settings: &Settings) -> Result<RedisOptions, StartupError> {
+    Ok(RedisOptions {
+        address: settings.redis.address.clone(),
+        credentials: Credentials::of(&settings.redis)?,
+    })
+}
+
+fn redis_is_there(numbers: &Arc<metrics::Server>) -> control::Condition {
+    let numbers = Arc::clone(numbers);
+    Box::new(move || {
+        (numbers.publisher_connected.get() == 0)
+            .then(|| "redis: pushes cannot be published".to_owned())
+    })
+}
+
+fn is_registered(status: &Arc<discovery::Status>) -> control::Condition {
+    let status = Arc::clone(status);
+    Box::new(move || {
+        (!status.is_registered()).then(|| "zookeeper: this process is not registered".to_owned())
+    })
+}
+
+fn bind_calls(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartupError> {
+    TcpListener::bind(address)
+        .and_then(|listener| {
+            let bound = listener.local_addr()?;
+            Ok((listener, bound))
+        })
+        .map_err(|error| {
+            StartupError::new(
+                ExitCode::Preflight,
+                format!("cannot listen on {address} for calls"),
+                error,
+                "set backend.listen to a free address",
+            )
+        })
+}
+
+/// What whoever starts it sees first.
+struct Banner {
+    calls_address: SocketAddr,
+    ops_address: Option<SocketAddr>,
+    data_dir: String,
+    services: Vec<Service>,
+}
+
+impl Banner {
+    fn print(&self) {
+        let operations = self.ops_address.map_or_else(
+            || "off".to_owned(),
+            |address| format!("http://{address}  (/health /livez /readyz /metrics)"),
+        );
+        let services: Vec<&str> = self.services.iter().map(|service| service.word()).collect();
+        let text = format!(
+            "im-gateway {version} backend\n\
+             \x20 calls           {calls}\n\
+             \x20 operations      {operations}\n\
+             \x20 data            {data}\n\
+             \x20 services        {services}\n\n",
+            version = env!("CARGO_PKG_VERSION"),
+            calls = self.calls_address,
+            data = self.data_dir,
+            services = services.join(" "),
+        );
+        // A closed standard output is no reason not to serve.
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}

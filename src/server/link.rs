@@ -1,0 +1,256 @@
+//! A connection with its socket: the task that moves bytes.
+//!
+//! Owns the order of a turn: take what the services answered, write, read, until neither goes on. So all replies that became
+//! ready together leave in one write, and all calls that came together are taken from one read. Decides nothing about calls.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{
+    Shared,
+    connection::Connection,
+    replies::{Answered, Replies},
+    unix_ms,
+};
+use crate::{
+    backend::{Request, mprpc::FramingError},
+    service::{Call, ReplySink, ServiceClient},
+};
+
+/// What one read takes at most; a gateway's calls are small, so this is hundreds of them.
+const READ_BYTES: usize = 64 * 1024;
+/// How long a peer may leave its replies unread or a call half sent.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for the peer to close after the last reply, so that nothing of it is lost.
+const LINGER: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// One for all connections of the thread: nothing stays in it from one turn to the next.
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// How a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// The peer has closed it, and everything it asked is answered.
+    #[error("closed by the peer")]
+    Closed,
+    /// The process is going down, and everything that was taken is answered.
+    #[error("drained")]
+    Drained,
+    /// What came was no call.
+    #[error("{0}")]
+    Framing(#[from] FramingError),
+    /// The peer neither read nor wrote although it should have.
+    #[error("stalled for {PATIENCE:?}")]
+    Stalled,
+    /// The connection broke.
+    #[error("{0}")]
+    Lost(#[from] io::Error),
+}
+
+/// See the module's description. As a future it is done when the connection has ended.
+pub(super) struct Link {
+    stream: TcpStream,
+    connection: Connection,
+    services: ServiceClient,
+    replies: Arc<Replies>,
+    sink: Arc<dyn ReplySink>,
+    batch: Vec<Answered>,
+    stall: Option<Pin<Box<Sleep>>>,
+    peer_has_closed: bool,
+    is_draining: bool,
+    shared: Arc<Shared>,
+}
+
+impl Link {
+    /// Over a connected socket.
+    pub(super) fn new(
+        stream: TcpStream,
+        connection: Connection,
+        services: ServiceClient,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let replies = Arc::new(Replies::default());
+        Self {
+            stream,
+            connection,
+            services,
+            sink: Arc::clone(&replies) as _,
+            replies,
+            batch: Vec::new(),
+            stall: None,
+            peer_has_closed: false,
+            is_draining: false,
+            shared,
+        }
+    }
+
+    /// What it shares with others.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// No further call is taken; what is under way is answered.
+    pub(super) fn drain(&mut self) {
+        self.is_draining = true;
+        self.connection.stop();
+    }
+
+    /// Ends the sending side and waits a little for the peer to do the same. Closing at once, with calls unread, would
+    /// reset the connection and could take replies with it that the peer has not read yet.
+    pub(super) async fn linger(mut self) {
+        let close = async {
+            std::future::poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context))
+                .await?;
+            loop {
+                let read = std::future::poll_fn(|context| {
+                    read_some(&mut self.stream, context, |bytes| bytes.len())
+                });
+                if read.await? == 0 {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        // Whoever does not close by then, or closed already, has lost nothing by our haste.
+        let _ = timeout(LINGER, close).await;
+    }
+
+    fn take_answers(&mut self, context: &Context<'_>) {
+        self.replies.take(&mut self.batch, context.waker());
+        for (number, response) in self.batch.drain(..) {
+            self.connection.complete(number, &response);
+        }
+    }
+
+    /// Hands bytes to the connection and its calls to the services.
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
+        let (services, sink) = (&self.services, &self.sink);
+        let mut submit = |call_id: u64, request: Request| {
+            let call = Call {
+                request,
+                call_id,
+                sink: Arc::clone(sink),
+            };
+            services.submit(call).map_err(|call| call.request)
+        };
+        let received = self.connection.receive(bytes, unix_ms(), &mut submit);
+        if let Some(complaint) = self.connection.take_complaint() {
+            self.shared.complain(&complaint);
+        }
+        received
+    }
+
+    /// Writes what there is to write; whether any of it left.
+    fn write(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let mut wrote = false;
+        while !self.connection.output().is_empty() {
+            let output = self.connection.output();
+            match Pin::new(&mut self.stream).poll_write(context, output) {
+                Poll::Ready(Ok(0)) => return Err(End::Lost(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => self.connection.consume(count),
+                Poll::Ready(Err(error)) => return Err(End::Lost(error)),
+                Poll::Pending => break,
+            }
+            wrote = true;
+        }
+        Ok(wrote)
+    }
+
+    /// Takes the calls that waited for room, else reads once; whether there was anything.
+    fn read(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        if self.connection.can_go_on() {
+            self.receive(&[])?;
+            return Ok(true);
+        }
+        if self.peer_has_closed || !self.connection.wants_input() {
+            return Ok(false);
+        }
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut space = ReadBuf::new(buffer);
+            match Pin::new(&mut self.stream).poll_read(context, &mut space) {
+                Poll::Pending => Ok(false),
+                Poll::Ready(Err(error)) => Err(End::Lost(error)),
+                Poll::Ready(Ok(())) if space.filled().is_empty() => {
+                    self.peer_has_closed = true;
+                    Ok(false)
+                }
+                Poll::Ready(Ok(())) => {
+                    self.receive(space.filled())?;
+                    Ok(true)
+                }
+            }
+        })
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        self.take_answers(context);
+        let mut has_moved = false;
+        loop {
+            let wrote = self.write(context)?;
+            let read = self.read(context)?;
+            if !wrote && !read {
+                break;
+            }
+            has_moved = true;
+        }
+        if self.is_draining && self.connection.is_done() {
+            return Err(End::Drained);
+        }
+        if self.peer_has_closed && self.connection.is_done() {
+            return Err(End::Closed);
+        }
+        self.watch_for_stall(context, has_moved)
+    }
+
+    fn watch_for_stall(&mut self, context: &mut Context<'_>, has_moved: bool) -> Result<(), End> {
+        let awaits_peer = !self.connection.output().is_empty() || self.connection.is_mid_call();
+        if !awaits_peer || has_moved {
+            self.stall = None;
+        }
+        if awaits_peer {
+            let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            if stall.as_mut().poll(context).is_ready() {
+                return Err(End::Stalled);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Future for Link {
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
+        match self.turn(context) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(end),
+        }
+    }
+}
+
+/// One read into the thread's buffer, looked at by `take`.
+fn read_some<T>(
+    stream: &mut TcpStream,
+    context: &mut Context<'_>,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Poll<io::Result<T>> {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let mut space = ReadBuf::new(buffer);
+        Pin::new(stream)
+            .poll_read(context, &mut space)
+            .map_ok(|()| take(space.filled()))
+    })
+}

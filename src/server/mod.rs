@@ -1,0 +1,267 @@
+//! `im-gateway backend` towards the cluster: calls come in over mprpc, pushes go out over Redis.
+//!
+//! Owns the listener for calls, a task per connection ([`link`], with its rules in [`connection`] and [`turns`]), the way of
+//! the answers from the store's thread ([`replies`]), and the [`publisher`]. Never looks into a request: what is asked goes
+//! to the services as it is. Everything runs on the one thread that also runs [`crate::control`].
+//!
+//! ```text
+//! gateway ── call ──▶ link ──▶ ServiceClient ──▶ store thread ── replies ──▶ link ── reply ──▶ gateway
+//!                                                      └────── publisher ──▶ Redis
+//! ```
+
+mod connection;
+mod link;
+pub mod publisher;
+mod replies;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use log::{debug, warn};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use self::{
+    connection::{Complaint, Connection, Limits, Offer},
+    link::{End, Link},
+};
+use crate::{
+    backend::{BadCall, Service},
+    limits::{Rate, TokenBucket},
+    metrics::{self, server::ServerRefusal},
+    service::ServiceClient,
+};
+
+/// Connections at one time: each core of each gateway has one, or a few dozen where it speaks the classic form.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// What one connection may have under way.
+const LIMITS: Limits = Limits {
+    // Four times the longest line a gateway takes, so whatever it may rightly send.
+    args_bytes: 4 * 1024 * 1024,
+    // A core asks once per session at a time; past this the store is behind anyway, and waiting in the socket is as good.
+    calls: 8192,
+    calls_bytes: 8 * 1024 * 1024,
+    // A full page of an inbox, several times over.
+    unsent_bytes: 8 * 1024 * 1024,
+};
+/// How long to wait after `accept` failed for want of something, most likely file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Silence after which TCP asks whether the peer is there, how often and how many times: a dead one is gone in a minute.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
+/// Lines a misbehaving peer may bring about in the log.
+const COMPLAINTS: Rate = Rate {
+    per_second: 1,
+    burst: 10,
+};
+
+/// The server of calls.
+pub struct Server {
+    offer: Offer,
+    max_connections: usize,
+    services: ServiceClient,
+    shared: Arc<Shared>,
+}
+
+/// What all connections of a server use.
+struct Shared {
+    metrics: Arc<metrics::Server>,
+    complaints: Mutex<Complaints>,
+}
+
+/// The log of what peers did wrong.
+struct Complaints {
+    bucket: TokenBucket,
+    started: Instant,
+    left_out: u64,
+}
+
+impl Server {
+    /// A server that offers `services`, to at most `max_connections` connections.
+    pub fn new(
+        services: &[Service],
+        max_connections: usize,
+        client: ServiceClient,
+        metrics: Arc<metrics::Server>,
+    ) -> Self {
+        Self {
+            offer: Offer::of(services),
+            max_connections: max_connections.min(CONNECTIONS_MAX),
+            services: client,
+            shared: Arc::new(Shared {
+                metrics,
+                complaints: Mutex::new(Complaints {
+                    bucket: TokenBucket::full(&COMPLAINTS),
+                    started: Instant::now(),
+                    left_out: 0,
+                }),
+            }),
+        }
+    }
+
+    /// Serves on `listener` until `stop` is fulfilled or dropped; then takes no further connection or call, answers what is
+    /// under way, and returns once every connection has ended.
+    ///
+    /// # Errors
+    /// A listener that the runtime cannot use.
+    pub async fn run(
+        self,
+        listener: std::net::TcpListener,
+        mut stop: oneshot::Receiver<()>,
+    ) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let (drain, draining) = watch::channel(false);
+        let mut links = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stop => break,
+                Some(_) = links.join_next(), if !links.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        if let Some(link) = self.link(stream, peer, links.len()) {
+                            links.spawn(serve(link, peer, draining.clone()));
+                        }
+                    }
+                    Err(error) => {
+                        self.shared.say(|| format!("cannot accept a connection for calls: {error}"));
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        drain.send_replace(true);
+        while links.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    fn link(&self, stream: TcpStream, peer: SocketAddr, open: usize) -> Option<Link> {
+        if open >= self.max_connections {
+            self.shared.metrics.parted(ServerRefusal::MaxConnections);
+            self.shared
+                .say(|| format!("no place for a connection from {peer}: there are {open}"));
+            return None;
+        }
+        let prepared = stream
+            .set_nodelay(true)
+            .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE));
+        if let Err(error) = prepared {
+            debug!("calls from {peer}: {error}");
+            return None;
+        }
+        let connection = Connection::new(self.offer, LIMITS, Arc::clone(&self.shared.metrics));
+        Some(Link::new(
+            stream,
+            connection,
+            self.services.clone(),
+            Arc::clone(&self.shared),
+        ))
+    }
+}
+
+/// Counts a connection for as long as it is open, however it ends.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.metrics.connections.inc();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.connections.dec();
+    }
+}
+
+async fn serve(mut link: Link, peer: SocketAddr, mut draining: watch::Receiver<bool>) {
+    let shared = Arc::clone(link.shared());
+    let _counted = Counted::new(&shared);
+    let end = tokio::select! {
+        biased;
+        end = &mut link => end,
+        () = told(&mut draining) => {
+            link.drain();
+            (&mut link).await
+        }
+    };
+    match &end {
+        End::Framing(error) => {
+            shared.metrics.parted(ServerRefusal::Framing);
+            shared.say(|| format!("calls from {peer}: {error}; the connection is closed"));
+        }
+        End::Stalled => {
+            shared.metrics.parted(ServerRefusal::Stalled);
+            shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
+        }
+        End::Closed | End::Lost(_) => debug!("calls from {peer}: {end}"),
+        End::Drained => link.linger().await,
+    }
+}
+
+/// Waits for the order to drain; whoever could give it no more wants the same.
+async fn told(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+impl Shared {
+    /// Tells of a call that could not be answered as it should.
+    fn complain(&self, complaint: &Complaint) {
+        let Complaint {
+            problem,
+            service,
+            method,
+        } = complaint;
+        self.say(|| match problem {
+            BadCall::UnknownMethod => {
+                format!("a call of {service:?}.{method:?}, which is not offered here")
+            }
+            BadCall::Malformed => {
+                format!("a call of {service:?}.{method:?} with arguments that do not parse")
+            }
+        });
+    }
+
+    /// Logs what a peer did wrong, unless there was much of that lately: any peer can bring it about as often as it likes.
+    fn say(&self, words: impl FnOnce() -> String) {
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now_ms = u64::try_from(complaints.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if complaints.bucket.try_take(&COMPLAINTS, now_ms).is_err() {
+            complaints.left_out += 1;
+            return;
+        }
+        match std::mem::take(&mut complaints.left_out) {
+            0 => warn!("{}", words()),
+            left_out => warn!("{} (left out before: {left_out})", words()),
+        }
+    }
+}
+
+fn unix_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
+        .unwrap_or(0)
+}

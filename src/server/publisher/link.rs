@@ -1,0 +1,421 @@
+//! The connection to Redis: made, kept, and made again.
+//!
+//! Owns the pauses between attempts, the time a command may take, and when a `CATCH_UP` is due. A connection on which one
+//! command has not been answered in time is given up: a Redis that hangs is as good as none.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use log::{info, warn};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
+};
+
+use super::{
+    RedisOptions,
+    answers::{Answer, Answers, Nonsense},
+    packing::Packer,
+    queue::{Commit, Queue},
+};
+use crate::metrics;
+
+/// How long Redis may take to be connected to, and for any one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence after which it is asked whether it is there, so that its loss is noticed before the next push.
+const IDLE_BEFORE_PING: Duration = Duration::from_secs(5);
+/// Pauses between attempts.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a connection there is no more than
+/// one in this time.
+const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes packed and not written at most; what is beyond waits in the queue, which has the bound.
+const UNSENT_BYTES: usize = 1024 * 1024;
+/// Answers are some bytes each.
+const READ_BYTES: usize = 4096;
+/// While Redis is away the log says so this often.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// Nothing more will be published, and all is answered.
+    #[error("finished")]
+    Finished,
+    #[error("{0}")]
+    Lost(#[from] io::Error),
+    #[error("it closed the connection")]
+    Closed,
+    #[error("no answer for {ANSWER_TIMEOUT:?}")]
+    TimedOut,
+    #[error("it refused: {0}")]
+    Refused(String),
+    #[error("{0}")]
+    Nonsense(#[from] Nonsense),
+}
+
+/// Keeps a connection and publishes what comes by the queue, until that is finished.
+pub(super) async fn run(options: RedisOptions, queue: Arc<Queue>, metrics: Arc<metrics::Server>) {
+    let mut outage = Outage::default();
+    loop {
+        let end = tokio::select! {
+            biased;
+            () = finished(&queue) => return,
+            connected = connect(&options.address) => match connected {
+                Ok(stream) => {
+                    let mut session = Session::new(stream, &options, &queue, &metrics, &mut outage);
+                    (&mut session).await
+                }
+                Err(error) => End::Lost(error),
+            },
+        };
+        if matches!(end, End::Finished) {
+            return;
+        }
+        outage.say(&options.address, &end);
+        tokio::select! {
+            biased;
+            () = finished(&queue) => return,
+            () = sleep(outage.pause()) => {}
+        }
+    }
+}
+
+async fn finished(queue: &Queue) {
+    poll_fn(|context| match queue.is_finished(context.waker()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = timeout(ANSWER_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The time without a connection that works.
+#[derive(Default)]
+struct Outage {
+    attempts: u32,
+    said: Option<Instant>,
+}
+
+impl Outage {
+    fn say(&mut self, address: &str, end: &End) {
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            self.said = Some(Instant::now());
+            warn!(
+                "no pushes through Redis at {address}: {end}; gateways fetch them once it is back"
+            );
+        }
+    }
+
+    /// Doubles with each attempt, and is longer by up to a half at random, so that not all come back at the same moment.
+    fn pause(&mut self) -> Duration {
+        let whole = PAUSE_FIRST
+            .saturating_mul(1 << self.attempts.min(10))
+            .min(PAUSE_MAX);
+        self.attempts += 1;
+        let mut random = [0_u8; 1];
+        // Without randomness the pause is a little shorter, no more.
+        let _ = getrandom::fill(&mut random);
+        (whole + whole / 2 * u32::from(random[0]) / 255).min(PAUSE_MAX)
+    }
+
+    fn ended(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// What an answer is awaited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    LogIn,
+    CatchUp,
+    Publish,
+    Ping,
+}
+
+/// Commands of one kind that were packed together.
+struct Awaited {
+    asked: Asked,
+    count: usize,
+    since: Instant,
+}
+
+/// One connection. As a future it is done when the connection has ended.
+struct Session<'a> {
+    stream: TcpStream,
+    queue: &'a Queue,
+    metrics: &'a metrics::Server,
+    outage: &'a mut Outage,
+    packer: Packer,
+    commits: Vec<Commit>,
+    output: Vec<u8>,
+    sent: usize,
+    answers: Answers,
+    awaited: VecDeque<Awaited>,
+    /// Logged in, where that is wanted.
+    is_open: bool,
+    is_finished: bool,
+    /// Pushes got lost since the last `CATCH_UP`.
+    owes_catch_up: bool,
+    caught_up: Instant,
+    last_heard: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        stream: TcpStream,
+        options: &RedisOptions,
+        queue: &'a Queue,
+        metrics: &'a metrics::Server,
+        outage: &'a mut Outage,
+    ) -> Self {
+        let now = Instant::now();
+        let mut session = Self {
+            stream,
+            queue,
+            metrics,
+            outage,
+            packer: Packer::default(),
+            commits: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            answers: Answers::default(),
+            awaited: VecDeque::new(),
+            is_open: false,
+            is_finished: false,
+            owes_catch_up: false,
+            caught_up: now,
+            last_heard: now,
+            timer: Box::pin(sleep_until(now + ANSWER_TIMEOUT)),
+        };
+        match &options.credentials {
+            Some(known) => {
+                let words = ["AUTH", &known.user, known.password.expose()];
+                session.packer.pack_command(&words, &mut session.output);
+                session.expect(Asked::LogIn, 1, now);
+            }
+            None => session.open(now),
+        }
+        session
+    }
+
+    /// From here on pushes are kept, and the first thing to leave makes up for those that were not.
+    fn open(&mut self, now: Instant) {
+        self.is_open = true;
+        self.queue.open();
+        self.catch_up(now);
+    }
+
+    fn catch_up(&mut self, now: Instant) {
+        self.owes_catch_up = false;
+        self.caught_up = now;
+        self.packer.pack_catch_up(&mut self.output);
+        self.expect(Asked::CatchUp, 1, now);
+    }
+
+    fn expect(&mut self, asked: Asked, count: usize, since: Instant) {
+        self.awaited.push_back(Awaited {
+            asked,
+            count,
+            since,
+        });
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let now = Instant::now();
+        loop {
+            let took = self.take(context, now);
+            let wrote = self.write(context)?;
+            let read = self.read(context, now)?;
+            if !took && !wrote && !read {
+                break;
+            }
+        }
+        if self.is_finished && self.awaited.is_empty() {
+            return Err(End::Finished);
+        }
+        self.keep_time(context, now)
+    }
+
+    /// Packs what waits in the queue, if there is room; whether there was anything.
+    fn take(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        if !self.is_open || self.output.len() - self.sent >= UNSENT_BYTES {
+            return false;
+        }
+        let found = self.queue.take(&mut self.commits, context.waker());
+        self.owes_catch_up |= found.has_lost;
+        self.is_finished = found.is_finished;
+        let mut commits = std::mem::take(&mut self.commits);
+        let mut publishes = 0;
+        for commit in commits.drain(..) {
+            publishes += self.packer.pack(&commit, &mut self.output);
+        }
+        self.commits = commits;
+        if publishes > 0 {
+            self.expect(Asked::Publish, publishes, now);
+        }
+        publishes > 0
+    }
+
+    fn write(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let mut wrote = false;
+        while self.sent < self.output.len() {
+            let rest = &self.output[self.sent..];
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Err(End::Closed),
+                Poll::Ready(Ok(count)) => self.sent += count,
+                Poll::Ready(Err(error)) => return Err(End::Lost(error)),
+                Poll::Pending => return Ok(wrote),
+            }
+            wrote = true;
+        }
+        self.sent = 0;
+        self.output.clear();
+        self.output.shrink_to(UNSENT_BYTES);
+        Ok(wrote)
+    }
+
+    fn read(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+        let mut buffer = [0; READ_BYTES];
+        let mut space = ReadBuf::new(&mut buffer);
+        match Pin::new(&mut self.stream).poll_read(context, &mut space) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(error)) => Err(End::Lost(error)),
+            Poll::Ready(Ok(())) if space.filled().is_empty() => Err(End::Closed),
+            Poll::Ready(Ok(())) => {
+                self.last_heard = now;
+                let mut answers = std::mem::take(&mut self.answers);
+                let mut outcome = Ok(());
+                answers.feed(space.filled(), |answer| {
+                    if outcome.is_ok() {
+                        outcome = self.answered(answer, now);
+                    }
+                })?;
+                self.answers = answers;
+                outcome.map(|()| true)
+            }
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) -> Result<(), End> {
+        let Some(front) = self.awaited.front_mut() else {
+            return Err(End::Nonsense(Nonsense));
+        };
+        let asked = front.asked;
+        front.count -= 1;
+        if front.count == 0 {
+            self.awaited.pop_front();
+        }
+        match (asked, answer) {
+            (Asked::LogIn, Ok(())) => self.open(now),
+            (Asked::CatchUp, Ok(())) => {
+                if self.metrics.publisher_connected.get() == 0 {
+                    self.metrics.publisher_connected.set(1);
+                    self.outage.ended();
+                    info!("pushes go through Redis");
+                }
+            }
+            (Asked::Publish, Ok(())) => self.metrics.publishes.inc(),
+            (Asked::Publish, Err(error)) => {
+                self.metrics.publish_failures.inc();
+                if !self.owes_catch_up {
+                    warn!("Redis refused a push: {error}");
+                    self.owes_catch_up = true;
+                }
+            }
+            (Asked::Ping, Ok(())) => {}
+            (Asked::LogIn | Asked::CatchUp | Asked::Ping, Err(error)) => {
+                return Err(End::Refused(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what is due at its time: gives up, catches up, asks whether Redis is there. Has the task woken for the next of it.
+    fn keep_time(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), End> {
+        let mut asks = false;
+        if self.owes_catch_up && now >= self.caught_up + CATCH_UP_PAUSE {
+            self.catch_up(now);
+            asks = true;
+        }
+        match self.awaited.front() {
+            Some(front) if now >= front.since + ANSWER_TIMEOUT => return Err(End::TimedOut),
+            Some(_) => {}
+            None if now >= self.last_heard + IDLE_BEFORE_PING => {
+                self.packer.pack_command(&["PING"], &mut self.output);
+                self.expect(Asked::Ping, 1, now);
+                asks = true;
+            }
+            None => {}
+        }
+        if asks {
+            self.write(context)?;
+        }
+        self.arm(context);
+        Ok(())
+    }
+
+    /// The timer is only ever moved to an earlier time, or on after it has run out: what is due moves on with every answer, and
+    /// to follow it each time would cost more than a wake-up too many.
+    fn arm(&mut self, context: &mut Context<'_>) {
+        let mut due = match self.awaited.front() {
+            Some(front) => front.since + ANSWER_TIMEOUT,
+            None => self.last_heard + IDLE_BEFORE_PING,
+        };
+        if self.owes_catch_up {
+            due = due.min(self.caught_up + CATCH_UP_PAUSE);
+        }
+        if due < self.timer.deadline() {
+            self.timer.as_mut().reset(due);
+        }
+        while self.timer.as_mut().poll(context).is_ready() {
+            if due <= Instant::now() {
+                // Due while this turn lasted: come again at once.
+                context.waker().wake_by_ref();
+                return;
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+impl Future for Session<'_> {
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
+        match self.turn(context) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(end),
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.metrics.publisher_connected.set(0);
+        let unanswered = self.awaited.iter();
+        let lost: usize = unanswered
+            .filter(|awaited| awaited.asked == Asked::Publish)
+            .map(|awaited| awaited.count)
+            .sum();
+        self.metrics.publish_failures.add(lost as u64);
+    }
+}

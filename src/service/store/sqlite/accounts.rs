@@ -1,0 +1,107 @@
+//! Users and their contacts as rows.
+
+use rusqlite::{ErrorCode, OptionalExtension, params};
+
+use super::Sqlite;
+use crate::{
+    id::UserId,
+    service::store::{Failure, storage::Accounts},
+};
+
+impl Accounts for Sqlite {
+    fn account(&self, name: &str) -> Result<Option<(UserId, String)>, Failure> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT user_id, password_hash FROM users WHERE name = ?1")?
+            .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?)
+    }
+
+    fn user_exists(&self, user: UserId) -> Result<bool, Failure> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT 1 FROM users WHERE user_id = ?1")?
+            .exists([user])?)
+    }
+
+    fn name_of(&self, user: UserId) -> Result<Option<String>, Failure> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT name FROM users WHERE user_id = ?1")?
+            .query_row([user], |row| row.get(0))
+            .optional()?)
+    }
+
+    fn insert_user(
+        &mut self,
+        name: &str,
+        hash: &str,
+        now_ms: i64,
+    ) -> Result<Option<UserId>, Failure> {
+        let inserted = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO users (name, password_hash, created_ms) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![name, hash, now_ms]);
+        match inserted {
+            Ok(_) => Ok(Some(self.connection.last_insert_rowid())),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn users_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<(UserId, String)>, Failure> {
+        // Names compare byte by byte, and none sorts behind its prefix followed by the last character there is.
+        let end = format!("{prefix}\u{10ffff}");
+        let mut statement = self.connection.prepare_cached(
+            "SELECT user_id, name FROM users WHERE name >= ?1 AND name < ?2 ORDER BY name LIMIT ?3",
+        )?;
+        let users = statement.query_map(params![prefix, end, limit], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+        Ok(users.collect::<Result<_, _>>()?)
+    }
+
+    fn insert_friend(&mut self, user: UserId, friend: UserId, limit: u32) -> Result<bool, Failure> {
+        let added = self
+            .connection
+            .prepare_cached(
+                "INSERT OR IGNORE INTO friends (user_id, friend_id) SELECT ?1, ?2
+                 WHERE (SELECT count(*) FROM friends WHERE user_id = ?1) < ?3",
+            )?
+            .execute(params![user, friend, limit])?;
+        if added > 0 {
+            return Ok(true);
+        }
+        Ok(self
+            .connection
+            .prepare_cached("SELECT 1 FROM friends WHERE user_id = ?1 AND friend_id = ?2")?
+            .exists([user, friend])?)
+    }
+
+    fn delete_friend(&mut self, user: UserId, friend: UserId) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached("DELETE FROM friends WHERE user_id = ?1 AND friend_id = ?2")?
+            .execute([user, friend])?;
+        Ok(())
+    }
+
+    fn friends(&self, user: UserId) -> Result<Vec<UserId>, Failure> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT friend_id FROM friends WHERE user_id = ?1 ORDER BY friend_id",
+        )?;
+        let friends = statement.query_map([user], |row| row.get(0))?;
+        Ok(friends.collect::<Result<_, _>>()?)
+    }
+
+    fn followers(&self, user: UserId, limit: u32) -> Result<Vec<UserId>, Failure> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT user_id FROM friends WHERE friend_id = ?1 LIMIT ?2")?;
+        let followers = statement.query_map(params![user, limit], |row| row.get(0))?;
+        Ok(followers.collect::<Result<_, _>>()?)
+    }
+}

@@ -1,0 +1,160 @@
+//! The storage over one SQLite file.
+//!
+//! Owns the connection. All SQL of the services is in this folder: `schema` has the tables, the other files one subject each.
+//! Statements are prepared once and kept.
+//!
+//! Shared by several processes, each transaction that may write holds SQLite's one lock for writing from its beginning, so
+//! what it has read stays true until it ends; `turn` sees to it that everybody gets to it.
+
+mod accounts;
+mod cursors;
+mod failure;
+mod groups;
+mod messages;
+mod routes;
+pub(in crate::service) mod schema;
+mod turn;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use self::turn::Turn;
+use super::{Failure, storage::Transactions};
+use crate::error::StartupError;
+
+/// Length of the write-ahead log past which it is emptied even under load, where several processes keep each other from ever
+/// finding it all copied.
+const LONG_LOG_BYTES: u64 = 256 * 1024 * 1024;
+
+/// See the module's description.
+pub(in crate::service) struct Sqlite {
+    connection: Connection,
+    /// Where several processes share the file.
+    shared: Option<Shared>,
+}
+
+struct Shared {
+    turn: Turn,
+    log_path: PathBuf,
+}
+
+impl Sqlite {
+    /// Opens the file in `data_dir`, creating both where missing, and brings it to the present schema. `is_shared`: other
+    /// processes may have it open, too; else it is locked for this one.
+    pub(in crate::service) fn open(data_dir: &Path, is_shared: bool) -> Result<Self, StartupError> {
+        schema::create_directory(data_dir)?;
+        if !is_shared {
+            return Ok(Self {
+                connection: schema::open(data_dir, schema::Locking::Exclusive)?,
+                shared: None,
+            });
+        }
+        let turn = Turn::open(data_dir).map_err(|error| schema::cannot_share(data_dir, &error))?;
+        // One after the other: while the first makes the file what it has to be, the others wait.
+        let held = turn.take();
+        let connection = schema::open(data_dir, schema::Locking::Shared)?;
+        drop(held);
+        Ok(Self {
+            connection,
+            shared: Some(Shared {
+                turn,
+                log_path: data_dir.join(format!("{}-wal", schema::FILE_NAME)),
+            }),
+        })
+    }
+
+    /// Waits until it is this process's turn to write.
+    fn take_turn(&self) -> Option<turn::Held<'_>> {
+        self.shared.as_ref().map(|shared| shared.turn.take())
+    }
+
+    /// The connection, for tests that look behind the services or get in their way.
+    #[cfg(test)]
+    pub(in crate::service) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Transactions for Sqlite {
+    fn begin(&mut self) -> Result<(), Failure> {
+        let _turn = self.take_turn();
+        self.connection
+            .prepare_cached("BEGIN IMMEDIATE")?
+            .execute([])
+            .map_err(|error| Failure::Storage(error.into()))?;
+        Ok(())
+    }
+
+    fn begin_reading(&mut self) -> Result<(), Failure> {
+        self.connection.prepare_cached("BEGIN")?.execute([])?;
+        Ok(())
+    }
+
+    fn version(&self) -> Result<i64, Failure> {
+        Ok(self
+            .connection
+            .prepare_cached("PRAGMA data_version")?
+            .query_row([], |row| row.get(0))?)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached("COMMIT")?
+            .execute([])
+            .map_err(|error| Failure::Storage(error.into()))?;
+        Ok(())
+    }
+
+    fn roll_back(&mut self) {
+        if self.in_transaction()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            log::error!("cannot roll back: {error}");
+        }
+    }
+
+    fn in_transaction(&self) -> bool {
+        !self.connection.is_autocommit()
+    }
+
+    fn begin_part(&mut self) -> Result<(), Failure> {
+        Ok(self.connection.execute_batch("SAVEPOINT part")?)
+    }
+
+    fn end_part(&mut self, keep: bool) -> Result<(), Failure> {
+        let end = if keep {
+            "RELEASE part"
+        } else {
+            "ROLLBACK TO part; RELEASE part"
+        };
+        Ok(self.connection.execute_batch(end)?)
+    }
+
+    fn probe(&mut self) -> Result<(), Failure> {
+        const VERSION: &str = "user_version";
+        let version: i64 = self
+            .connection
+            .pragma_query_value(None, VERSION, |row| row.get(0))?;
+        Ok(self.connection.pragma_update(None, VERSION, version)?)
+    }
+
+    fn tidy(&mut self, shorten: bool) {
+        // Emptying the log takes the lock for writing; copying it does not.
+        let _turn = shorten.then(|| self.take_turn());
+        let kind = if shorten { "TRUNCATE" } else { "PASSIVE" };
+        let done = self
+            .connection
+            .query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |_| Ok(()));
+        if let Err(error) = done {
+            log::warn!("cannot checkpoint the store: {error}");
+        }
+    }
+
+    fn is_untidy(&self) -> bool {
+        // A log that is not there is short.
+        self.shared.as_ref().is_some_and(|shared| {
+            std::fs::metadata(&shared.log_path).is_ok_and(|log| log.len() > LONG_LOG_BYTES)
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! Taking turns with other processes over the same file.
+//!
+//! Owns a lock of its own beside SQLite's, on a file that holds nothing. SQLite lets whoever asks next have its lock, and others
+//! ask again after a nap: a busy process would lock the others out for as long as it is busy. So who waits for SQLite's lock
+//! holds the turn, and who has just let SQLite's lock go has to wait for the turn first.
+//! A courtesy, not a safeguard: whoever cannot get the turn goes on without it.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The file that is locked; it stays behind.
+const TURN_FILE: &str = "turn";
+
+/// Longest wait for the turn, and longest wait for SQLite's lock behind it: together less than a gateway waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often who waits looks again: a commit takes some milliseconds, so first often, then at leisure.
+const SHORT_NAP: Duration = Duration::from_micros(100);
+const LONG_NAP: Duration = Duration::from_millis(1);
+const SHORT_NAPS: u32 = 100;
+
+/// See the module's description.
+pub(super) struct Turn {
+    file: File,
+}
+
+/// Gives the turn to the next when it is dropped.
+pub(super) struct Held<'a> {
+    turn: Option<&'a Turn>,
+}
+
+impl Turn {
+    /// The turn of those who share `data_dir`.
+    pub(super) fn open(data_dir: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(data_dir.join(TURN_FILE))?;
+        Ok(Self { file })
+    }
+
+    /// Waits for the turn.
+    pub(super) fn take(&self) -> Held<'_> {
+        let mut patience = Patience::default();
+        loop {
+            match self.file.try_lock() {
+                Ok(()) => return Held { turn: Some(self) },
+                Err(TryLockError::WouldBlock) if patience.nap() => {}
+                Err(TryLockError::WouldBlock) => return Held { turn: None },
+                Err(TryLockError::Error(error)) => {
+                    log::warn!("cannot take turns with the other processes: {error}");
+                    return Held { turn: None };
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(turn) = self.turn
+            && let Err(error) = turn.file.unlock()
+        {
+            log::warn!("cannot give the turn to the other processes: {error}");
+        }
+    }
+}
+
+/// A wait with an end.
+#[derive(Default)]
+pub(super) struct Patience {
+    began: Option<Instant>,
+    naps: u32,
+}
+
+impl Patience {
+    /// Sleeps a little; `false`: it has been long enough.
+    pub(super) fn nap(&mut self) -> bool {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        if began.elapsed() >= PATIENCE {
+            return false;
+        }
+        self.naps += 1;
+        thread::sleep(if self.naps <= SHORT_NAPS {
+            SHORT_NAP
+        } else {
+            LONG_NAP
+        });
+        true
+    }
+}

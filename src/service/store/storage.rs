@@ -1,0 +1,266 @@
+//! What the services ask of a storage: typed operations on rows, in transactions.
+//!
+//! Owns the traits alone; `sqlite` implements them. Everything that is said in SQL, or in another language of storage, is behind
+//! them. An operation that changes rows takes `&mut self` and is called within a transaction only; a read sees what the open
+//! transaction has changed. `docs/storage.md` says what an implementation over another database has to give.
+
+use super::{CursorKey, Failure, StreamId};
+use crate::{
+    id::{GroupId, MessageId, SessionId, UserId},
+    service::cursor::Cursor,
+};
+
+/// Everything the services ask of a storage.
+pub(in crate::service) trait Storage:
+    Transactions + Accounts + Groups + Messages + Cursors + Routes
+{
+}
+
+impl<S: Transactions + Accounts + Groups + Messages + Cursors + Routes> Storage for S {}
+
+/// Beginning and ending, and what keeps a storage fit.
+pub(in crate::service) trait Transactions {
+    /// Begins a transaction that may write. Where others use the storage, waits for them, but not for ever; from here to the
+    /// end nobody else changes anything, and all that others have committed is seen.
+    fn begin(&mut self) -> Result<(), Failure>;
+
+    /// Begins a transaction that only reads: what it sees is of one moment. It is ended by [`Transactions::roll_back`].
+    fn begin_reading(&mut self) -> Result<(), Failure>;
+
+    /// Within a transaction: a number that is another than at the last look if anybody else has committed since.
+    fn version(&self) -> Result<i64, Failure>;
+
+    /// Makes the open transaction last: once this returns, nothing takes it back. After a failure it is open still.
+    fn commit(&mut self) -> Result<(), Failure>;
+
+    /// Takes the open transaction back, if there is one.
+    fn roll_back(&mut self);
+
+    /// Whether a transaction is open: a failing storage may end one by itself.
+    fn in_transaction(&self) -> bool;
+
+    /// Begins a part of the open transaction that can be taken back alone. Parts do not nest.
+    fn begin_part(&mut self) -> Result<(), Failure>;
+
+    /// Ends the part begun last; not `keep`: its changes are taken back.
+    fn end_part(&mut self, keep: bool) -> Result<(), Failure>;
+
+    /// Writes what is there already, to see whether writing works: it does if the commit succeeds.
+    fn probe(&mut self) -> Result<(), Failure>;
+
+    /// Work that a quiet moment is for, so that a busy one need not. `shorten`: and gives back the room that can be given back.
+    fn tidy(&mut self, shorten: bool);
+
+    /// Whether so much room could be given back by now that it cannot wait for a quiet moment.
+    fn is_untidy(&self) -> bool;
+}
+
+/// Users and their contacts.
+pub(in crate::service) trait Accounts {
+    /// The user of this name, with the hash of the password.
+    fn account(&self, name: &str) -> Result<Option<(UserId, String)>, Failure>;
+
+    /// Whether there is such a user.
+    fn user_exists(&self, user: UserId) -> Result<bool, Failure>;
+
+    /// What a user is called.
+    fn name_of(&self, user: UserId) -> Result<Option<String>, Failure>;
+
+    /// Inserts a user; `None`: the name is taken.
+    fn insert_user(
+        &mut self,
+        name: &str,
+        hash: &str,
+        now_ms: i64,
+    ) -> Result<Option<UserId>, Failure>;
+
+    /// At most `limit` users whose names start with `prefix`, in the order of the bytes of their names.
+    fn users_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<(UserId, String)>, Failure>;
+
+    /// Puts `friend` on the list of `user`, where it may stand already; `false`: there are `limit` others.
+    fn insert_friend(&mut self, user: UserId, friend: UserId, limit: u32) -> Result<bool, Failure>;
+
+    /// Takes `friend` off the list of `user`.
+    fn delete_friend(&mut self, user: UserId, friend: UserId) -> Result<(), Failure>;
+
+    /// The list of `user`, ascending.
+    fn friends(&self, user: UserId) -> Result<Vec<UserId>, Failure>;
+
+    /// At most `limit` of those who have `user` on their list.
+    fn followers(&self, user: UserId, limit: u32) -> Result<Vec<UserId>, Failure>;
+}
+
+/// What a group says about itself.
+pub(in crate::service) struct GroupFacts {
+    pub(in crate::service) name: String,
+    pub(in crate::service) description: String,
+    pub(in crate::service) creator: UserId,
+}
+
+/// Groups, but for who is in them: that is [`Cursors`].
+pub(in crate::service) trait Groups {
+    /// Inserts a group.
+    fn insert_group(&mut self, facts: &GroupFacts, now_ms: i64) -> Result<GroupId, Failure>;
+
+    /// Whether there is such a group. There is for ever, once there was.
+    fn group_exists(&self, group: GroupId) -> Result<bool, Failure>;
+
+    /// What a group says about itself.
+    fn group_facts(&self, group: GroupId) -> Result<Option<GroupFacts>, Failure>;
+}
+
+/// A message before it is stored.
+pub(in crate::service) struct Draft<'a> {
+    pub(in crate::service) msg_id: MessageId,
+    /// Whether the services gave the id themselves, rather than the caller.
+    pub(in crate::service) is_own_id: bool,
+    pub(in crate::service) stream: StreamId,
+    pub(in crate::service) sender: UserId,
+    pub(in crate::service) ts_ms: i64,
+    pub(in crate::service) client_msg_id: Option<&'a str>,
+    pub(in crate::service) text: &'a str,
+}
+
+/// A stored message.
+pub(in crate::service) struct StoredMessage {
+    pub(in crate::service) msg_id: MessageId,
+    pub(in crate::service) seq: u64,
+    pub(in crate::service) sender: UserId,
+    pub(in crate::service) ts_ms: i64,
+    pub(in crate::service) text: String,
+}
+
+/// Where a stored message stands.
+pub(in crate::service) struct Place {
+    pub(in crate::service) msg_id: MessageId,
+    pub(in crate::service) stream: StreamId,
+    pub(in crate::service) seq: u64,
+    pub(in crate::service) ts_ms: i64,
+}
+
+/// Messages and the numbers of their streams.
+///
+/// Three things are unique, and the storage sees to it: a message's id, its number in its stream, and its sender together with
+/// the sender's own id of it.
+pub(in crate::service) trait Messages {
+    /// Inserts a message as number `seq` of its stream; `false`: something that must be unique is there already.
+    fn insert_message(&mut self, draft: &Draft<'_>, seq: u64) -> Result<bool, Failure>;
+
+    /// Who sent a message.
+    fn sender_of(&self, msg_id: MessageId) -> Result<Option<UserId>, Failure>;
+
+    /// The message that `sender` calls `client_msg_id`, if it is younger than `after_ms`.
+    fn message_by_client_id(
+        &self,
+        sender: UserId,
+        client_msg_id: &str,
+        after_ms: i64,
+    ) -> Result<Option<MessageId>, Failure>;
+
+    /// The message that `sender` calls `client_msg_id` is called so no longer, if it is not younger than `before_ms`.
+    fn release_client_id(
+        &mut self,
+        sender: UserId,
+        client_msg_id: &str,
+        before_ms: i64,
+    ) -> Result<(), Failure>;
+
+    /// The stream of a message, and its number.
+    fn place_of(&self, msg_id: MessageId) -> Result<Option<(StreamId, u64)>, Failure>;
+
+    /// At most `limit` messages of a stream with numbers in `from..=to`, ascending.
+    fn messages(
+        &self,
+        stream: StreamId,
+        from: u64,
+        to: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredMessage>, Failure>;
+
+    /// At most `limit` messages of any stream with ids above `position`, ascending.
+    fn places_behind(&self, position: MessageId, limit: usize) -> Result<Vec<Place>, Failure>;
+
+    /// Deletes a message.
+    fn delete_message(&mut self, msg_id: MessageId) -> Result<(), Failure>;
+
+    /// The greatest id of a message, 0 if there is none.
+    fn last_message_id(&self) -> Result<MessageId, Failure>;
+
+    /// The greatest number a stream ever gave, as far as its messages or [`Messages::keep_last_seq`] tell; 0 if it gave none.
+    fn last_seq(&self, stream: StreamId) -> Result<u64, Failure>;
+
+    /// Notes the greatest number a stream gave, before its message goes.
+    fn keep_last_seq(&mut self, stream: StreamId, last_seq: u64) -> Result<(), Failure>;
+}
+
+/// Where every reader of a stream stands. A cursor in a group's stream is a membership.
+pub(in crate::service) trait Cursors {
+    /// One reader's cursor.
+    fn cursor(&self, key: CursorKey) -> Result<Option<Cursor>, Failure>;
+
+    /// Inserts or replaces a cursor.
+    fn write_cursor(&mut self, key: CursorKey, cursor: &Cursor) -> Result<(), Failure>;
+
+    /// Deletes a cursor.
+    fn delete_cursor(&mut self, key: CursorKey) -> Result<(), Failure>;
+
+    /// Shows every cursor of a stream to `visit`, in the order of the users.
+    fn each_cursor(
+        &self,
+        stream: StreamId,
+        visit: impl FnMut(UserId, Cursor) -> Result<(), Failure>,
+    ) -> Result<(), Failure>;
+
+    /// Shows up to where every reader of a stream has confirmed everything.
+    fn each_floor(&self, stream: StreamId, visit: impl FnMut(UserId, u64)) -> Result<(), Failure>;
+
+    /// The readers of a stream, ascending.
+    fn readers(&self, stream: StreamId) -> Result<Vec<UserId>, Failure>;
+
+    /// How many readers a stream has.
+    fn reader_count(&self, stream: StreamId) -> Result<u32, Failure>;
+
+    /// The streams of the groups `user` is in, ascending.
+    fn group_streams(&self, user: UserId) -> Result<Vec<StreamId>, Failure>;
+}
+
+/// A route as it is stored.
+pub(in crate::service) struct StoredRoute {
+    pub(in crate::service) session_id: SessionId,
+    pub(in crate::service) route: String,
+    pub(in crate::service) device: String,
+    pub(in crate::service) expires_ms: i64,
+}
+
+/// On which gateway each device of a user is connected. Unused where routes live in memory.
+pub(in crate::service) trait Routes {
+    /// All routes of a user, expired ones too, in the order of binding.
+    fn routes(&self, user: UserId) -> Result<Vec<StoredRoute>, Failure>;
+
+    /// Whether a user has any route, be it expired.
+    fn has_route(&self, user: UserId) -> Result<bool, Failure>;
+
+    /// Inserts the route of a session, or replaces it; either way it is now the one bound last.
+    fn put_route(&mut self, user: UserId, route: &StoredRoute) -> Result<(), Failure>;
+
+    /// Deletes the route of a session.
+    fn delete_route(&mut self, user: UserId, session_id: SessionId) -> Result<(), Failure>;
+
+    /// Deletes all routes of all users.
+    fn delete_all_routes(&mut self) -> Result<(), Failure>;
+
+    /// All routes of a user over `route` that have not expired at `now_ms` expire at `expires_ms`; `false`: there is none.
+    fn refresh_routes(
+        &mut self,
+        user: UserId,
+        route: &str,
+        now_ms: i64,
+        expires_ms: i64,
+    ) -> Result<bool, Failure>;
+
+    /// When the first route expires; `None`: there are no routes.
+    fn first_expiry_ms(&self) -> Result<Option<i64>, Failure>;
+
+    /// At most `limit` users with a route that has expired at `now_ms`.
+    fn users_with_expired_routes(&self, now_ms: i64, limit: usize) -> Result<Vec<UserId>, Failure>;
+}

@@ -1,0 +1,389 @@
+//! The gateway before MPIM's own four services, with MPIM's own clients: nothing they know may look different.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use im_gateway::proto::C2cMsg;
+use prost::Message;
+
+use crate::common::fake_mpim::{FakeMpim, Options, channel};
+use crate::common::{
+    Client, DEADLINE, Gateway, POLL_INTERVAL, assert_error, eventually, http, number,
+};
+use crate::redis_server::RedisServer;
+use crate::zookeeper_server::Zookeeper;
+
+/// How long a route lasts here, which is two minutes at MPIM.
+const ROUTE_LIFETIME: Duration = Duration::from_secs(2);
+
+struct World {
+    gateway: Gateway,
+    mpim: FakeMpim,
+    redis: RedisServer,
+    zookeeper: Zookeeper,
+}
+
+impl World {
+    fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    fn start_with(options: Options) -> Self {
+        let redis = RedisServer::start();
+        let zookeeper = Zookeeper::start();
+        let lifetime = options.route_lifetime;
+        let mpim = FakeMpim::start(&zookeeper.hosts(""), &redis, options);
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/mpim.toml");
+        let gateway = Gateway::start(|config| {
+            config
+                .fill_from(&shipped)
+                .cores(2)
+                .set("gateway_service", "gateway_id", "gw-1")
+                .set("service_discovery", "zookeeper_hosts", zookeeper.hosts(""))
+                .set("redis", "address", redis.address())
+                .set(
+                    "presence",
+                    "route_lifetime",
+                    format!("{}s", lifetime.as_secs()),
+                );
+        });
+        Self {
+            gateway,
+            mpim,
+            redis,
+            zookeeper,
+        }
+    }
+
+    /// Asserts that MPIM was asked nothing that it cannot answer, and that all is well.
+    fn assert_sound(&mut self) {
+        assert_eq!(self.mpim.unanswered(), Vec::<String>::new());
+        assert!(self.gateway.is_running());
+        assert_eq!(self.gateway.metric("panics_total", &[]), 0.0);
+    }
+}
+
+/// One of MPIM's clients: it registers and remembers its number.
+fn register(gateway: &Gateway, name: &str) -> Client {
+    let mut client = gateway.client();
+    let reply = client.ask(&format!("REGISTER {name} password1"));
+    client.uid = number(&reply, "uid");
+    assert_eq!(reply, format!("+OK uid={}", client.uid));
+    client
+}
+
+#[test]
+fn replies_and_pushes_are_exactly_mpims() {
+    let mut world = World::start();
+    let gateway = &world.gateway;
+    let mut alice = register(gateway, "alice");
+    let mut bob = register(gateway, "bob");
+    assert_eq!(alice.ask("LOGOUT"), "+OK logout success");
+    assert_eq!(
+        alice.ask("LOGIN alice password1"),
+        format!("+OK uid={}", alice.uid)
+    );
+
+    let reply = alice.ask(&format!("SEND {} see http://x now", bob.uid));
+    assert_eq!(reply, format!("+OK msg_id={}", number(&reply, "msg_id")));
+    let push = bob.push();
+    assert_eq!(push.kind, "MSG");
+    assert_eq!(push.keys(), ["id", "from", "ts", "text"]);
+    assert_eq!(
+        (push.number("from"), push.text()),
+        (alice.uid, "see http://x now")
+    );
+    assert!(push.number("ts") > 1_700_000_000_000);
+
+    assert_eq!(bob.ask("PULL"), "+OK pull_done");
+    assert_eq!(
+        alice.ask(&format!("ADDFRIEND {}", bob.uid)),
+        "+OK friend added"
+    );
+    assert_eq!(alice.ask("GETFRIENDS"), format!("+OK friends: {}", bob.uid));
+    let reply = alice.ask("CREATEGROUP team our own group");
+    let group = number(&reply, "group_id");
+    assert_eq!(reply, format!("+OK group_id={group}"));
+    assert_eq!(bob.ask(&format!("JOINGROUP {group}")), "+OK joined group");
+    let reply = alice.ask(&format!("SENDGROUP {group} hello all"));
+    assert_eq!(
+        reply,
+        format!("+OK group_msg_id={}", number(&reply, "group_msg_id"))
+    );
+    // MPIM stores group messages and pushes them to nobody.
+    bob.assert_no_push();
+    assert_error(
+        &gateway.client().ask("LOGIN alice wrong-password"),
+        "AUTH_FAILED",
+    );
+    world.assert_sound();
+}
+
+#[test]
+fn what_was_sent_to_somebody_offline_is_pulled_and_none_of_it_is_lost() {
+    const MESSAGES: usize = 250;
+    let mut world = World::start_with(Options {
+        route_lifetime: ROUTE_LIFETIME,
+        ..Options::default()
+    });
+    let mut alice = register(&world.gateway, "alice");
+    let mut bob = register(&world.gateway, "bob");
+    let uid = bob.uid;
+    assert_eq!(bob.ask("LOGOUT"), "+OK logout success");
+    // Until the route has run out, MPIM takes him for connected.
+    let mut bus = crate::common::bus::Bus::connect(&world.redis);
+    eventually("bob's route has run out", || {
+        bus.get(&format!("route:{uid}")).is_none()
+    });
+    for n in 0..MESSAGES {
+        let reply = alice.ask(&format!("SEND {uid} n{n}"));
+        assert!(reply.starts_with("+OK msg_id="), "{reply}");
+    }
+    assert_eq!(bob.ask("LOGIN bob password1"), format!("+OK uid={uid}"));
+    // MPIM hands out everything at once and deletes it, whatever was asked for.
+    let mut texts = Vec::new();
+    loop {
+        assert_eq!(bob.ask("PULL"), "+OK pull_done");
+        let page = bob.taken_pushes();
+        if page.is_empty() {
+            break;
+        }
+        for message in page {
+            assert_eq!(message.keys(), ["id", "from", "ts", "text"]);
+            texts.push(message.text().to_string());
+        }
+    }
+    let expected: Vec<String> = (0..MESSAGES).map(|n| format!("n{n}")).collect();
+    assert_eq!(texts, expected);
+    world.assert_sound();
+}
+
+#[test]
+fn pushes_come_on_mpims_channel_with_the_callers_id() {
+    let mut world = World::start();
+    let mut alice = register(&world.gateway, "alice");
+    let mut bob = register(&world.gateway, "bob");
+    alice.ask(&format!("SEND {} hello", bob.uid));
+    let push = bob.push();
+    let published = world.mpim.published();
+    let (on, payload) = published.last().expect("a publication");
+    let message = C2cMsg::decode(payload.as_slice()).expect("a message");
+    assert_eq!(message.msg_id as u64, push.id());
+    assert!(
+        [channel("gw-1#0"), channel("gw-1#1")].contains(on),
+        "published on {on}"
+    );
+    // As MPIM's own gateway had it: without an id.
+    let mut bus = crate::common::bus::Bus::connect(&world.redis);
+    let payload = C2cMsg {
+        from: alice.uid as i64,
+        to: bob.uid as i64,
+        ts_ms: 5,
+        text: "hi".to_string(),
+        ..Default::default()
+    };
+    bus.publish(on, &payload.encode_to_vec());
+    let push = bob.push();
+    assert_eq!((push.id(), push.text()), (0, "hi"));
+    world.assert_sound();
+}
+
+#[test]
+fn routes_are_refreshed_for_as_long_as_users_are_connected() {
+    let mut world = World::start_with(Options {
+        route_lifetime: ROUTE_LIFETIME,
+        ..Options::default()
+    });
+    let mut alice = register(&world.gateway, "alice");
+    let mut bob = register(&world.gateway, "bob");
+    let key = format!("route:{}", bob.uid);
+    let mut bus = crate::common::bus::Bus::connect(&world.redis);
+    let start = Instant::now();
+    while start.elapsed() < ROUTE_LIFETIME * 3 {
+        assert!(
+            bus.get(&key).is_some(),
+            "bob's route ran out after {:?}",
+            start.elapsed()
+        );
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    alice.ask(&format!("SEND {} still here", bob.uid));
+    assert_eq!(bob.push().text(), "still here");
+    let uid = bob.uid as i64;
+    let mine: Vec<_> = world.mpim.bindings();
+    let mine: Vec<_> = mine.iter().filter(|one| one.user_id == uid).collect();
+    assert!(mine.len() >= 3, "{mine:?}");
+    assert!(
+        mine.iter().all(|one| one.gateway_id == mine[0].gateway_id),
+        "a user stays on his core"
+    );
+    for pair in mine.windows(2) {
+        let gap = pair[1].at - pair[0].at;
+        assert!(gap < ROUTE_LIFETIME, "{gap:?} without a refresh");
+    }
+    // Nobody refreshes who has left.
+    drop(bob);
+    eventually("the route of somebody who left runs out", || {
+        bus.get(&key).is_none()
+    });
+    world.assert_sound();
+}
+
+#[test]
+fn users_locked_out_by_a_killed_gateway_get_in_again() {
+    let mut world = World::start();
+    let mut alice = register(&world.gateway, "alice");
+    alice.ask("LOGOUT");
+    alice.ask("LOGIN alice password1");
+    eventually("MPIM takes alice for online", || {
+        world.mpim.is_online(alice.uid)
+    });
+    world.gateway.kill_9();
+    world.gateway.restart();
+    assert!(world.mpim.is_online(alice.uid), "nobody has told MPIM");
+    let (logins, logouts) = (
+        world.mpim.calls("UserService.Login"),
+        world.mpim.calls("UserService.Logout"),
+    );
+    let mut client = world.gateway.client();
+    assert_error(&client.ask("LOGIN alice wrong-password"), "AUTH_FAILED");
+    assert_eq!(world.mpim.calls("UserService.Logout"), logouts);
+    assert_eq!(
+        client.ask("LOGIN alice password1"),
+        format!("+OK uid={}", alice.uid)
+    );
+    assert_eq!(world.mpim.calls("UserService.Login"), logins + 3);
+    assert_eq!(world.mpim.calls("UserService.Logout"), logouts + 1);
+    assert!(world.mpim.is_online(alice.uid));
+    world.assert_sound();
+}
+
+#[test]
+fn a_refusal_that_does_not_say_whom_it_refuses_is_an_error_and_no_more() {
+    let mut world = World::start_with(Options {
+        refusal_names_user: false,
+        ..Options::default()
+    });
+    let mut alice = register(&world.gateway, "alice");
+    alice.ask("LOGOUT");
+    alice.ask("LOGIN alice password1");
+    world.gateway.kill_9();
+    world.gateway.restart();
+    let logouts = world.mpim.calls("UserService.Logout");
+    let mut client = world.gateway.client();
+    let reply = client.ask("LOGIN alice password1");
+    assert!(reply.starts_with("-ERR "), "{reply}");
+    assert_eq!(world.mpim.calls("UserService.Logout"), logouts);
+    assert_eq!(client.ask("ping"), "+OK pong");
+    world.assert_sound();
+}
+
+#[test]
+fn a_user_who_leaves_in_whatever_way_can_log_in_again() {
+    let mut world = World::start();
+    let uid = register(&world.gateway, "alice").uid;
+    for round in 0..6 {
+        let mut client = world.gateway.client();
+        let start = Instant::now();
+        loop {
+            let reply = client.ask("LOGIN alice password1");
+            if reply == format!("+OK uid={uid}") {
+                break;
+            }
+            assert!(start.elapsed() < DEADLINE, "round {round}: {reply}");
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        match round % 3 {
+            0 => assert_eq!(client.ask("LOGOUT"), "+OK logout success"),
+            1 => assert_eq!(client.ask("quit"), "+OK bye"),
+            _ => drop(client),
+        }
+    }
+    world.assert_sound();
+}
+
+#[test]
+fn what_mpim_does_not_have_is_unsupported_or_left_out() {
+    let mut world = World::start();
+    let mut alice = register(&world.gateway, "alice");
+    let mut bob = register(&world.gateway, "bob");
+    assert_error(&alice.ask(&format!("profile:{}", bob.uid)), "UNSUPPORTED");
+    assert_error(&alice.ask("search:bo"), "UNSUPPORTED");
+    assert_eq!(alice.ask("refresh").get(..10), Some("+OK token="));
+    for n in 0..100 {
+        alice.ask(&format!("SEND {} n{n}", bob.uid));
+        bob.push();
+        bob.ask("PULL");
+    }
+    assert_eq!(alice.ask("ack:5"), "+OK acked=0");
+    for _ in 0..20 {
+        bob.ask("LOGOUT");
+        assert!(bob.ask("LOGIN bob password1").starts_with("+OK uid="));
+    }
+    let (_, stderr) = world.gateway.output();
+    let lines = stderr.lines().count();
+    assert!(lines < 50, "{lines} lines of log:\n{stderr}");
+    world.assert_sound();
+}
+
+#[test]
+fn accounts_are_registered_one_at_a_time() {
+    let mut world = World::start();
+    let address = world.gateway.address();
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                for n in 0..10 {
+                    let mut client = Client::connect(address);
+                    client.line();
+                    let reply = client.ask(&format!("REGISTER user{thread}-{n} password1"));
+                    assert!(reply.starts_with("+OK uid="), "{reply}");
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("a client");
+    }
+    assert_eq!(world.mpim.calls("UserService.Register"), 80);
+    assert_eq!(world.mpim.most_registering(), 1);
+    world.assert_sound();
+}
+
+#[test]
+fn mpim_restarted_is_found_again() {
+    let mut world = World::start();
+    let mut alice = register(&world.gateway, "alice");
+    let hosts = world.zookeeper.hosts("");
+    let stopped = std::mem::replace(
+        &mut world.mpim,
+        // The next start finds the method nodes of the one before still there, so it comes after their end.
+        FakeMpim::start(
+            &world.zookeeper.hosts("/elsewhere"),
+            &world.redis,
+            Options::default(),
+        ),
+    );
+    drop(stopped);
+    let reply = alice.ask("GETFRIENDS");
+    assert!(reply.starts_with("-ERR "), "{reply}");
+    let nodes = crate::common::znodes::Znodes::connect(&hosts);
+    eventually("the nodes of the old one are gone", || {
+        nodes.get("/UserService/Login").is_none()
+    });
+    world.mpim = FakeMpim::start(&hosts, &world.redis, Options::default());
+    let start = Instant::now();
+    let mut bob = world.gateway.client();
+    loop {
+        let reply = bob.ask("REGISTER bob password1");
+        if reply.starts_with("+OK uid=") {
+            break;
+        }
+        assert!(start.elapsed() < DEADLINE, "{reply}");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    assert_eq!(alice.ask("ping"), "+OK pong");
+    let response = http::get(world.gateway.http_address(), "/readyz").expect("an answer");
+    assert_eq!(response.status, 200);
+    world.assert_sound();
+}

@@ -1,0 +1,56 @@
+//! One `im-gateway backend`: the services as a process of their own.
+
+use tempfile::TempDir;
+
+use super::config::Config;
+use super::http;
+use super::process::Process;
+
+/// The line of the banner that says where gateways call it.
+const BANNER_WORD: &str = "calls";
+
+/// A running backend. Dropping it kills the process and, in a failing test, shows what it printed.
+pub struct BackendProcess {
+    process: Process,
+}
+
+impl BackendProcess {
+    /// Starts one and waits until it listens, whether it is ready or not.
+    pub fn launch(configure: impl FnOnce(&mut Config)) -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let mut config = Config::new(&directory.path().join("data"));
+        config.set("backend", "listen", "127.0.0.1:0");
+        configure(&mut config);
+        Self {
+            process: Process::start(directory, &[], "backend", BANNER_WORD, &config),
+        }
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub fn wait_until_ready(&mut self) {
+        self.process.wait_until_ready();
+    }
+
+    /// The sum of the samples of `name` (without prefix) on its operations listener.
+    pub fn metric(&self, name: &str) -> f64 {
+        let address = self.process.http_address().expect("an operations listener");
+        let response = http::get(address, "/metrics").expect("an answer");
+        http::sum_of(&response.body, name, &[])
+    }
+
+    /// Kills the process as a power cut would, and waits for its end.
+    pub fn kill_9(&mut self) {
+        self.process.kill_9();
+    }
+
+    /// Starts it again, after it ended, and waits until it is ready.
+    pub fn restart(&mut self) {
+        self.process.restart();
+        self.process.wait_until_ready();
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+}

@@ -1,0 +1,179 @@
+//! A whole cluster of real processes: Redis, ZooKeeper, backends over one database, gateways.
+//!
+//! Each part can be killed and brought back. What is fast in it is set fast: sessions, health checks and retries are
+//! measured in tenths of a second, so that tests wait for little.
+
+use std::net::SocketAddr;
+
+use tempfile::TempDir;
+
+use super::backend_process::BackendProcess;
+use super::bus::Bus;
+use super::client::Client;
+use super::config::Config;
+use super::gateway::Gateway;
+use super::znodes::Znodes;
+use crate::redis_server::RedisServer;
+use crate::zookeeper_server::Zookeeper;
+
+/// The node below which everything of a cluster stands.
+const ROOT: &str = "/im";
+
+/// Redis and ZooKeeper, and what every process of the cluster is told.
+pub struct Ground {
+    /// The bus.
+    pub redis: RedisServer,
+    /// Discovery.
+    pub zookeeper: Zookeeper,
+    directory: TempDir,
+}
+
+impl Ground {
+    /// Starts both.
+    pub fn start() -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        std::fs::create_dir(directory.path().join("data")).expect("a directory");
+        Self {
+            redis: RedisServer::start(),
+            zookeeper: Zookeeper::start(),
+            directory,
+        }
+    }
+
+    /// `zookeeper_hosts` of every process.
+    pub fn zookeeper_hosts(&self) -> String {
+        self.zookeeper.hosts(ROOT)
+    }
+
+    /// A session to look at the nodes and to write some.
+    pub fn znodes(&self) -> Znodes {
+        Znodes::connect(&self.zookeeper_hosts())
+    }
+
+    /// A connection to Redis to publish on.
+    pub fn bus(&self) -> Bus {
+        Bus::connect(&self.redis)
+    }
+
+    /// What gateways and backends have in common.
+    fn configure(&self, config: &mut Config) {
+        config
+            .set(
+                "service_discovery",
+                "zookeeper_hosts",
+                self.zookeeper_hosts(),
+            )
+            .set("service_discovery", "zookeeper_session_timeout", "2s")
+            .set("service_discovery", "service_discovery_interval", "5s")
+            .set("service_discovery", "health_check_interval", "500ms")
+            .set("redis", "address", self.redis.address())
+            .set("presence", "route_lifetime", "30s");
+    }
+
+    /// What is special about a backend: all of them keep everything in one directory.
+    pub fn configure_backend(&self, config: &mut Config) {
+        let data = self.directory.path().join("data");
+        config.set("gateway_service", "data_dir", data.display().to_string());
+        self.configure(config);
+    }
+
+    /// What is special about the gateway with this number: its name, and the secret it shares with the others.
+    pub fn configure_gateway(&self, number: usize, config: &mut Config) {
+        let secret = self.directory.path().join("token.secret");
+        config
+            .cores(2)
+            .set("gateway_service", "gateway_id", gateway_id(number))
+            .set("auth", "token_secret_file", secret.display().to_string())
+            .set("load_balancer", "retry_interval", "20ms")
+            .set("rpc", "rpc_timeout", "2s");
+        self.configure(config);
+    }
+}
+
+/// The name of the gateway with this number.
+pub fn gateway_id(number: usize) -> String {
+    format!("gateway-{number}")
+}
+
+/// Everything. Dropping it kills all of it, the gateways first.
+pub struct Cluster {
+    /// The gateways, `gateway-0` first.
+    pub gateways: Vec<Gateway>,
+    /// The backends.
+    pub backends: Vec<BackendProcess>,
+    /// What they stand on.
+    pub ground: Ground,
+}
+
+impl Cluster {
+    /// Starts so many of each and waits until all are ready.
+    pub fn start(backends: usize, gateways: usize) -> Self {
+        Self::start_with(backends, gateways, |_| {})
+    }
+
+    /// The same with further settings, for backends and gateways alike.
+    pub fn start_with(backends: usize, gateways: usize, configure: impl Fn(&mut Config)) -> Self {
+        let mut cluster = Self {
+            gateways: Vec::new(),
+            backends: Vec::new(),
+            ground: Ground::start(),
+        };
+        for _ in 0..backends {
+            cluster.launch_backend(&configure);
+        }
+        for _ in 0..gateways {
+            cluster.launch_gateway(&configure);
+        }
+        cluster.wait_until_ready();
+        cluster
+    }
+
+    /// Starts one more backend and waits until it listens.
+    pub fn launch_backend(&mut self, configure: impl Fn(&mut Config)) {
+        let ground = &self.ground;
+        self.backends.push(BackendProcess::launch(|config| {
+            ground.configure_backend(config);
+            configure(config);
+        }));
+    }
+
+    /// Starts one more gateway and waits until it listens.
+    pub fn launch_gateway(&mut self, configure: impl Fn(&mut Config)) {
+        let (ground, number) = (&self.ground, self.gateways.len());
+        self.gateways.push(Gateway::launch(|config| {
+            ground.configure_gateway(number, config);
+            configure(config);
+        }));
+    }
+
+    /// Waits until every process says it is ready.
+    pub fn wait_until_ready(&mut self) {
+        for backend in &mut self.backends {
+            backend.wait_until_ready();
+        }
+        for gateway in &mut self.gateways {
+            gateway.wait_until_ready();
+        }
+    }
+
+    /// Where the gateways listen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.gateways.iter().map(Gateway::address).collect()
+    }
+
+    /// A new connection to the gateway with this number, with a new account logged in on it.
+    pub fn register(&self, gateway: usize, name: &str) -> Client {
+        self.gateways[gateway].register(name)
+    }
+
+    /// Asserts that every process still runs and that none of them met a panic.
+    pub fn assert_sound(&mut self) {
+        for (number, gateway) in self.gateways.iter_mut().enumerate() {
+            assert!(gateway.is_running(), "gateway {number} has ended");
+            assert_eq!(gateway.metric("panics_total", &[]), 0.0);
+        }
+        for (number, backend) in self.backends.iter_mut().enumerate() {
+            assert!(backend.is_running(), "backend {number} has ended");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! A configuration file in the making, for a gateway or a backend process.
+
+use std::path::Path;
+
+/// Starts with free ports and a directory of its own.
+#[derive(Clone)]
+pub struct Config {
+    table: toml::Table,
+}
+
+impl Config {
+    /// One core, free ports, everything kept in `data_directory`.
+    pub fn new(data_directory: &Path) -> Self {
+        let mut config = Self {
+            table: toml::Table::new(),
+        };
+        config
+            .set("gateway_service", "port", 0)
+            .set("gateway_service", "thread_count", 1)
+            .set("gateway_service", "gateway_id", "test-gateway")
+            .set(
+                "gateway_service",
+                "data_dir",
+                data_directory.display().to_string(),
+            )
+            .set("gateway_service", "drain_timeout", "10s")
+            .set("ops", "listen", "127.0.0.1:0");
+        config
+    }
+
+    /// Takes over the keys of a file that are not set here already.
+    pub fn fill_from(&mut self, path: &Path) -> &mut Self {
+        let text = std::fs::read_to_string(path).expect("read a configuration");
+        let table: toml::Table = text.parse().expect("a configuration parses");
+        for (section, keys) in table {
+            for (key, value) in keys.as_table().expect("only sections").clone() {
+                let present = self.table.get(&section).and_then(|keys| keys.get(&key));
+                if present.is_none() {
+                    self.set(&section, &key, value);
+                }
+            }
+        }
+        self
+    }
+
+    /// Sets one key.
+    pub fn set(&mut self, section: &str, key: &str, value: impl Into<toml::Value>) -> &mut Self {
+        let section = self
+            .table
+            .entry(section)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if let toml::Value::Table(keys) = section {
+            keys.insert(key.to_string(), value.into());
+        }
+        self
+    }
+
+    /// One key of `[limits]`.
+    pub fn limit(&mut self, key: &str, value: impl Into<toml::Value>) -> &mut Self {
+        self.set("limits", key, value)
+    }
+
+    /// The number of cores.
+    pub fn cores(&mut self, count: i64) -> &mut Self {
+        self.set("gateway_service", "thread_count", count)
+    }
+
+    /// No address is exempt from the limits that count by address or rate.
+    pub fn nobody_exempt(&mut self) -> &mut Self {
+        self.limit("limit_exempt", toml::Value::Array(Vec::new()))
+    }
+
+    /// Writes the file.
+    pub fn write(&self, path: &Path) {
+        std::fs::write(path, self.table.to_string()).expect("write the configuration");
+    }
+}

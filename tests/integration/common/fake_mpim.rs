@@ -1,0 +1,198 @@
+//! MPIM's four services as a gateway sees them, faults included.
+//!
+//! Classic replies, in order on each connection. What MPIM does not understand is never answered, and the connection
+//! stays open. Each method has its node in ZooKeeper, all of them in one session.
+
+mod channel;
+mod state;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use im_gateway::proto::RpcHeader;
+use prost::Message;
+
+use super::tcp_server::TcpServer;
+use super::znodes::Znodes;
+use crate::redis_server::RedisServer;
+use state::State;
+
+pub use channel::channel;
+pub use state::Binding;
+
+/// How long `Register` takes, so that two at once are seen to be two.
+const REGISTER_TAKES: Duration = Duration::from_millis(3);
+
+/// How this MPIM behaves where its kind was seen to behave in two ways, or where a test cannot wait.
+#[derive(Clone)]
+pub struct Options {
+    /// Whether the refusal of a user who is online already carries the number of that user.
+    pub refusal_names_user: bool,
+    /// How long a route lasts; MPIM's own is two minutes.
+    pub route_lifetime: Duration,
+}
+
+/// Running services. Dropping them closes every connection and ends the session.
+pub struct FakeMpim {
+    shared: Arc<Shared>,
+    servers: Vec<(&'static str, TcpServer)>,
+    /// Held for its ephemeral nodes.
+    _nodes: Znodes,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    calls: Mutex<BTreeMap<String, usize>>,
+    unanswered: Mutex<Vec<String>>,
+    registering: AtomicUsize,
+    most_registering: AtomicUsize,
+}
+
+impl FakeMpim {
+    /// Starts the services and registers them in ZooKeeper.
+    pub fn start(zookeeper_hosts: &str, redis: &RedisServer, options: Options) -> Self {
+        let connection = redis::Client::open(redis.url())
+            .and_then(|client| client.get_connection())
+            .expect("Redis answers");
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::new(options, connection)),
+            calls: Mutex::new(BTreeMap::new()),
+            unanswered: Mutex::new(Vec::new()),
+            registering: AtomicUsize::new(0),
+            most_registering: AtomicUsize::new(0),
+        });
+        let nodes = Znodes::connect(zookeeper_hosts);
+        let servers = state::METHODS
+            .iter()
+            .map(|(service, methods)| {
+                let server = {
+                    let shared = Arc::clone(&shared);
+                    TcpServer::start(move |_, stream| shared.serve(service, stream))
+                };
+                nodes.make_persistent(&format!("/{service}"), b"");
+                for method in *methods {
+                    let address = server.address().to_string();
+                    nodes.make_ephemeral(&format!("/{service}/{method}"), address.as_bytes());
+                }
+                (*service, server)
+            })
+            .collect();
+        Self {
+            shared,
+            servers,
+            _nodes: nodes,
+        }
+    }
+
+    /// Where a service listens.
+    pub fn address(&self, service: &str) -> SocketAddr {
+        self.server(service).address()
+    }
+
+    fn server(&self, service: &str) -> &TcpServer {
+        let found = self.servers.iter().find(|(name, _)| *name == service);
+        &found.expect("one of the four").1
+    }
+
+    /// How often a method was called, as in `UserService.Login`.
+    pub fn calls(&self, method: &str) -> usize {
+        let calls = self.shared.calls.lock().expect("the calls");
+        calls.get(method).copied().unwrap_or(0)
+    }
+
+    /// The calls that were left without an answer.
+    pub fn unanswered(&self) -> Vec<String> {
+        self.shared.unanswered.lock().expect("the list").clone()
+    }
+
+    /// The most `Register` calls under way at one time. A real one does not survive two.
+    pub fn most_registering(&self) -> usize {
+        self.shared.most_registering.load(Ordering::Acquire)
+    }
+
+    /// Every `BindRoute` so far.
+    pub fn bindings(&self) -> Vec<Binding> {
+        self.shared.state().bindings.clone()
+    }
+
+    /// What was published so far: channel and payload.
+    pub fn published(&self) -> Vec<(String, Vec<u8>)> {
+        self.shared.state().published.clone()
+    }
+
+    /// Whether the user's row says online.
+    pub fn is_online(&self, user_id: u64) -> bool {
+        self.shared.state().is_online(user_id as i64)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("the state")
+    }
+
+    /// One connection, until it ends or breaks the framing.
+    fn serve(&self, own_service: &str, mut stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        while let Some((header, args)) = read_call(&mut stream) {
+            let (Ok(service), Ok(method)) = (
+                String::from_utf8(header.service_name),
+                String::from_utf8(header.method_name),
+            ) else {
+                continue;
+            };
+            let name = format!("{service}.{method}");
+            *self
+                .calls
+                .lock()
+                .expect("the calls")
+                .entry(name.clone())
+                .or_default() += 1;
+            let answer = match service == own_service {
+                true => self.answer(&service, &method, &args),
+                false => None,
+            };
+            match answer {
+                Some(reply) => {
+                    let mut frame = (reply.len() as u32).to_le_bytes().to_vec();
+                    frame.extend_from_slice(&reply);
+                    if stream.write_all(&frame).is_err() {
+                        return;
+                    }
+                }
+                None => self.unanswered.lock().expect("the list").push(name),
+            }
+        }
+    }
+
+    fn answer(&self, service: &str, method: &str, args: &[u8]) -> Option<Vec<u8>> {
+        if method != "Register" {
+            return self.state().answer(service, method, args);
+        }
+        let under_way = self.registering.fetch_add(1, Ordering::AcqRel) + 1;
+        self.most_registering.fetch_max(under_way, Ordering::AcqRel);
+        std::thread::sleep(REGISTER_TAKES);
+        let answer = self.state().answer(service, method, args);
+        self.registering.fetch_sub(1, Ordering::AcqRel);
+        answer
+    }
+}
+
+/// The next call; `None` at the end, or where a header does not parse.
+fn read_call(stream: &mut TcpStream) -> Option<(RpcHeader, Vec<u8>)> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut header = vec![0; u32::from_le_bytes(length) as usize];
+    stream.read_exact(&mut header).ok()?;
+    let header = RpcHeader::decode(header.as_slice()).ok()?;
+    let mut args = vec![0; header.args_size as usize];
+    stream.read_exact(&mut args).ok()?;
+    Some((header, args))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! A listener with a thread for each connection, for the servers that tests play themselves.
+
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// Dropping it closes the listener and all connections.
+pub struct TcpServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stopping: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+impl TcpServer {
+    /// Listens on a free loopback port and has `serve` serve each connection, which it is told the number of.
+    pub fn start(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Arc::new(Shared::default());
+        let accepting = {
+            let (shared, serve) = (Arc::clone(&shared), Arc::new(serve));
+            std::thread::spawn(move || {
+                for (number, stream) in listener.incoming().enumerate() {
+                    if shared.stopping.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let Ok(stream) = stream else { continue };
+                    let Ok(handle) = stream.try_clone() else {
+                        continue;
+                    };
+                    shared.streams.lock().expect("the streams").push(handle);
+                    let serve = Arc::clone(&serve);
+                    std::thread::spawn(move || serve(number, stream));
+                }
+            })
+        };
+        Self {
+            address,
+            shared,
+            accepting: Some(accepting),
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for TcpServer {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        // The listener's thread takes this connection and sees that it is to end.
+        let _ = TcpStream::connect(self.address);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+        for stream in self.shared.streams.lock().expect("the streams").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}

@@ -43,11 +43,10 @@ const INBOX_PUSHES: usize = 64 * 1024;
 /// What keeps it from starting, or how it failed.
 pub fn run(settings: Settings) -> Result<(), StartupError> {
     let is_cluster = settings.is_cluster();
-    let foundation = Foundation::lay(settings)?;
     if is_cluster {
-        cluster::run(foundation)
+        cluster::run(Foundation::lay(settings, cluster::conditions)?)
     } else {
-        embedded::run(foundation)
+        embedded::run(Foundation::lay(settings, |_| Vec::new())?)
     }
 }
 
@@ -65,7 +64,11 @@ struct Foundation {
 }
 
 impl Foundation {
-    fn lay(settings: Settings) -> Result<Self, StartupError> {
+    /// `conditions` says what it takes, beside cores that are up, to be sent clients.
+    fn lay(
+        settings: Settings,
+        conditions: impl FnOnce(&Arc<metrics::Registry>) -> Vec<control::Condition>,
+    ) -> Result<Self, StartupError> {
         let mut limits = preflight::preflight(&settings)?;
         limits.workers = limits.workers.min(MAX_CORES);
         let (listeners, line_address) = listener::bind_all(
@@ -85,8 +88,8 @@ impl Foundation {
             settings,
             limits,
             clock,
+            readiness: Arc::new(control::Readiness::with_conditions(conditions(&registry))),
             registry,
-            readiness: Arc::new(control::Readiness::new()),
             listeners,
             line_address,
             ops,
@@ -94,11 +97,13 @@ impl Foundation {
     }
 
     /// Starts the cores, each built on its thread by what `way_of` gives for its number, and runs the control thread here
-    /// until all is over. `companion` runs there beside it; should it end, so does the process.
+    /// until all is over. `companion` runs there beside it; should it end, so does the process. `on_drain` is called when
+    /// the end begins.
     fn serve<B, P, W>(
         self,
         data: String,
         companion: impl Future<Output = StartupError>,
+        on_drain: impl FnOnce() + Send + 'static,
         way_of: impl Fn(usize) -> W,
     ) -> Result<(), StartupError>
     where
@@ -154,6 +159,7 @@ impl Foundation {
                 cores_ready,
                 cores_drained,
                 on_drain: Box::new(move || {
+                    on_drain();
                     for inbox in &inboxes {
                         inbox.push_all([CoreEvent::Drain]);
                     }

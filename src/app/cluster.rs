@@ -3,19 +3,23 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use async_lock::Mutex;
+use tokio::sync::oneshot;
 
 use super::{Foundation, cores::CoreParts, options};
 use crate::{
     backend::{
-        BackendNews,
-        endpoints::EndpointsBuilder,
+        BackendNews, Service,
         remote::{Remote, Surroundings},
     },
     bus::redis::{Credentials, Subscriber},
+    control::Condition,
     data_dir,
+    discovery::{self, News, WatchOptions},
     error::StartupError,
     handoff::event::CoreEvent,
     id::MessageIds,
+    metrics::Registry,
+    session::routes,
     worker::{backend_link, bus_link},
 };
 
@@ -30,19 +34,13 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
         "with backends, pushes from Redis at {}",
         settings.redis.address
     );
-    let mut table = EndpointsBuilder::default();
-    for (service, instance) in &settings.service_discovery.static_instances {
-        table.instance(*service, instance.clone());
-    }
-    let endpoints = Arc::new(table.build());
-    for (number, inbox) in foundation.inboxes.iter().enumerate() {
-        let worker = settings.gateway_service.first_worker + number as u16;
-        inbox.push_all([
-            CoreEvent::WorkerNumber(worker),
-            CoreEvent::Backend(BackendNews::Endpoints(Arc::clone(&endpoints))),
-        ]);
-    }
-    foundation.serve(data, std::future::pending(), |_| {
+    let (leave, left) = oneshot::channel();
+    let companion = discover(&foundation, left);
+    let on_drain = || {
+        // Discovery has ended already if nobody takes it.
+        let _ = leave.send(());
+    };
+    foundation.serve(data, companion, on_drain, |_| {
         let (credentials, registration) = (credentials.clone(), Arc::clone(&registration));
         move |parts: &CoreParts| {
             let remote = Remote::new(
@@ -59,7 +57,66 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
             let core = parts.core(remote, subscriber, MessageIds::new(parts.number as u16));
             let address = parts.settings.redis.address.clone();
             glommio::spawn_local(bus_link::keep(Rc::clone(&core), address)).detach();
+            let lifetime = parts.settings.presence.route_lifetime;
+            glommio::spawn_local(routes::keep(Rc::clone(&core), lifetime)).detach();
             core
         }
     })
+}
+
+/// Follows discovery and tells every core, and is taken out of it with `left`; ends only when this gateway cannot go on.
+fn discover(
+    foundation: &Foundation,
+    left: oneshot::Receiver<()>,
+) -> impl Future<Output = StartupError> + use<> {
+    let options = WatchOptions::new(
+        &foundation.settings,
+        foundation.line_address,
+        foundation.ops.1,
+        foundation.inboxes.len(),
+    );
+    let status = Arc::clone(&foundation.registry.discovery);
+    let inboxes = foundation.inboxes.clone();
+    async move {
+        let tell = |news: News| match news {
+            News::Endpoints(endpoints) => {
+                for inbox in &inboxes {
+                    let news = BackendNews::Endpoints(Arc::clone(&endpoints));
+                    inbox.push_all([CoreEvent::Backend(news)]);
+                }
+            }
+            News::WorkerNumbers(numbers) => {
+                for (inbox, number) in inboxes.iter().zip(numbers) {
+                    inbox.push_all([CoreEvent::WorkerNumber(number)]);
+                }
+            }
+        };
+        let left = async {
+            // An order that cannot come any more is one to leave.
+            let _ = left.await;
+        };
+        match discovery::watch(options, status, tell, left).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// What a gateway of a cluster needs to be of use to clients.
+pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
+    let (cores, status) = (Arc::clone(registry), Arc::clone(&registry.discovery));
+    let pushes: Condition = Box::new(move || {
+        let mut buses = cores.cores.iter().map(|core| core.bus_connected.get());
+        buses
+            .any(|connected| connected == 0)
+            .then(|| "redis: pushes do not arrive".to_owned())
+    });
+    let services = Service::ALL.map(|service| -> Condition {
+        let status = Arc::clone(&status);
+        Box::new(move || {
+            (status.instances(service) == 0)
+                .then(|| format!("backends: no instance of {}", service.name()))
+        })
+    });
+    std::iter::once(pushes).chain(services).collect()
 }

@@ -38,19 +38,24 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     )?;
     let (client, last_message_id) = (services.client(), services.last_message_id());
     let data = settings.gateway_service.data_dir.display().to_string();
-    let outcome = foundation.serve(data, std::future::pending(), |_| {
-        let (client, bus) = (client.clone(), Arc::clone(&bus));
-        move |parts: &CoreParts| {
-            let backend = Embedded::new(
-                client,
-                Arc::new(CoreReplies(Arc::clone(&parts.inbox))),
-                Arc::clone(&parts.metrics),
-                parts.settings.rpc.rpc_timeout_ms,
-            );
-            let ids = MessageIds::starting_after(parts.number as u16, last_message_id);
-            parts.core(backend, bus.source(parts.number), ids)
-        }
-    });
+    let outcome = foundation.serve(
+        data,
+        std::future::pending(),
+        || (),
+        |_| {
+            let (client, bus) = (client.clone(), Arc::clone(&bus));
+            move |parts: &CoreParts| {
+                let backend = Embedded::new(
+                    client,
+                    Arc::new(CoreReplies(Arc::clone(&parts.inbox))),
+                    Arc::clone(&parts.metrics),
+                    parts.settings.rpc.rpc_timeout_ms,
+                );
+                let ids = MessageIds::starting_after(parts.number as u16, last_message_id);
+                parts.core(backend, bus.source(parts.number), ids)
+            }
+        },
+    );
     services.stop();
     outcome
 }

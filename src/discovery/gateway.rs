@@ -211,8 +211,8 @@ struct Follower<'a> {
     table: Table,
     broken: BrokenNodes,
     complaints: Complaints,
-    /// Whether there was a session before, so that the next one follows an outage.
-    had_session: bool,
+    /// Of services without an instance.
+    deserted: Complaints,
 }
 
 impl<'a> Follower<'a> {
@@ -224,16 +224,13 @@ impl<'a> Follower<'a> {
             table: Table::new(options.static_instances.clone()),
             broken: BrokenNodes::default(),
             complaints: Complaints::default(),
-            had_session: false,
+            deserted: Complaints::default(),
         }
     }
 
     /// Follows until the session is of no more use.
     async fn follow(&mut self, session: &Session) {
         let mut states = session.client.state_watcher();
-        if std::mem::replace(&mut self.had_session, true) {
-            self.table.reconnected(Instant::now());
-        }
         // Watched before read: what changes in between is told.
         let mut watchers = loop {
             match Watchers::set(session).await {
@@ -261,7 +258,6 @@ impl<'a> Follower<'a> {
                     }
                     if is_connected(state) {
                         // Events of the time between are lost.
-                        self.table.reconnected(Instant::now());
                         stale = [true; PLACES];
                         pacing.changed(Instant::now());
                     }
@@ -287,9 +283,7 @@ impl<'a> Follower<'a> {
                 self.offer();
             }
             if self.table.expire(now) {
-                warn!(
-                    "a service is still deserted after the outage of ZooKeeper; dropping its instances"
-                );
+                warn!("a service still has no instance in ZooKeeper; giving up those there were");
                 self.offer();
             }
         }
@@ -326,7 +320,14 @@ impl<'a> Follower<'a> {
             match outcome {
                 Ok(reading) => {
                     self.broken.found(number, &reading.broken, self.status);
-                    self.table.update(number, reading.found, Instant::now());
+                    let now = Instant::now();
+                    let is_deserted = self.table.update(number, reading.found, now);
+                    if is_deserted && self.deserted.may_say(place.name(), now) {
+                        warn!(
+                            "no instance of {} is registered any more; going on with those there were",
+                            place.name()
+                        );
+                    }
                 }
                 Err(error) => {
                     all_well = false;
@@ -359,8 +360,8 @@ impl Watchers {
     async fn set(session: &Session) -> Result<Self, zk::Error> {
         let mut watchers = Vec::with_capacity(PLACES);
         for place in Place::ALL {
-            // Not ours to insist on: a node that does not exist can be watched too.
-            if let Err(error @ zk::Error::NoAuth) = session.ensure(&place.path()).await {
+            // For others to register under. Not to be insisted on: a node that does not exist can be watched too.
+            if let Err(error) = session.ensure(&place.path()).await {
                 debug!("cannot create {}: {error}", place.path());
             }
             let mode = zk::AddWatchMode::PersistentRecursive;

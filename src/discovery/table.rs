@@ -1,9 +1,9 @@
 //! The table of instances: what is configured, what stands in ZooKeeper, and what is kept although it stands there no more.
 //!
-//! Owns the rule of grace. After an outage of ZooKeeper everybody's sessions may have ended together, so that a service looks
-//! deserted although its processes answer: until [`GRACE`] after there is a connection again, a service that is found empty
-//! keeps the instances it had, and drops them when one instance is back or the time is over. A service that is merely smaller
-//! than before is taken as found: whoever is missing comes back by itself.
+//! Owns the rule of grace. Nodes may vanish although their processes answer: after an outage of ZooKeeper everybody's
+//! sessions may have ended together, and somebody may delete too much. So a service that is found empty keeps the instances it
+//! had until one is back, and for [`GRACE`] at most; whoever has really ended refuses connections, which costs no more than
+//! having nobody to call. A service that is merely smaller than before is taken as found.
 //!
 //! Pure: the time is handed in.
 
@@ -17,7 +17,7 @@ use crate::backend::{
     endpoints::{Endpoints, EndpointsBuilder, Instance},
 };
 
-/// How long instances outlive their nodes after an outage: longer than a backend takes to register again.
+/// How long the last instances of a service outlive their nodes: longer than a backend takes to register again.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// What is looked for: a service, or who answers `HealthService.Ping`.
@@ -76,8 +76,8 @@ impl Found {
 struct Known {
     /// `None`: never read.
     found: Option<Found>,
-    /// Whether it was found empty and is kept by grace.
-    is_kept: bool,
+    /// It was found empty, and is kept as it was until then.
+    kept_until: Option<Instant>,
 }
 
 /// Everything that is known.
@@ -85,7 +85,6 @@ struct Known {
 pub(super) struct Table {
     configured: Vec<(Service, Instance)>,
     known: [Known; PLACES],
-    grace_ends: Option<Instant>,
 }
 
 impl Table {
@@ -94,47 +93,43 @@ impl Table {
         Self {
             configured,
             known: Default::default(),
-            grace_ends: None,
         }
     }
 
-    /// There is a connection again.
-    pub(super) fn reconnected(&mut self, now: Instant) {
-        self.grace_ends = Some(now + GRACE);
-    }
-
-    /// Place number `place` was read.
-    pub(super) fn update(&mut self, place: usize, found: Found, now: Instant) {
-        let in_grace = self.grace_ends.is_some_and(|end| now < end);
+    /// Place number `place` was read. Says whether it was found empty for the first time and is kept as it was.
+    pub(super) fn update(&mut self, place: usize, found: Found, now: Instant) -> bool {
         let known = &mut self.known[place];
         let had_some = known.found.as_ref().is_some_and(|found| !found.is_empty());
-        known.is_kept = found.is_empty() && had_some && in_grace;
-        if !known.is_kept {
-            known.found = Some(found);
+        if !found.is_empty() || !had_some {
+            *known = Known {
+                found: Some(found),
+                kept_until: None,
+            };
+            return false;
         }
+        let is_first = known.kept_until.is_none();
+        known.kept_until.get_or_insert(now + GRACE);
+        is_first
     }
 
     /// Drops what was kept for long enough. Says whether there was any.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        if self.grace_ends.is_none_or(|end| now < end) {
-            return false;
-        }
-        self.grace_ends = None;
         let mut dropped = false;
-        for known in self.known.iter_mut().filter(|known| known.is_kept) {
-            *known = Known {
-                found: Some(Found::default()),
-                is_kept: false,
-            };
-            dropped = true;
+        for known in &mut self.known {
+            if known.kept_until.is_some_and(|until| until <= now) {
+                *known = Known {
+                    found: Some(Found::default()),
+                    kept_until: None,
+                };
+                dropped = true;
+            }
         }
         dropped
     }
 
     /// When [`expire`](Self::expire) will have something to drop.
     pub(super) fn expires(&self) -> Option<Instant> {
-        let any_kept = self.known.iter().any(|known| known.is_kept);
-        self.grace_ends.filter(|_| any_kept)
+        self.known.iter().filter_map(|known| known.kept_until).min()
     }
 
     /// Whether every place has been read, so that what is missing is known to be missing.
@@ -214,11 +209,13 @@ mod tests {
 
     #[test]
     fn configured_instances_are_always_there() {
+        let start = Instant::now();
         let mut table = Table::new(vec![(Service::User, instance(1))]);
         assert_eq!(users(&table), [1]);
-        table.update(USER, found(&[2]), Instant::now());
+        table.update(USER, found(&[2]), start);
         assert_eq!(users(&table), [1, 2]);
-        table.update(USER, found(&[]), Instant::now());
+        table.update(USER, found(&[]), start);
+        table.expire(start + GRACE);
         assert_eq!(users(&table), [1]);
     }
 
@@ -233,20 +230,20 @@ mod tests {
     }
 
     #[test]
-    fn a_service_found_empty_after_an_outage_is_kept_until_one_is_back() {
+    fn a_service_found_empty_is_kept_until_one_is_back() {
         let start = Instant::now();
         let mut table = Table::new(Vec::new());
-        table.reconnected(start);
-        table.update(USER, found(&[1, 2]), start);
-        let later = start + Duration::from_secs(3600);
-        table.expire(later);
-        table.reconnected(later);
-        table.update(USER, found(&[]), later);
+        assert!(!table.update(USER, found(&[]), start));
+        assert!(!table.update(USER, found(&[1, 2]), start));
+        assert!(table.update(USER, found(&[]), start));
         assert_eq!(users(&table), [1, 2]);
-        assert_eq!(table.expires(), Some(later + GRACE));
-        table.update(USER, found(&[]), later + Duration::from_secs(5));
+        assert_eq!(table.expires(), Some(start + GRACE));
+        let later = start + Duration::from_secs(5);
+        assert!(!table.update(USER, found(&[]), later));
+        assert!(!table.expire(later));
         assert_eq!(users(&table), [1, 2]);
-        table.update(USER, found(&[3]), later + Duration::from_secs(6));
+        assert_eq!(table.expires(), Some(start + GRACE));
+        table.update(USER, found(&[3]), later);
         assert_eq!(users(&table), [3]);
         assert_eq!(table.expires(), None);
     }
@@ -255,31 +252,21 @@ mod tests {
     fn a_service_that_stays_empty_loses_its_instances_when_the_grace_is_over() {
         let start = Instant::now();
         let mut table = Table::new(Vec::new());
-        table.reconnected(start);
         table.update(USER, found(&[1]), start);
-        table.update(USER, found(&[]), start + Duration::from_secs(1));
+        table.update(USER, found(&[]), start);
         assert!(!table.expire(start + Duration::from_secs(29)));
         assert_eq!(users(&table), [1]);
         assert!(table.expire(start + GRACE));
         assert_eq!(users(&table), [0u16; 0]);
         assert!(!table.expire(start + GRACE));
-    }
-
-    #[test]
-    fn in_quiet_times_a_service_found_empty_is_empty() {
-        let start = Instant::now();
-        let mut table = Table::new(Vec::new());
-        table.reconnected(start);
-        table.update(USER, found(&[1]), start);
         table.update(USER, found(&[]), start + GRACE);
-        assert_eq!(users(&table), [0u16; 0]);
+        assert_eq!(table.expires(), None);
     }
 
     #[test]
     fn a_smaller_service_is_taken_as_found() {
         let start = Instant::now();
         let mut table = Table::new(Vec::new());
-        table.reconnected(start);
         table.update(USER, found(&[1, 2, 3]), start);
         table.update(USER, found(&[2]), start);
         assert_eq!(users(&table), [2]);

@@ -33,7 +33,7 @@ use crate::backend::{
 /// After this long a wait has failed. Generous, because the machine may be busy with other tests.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The server that tests share, while one of them runs.
 fn shared() -> Arc<Zookeeper> {

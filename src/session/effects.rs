@@ -43,7 +43,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
         Effect::Confirm(acks) => {
             let request = AckBatchRequest { acks };
             // Unconfirmed, they will come again, marked as repeats: no harm beyond that.
-            persist::<method::AckBatch, _, _>(&core, request).await;
+            let _ = persist::<method::AckBatch, _, _>(&core, request).await;
         }
         Effect::Unbind { user, session_id } => {
             let request = UnbindRouteRequest {
@@ -51,7 +51,10 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
                 gateway_id: core.route.as_str().to_owned(),
                 session_id,
             };
-            persist::<method::UnbindRoute, _, _>(&core, request).await;
+            let unbound = persist::<method::UnbindRoute, _, _>(&core, request).await;
+            if unbound == Err(CallError::Unsupported) {
+                log_out_instead(&core, user).await;
+            }
         }
         Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch).await,
         Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch).await,
@@ -71,7 +74,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
 }
 
 /// Calls `M` until it is taken, a bounded number of times.
-async fn persist<M, B, P>(core: &Core<B, P>, request: M::Request)
+async fn persist<M, B, P>(core: &Core<B, P>, request: M::Request) -> Result<(), CallError>
 where
     M: Method<Request: Clone>,
     B: Backend,
@@ -80,16 +83,27 @@ where
     const { assert!(M::IDEMPOTENT, "a call whose fate is unknown is repeated") };
     let mut pause = FIRST_PAUSE;
     for _ in 0..ATTEMPTS {
-        let taken = match core.backend.call::<M>(request.clone()).await {
-            Ok(response) => answered(response.result()).is_ok(),
-            Err(error) => error == CallError::Unsupported,
-        };
-        if taken {
-            return;
+        match core.backend.call::<M>(request.clone()).await {
+            Ok(response) if answered(response.result()).is_ok() => return Ok(()),
+            Err(CallError::Unsupported) => return Err(CallError::Unsupported),
+            Ok(_) | Err(_) => sleep(core, &mut pause).await,
         }
-        sleep(core, &mut pause).await;
     }
     log::warn!("{}.{} was given up", M::SERVICE.name(), M::NAME);
+    Err(CallError::Timeout)
+}
+
+/// A service that cannot forget a route remembers who is logged in, and refuses them until they are logged out.
+async fn log_out_instead<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) {
+    if core.shard().is_here(user) {
+        return;
+    }
+    let request = proto::LogoutRequest {
+        user_id: user,
+        token: String::new(),
+    };
+    // Where it fails, the next log-in is refused once, and does it then.
+    let _ = core.backend.call::<method::Logout>(request).await;
 }
 
 async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
@@ -155,6 +169,7 @@ async fn direct_page<B: Backend, P: PushSource>(
     to: u64,
     limit: u32,
 ) -> Result<Vec<PushMessage>, Missing> {
+    let _turn = core.turn_to_fetch().await;
     let response = core
         .backend
         .call::<method::PullOffline>(PullOfflineRequest {
@@ -178,6 +193,7 @@ async fn group_page<B: Backend, P: PushSource>(
     to: u64,
     limit: u32,
 ) -> Result<Vec<PushMessage>, Missing> {
+    let _turn = core.turn_to_fetch().await;
     let response = core
         .backend
         .call::<method::PullGroup>(PullGroupRequest {

@@ -23,6 +23,7 @@ pub mod commands;
 pub mod effects;
 pub mod job;
 pub mod outbox;
+pub mod routes;
 
 #[cfg(test)]
 mod simulation;

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{RefCell, RefMut},
+    collections::HashMap,
     net::IpAddr,
     pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use async_lock::{Semaphore, SemaphoreGuard};
+
 use super::{Now, Shard};
 use crate::{
-    id::RouteId,
+    id::{RouteId, UserId},
     limits::{Admission, Exempt, LoginGuard, LoginOutcome},
     token::Tokens,
 };
@@ -26,7 +29,13 @@ pub struct Gateway {
     pub exempt: Exempt,
     login_guard: Mutex<LoginGuard>,
     admission: Mutex<Admission>,
+    known_users: Mutex<HashMap<String, UserId>>,
 }
+
+/// Names of users that are remembered with their numbers; at more, all are forgotten.
+const KNOWN_USERS: usize = 64 * 1024;
+/// Fetches of one core from the store at one time: after the bus was away, everybody's messages are looked for.
+const FETCHES: usize = 64;
 
 impl Gateway {
     /// Puts the shared parts together.
@@ -43,7 +52,28 @@ impl Gateway {
             exempt,
             login_guard: Mutex::new(login_guard),
             admission: Mutex::new(admission),
+            known_users: Mutex::default(),
         }
+    }
+
+    /// Remembers whose name `name` is, for a service that may refuse the next log-in without saying.
+    pub fn remember_user(&self, name: &str, user: UserId) {
+        let mut known = self.known_users();
+        if known.len() >= KNOWN_USERS {
+            known.clear();
+        }
+        known.insert(name.to_owned(), user);
+    }
+
+    /// Whose name `name` is, if it is remembered.
+    pub fn known_user(&self, name: &str) -> Option<UserId> {
+        self.known_users().get(name).copied()
+    }
+
+    fn known_users(&self) -> MutexGuard<'_, HashMap<String, UserId>> {
+        self.known_users
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins an attempt to log in, or says in how many milliseconds one may be made. `None` is an exempt address.
@@ -133,6 +163,7 @@ pub struct Core<B, P> {
     pause: Box<dyn Fn(Duration) -> Pause>,
     shard: RefCell<Shard>,
     loop_waker: RefCell<Option<Waker>>,
+    fetches: Semaphore,
 }
 
 impl<B, P> Core<B, P> {
@@ -155,7 +186,14 @@ impl<B, P> Core<B, P> {
             pause: Box::new(pause),
             shard: RefCell::new(shard),
             loop_waker: RefCell::default(),
+            fetches: Semaphore::new(FETCHES),
         }
+    }
+
+    /// Waits for the turn to fetch from the store, so that many fetches come one after another; it lasts until it is
+    /// dropped.
+    pub async fn turn_to_fetch(&self) -> SemaphoreGuard<'_> {
+        self.fetches.acquire().await
     }
 
     /// The shard. The borrow must not live across an `.await`.

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{Effect, Group, Shard, User, sequencer::Sequencer};
 use crate::{
+    close::CloseReason,
     id::{ConnectionKey, GroupId, SessionId, UserId},
     session::{Login, Membership, Phase},
 };
@@ -89,6 +90,39 @@ impl Shard {
         self.connection(key)
             .and_then(|connection| connection.session.login())
             .is_some_and(|login| login.session_id == session_id)
+    }
+
+    /// Whether `user` has a session on this core.
+    pub fn is_here(&self, user: UserId) -> bool {
+        self.users.contains_key(&user)
+    }
+
+    /// The users with a session on this core.
+    pub fn users_here(&self) -> Vec<UserId> {
+        self.users.keys().copied().collect()
+    }
+
+    /// The sessions of `user` on this core, each with its device.
+    pub fn sessions_of(&self, user: UserId) -> Vec<(SessionId, String)> {
+        let slots = self.slots_of(user);
+        let sessions = slots.iter().map(|slot| &self.connections[*slot as usize]);
+        sessions
+            .filter_map(|connection| {
+                let session = &connection.session;
+                Some((session.login()?.session_id, session.device().to_owned()))
+            })
+            .collect()
+    }
+
+    /// Ends a session of `user` that another one has replaced, if it is here.
+    pub fn replaced(&mut self, user: UserId, session_id: SessionId) {
+        let key = self.slots_of(user).into_iter().find_map(|slot| {
+            let login = self.connections[slot as usize].session.login()?;
+            (login.session_id == session_id).then(|| self.key_of(slot))
+        });
+        if let Some(key) = key {
+            self.end(key, CloseReason::Replaced);
+        }
     }
 
     /// Keeps `group` known to this core until [`Shard::release_group`]; `true`: it was not, so it must be listened to.

@@ -71,6 +71,15 @@ impl Shard {
         }
     }
 
+    /// Direct messages to `user` may have been published to nobody.
+    pub fn look_for_missed(&mut self, user: UserId) {
+        if let Some(entry) = self.users.get_mut(&user)
+            && let Some(fetch) = entry.direct.gap_possible()
+        {
+            self.effects.push(Effect::FetchDirect { user, fetch });
+        }
+    }
+
     /// The answer to [`Effect::FetchDirect`]: what the store has of the numbers asked for, and whether there is more.
     pub fn direct_fetched(
         &mut self,

@@ -24,6 +24,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+/// So far ahead of the last number, a push is not believed: what the bus lost in between would be more than anybody's inbox
+/// holds. The store is asked for whatever it has instead.
+const FAR_AHEAD: u64 = 100_000;
+
 /// Numbers to ask the store for: `after < seq <= to`, where `to` 0 means "to the end".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
@@ -138,10 +142,16 @@ impl<T> Sequencer<T> {
         }
     }
 
-    /// A push with the number `seq`. At most `limit` items are held; one too many is not kept, and fetched in its turn.
+    /// A push with the number `seq`. At most `limit` items are held; one too many is not kept, and fetched in its turn. Nor is
+    /// one that is beyond belief.
     pub fn offer(&mut self, seq: u64, item: T, limit: usize) -> Offer<T> {
         if self.last.is_some_and(|last| seq <= last) {
             return Offer::Drop;
+        }
+        if self.last.is_some_and(|last| seq - last > FAR_AHEAD) {
+            return Offer::Held {
+                fetch: self.gap_possible(),
+            };
         }
         let is_next = self.last.and_then(|last| last.checked_add(1)) == Some(seq);
         if is_next && self.nothing_ready() {

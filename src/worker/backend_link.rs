@@ -24,7 +24,7 @@ async fn keep(remote: Rc<Remote>, server: Rc<Server>, permanent: bool) {
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     let mut hopeful = true;
     loop {
-        let link = remote.opening(&server, hopeful);
+        let link = remote.opening(&server, hopeful, permanent);
         let conversation = Calls {
             remote: &remote,
             server: &server,

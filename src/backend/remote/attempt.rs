@@ -166,7 +166,7 @@ impl Remote {
             remote: self,
         };
         self.metrics.backend_inflight.set(self.calls.len() as u64);
-        if server.wants_link() {
+        if server.expects_link() {
             (self.surroundings.dial)(self, server, false);
         }
         self.judge::<M>(server, ticket.outcome().await)

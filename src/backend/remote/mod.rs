@@ -168,7 +168,7 @@ impl Remote {
             })),
             budget: RefCell::default(),
             now_ms: Cell::default(),
-            next_ping_ms: Cell::default(),
+            next_ping_ms: Cell::new(options.health_check_ms),
             next_way: Cell::default(),
             pushes_in_doubt: Cell::default(),
         })
@@ -254,9 +254,10 @@ impl Remote {
         ))
     }
 
-    /// A connection to `server` is being opened; `hopeful`: nothing says that it will fail.
-    pub fn opening(&self, server: &Server, hopeful: bool) -> Rc<Link> {
-        server.opening(self.new_way(), hopeful)
+    /// A connection to `server` is being opened, one of those that are kept (`permanent`) or a further one; `hopeful`: nothing
+    /// says that it will fail.
+    pub fn opening(&self, server: &Server, hopeful: bool, permanent: bool) -> Rc<Link> {
+        server.opening(self.new_way(), hopeful, !permanent)
     }
 
     /// The connection is open.

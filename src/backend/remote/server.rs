@@ -103,6 +103,8 @@ pub struct Server {
     /// Connections at most.
     links_max: usize,
     links: RefCell<Vec<Rc<Link>>>,
+    /// Further connections that were asked for, and of which nothing has been heard yet.
+    expected_links: Cell<usize>,
     queue: RefCell<VecDeque<Queued>>,
     reach: Cell<Reach>,
     /// Judges its answers.
@@ -152,6 +154,7 @@ impl Server {
             max_reply_bytes,
             links_max,
             links: RefCell::default(),
+            expected_links: Cell::default(),
             queue: RefCell::default(),
             reach: Cell::new(Reach::Opening),
             breaker: RefCell::new(breaker),
@@ -230,8 +233,13 @@ impl Server {
         }
     }
 
-    /// A connection is being opened under the number `way`; `hopeful`: calls may wait for it.
-    pub fn opening(&self, way: u64, hopeful: bool) -> Rc<Link> {
+    /// A connection is being opened under the number `way`; `hopeful`: calls may wait for it, `expected`: it was asked for
+    /// beside those that are kept for ever.
+    pub fn opening(&self, way: u64, hopeful: bool, expected: bool) -> Rc<Link> {
+        if expected {
+            self.expected_links
+                .set(self.expected_links.get().saturating_sub(1));
+        }
         let link = Rc::new(Link {
             way,
             open: Cell::new(false),
@@ -275,14 +283,19 @@ impl Server {
         }
     }
 
-    /// Whether a further connection would help the calls that wait.
-    pub fn wants_link(&self) -> bool {
+    /// Whether a further connection would help the calls that wait; it is expected then, and must be opened.
+    pub fn expects_link(&self) -> bool {
         let links = self.links.borrow();
-        let opening = links.iter().filter(|link| !link.is_open()).count();
-        self.wire == Wire::Classic
+        let closed = links.iter().filter(|link| !link.is_open()).count();
+        let expected = self.expected_links.get();
+        let wanted = self.wire == Wire::Classic
             && self.reach() == Reach::Up
-            && self.queue.borrow().len() > opening
-            && links.len() < self.links_max
+            && self.queue.borrow().len() > closed + expected
+            && links.len() + expected < self.links_max;
+        if wanted {
+            self.expected_links.set(expected + 1);
+        }
+        wanted
     }
 
     /// Sends call `number`, or queues it; `write` writes it in full. Every call that was taken must be [ended](Self::ended).

@@ -1,1 +1,701 @@
-//! Remote calls against servers that behave and misbehave.
+//! Remote calls against servers that behave and misbehave, without a socket: the tests are the tasks that hold connections.
+
+use std::task::{Context, Poll, Waker};
+
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+use crate::{
+    backend::{endpoints::EndpointsBuilder, method, mprpc},
+    proto::{self, RpcHeader},
+};
+
+const TIMEOUT_MS: u64 = 3000;
+
+/// Connections asked for and not opened yet, and whether each is to be kept.
+type Dialled = Rc<RefCell<Vec<(Rc<Server>, bool)>>>;
+
+/// A backend whose connections, clock and servers are the test's.
+struct World {
+    remote: Rc<Remote>,
+    dialled: Dialled,
+    clock: Rc<Cell<u64>>,
+}
+
+/// An open connection, seen from the server.
+struct Line {
+    server: Rc<Server>,
+    link: Rc<Link>,
+}
+
+/// A call as a server sees it.
+#[derive(Clone, Debug, PartialEq)]
+struct Asked {
+    header: RpcHeader,
+    username: String,
+}
+
+type Answer = Result<proto::LoginResponse, CallError>;
+type Flow<'a> = std::pin::Pin<Box<dyn Future<Output = Answer> + 'a>>;
+
+impl World {
+    fn new(change: impl FnOnce(&mut RemoteOptions)) -> Self {
+        let mut options = RemoteOptions {
+            timeout_ms: TIMEOUT_MS,
+            max_reply_bytes: 1 << 16,
+            pool_size: 2,
+            connections_per_instance: 1,
+            algorithm: Algorithm::RoundRobin,
+            max_retries: 3,
+            retry_interval_ms: 100,
+            breaker_threshold: 3,
+            health_check_ms: 1_000_000,
+        };
+        change(&mut options);
+        let dialled = Dialled::default();
+        let clock: Rc<Cell<u64>> = Rc::default();
+        let surroundings = Surroundings {
+            dial: {
+                let dialled = Rc::clone(&dialled);
+                Box::new(move |_, server, permanent| {
+                    dialled.borrow_mut().push((Rc::clone(server), permanent));
+                })
+            },
+            pause: {
+                let clock = Rc::clone(&clock);
+                Box::new(move |length| {
+                    let clock = Rc::clone(&clock);
+                    let until_ms = clock.get() + length.as_millis() as u64;
+                    Box::pin(std::future::poll_fn(move |_| {
+                        if clock.get() >= until_ms {
+                            Poll::Ready(())
+                        } else {
+                            Poll::Pending
+                        }
+                    }))
+                })
+            },
+            registration: Arc::default(),
+            seed: 7,
+        };
+        Self {
+            remote: Remote::new(options, Arc::new(metrics::Core::new()), surroundings),
+            dialled,
+            clock,
+        }
+    }
+
+    /// A world with User Services of these wires on ports 1, 2, …
+    fn with(wires: &[Wire]) -> Self {
+        let world = Self::new(|_| {});
+        world.list(wires);
+        world
+    }
+
+    fn list(&self, wires: &[Wire]) {
+        let mut builder = EndpointsBuilder::default();
+        for (index, wire) in wires.iter().enumerate() {
+            for service in Service::ALL {
+                let instance = super::super::endpoints::Instance {
+                    address: SocketAddr::from(([127, 0, 0, 1], index as u16 + 1)),
+                    wire: *wire,
+                    weight: 100,
+                    methods: MethodSet::all_of(service),
+                };
+                builder.instance(service, instance);
+            }
+        }
+        let news = BackendNews::Endpoints(Arc::new(builder.build()));
+        self.remote.hear(news);
+    }
+
+    fn pass(&self, length_ms: u64) {
+        self.clock.set(self.clock.get() + length_ms);
+        self.remote.advance(self.clock.get());
+    }
+
+    /// Opens all connections that were asked for, in the order of their ports.
+    fn open(&self) -> Vec<Line> {
+        let mut dialled: Vec<_> = self.dialled.borrow_mut().drain(..).collect();
+        dialled.sort_by_key(|(server, _)| server.address);
+        dialled
+            .into_iter()
+            .map(|(server, permanent)| self.open_to(server, permanent))
+            .collect()
+    }
+
+    fn open_to(&self, server: Rc<Server>, permanent: bool) -> Line {
+        let link = self.remote.opening(&server, true, permanent);
+        self.remote.opened(&server, &link);
+        Line { server, link }
+    }
+
+    /// All connections that were asked for are refused.
+    fn refuse(&self) {
+        let dialled: Vec<_> = self.dialled.borrow_mut().drain(..).collect();
+        for (server, permanent) in dialled {
+            let link = self.remote.opening(&server, true, permanent);
+            self.remote.lost(&server, &link, false);
+        }
+    }
+
+    fn lose(&self, line: &Line) {
+        self.remote.lost(&line.server, &line.link, true);
+    }
+
+    fn login(&self, username: &str) -> Flow<'_> {
+        let request = proto::LoginRequest {
+            username: username.into(),
+            password: Vec::new(),
+        };
+        Box::pin(async move { self.remote.call::<method::Login>(request).await })
+    }
+
+    fn register(&self, username: &str) -> std::pin::Pin<Box<dyn Future<Output = bool> + '_>> {
+        let request = proto::RegisterRequest {
+            username: username.into(),
+            password: Vec::new(),
+        };
+        Box::pin(async move { self.remote.call::<method::Register>(request).await.is_ok() })
+    }
+
+    fn answer(&self, line: &Line, bytes: &[u8]) {
+        self.remote
+            .received(&line.server, &line.link, bytes)
+            .expect("frames");
+    }
+}
+
+fn poll<T>(flow: &mut std::pin::Pin<Box<dyn Future<Output = T> + '_>>) -> Option<T> {
+    match flow.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+impl Line {
+    /// What was said over it since the last time.
+    fn asked(&self) -> Vec<Asked> {
+        let mut bytes = Vec::new();
+        self.link
+            .outgoing
+            .take(&Context::from_waker(Waker::noop()), &mut bytes);
+        let mut rest = &bytes[..];
+        let mut calls = Vec::new();
+        while let Some((frame, taken)) = mprpc::read_call(rest, 1 << 20).expect("calls") {
+            let login = proto::LoginRequest::decode(frame.args).unwrap_or_default();
+            calls.push(Asked {
+                header: frame.header,
+                username: String::from_utf8_lossy(&login.username).into_owned(),
+            });
+            rest = &rest[taken..];
+        }
+        assert!(rest.is_empty());
+        calls
+    }
+
+    fn is_closed(&self) -> bool {
+        !self
+            .link
+            .outgoing
+            .take(&Context::from_waker(Waker::noop()), &mut Vec::new())
+    }
+}
+
+fn response(username: &str) -> proto::LoginResponse {
+    proto::LoginResponse {
+        result: Some(proto::Result::default()),
+        user_id: 1,
+        token: username.to_owned(),
+    }
+}
+
+fn reply(wire: Wire, call_id: u64, username: &str) -> Vec<u8> {
+    let body = response(username).encode_to_vec();
+    let mut bytes = Vec::new();
+    match wire {
+        Wire::Classic => mprpc::write_classic_length(body.len(), &mut bytes),
+        Wire::WithIds => {
+            mprpc::write_reply_header(call_id, ReplyStatus::ReplyOk, body.len(), &mut bytes);
+        }
+    }
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+fn status(call_id: u64, status: ReplyStatus) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    mprpc::write_reply_header(call_id, status, 0, &mut bytes);
+    bytes
+}
+
+#[test]
+fn calls_with_ids_share_a_connection_and_are_answered_in_any_order() {
+    let world = World::with(&[Wire::WithIds]);
+    let lines = world.open();
+    let (mut alice, mut bob) = (world.login("alice"), world.login("bob"));
+    assert!(poll(&mut alice).is_none() && poll(&mut bob).is_none());
+    let asked = lines[0].asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].header.timeout_ms, TIMEOUT_MS as u32);
+    for call in asked.iter().rev() {
+        world.answer(
+            &lines[0],
+            &reply(Wire::WithIds, call.header.call_id, &call.username),
+        );
+    }
+    assert_eq!(poll(&mut alice), Some(Ok(response("alice"))));
+    assert_eq!(poll(&mut bob), Some(Ok(response("bob"))));
+}
+
+#[test]
+fn a_classic_connection_carries_one_call_and_the_pool_grows_to_its_size() {
+    let world = World::with(&[Wire::Classic]);
+    let first = world.open().remove(0);
+    let mut flows: Vec<Flow<'_>> = ["a", "b", "c"].map(|name| world.login(name)).into();
+    flows
+        .iter_mut()
+        .for_each(|flow| assert!(poll(flow).is_none()));
+    assert_eq!(first.asked()[0].username, "a");
+    let second = world.open().remove(0);
+    assert_eq!(second.asked()[0].username, "b");
+    assert!(world.dialled.borrow().is_empty(), "two connections at most");
+    assert!(first.asked().is_empty());
+    world.answer(&first, &reply(Wire::Classic, 0, "a"));
+    assert_eq!(poll(&mut flows[0]), Some(Ok(response("a"))));
+    assert_eq!(first.asked()[0].username, "c");
+    world.answer(&second, &reply(Wire::Classic, 0, "b"));
+    world.answer(&first, &reply(Wire::Classic, 0, "c"));
+    assert_eq!(poll(&mut flows[1]), Some(Ok(response("b"))));
+    assert_eq!(poll(&mut flows[2]), Some(Ok(response("c"))));
+    assert!(!first.is_closed() && !second.is_closed());
+}
+
+#[test]
+fn a_classic_connection_whose_call_was_given_up_is_closed_and_not_used_again() {
+    let world = World::with(&[Wire::Classic]);
+    let line = world.open().remove(0);
+    let mut late = world.login("late");
+    assert!(poll(&mut late).is_none());
+    line.asked();
+    world.pass(TIMEOUT_MS);
+    assert_eq!(poll(&mut late), Some(Err(CallError::Timeout)));
+    assert!(line.is_closed());
+    let mut next = world.login("next");
+    assert!(poll(&mut next).is_none());
+    assert!(line.asked().is_empty());
+
+    let world = World::with(&[Wire::Classic]);
+    let line = world.open().remove(0);
+    let mut cancelled = world.login("cancelled");
+    assert!(poll(&mut cancelled).is_none());
+    drop(cancelled);
+    assert!(line.is_closed());
+}
+
+#[test]
+fn a_classic_reply_that_nobody_asked_for_ends_the_connection() {
+    let world = World::with(&[Wire::Classic]);
+    let line = world.open().remove(0);
+    let bytes = reply(Wire::Classic, 0, "nobody");
+    for length in [1, bytes.len()] {
+        let received = world
+            .remote
+            .received(&line.server, &line.link, &bytes[..length]);
+        assert!(received.is_err());
+    }
+}
+
+#[test]
+fn late_repeated_and_wrongly_numbered_replies_reach_nobody() {
+    let world = World::with(&[Wire::WithIds, Wire::WithIds]);
+    let lines = world.open();
+    let mut alice = world.login("alice");
+    assert!(poll(&mut alice).is_none());
+    let id = lines[0].asked()[0].header.call_id;
+    // Over the other server's connection, and under another number.
+    world.answer(&lines[1], &reply(Wire::WithIds, id, "mallory"));
+    world.answer(&lines[0], &reply(Wire::WithIds, id + (1 << 32), "mallory"));
+    assert!(poll(&mut alice).is_none());
+    world.answer(&lines[0], &reply(Wire::WithIds, id, "alice"));
+    world.answer(&lines[0], &reply(Wire::WithIds, id, "mallory"));
+    assert_eq!(poll(&mut alice), Some(Ok(response("alice"))));
+    world.answer(&lines[0], &reply(Wire::WithIds, id, "mallory"));
+    assert_eq!(world.remote.metrics.backend_stray_replies_total.get(), 4);
+}
+
+#[test]
+fn what_was_out_on_a_lost_connection_is_repeated_elsewhere_if_that_is_harmless() {
+    let world = World::with(&[Wire::WithIds, Wire::WithIds]);
+    let lines = world.open();
+    let mut login = world.login("alice");
+    assert!(poll(&mut login).is_none());
+    lines[0].asked();
+    world.lose(&lines[0]);
+    assert!(poll(&mut login).is_none());
+    let again = lines[1].asked();
+    assert_eq!(again[0].username, "alice");
+    world.answer(
+        &lines[1],
+        &reply(Wire::WithIds, again[0].header.call_id, "alice"),
+    );
+    assert_eq!(poll(&mut login), Some(Ok(response("alice"))));
+
+    let request = proto::RegisterRequest::default();
+    let mut register: std::pin::Pin<Box<dyn Future<Output = _>>> =
+        Box::pin(world.remote.call::<method::Register>(request));
+    assert!(poll(&mut register).is_none());
+    world.lose(&lines[1]);
+    assert_eq!(poll(&mut register), Some(Err(CallError::Lost)));
+}
+
+#[test]
+fn a_message_is_sent_again_only_to_services_that_keep_its_id() {
+    for (wire, expected) in [
+        (Wire::Classic, Some(Err(CallError::Lost))),
+        (Wire::WithIds, None),
+    ] {
+        let world = World::with(&[wire, wire]);
+        let lines = world.open();
+        let request = proto::SendRequest::default();
+        let mut send: std::pin::Pin<Box<dyn Future<Output = _>>> =
+            Box::pin(world.remote.call::<method::Send>(request));
+        assert!(poll(&mut send).is_none());
+        let busy = lines.iter().find(|line| !line.asked().is_empty());
+        world.lose(busy.expect("it was sent"));
+        assert_eq!(poll(&mut send), expected, "{wire:?}");
+    }
+}
+
+#[test]
+fn nobody_waits_where_nobody_can_be_reached() {
+    let world = World::new(|_| {});
+    let outcome = poll(&mut world.login("alice"));
+    assert_eq!(outcome, Some(Err(CallError::Unavailable)), "no instance");
+
+    world.list(&[Wire::WithIds, Wire::Classic]);
+    let mut waiting = world.login("alice");
+    assert!(poll(&mut waiting).is_none(), "they may be there");
+    world.refuse();
+    assert_eq!(poll(&mut waiting), Some(Err(CallError::Unavailable)));
+    let outcome = poll(&mut world.login("alice"));
+    assert_eq!(
+        outcome,
+        Some(Err(CallError::Unavailable)),
+        "known to be down"
+    );
+}
+
+#[test]
+fn a_call_that_waited_for_a_connection_is_sent_when_it_opens() {
+    for wire in [Wire::Classic, Wire::WithIds] {
+        let world = World::with(&[wire]);
+        let mut early = world.login("early");
+        assert!(poll(&mut early).is_none());
+        let line = world.open().remove(0);
+        let asked = line.asked();
+        assert_eq!(asked[0].username, "early");
+        world.answer(&line, &reply(wire, asked[0].header.call_id, "early"));
+        assert_eq!(poll(&mut early), Some(Ok(response("early"))));
+    }
+}
+
+#[test]
+fn a_method_that_no_instance_offers_is_unsupported() {
+    let world = World::new(|_| {});
+    let mut builder = EndpointsBuilder::default();
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    builder.method(Service::User, "Register", address);
+    world
+        .remote
+        .hear(BackendNews::Endpoints(Arc::new(builder.build())));
+    let outcome = poll(&mut world.login("alice"));
+    assert_eq!(outcome, Some(Err(CallError::Unsupported)));
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_fails_its_call_and_ends_the_connection() {
+    for wire in [Wire::Classic, Wire::WithIds] {
+        let world = World::with(&[wire]);
+        let line = world.open().remove(0);
+        let mut login = world.login("alice");
+        assert!(poll(&mut login).is_none());
+        let id = line.asked()[0].header.call_id;
+        let mut bytes = Vec::new();
+        // A token that is not UTF-8.
+        let body = b"\x1a\x02\xff\xfe";
+        match wire {
+            Wire::Classic => mprpc::write_classic_length(body.len(), &mut bytes),
+            Wire::WithIds => {
+                mprpc::write_reply_header(id, ReplyStatus::ReplyOk, body.len(), &mut bytes);
+            }
+        }
+        bytes.extend_from_slice(body);
+        world.answer(&line, &bytes);
+        assert_eq!(poll(&mut login), Some(Err(CallError::Internal)));
+        assert!(line.is_closed());
+    }
+}
+
+#[test]
+fn what_a_server_says_instead_of_an_answer_decides_what_comes_next() {
+    for (said, expected) in [
+        (ReplyStatus::ReplyUnknownMethod, CallError::Unsupported),
+        (ReplyStatus::ReplyBadRequest, CallError::Internal),
+        (ReplyStatus::ReplyInternal, CallError::Internal),
+        (ReplyStatus::ReplyOverloaded, CallError::Overloaded),
+    ] {
+        let world = World::with(&[Wire::WithIds]);
+        let line = world.open().remove(0);
+        let mut login = world.login("alice");
+        assert!(poll(&mut login).is_none());
+        let id = line.asked()[0].header.call_id;
+        world.answer(&line, &status(id, said));
+        assert_eq!(poll(&mut login), Some(Err(expected)));
+    }
+    // Somebody else may have room.
+    let world = World::with(&[Wire::WithIds, Wire::WithIds]);
+    let lines = world.open();
+    let mut login = world.login("alice");
+    assert!(poll(&mut login).is_none());
+    let id = lines[0].asked()[0].header.call_id;
+    world.answer(&lines[0], &status(id, ReplyStatus::ReplyOverloaded));
+    assert!(poll(&mut login).is_none());
+    assert_eq!(lines[1].asked().len(), 1);
+}
+
+#[test]
+fn a_server_that_times_out_again_and_again_is_left_alone_until_it_answers_a_ping() {
+    let world = World::with(&[Wire::WithIds, Wire::WithIds]);
+    let lines = world.open();
+    for _ in 0..6 {
+        let mut login = world.login("alice");
+        assert!(poll(&mut login).is_none());
+        if let Some(call) = lines[1].asked().first() {
+            world.answer(
+                &lines[1],
+                &reply(Wire::WithIds, call.header.call_id, "alice"),
+            );
+        }
+        world.pass(TIMEOUT_MS);
+        assert!(poll(&mut login).is_some());
+    }
+    lines[0].asked();
+    for _ in 0..4 {
+        let mut login = world.login("alice");
+        assert!(poll(&mut login).is_none());
+        assert!(lines[0].asked().is_empty(), "it is left alone");
+        let id = lines[1].asked()[0].header.call_id;
+        world.answer(&lines[1], &reply(Wire::WithIds, id, "alice"));
+        assert!(poll(&mut login).is_some_and(|answer| answer.is_ok()));
+    }
+    world.pass(breaker::OPEN_MS);
+    let ping = lines[0].asked().remove(0);
+    assert_eq!(ping.header.method_name, b"Ping");
+    world.answer(
+        &lines[0],
+        &status(ping.header.call_id, ReplyStatus::ReplyUnknownMethod),
+    );
+    let mut flows = [world.login("a"), world.login("b")];
+    flows
+        .iter_mut()
+        .for_each(|flow| assert!(poll(flow).is_none()));
+    assert_eq!(lines[0].asked().len(), 1, "it is used again");
+}
+
+#[test]
+fn a_server_that_does_not_answer_a_ping_is_connected_to_anew() {
+    let world = World::new(|options| options.health_check_ms = 1000);
+    world.list(&[Wire::WithIds]);
+    let line = world.open().remove(0);
+    world.pass(1000);
+    assert_eq!(line.asked()[0].header.method_name, b"Ping");
+    world.pass(TIMEOUT_MS);
+    assert!(line.is_closed());
+    let outcome = poll(&mut world.login("alice"));
+    assert_eq!(outcome, Some(Err(CallError::Unavailable)));
+}
+
+#[test]
+fn a_server_that_is_no_longer_listed_finishes_what_it_has_and_gets_nothing_more() {
+    let world = World::with(&[Wire::WithIds]);
+    let line = world.open().remove(0);
+    let mut login = world.login("alice");
+    assert!(poll(&mut login).is_none());
+    let id = line.asked()[0].header.call_id;
+    world.list(&[]);
+    assert!(world.remote.pushes_in_doubt(), "it may not have published");
+    assert!(!line.is_closed());
+    assert_eq!(
+        poll(&mut world.login("bob")),
+        Some(Err(CallError::Unavailable))
+    );
+    world.answer(&line, &reply(Wire::WithIds, id, "alice"));
+    assert_eq!(poll(&mut login), Some(Ok(response("alice"))));
+    assert!(line.is_closed());
+}
+
+#[test]
+fn registrations_with_classic_services_come_one_after_the_other() {
+    let world = World::with(&[Wire::Classic, Wire::Classic]);
+    let lines = world.open();
+    let (mut first, mut second) = (world.register("a"), world.register("b"));
+    assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
+    let out: Vec<usize> = lines.iter().map(|line| line.asked().len()).collect();
+    assert_eq!(out.iter().sum::<usize>(), 1);
+    let busy = out
+        .iter()
+        .position(|count| *count == 1)
+        .expect("one is out");
+    world.answer(&lines[busy], &reply(Wire::Classic, 0, ""));
+    assert_eq!(poll(&mut first), Some(true));
+    drop(first);
+    assert!(poll(&mut second).is_none());
+    assert_eq!(
+        lines.iter().map(|line| line.asked().len()).sum::<usize>(),
+        1
+    );
+}
+
+#[test]
+fn the_same_server_is_asked_again_at_once_and_then_with_pauses() {
+    let world = World::with(&[Wire::WithIds]);
+    let mut line = world.open().remove(0);
+    let mut login = world.login("alice");
+    for attempt in 0..3 {
+        if attempt == 2 {
+            assert!(poll(&mut login).is_none());
+            assert!(line.asked().is_empty(), "a pause");
+            world.pass(200);
+        }
+        assert!(poll(&mut login).is_none());
+        assert_eq!(line.asked().len(), 1, "attempt {attempt}");
+        world.lose(&line);
+        line = world.open_to(Rc::clone(&line.server), true);
+    }
+}
+
+/// What a server does next.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// A client logs in.
+    Call,
+    /// A server answers one of its calls, in two pieces.
+    Answer {
+        line: usize,
+        call: usize,
+        cut: usize,
+    },
+    /// A server answers a call that it has answered before.
+    Repeat { line: usize, call: usize },
+    /// A server answers under a number that another server was given.
+    Mislabel { line: usize, call: usize },
+    /// A connection breaks, and another is made.
+    Lose { line: usize },
+    /// Time passes.
+    Pass { length_ms: u64 },
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let index = 0..100usize;
+    prop_oneof![
+        4 => Just(Deed::Call),
+        4 => (index.clone(), index.clone(), index.clone())
+            .prop_map(|(line, call, cut)| Deed::Answer { line, call, cut }),
+        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Deed::Repeat { line, call }),
+        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Deed::Mislabel { line, call }),
+        1 => index.prop_map(|line| Deed::Lose { line }),
+        1 => (1..2000u64).prop_map(|length_ms| Deed::Pass { length_ms }),
+    ]
+}
+
+proptest! {
+    /// Every answer carries the name of who asked. Whatever servers and connections do, nobody gets somebody else's.
+    #[test]
+    fn nobody_gets_an_answer_that_was_for_somebody_else(
+        deeds in prop::collection::vec(deed(), 1..120),
+        classic: bool,
+    ) {
+        let wire = if classic { Wire::Classic } else { Wire::WithIds };
+        let world = World::new(|options| options.breaker_threshold = 1000);
+        world.list(&[wire, wire, wire]);
+        let mut lines: Vec<(Line, Vec<Asked>)> =
+            world.open().into_iter().map(|line| (line, Vec::new())).collect();
+        let mut answered: Vec<Asked> = Vec::new();
+        let mut flows: Vec<(String, Flow<'_>)> = Vec::new();
+        for (number, deed) in deeds.into_iter().enumerate() {
+            match deed {
+                Deed::Call => {
+                    let name = format!("user-{number}");
+                    flows.push((name.clone(), world.login(&name)));
+                }
+                Deed::Answer { line, call, cut } => {
+                    let count = lines.len();
+                    let (line, asked) = &mut lines[line % count];
+                    if !asked.is_empty() && !line.is_closed() {
+                        let call = asked.remove(call % asked.len());
+                        let bytes = reply(wire, call.header.call_id, &call.username);
+                        let (head, rest) = bytes.split_at(cut % bytes.len());
+                        // A connection that broke in between takes no more.
+                        let _ = world.remote.received(&line.server, &line.link, head)
+                            .and_then(|()| world.remote.received(&line.server, &line.link, rest));
+                        answered.push(call);
+                    }
+                }
+                // Without numbers, such a reply is taken for the next one's: that is why a server must not.
+                Deed::Repeat { line, call } if !classic => {
+                    let count = lines.len();
+                    if !answered.is_empty() {
+                        let call = &answered[call % answered.len()];
+                        let bytes = reply(wire, call.header.call_id, "repeated");
+                        world.answer(&lines[line % count].0, &bytes);
+                    }
+                }
+                Deed::Mislabel { line, call } if !classic => {
+                    let count = lines.len();
+                    let others = &lines[(line + 1) % count].1;
+                    if !others.is_empty() {
+                        let id = others[call % others.len()].header.call_id;
+                        world.answer(&lines[line % count].0, &reply(wire, id, "mislabelled"));
+                    }
+                }
+                Deed::Repeat { .. } | Deed::Mislabel { .. } => {}
+                Deed::Lose { line } => {
+                    let index = line % lines.len();
+                    let server = Rc::clone(&lines[index].0.server);
+                    world.lose(&lines[index].0);
+                    lines[index] = (world.open_to(server, true), Vec::new());
+                }
+                Deed::Pass { length_ms } => world.pass(length_ms),
+            }
+            flows.retain_mut(|(name, flow)| match poll(flow) {
+                Some(Ok(answer)) => {
+                    assert_eq!(answer.token, *name);
+                    false
+                }
+                Some(Err(_)) => false,
+                None => true,
+            });
+            let dialled: Vec<_> = world.dialled.borrow_mut().drain(..).collect();
+            for (server, permanent) in dialled {
+                lines.push((world.open_to(server, permanent), Vec::new()));
+            }
+            for (line, asked) in &mut lines {
+                let is_closed = line.is_closed();
+                if is_closed {
+                    world.lose(line);
+                    *line = world.open_to(Rc::clone(&line.server), true);
+                    asked.clear();
+                }
+                asked.extend(line.asked());
+            }
+        }
+        drop(flows);
+        world.pass(TIMEOUT_MS);
+        prop_assert!(world.remote.calls.is_empty());
+        for (line, _) in &lines {
+            prop_assert_eq!(line.server.outstanding(), 0);
+        }
+    }
+}

@@ -21,8 +21,15 @@ fn a_backend_is_found_by_gateways_and_vanishes_when_it_stops() {
         let login = stranger.text("/UserService/Login").await;
         assert_eq!(login.as_deref(), Some("127.0.0.1:5001"));
         assert_eq!(gateway.status.bad_records(), 0);
+        stranger
+            .put("/UserService/instances/other", &record(5002))
+            .await;
+        eventually("another one", || {
+            gateway.ports(Service::User) == [5001, 5002]
+        })
+        .await;
         backend.stop().await;
-        let took = eventually("it is gone", || gateway.ports(Service::User).is_empty()).await;
+        let took = eventually("it is gone", || gateway.ports(Service::User) == [5002]).await;
         assert!(took < SESSION_TIMEOUT, "{took:?}");
         gateway.stop().await;
     });
@@ -62,12 +69,17 @@ fn what_an_earlier_run_left_is_replaced_at_once() {
         let stranger = Stranger::connect(&hosts).await;
         let names = stranger.children("/UserService/instances").await;
         let record_path = format!("/UserService/instances/{}", names[0]);
-        let record = stranger.text(&record_path).await.expect("the record");
+        let left = stranger.text(&record_path).await.expect("the record");
         backend.stop().await;
-        stranger.put(&record_path, record.as_bytes()).await;
+        stranger.put(&record_path, left.as_bytes()).await;
         stranger.put("/UserService/Login", b"127.0.0.1:5001").await;
         stranger.put("/UserService/Logout", b"127.0.0.1:5009").await;
 
+        stranger
+            .put("/UserService/instances/other", &record(5002))
+            .await;
+        let gateway = Gateway::ready(&hosts, "gw").await;
+        assert_eq!(gateway.ports(Service::User), [5001, 5002, 5009]);
         let start = Instant::now();
         let backend = Backend::registered(&hosts, 5001).await;
         assert!(start.elapsed() < SESSION_TIMEOUT, "{:?}", start.elapsed());
@@ -77,6 +89,13 @@ fn what_an_earlier_run_left_is_replaced_at_once() {
             assert!(owner.is_some_and(|owner| owner != old), "{path}");
         }
         assert_eq!(stranger.owner("/UserService/Logout").await, Some(old));
+        // A replaced node is never seen to be missing.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let was_lost = gateway.news.borrow().iter().any(
+            |piece| matches!(piece, News::Endpoints(table) if table.of(Service::User).len() < 3),
+        );
+        assert!(!was_lost);
+        gateway.stop().await;
         backend.stop().await;
     });
 }

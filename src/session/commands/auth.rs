@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::Failure;
+use super::{Failure, answered};
 use crate::{
-    backend::{Backend, method},
+    backend::{Backend, CallError, method},
     bus::PushSource,
     id::{SessionId, UserId},
     limits::LoginOutcome,
     proto::{
-        BindRouteRequest, Code, GetUserGroupsRequest, LoginRequest, LogoutRequest,
+        BindRouteRequest, Code, GetUserGroupsRequest, LoginRequest, LoginResponse, LogoutRequest,
         PullOfflineRequest, RegisterRequest,
     },
     protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply, secret::Secret},
@@ -48,14 +48,10 @@ pub(super) async fn login<B: Backend, P: PushSource>(
         .gateway
         .begin_login(counted_ip(core, job), user, now_ms(core))
         .map_err(|retry_ms| too_soon(core, retry_ms))?;
-    let request = LoginRequest {
-        username: user.into(),
-        password: password.expose().as_bytes().into(),
-    };
-    match core.ask::<method::Login>(request).await {
-        Ok(response) => {
+    match check_password(core, user, password).await {
+        Ok(user_id) => {
             attempt.judged(LoginOutcome::Succeeded, now_ms(core));
-            begin_session(core, job, response.user_id, user, true).await
+            begin_session(core, job, user_id, user, true).await
         }
         // A wrong password and an unknown user must look the same.
         Err(Failure::Backend(Code::Unauthenticated | Code::NotFound | Code::Invalid)) => {
@@ -64,6 +60,40 @@ pub(super) async fn login<B: Backend, P: PushSource>(
         }
         Err(failure) => Err(failure),
     }
+}
+
+/// Asks the User Service whose name and password these are.
+async fn check_password<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: &str,
+    password: &Secret<String>,
+) -> Result<UserId, Failure> {
+    let request = || LoginRequest {
+        username: user.into(),
+        password: password.expose().as_bytes().into(),
+    };
+    let refused = core.backend.call::<method::Login>(request()).await?;
+    if !says_already_online(&refused) {
+        return Ok(answered(refused)?.user_id);
+    }
+    // MPIM's service remembers who is logged in, also where the gateway that logged them in is no more.
+    let known = core.gateway.known_user(user);
+    let user_id = Some(refused.user_id).filter(|id| *id > 0).or(known);
+    let user_id = user_id.ok_or(Failure::Backend(Code::Unauthenticated))?;
+    log::info!("user {user_id} counts as logged in: logging out and in again");
+    core.ask::<method::Logout>(LogoutRequest {
+        user_id,
+        token: String::new(),
+    })
+    .await?;
+    Ok(core.ask::<method::Login>(request()).await?.user_id)
+}
+
+/// Such a refusal has no code of its own, only words.
+fn says_already_online(response: &LoginResponse) -> bool {
+    response.result.as_ref().is_some_and(|result| {
+        result.code == i32::from(Code::Invalid) && result.msg.contains("already online")
+    })
 }
 
 /// The client's address, as far as limits by address apply to it.
@@ -159,7 +189,7 @@ async fn begin_session<B: Backend, P: PushSource>(
             "the connection is closed",
         ));
     }
-    let bound = bind(core, job, user, session_id).await;
+    let bound = bind(core, job, (user, name), session_id).await;
     if !core.shard().is_logged_in(job.key, session_id) {
         // The connection ended while it was being bound; its own unbinding may have overtaken the binding.
         core.shard().unbind(user, session_id);
@@ -184,7 +214,7 @@ async fn begin_session<B: Backend, P: PushSource>(
 async fn bind<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
-    user: UserId,
+    (user, name): (UserId, &str),
     session_id: SessionId,
 ) -> Result<(), Failure> {
     let device = core
@@ -200,11 +230,26 @@ async fn bind<B: Backend, P: PushSource>(
             max_devices: core.gateway.max_devices,
         })
         .await?;
-    core.shard().set_baseline(job.key, bound.last_seq);
+    {
+        let mut shard = core.shard();
+        shard.set_baseline(job.key, bound.last_seq);
+        for gone in bound.displaced {
+            // Those on other cores are told over the bus, and this one is too: here it need not wait for it.
+            if gone.gateway_id == core.route.as_str() && gone.session_id != session_id {
+                shard.replaced(user, gone.session_id);
+            }
+        }
+    }
     core.notify();
-    join_groups(core, job, user).await?;
+    match join_groups(core, job, user).await {
+        // Without a Group Service that knows who is where, nobody is in a group.
+        Err(Failure::Call(CallError::Unsupported)) => {}
+        joined => joined?,
+    }
     if bound.last_seq.is_some() {
         redeliver(core, job, user).await?;
+    } else if !name.is_empty() {
+        core.gateway.remember_user(name, user);
     }
     Ok(())
 }

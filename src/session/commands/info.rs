@@ -7,7 +7,7 @@ use crate::{
     id::UserId,
     proto::{GetProfileRequest, QueryRouteRequest, SearchRequest},
     protocol::reply::Reply,
-    session::job::Job,
+    session::{DEFAULT_DEVICE, job::Job},
     shard::core::Core,
 };
 
@@ -21,14 +21,14 @@ pub(super) async fn who<B: Backend, P: PushSource>(
     let response = core
         .ask::<method::QueryRoute>(QueryRouteRequest { user_id: user })
         .await?;
-    Ok(Reply::Presence {
-        uid: user,
-        devices: response
-            .routes
-            .into_iter()
-            .map(|route| route.device)
-            .collect(),
-    })
+    let devices = if response.routes.is_empty() && !response.gateway_id.is_empty() {
+        // A service that knows one route for each user, and no device.
+        vec![DEFAULT_DEVICE.to_owned()]
+    } else {
+        let routes = response.routes.into_iter();
+        routes.map(|route| route.device).collect()
+    };
+    Ok(Reply::Presence { uid: user, devices })
 }
 
 pub(super) async fn profile<B: Backend, P: PushSource>(

@@ -4,9 +4,10 @@ use futures_lite::future::yield_now;
 
 use super::Failure;
 use crate::{
-    backend::{Backend, method},
+    backend::{Backend, CallError, method},
     bus::PushSource,
     id::{GroupId, MessageId, UserId},
+    metrics::PushDrop,
     proto::{
         AckBatchRequest, AckRequest, C2cMsg, GroupMsg, PullOfflineRequest, PullOfflineResponse,
         PushKind, PushMessage, SendGroupRequest, SendRequest,
@@ -44,7 +45,7 @@ pub(super) async fn chat<B: Backend, P: PushSource>(
     Ok(Reply::Stored {
         group: false,
         message_id: response.msg_id,
-        duplicate: response.duplicate,
+        duplicate: is_repeat(response.duplicate, response.msg_id, message_id),
     })
 }
 
@@ -73,8 +74,14 @@ pub(super) async fn group_chat<B: Backend, P: PushSource>(
     Ok(Reply::Stored {
         group: true,
         message_id: response.msg_id,
-        duplicate: response.duplicate,
+        duplicate: is_repeat(response.duplicate, response.msg_id, message_id),
     })
+}
+
+/// Whether the client repeated itself. Where the service has stored this very message before, under the id that was made for
+/// this command, it was the gateway that repeated the call.
+fn is_repeat(duplicate: bool, stored: MessageId, made: MessageId) -> bool {
+    duplicate && stored != made
 }
 
 pub(super) async fn pull<B: Backend, P: PushSource>(
@@ -90,24 +97,34 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     let acks = core.shard().take_acks();
     if !acks.is_empty() {
         let request = AckBatchRequest { acks: acks.clone() };
-        if let Err(failure) = core.ask::<method::AckBatch>(request).await {
-            // They are of every user here: not this one's to lose.
-            core.shard().confirm_later(acks);
-            core.notify();
-            return Err(failure);
+        match core.ask::<method::AckBatch>(request).await {
+            // A service that is told nothing of confirmations forgets what it has handed out.
+            Ok(_) | Err(Failure::Call(CallError::Unsupported)) => {}
+            Err(failure) => {
+                // They are of every user here: not this one's to lose.
+                core.shard().confirm_later(acks);
+                core.notify();
+                return Err(failure);
+            }
         }
     }
-    let pulled = core
+    let mut pulled = core
         .ask::<method::PullOffline>(PullOfflineRequest {
             user_id: job.user,
             limit,
             ..Default::default()
         })
         .await?;
+    drop_what_is_not_theirs(core, job, &mut pulled);
     let more = pulled.more;
     let mut messages = in_order(pulled);
-    let more = more || messages.len() > limit as usize;
-    messages.truncate(limit as usize);
+    let too_many = messages.len() > limit as usize;
+    // A service without numbers has forgotten what it has handed out, and will not hand it out again.
+    let is_numbered = messages.iter().all(|message| message.seq != 0);
+    if too_many && is_numbered {
+        messages.truncate(limit as usize);
+    }
+    let more = more || too_many && is_numbered;
     core.shard()
         .deliver_pulled(job.key, encode_all(job.user, &messages));
     Ok(Reply::PullDone {
@@ -132,6 +149,28 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
     core.shard().confirmed(job.key, ids);
     core.notify();
     Ok(Reply::Acked(response.acked))
+}
+
+/// Whatever a service hands out, nobody sees messages to others, or of groups they are not in.
+fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    pulled: &mut PullOfflineResponse,
+) {
+    let shard = core.shard();
+    let groups = shard
+        .connection(job.key)
+        .and_then(|connection| connection.session.login())
+        .map_or(&[][..], |login| login.groups.as_slice());
+    let before = pulled.msg_list.len() + pulled.group_msg_list.len();
+    pulled.msg_list.retain(|message| message.to == job.user);
+    pulled
+        .group_msg_list
+        .retain(|message| groups.contains(&message.group_id));
+    let dropped = before - pulled.msg_list.len() - pulled.group_msg_list.len();
+    for _ in 0..dropped {
+        shard.metrics().push_dropped(PushDrop::NoReceiver);
+    }
 }
 
 /// The pulled messages, direct and of groups together, oldest first.

@@ -110,12 +110,16 @@ impl Failure {
 impl<B: Backend, P> Core<B, P> {
     /// Calls `M`, and takes only an answer with code `OK` for an answer.
     async fn ask<M: Method>(&self, request: M::Request) -> Result<M::Response, Failure> {
-        let response = self.backend.call::<M>(request).await?;
-        match response.result().map(|result| Code::try_from(result.code)) {
-            Some(Ok(Code::Ok)) => Ok(response),
-            Some(Ok(code)) => Err(Failure::Backend(code)),
-            // An answer without a result, or with one of no meaning, is a broken one.
-            Some(Err(_)) | None => Err(Failure::Backend(Code::Internal)),
-        }
+        answered(self.backend.call::<M>(request).await?)
+    }
+}
+
+/// The response, if its code is `OK`.
+fn answered<R: Answer>(response: R) -> Result<R, Failure> {
+    match response.result().map(|result| Code::try_from(result.code)) {
+        Some(Ok(Code::Ok)) => Ok(response),
+        Some(Ok(code)) => Err(Failure::Backend(code)),
+        // An answer without a result, or with one of no meaning, is a broken one.
+        Some(Err(_)) | None => Err(Failure::Backend(Code::Internal)),
     }
 }

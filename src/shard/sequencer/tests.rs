@@ -65,6 +65,19 @@ fn a_lost_push_is_fetched_once_and_what_came_later_waits() {
 }
 
 #[test]
+fn a_number_beyond_belief_skips_nothing_and_has_the_store_asked() {
+    let mut sequencer = Sequencer::unknown();
+    sequencer.baseline(5);
+    let Offer::Held { fetch: Some(fetch) } = sequencer.offer(5 + FAR_AHEAD + 1, 'x', 10) else {
+        panic!("the store is asked");
+    };
+    assert_eq!(fetch, Fetch { after: 5, to: 0 });
+    assert_eq!(sequencer.fetched(fetch, [(6, 'a')], false), None);
+    assert_eq!(sequencer.pop_ready(), Some('a'));
+    assert_eq!(sequencer.offer(7, 'b', 10), Offer::Deliver('b'));
+}
+
+#[test]
 fn a_number_that_the_store_no_longer_has_is_skipped() {
     let mut sequencer = Sequencer::starting_after(0);
     assert_eq!(sequencer.offer(5, "e", LIMIT), held(0, 4));
@@ -201,7 +214,7 @@ fn the_greatest_number_does_not_overflow() {
     assert_eq!(sequencer.offer(u64::MAX, (), LIMIT), Offer::Drop);
     assert_eq!(sequencer.offer(0, (), LIMIT), Offer::Drop);
     let mut low = Sequencer::starting_after(0);
-    assert_eq!(low.offer(u64::MAX, (), LIMIT), held(0, u64::MAX - 1));
+    assert_eq!(low.offer(u64::MAX, (), LIMIT), held(0, 0));
 }
 
 /// The numbers found, and whether there are more.

@@ -104,7 +104,7 @@ fn discover(
 
 /// What a gateway of a cluster needs to be of use to clients.
 pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
-    let (cores, status) = (Arc::clone(registry), Arc::clone(&registry.discovery));
+    let cores = Arc::clone(registry);
     let pushes: Condition = Box::new(move || {
         let mut buses = cores.cores.iter().map(|core| core.bus_connected.get());
         buses
@@ -112,10 +112,11 @@ pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
             .then(|| "redis: pushes do not arrive".to_owned())
     });
     let services = Service::ALL.map(|service| -> Condition {
-        let status = Arc::clone(&status);
+        let cores = Arc::clone(registry);
         Box::new(move || {
-            (status.instances(service) == 0)
-                .then(|| format!("backends: no instance of {}", service.name()))
+            let mut up = cores.cores.iter().map(|core| core.instances_up(service));
+            up.any(|count| count == 0)
+                .then(|| format!("backends: {} cannot be reached", service.name()))
         })
     });
     std::iter::once(pushes).chain(services).collect()

@@ -53,7 +53,8 @@ fn judge(channel: &str, message: PushMessage) -> Result<PushMessage, NotAPush> {
         PushKind::CatchUp => false,
     };
     let in_its_group = channels::group_of(channel).is_none_or(|group| group == message.group_id);
-    if belongs && in_its_group {
+    // Services that number nothing give 0.
+    if belongs && in_its_group && message.msg_id >= 0 {
         Ok(message)
     } else {
         Err(NotAPush)

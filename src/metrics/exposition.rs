@@ -174,6 +174,12 @@ fn write_backends(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
     writer.gauges(&names::BACKEND_INFLIGHT, cores, |core| {
         core.backend_inflight.get()
     })?;
+    writer.family(&names::BACKEND_INSTANCES_UP, |family| {
+        cores.each(|number, core| {
+            let mut services = core.backend_instances_up.iter();
+            services.try_for_each(|(service, up)| family.gauge(&[number, service], up.get()))
+        })
+    })?;
     writer.gauges(&names::BACKEND_CONNECTIONS, cores, |core| {
         core.backend_connections.get()
     })?;

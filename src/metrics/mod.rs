@@ -95,6 +95,8 @@ pub struct Core {
     backend_rpc_errors: PerLabel<Service, CallErrors, { Service::ALL.len() }>,
     /// Backend calls under way.
     pub backend_inflight: Gauge,
+    /// Instances of each service that can be called.
+    backend_instances_up: PerLabel<Service, Gauge, { Service::ALL.len() }>,
     /// Open connections to backends.
     pub backend_connections: Gauge,
     /// Further attempts at backend calls.
@@ -144,6 +146,7 @@ impl Core {
             fanout_recipients: Histogram::of_counts(),
             backend_rpc_errors: PerLabel::default(),
             backend_inflight: Gauge::default(),
+            backend_instances_up: PerLabel::default(),
             backend_connections: Gauge::default(),
             backend_retries_total: Counter::default(),
             backend_stray_replies_total: Counter::default(),
@@ -154,6 +157,16 @@ impl Core {
             core_loop_stall_us: Peak::default(),
             panics_total: Counter::default(),
         }
+    }
+
+    /// So many instances of `service` can be called.
+    pub fn set_instances_up(&self, service: Service, count: u64) {
+        self.backend_instances_up.at(service).set(count);
+    }
+
+    /// How many instances of `service` can be called.
+    pub fn instances_up(&self, service: Service) -> u64 {
+        self.backend_instances_up.at(service).get()
     }
 
     /// A connection was turned away before it was served.

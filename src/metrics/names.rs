@@ -153,6 +153,8 @@ table! {
         "Backend calls that brought no answer.";
     BACKEND_INFLIGHT = "im_gateway_backend_inflight", Gauge of Count, ["core"],
         "Backend calls waiting for their answer.";
+    BACKEND_INSTANCES_UP = "im_gateway_backend_instances_up", Gauge of Count, ["core", "service"],
+        "Instances of the service that this core can call: connected, and not left alone for their failures.";
     BACKEND_CONNECTIONS = "im_gateway_backend_connections", Gauge of Count, ["core"],
         "Open connections to backends in other processes.";
     BACKEND_RETRIES = "im_gateway_backend_retries_total", Counter of Count, ["core"],

@@ -29,7 +29,7 @@ pub mod routes;
 mod simulation;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -73,8 +73,36 @@ pub struct Login {
     /// What the bus brought of groups joined and left while a command was under way: newer than what the service
     /// answered that command, unless it asked again.
     pub membership_news: Vec<(GroupId, Membership)>,
+    /// What was pulled before it could be pushed, since the bus had lost it: it is not pushed again. `None`: nothing.
+    pub pulled_ahead: Option<Box<BTreeSet<(GroupId, u64)>>>,
     /// The book of what the client has not confirmed; with `ack=auto` only while something held back is being sent.
     pub manual: Option<Box<Manual>>,
+}
+
+/// Numbers in [`Login::pulled_ahead`] at most; a client that has pulled more is pushed the first of them again.
+const PULLED_AHEAD: usize = 10_000;
+
+impl Login {
+    /// Number `seq` of `group` (0: a direct message) was pulled, and its turn to be pushed comes later.
+    pub fn pulled_ahead_of_push(&mut self, group: GroupId, seq: u64) {
+        let ahead = self.pulled_ahead.get_or_insert_default();
+        ahead.insert((group, seq));
+        if ahead.len() > PULLED_AHEAD {
+            ahead.pop_first();
+        }
+    }
+
+    /// Whether number `seq` of `group`, whose turn it is to be pushed, was pulled before.
+    pub fn was_pulled_ahead(&mut self, group: GroupId, seq: u64) -> bool {
+        let Some(ahead) = &mut self.pulled_ahead else {
+            return false;
+        };
+        let was = ahead.remove(&(group, seq));
+        if ahead.is_empty() {
+            self.pulled_ahead = None;
+        }
+        was
+    }
 }
 
 /// Whether a user is in a group.

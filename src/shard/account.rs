@@ -74,11 +74,11 @@ impl Shard {
             .unwrap_or(0)
     }
 
-    fn direct_last(&self, user: UserId) -> Option<u64> {
+    pub(super) fn direct_last(&self, user: UserId) -> Option<u64> {
         self.users.get(&user)?.direct.last()
     }
 
-    fn group_last(&self, group: GroupId) -> Option<u64> {
+    pub(super) fn group_last(&self, group: GroupId) -> Option<u64> {
         self.groups.get(&group)?.messages.last()
     }
 

@@ -101,6 +101,12 @@ impl Shard {
         let Some(login) = connection.session.login_mut() else {
             return 0;
         };
+        if let Some(delivery) = delivery
+            && login.was_pulled_ahead(delivery.group, delivery.seq)
+        {
+            self.pass_over(slot, Some(delivery));
+            return 0;
+        }
         if !login.ready {
             login.hold_early(line, message_id, delivery);
             return 0;
@@ -202,6 +208,7 @@ impl Shard {
     /// Sends pulled messages: encoded lines with their ids and numbers, in order.
     pub fn deliver_pulled(&mut self, key: ConnectionKey, lines: Vec<EncodedMessage>) {
         for (line, message_id, delivery) in lines {
+            let was_pushed = delivery.is_none_or(|delivery| self.was_pushed(delivery));
             let Some(connection) = self
                 .connections
                 .get_mut(key.slot as usize)
@@ -215,10 +222,13 @@ impl Shard {
                 .extend_from_slice(&line);
             connection.outbox.asked_for(line.len(), &mut self.pool);
             let ack_mode = connection.session.ack_mode;
-            if let Some(login) = connection.session.login_mut()
-                && let Some(manual) = &mut login.manual
-            {
-                note_pulled(manual, ack_mode, message_id, delivery, &self.options);
+            if let Some(login) = connection.session.login_mut() {
+                if let Some(delivery) = delivery.filter(|_| !was_pushed) {
+                    login.pulled_ahead_of_push(delivery.group, delivery.seq);
+                }
+                if let Some(manual) = &mut login.manual {
+                    note_pulled(manual, ack_mode, message_id, delivery, &self.options);
+                }
             }
             if let (AckMode::Auto, Some(delivery)) = (ack_mode, delivery) {
                 connection.outbox.mark(delivery, &mut self.pool);
@@ -226,6 +236,15 @@ impl Shard {
             self.metrics.messages_sent_total.inc();
             self.mark_dirty(key.slot);
         }
+    }
+
+    /// Whether the number has had its turn to be pushed on this core.
+    fn was_pushed(&self, delivery: Delivery) -> bool {
+        let last = match delivery.group {
+            0 => self.direct_last(delivery.user),
+            group => self.group_last(group),
+        };
+        last.is_some_and(|last| delivery.seq <= last)
     }
 
     /// Whether confirmations wait to be handed to the store.

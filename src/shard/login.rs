@@ -40,6 +40,7 @@ impl Shard {
             early_missed: false,
             groups: Vec::new(),
             membership_news: Vec::new(),
+            pulled_ahead: None,
             manual: None,
         }));
         self.users

@@ -42,6 +42,9 @@ impl Shard {
             Ok(PushKind::Message) => self.on_stream(Stream::Direct(message.to), message),
             Ok(PushKind::Notice) => self.notice(&message),
             Ok(PushKind::Kick) => self.kick(&message),
+            Ok(PushKind::GroupJoined | PushKind::GroupLeft) if !self.is_here(message.to) => {
+                self.metrics.push_dropped(PushDrop::NoReceiver);
+            }
             Ok(PushKind::GroupJoined) => {
                 self.user_joined(message.to, message.group_id, message.seq);
             }
@@ -302,6 +305,9 @@ impl Shard {
             text: &message.text,
         }
         .write(&mut line);
+        if !message.to_many.iter().any(|user| self.is_here(*user)) {
+            self.metrics.push_dropped(PushDrop::NoReceiver);
+        }
         for user in &message.to_many {
             for slot in self.slots_of(*user) {
                 let sent_here = self.connections[slot as usize]
@@ -331,6 +337,10 @@ impl Shard {
             (to, []) => self.slots_of(to).to_vec(),
             (_, many) => many.iter().flat_map(|user| self.slots_of(*user)).collect(),
         };
+        let is_for_somebody = message.to != 0 || !message.to_many.is_empty();
+        if slots.is_empty() && is_for_somebody {
+            self.metrics.push_dropped(PushDrop::NoReceiver);
+        }
         for slot in slots {
             self.deliver(slot, &line, 0, None);
         }
@@ -351,6 +361,9 @@ impl Shard {
             "replaced" => CloseReason::Replaced,
             _ => CloseReason::Admin,
         };
+        if keys.is_empty() {
+            self.metrics.push_dropped(PushDrop::NoReceiver);
+        }
         for key in keys {
             self.end(key, reason);
         }

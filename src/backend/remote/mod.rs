@@ -312,6 +312,14 @@ impl Remote {
                 server.ping(now_ms, self.options.timeout_ms);
             }
         }
+        for (service, offer) in Service::ALL.into_iter().zip(&*self.services.borrow()) {
+            let up = offer
+                .hosts
+                .iter()
+                .filter(|host| host.server.is_up())
+                .count();
+            self.metrics.set_instances_up(service, up as u64);
+        }
     }
 }
 

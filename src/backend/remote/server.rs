@@ -204,6 +204,11 @@ impl Server {
             && (breaker.is_closed() || !self.can_be_pinged() && breaker.lets_through(now_ms))
     }
 
+    /// Whether calls can be expected to be answered.
+    pub fn is_up(&self) -> bool {
+        self.reach() == Reach::Up && self.breaker.borrow().is_closed()
+    }
+
     /// No instance has it any more: its connections end once their calls are answered.
     pub fn retire(&self) {
         self.retired.set(true);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Failure, answered};
+use super::{Failure, answered, check_number};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
@@ -175,9 +175,7 @@ async fn begin_session<B: Backend, P: PushSource>(
     name: &str,
     with_token: bool,
 ) -> Result<Reply, Failure> {
-    if user <= 0 {
-        return Err(Failure::Backend(Code::Internal));
-    }
+    check_number(user)?;
     let session_id = core.shard().next_id() as SessionId;
     // Attached before it is bound: what is published in between is held, not lost.
     if !core

@@ -3,7 +3,7 @@
 //! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's cores; the core that
 //! asked applies them at once as well, so that they hold when the reply is written.
 
-use super::Failure;
+use super::{Failure, check_number};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -30,6 +30,7 @@ pub(super) async fn create<B: Backend, P: PushSource>(
             description: description.to_owned(),
         })
         .await?;
+    check_number(response.group_id)?;
     take_up(core, job, response.group_id).await;
     Ok(Reply::GroupCreated(response.group_id))
 }

@@ -2,7 +2,7 @@
 
 use futures_lite::future::yield_now;
 
-use super::Failure;
+use super::{Failure, check_number};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
@@ -42,6 +42,7 @@ pub(super) async fn chat<B: Backend, P: PushSource>(
         })
         .await?;
     core.shard().metrics().messages_received_total.inc();
+    check_number(response.msg_id)?;
     Ok(Reply::Stored {
         group: false,
         message_id: response.msg_id,
@@ -71,6 +72,7 @@ pub(super) async fn group_chat<B: Backend, P: PushSource>(
         })
         .await?;
     core.shard().metrics().messages_received_total.inc();
+    check_number(response.msg_id)?;
     Ok(Reply::Stored {
         group: true,
         message_id: response.msg_id,
@@ -167,10 +169,13 @@ fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
         .and_then(|connection| connection.session.login())
         .map_or(&[][..], |login| login.groups.as_slice());
     let before = pulled.msg_list.len() + pulled.group_msg_list.len();
-    pulled.msg_list.retain(|message| message.to == job.user);
+    // Services that number nothing may give 0 for an id.
+    pulled
+        .msg_list
+        .retain(|message| message.to == job.user && message.msg_id >= 0);
     pulled
         .group_msg_list
-        .retain(|message| groups.contains(&message.group_id));
+        .retain(|message| groups.contains(&message.group_id) && message.msg_id >= 0);
     let dropped = before - pulled.msg_list.len() - pulled.group_msg_list.len();
     for _ in 0..dropped {
         shard.metrics().push_dropped(PushDrop::NoReceiver);

@@ -123,3 +123,12 @@ fn answered<R: Answer>(response: R) -> Result<R, Failure> {
         Some(Err(_)) | None => Err(Failure::Backend(Code::Internal)),
     }
 }
+
+/// What a service made has a positive number, or the answer is a broken one.
+fn check_number(number: i64) -> Result<(), Failure> {
+    if number > 0 {
+        Ok(())
+    } else {
+        Err(Failure::Backend(Code::Internal))
+    }
+}

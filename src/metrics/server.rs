@@ -92,7 +92,7 @@ impl Server {
     }
 
     /// Every service and outcome with its count.
-    pub(super) fn calls(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    pub fn calls(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         self.calls.iter().flat_map(|(service, outcomes)| {
             let mut outcomes = outcomes.iter();
             std::iter::from_fn(move || outcomes.next())
@@ -101,14 +101,14 @@ impl Server {
     }
 
     /// Every reason to part with a connection, with its count.
-    pub(super) fn partings(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub fn partings(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.parted
             .iter()
             .map(|(reason, count)| (reason, count.get()))
     }
 
     /// Every reason not to publish, with its count.
-    pub(super) fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.dropped
             .iter()
             .map(|(reason, count)| (reason, count.get()))

@@ -460,7 +460,7 @@ fn garbage_closes_its_connection_and_no_other() {
 }
 
 #[test]
-fn a_redis_that_went_and_came_back_is_first_told_to_catch_up() {
+fn pushes_are_dropped_while_redis_is_away_and_go_on_when_it_is_back() {
     let mut redis = RedisServer::start_with(&["--requirepass", "open sesame"]);
     let secrets = TempDir::new().expect("a temporary directory");
     let password_file = secrets.path().join("password");

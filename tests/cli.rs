@@ -84,6 +84,15 @@ fn what_default_config_prints_is_a_valid_configuration() {
 }
 
 #[test]
+fn the_configuration_for_mpim_is_valid() {
+    let gateway = Gateway::new();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/mpim.toml");
+    let checked = output(&mut gateway.command(&["check-config", "-c", path_text(&path)]));
+    assert_eq!(code(&checked), 0, "{}", stderr(&checked));
+    assert_eq!(stderr(&checked), "");
+}
+
+#[test]
 fn check_config_without_a_file_checks_defaults_and_environment() {
     let gateway = Gateway::new();
     assert_eq!(code(&output(&mut gateway.command(&["check-config"]))), 0);

@@ -33,7 +33,7 @@ use crate::{
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often it is made sure that all nodes are there.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The longest host name in a node's name.
 const HOST_CHARS: usize = 64;

@@ -113,6 +113,19 @@ pub enum StorageMode {
     },
 }
 
+impl StorageMode {
+    /// Whether other processes use the file, too, and the table of routes.
+    fn parts(self) -> (bool, Presence) {
+        match self {
+            Self::Embedded => (false, Presence::in_memory()),
+            Self::Backend {
+                exclusive,
+                route_lifetime,
+            } => (!exclusive, Presence::in_storage(route_lifetime)),
+        }
+    }
+}
+
 /// The running services. Dropped without [`Services::stop`], they end by themselves, and nobody waits for that.
 pub struct Services {
     client: ServiceClient,
@@ -136,13 +149,7 @@ pub fn start(
     metrics: Arc<metrics::Store>,
     report: FailureReport,
 ) -> Result<Services, StartupError> {
-    let (is_shared, presence) = match options.storage {
-        StorageMode::Embedded => (false, Presence::in_memory()),
-        StorageMode::Backend {
-            exclusive,
-            route_lifetime,
-        } => (!exclusive, Presence::in_storage(route_lifetime)),
-    };
+    let (is_shared, presence) = options.storage.parts();
     let mut storage = Sqlite::open(&options.data_dir, is_shared)?;
     if !presence.is_in_storage() {
         forget_routes(&mut storage);

@@ -3,6 +3,7 @@
 //! Every right answer can be computed from its question, so no client can mistake another's answer for its own. What a
 //! misbehaving backend costs is an error for the one who asked, and nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ struct Asker {
     name: String,
     random: Random,
     answered: usize,
-    excused: usize,
+    excused: BTreeMap<&'static str, usize>,
 }
 
 impl Asker {
@@ -73,7 +74,7 @@ impl Asker {
             name,
             random: Random::new(seed),
             answered: 0,
-            excused: 0,
+            excused: BTreeMap::new(),
         };
         let start = Instant::now();
         let uid = truth::user_id(&asker.name);
@@ -94,12 +95,14 @@ impl Asker {
 
     /// Panics unless the reply is one that may be given where no usable answer came.
     fn excuse(&mut self, reply: &str) {
-        let code = reply.strip_prefix("-ERR ").and_then(|rest| {
-            let code = rest.split(' ').next();
-            code.filter(|code| EXCUSES.contains(code))
-        });
-        assert!(code.is_some(), "{}: {reply}", self.name);
-        self.excused += 1;
+        let words = reply.strip_prefix("-ERR ").unwrap_or_default();
+        let code = EXCUSES.into_iter().find(|code| words.starts_with(code));
+        let code = code.unwrap_or_else(|| panic!("{}: {reply}", self.name));
+        *self.excused.entry(code).or_default() += 1;
+        if code == "BACKEND_UNAVAILABLE" {
+            // That comes at once, for as long as the way to the backend is being made anew.
+            std::thread::sleep(PATIENCE / 10);
+        }
     }
 
     /// Asks; the reply must be this one, or an excuse.
@@ -201,8 +204,8 @@ impl Asker {
     }
 }
 
-/// Many clients at once against a backend with this plan; how many answers were right, and how many excuses there were.
-fn run(world: &Arc<World>, seed: u64) -> (usize, usize) {
+/// Many clients at once; how many answers were right, and how many excuses of each kind there were.
+fn run(world: &Arc<World>, seed: u64) -> (usize, BTreeMap<&'static str, usize>) {
     let threads: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let world = Arc::clone(world);
@@ -216,10 +219,15 @@ fn run(world: &Arc<World>, seed: u64) -> (usize, usize) {
             })
         })
         .collect();
-    threads
-        .into_iter()
-        .map(|thread| thread.join().expect("a client"))
-        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    let (mut answered, mut excused) = (0, BTreeMap::new());
+    for thread in threads {
+        let one = thread.join().expect("a client");
+        answered += one.0;
+        for (code, count) in one.1 {
+            *excused.entry(code).or_default() += count;
+        }
+    }
+    (answered, excused)
 }
 
 fn against_chaos(rpc: &str) {
@@ -227,18 +235,19 @@ fn against_chaos(rpc: &str) {
     println!("seed {seed}");
     let plan = Plan {
         seed,
-        one_in: 5,
+        one_in: 10,
         misdeeds: Misdeed::ALL.to_vec(),
         patience: PATIENCE,
     };
     let world = Arc::new(World::start(plan, rpc));
     let (answered, excused) = run(&world, seed);
     println!(
-        "{answered} answers, {excused} excuses, misdeeds: {:?}",
+        "{answered} answers, excuses: {excused:?}, misdeeds: {:?}",
         world.backend.done()
     );
-    assert!(answered > excused, "{answered} answers, {excused} excuses");
-    assert!(excused > 0, "the backend misbehaved");
+    assert!(!excused.is_empty(), "the backend misbehaved");
+    let excuses: usize = excused.values().sum();
+    assert!(answered > excuses, "{answered} answers, {excused:?}");
     assert!(
         world.gateway.metric("backend_rpc_errors_total", &[]) > 0.0,
         "failures are counted"
@@ -264,7 +273,7 @@ fn an_honest_backend_is_always_understood() {
     for rpc in ["mprpc-id", "mprpc"] {
         let world = Arc::new(World::start(Plan::honest(), rpc));
         let (answered, excused) = run(&world, 1);
-        assert_eq!(excused, 0, "{rpc}");
+        assert!(excused.is_empty(), "{rpc}: {excused:?}");
         assert!(answered >= CLIENTS * ROUNDS);
         assert_eq!(
             world.gateway.metric("backend_stray_replies_total", &[]),
@@ -274,40 +283,46 @@ fn an_honest_backend_is_always_understood() {
 }
 
 /// Each misdeed alone, at every second call: whoever asks gets his own answer or an excuse, and in the end an answer.
-#[test]
-fn after_each_misdeed_the_next_answer_is_the_right_one() {
-    for rpc in ["mprpc-id", "mprpc"] {
-        for misdeed in Misdeed::ALL {
-            if rpc == "mprpc" && misdeed.needs_ids() {
-                continue;
+fn each_misdeed_alone(rpc: &str) {
+    let all = Misdeed::ALL.into_iter();
+    for misdeed in all.filter(|misdeed| rpc != "mprpc" || !misdeed.needs_ids()) {
+        println!("{misdeed:?}");
+        let mut world = World::start(
+            Plan {
+                seed: 7,
+                one_in: 2,
+                misdeeds: vec![misdeed],
+                patience: PATIENCE,
+            },
+            rpc,
+        );
+        let mut askers: Vec<Asker> = (0..2)
+            .map(|n| Asker::log_in(&world.gateway, format!("user{n}"), n))
+            .collect();
+        for round in 0..3 {
+            for asker in &mut askers {
+                asker.chat_several(round, 3);
+                asker.pull();
             }
-            let mut world = World::start(
-                Plan {
-                    seed: 7,
-                    one_in: 2,
-                    misdeeds: vec![misdeed],
-                    patience: PATIENCE,
-                },
-                rpc,
-            );
-            let mut askers: Vec<Asker> = (0..2)
-                .map(|n| Asker::log_in(&world.gateway, format!("user{n}"), n))
-                .collect();
-            for round in 0..6 {
-                for asker in &mut askers {
-                    asker.chat_several(round, 3);
-                    asker.pull();
-                }
-            }
-            let answered: usize = askers.iter().map(|asker| asker.answered).sum();
-            assert!(answered > 0, "{rpc} {misdeed:?}: no answer at all");
-            assert!(
-                world.backend.done()[&misdeed] > 0,
-                "{rpc} {misdeed:?} was never done"
-            );
-            world.assert_sound();
         }
+        let answered: usize = askers.iter().map(|asker| asker.answered).sum();
+        assert!(answered > 0, "{rpc} {misdeed:?}: no answer at all");
+        assert!(
+            world.backend.done().contains_key(&misdeed),
+            "{rpc} {misdeed:?} was never done"
+        );
+        world.assert_sound();
     }
+}
+
+#[test]
+fn after_each_misdeed_the_next_answer_is_the_right_one_where_replies_have_ids() {
+    each_misdeed_alone("mprpc-id");
+}
+
+#[test]
+fn after_each_misdeed_the_next_answer_is_the_right_one_where_replies_have_none() {
+    each_misdeed_alone("mprpc");
 }
 
 #[test]

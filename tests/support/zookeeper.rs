@@ -25,6 +25,9 @@ const SESSION_MIN: Duration = Duration::from_millis(400);
 /// The longest session the server allows.
 const SESSION_MAX: Duration = Duration::from_secs(120);
 
+/// How often a start is tried, each time on another port.
+const START_ATTEMPTS: usize = 3;
+
 /// After so long a start has failed. Generous, because the machine may be busy with other tests.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -50,22 +53,30 @@ impl Zookeeper {
     /// # Panics
     /// If it does not; with the end of its log.
     pub fn start() -> Self {
+        let mut problem = String::new();
+        // Somebody else may take the port before the server does.
+        for _ in 0..START_ATTEMPTS {
+            let mut server = Self::spawn_new();
+            match server.wait_until_it_serves() {
+                Ok(()) => return server,
+                Err(error) => problem = error,
+            }
+        }
+        panic!("{problem}");
+    }
+
+    fn spawn_new() -> Self {
         let folder = tempfile::tempdir().expect("a folder for ZooKeeper");
         let address = free_address();
         fs::create_dir(folder.path().join("data")).expect("a folder for ZooKeeper's data");
-        fs::write(
-            folder.path().join("zoo.cfg"),
-            configuration(folder.path(), address),
-        )
-        .expect("ZooKeeper's configuration");
+        let configuration = configuration(folder.path(), address);
+        fs::write(folder.path().join("zoo.cfg"), configuration).expect("ZooKeeper's configuration");
         let process = spawn(folder.path());
-        let mut server = Self {
+        Self {
             folder,
             address,
             process,
-        };
-        server.wait_until_it_serves();
-        server
+        }
     }
 
     /// Where it listens.
@@ -89,7 +100,9 @@ impl Zookeeper {
     pub fn restart(&mut self) {
         self.kill_9();
         self.process = spawn(self.folder.path());
-        self.wait_until_it_serves();
+        if let Err(problem) = self.wait_until_it_serves() {
+            panic!("{problem}");
+        }
     }
 
     /// Stops its process: connections stay open, nothing is answered.
@@ -120,19 +133,19 @@ impl Zookeeper {
         assert!(status.success(), "kill -{name}: {status}");
     }
 
-    fn wait_until_it_serves(&mut self) {
+    fn wait_until_it_serves(&mut self) -> Result<(), String> {
         let start = Instant::now();
         loop {
             let answer = self.ask("srvr").unwrap_or_default();
             if answer.contains("Mode: standalone") {
-                return;
+                return Ok(());
             }
             let ended = self.process.try_wait().ok().flatten();
             if ended.is_some() || start.elapsed() > START_DEADLINE {
-                panic!(
+                return Err(format!(
                     "ZooKeeper does not serve ({ended:?}): {answer}\n{}",
                     self.log_end()
-                );
+                ));
             }
             std::thread::sleep(POLL_INTERVAL);
         }

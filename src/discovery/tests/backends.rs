@@ -1,6 +1,7 @@
 //! The nodes of backends.
 
 use super::*;
+use crate::backend::METHODS;
 
 #[test]
 fn a_backend_is_found_by_gateways_and_vanishes_when_it_stops() {
@@ -31,6 +32,42 @@ fn a_backend_is_found_by_gateways_and_vanishes_when_it_stops() {
         backend.stop().await;
         let took = eventually("it is gone", || gateway.ports(Service::User) == [5002]).await;
         assert!(took < SESSION_TIMEOUT, "{took:?}");
+        gateway.stop().await;
+    });
+}
+
+#[test]
+fn nodes_that_were_deleted_by_hand_come_back_and_nobody_loses_an_instance_meanwhile() {
+    let server = shared();
+    let hosts = server.hosts("/all-deleted");
+    run(async {
+        let gateway = Gateway::ready(&hosts, "gw").await;
+        let backend = Backend::registered(&hosts, 5001).await;
+        eventually("found", || gateway.ports(Service::User) == [5001]).await;
+        let stranger = Stranger::connect(&hosts).await;
+        let mut nodes = vec!["/HealthService/Ping".to_owned()];
+        for service in ["UserService", "MessageService", "HealthService"] {
+            for name in stranger.children(&format!("/{service}/instances")).await {
+                nodes.push(format!("/{service}/instances/{name}"));
+            }
+        }
+        for (service, method) in METHODS {
+            if matches!(service, Service::User | Service::Message) {
+                nodes.push(format!("/{}/{method}", service.name()));
+            }
+        }
+        for node in &nodes {
+            stranger.delete(node).await;
+        }
+        let start = Instant::now();
+        for node in &nodes {
+            while stranger.owner(node).await.is_none() {
+                assert!(start.elapsed() < DEADLINE, "{node} does not come back");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        assert!(!gateway.ever_lost(Service::User) && !gateway.ever_lost(Service::Message));
+        backend.stop().await;
         gateway.stop().await;
     });
 }
@@ -112,7 +149,7 @@ fn two_backends_that_were_told_the_same_address_do_not_fight() {
         // The first looks again after its connection or its patience; it takes the nodes back once and leaves them then.
         let start = Instant::now();
         let mut owners = vec![second_owner];
-        while start.elapsed() < Duration::from_secs(15) {
+        while start.elapsed() < Duration::from_secs(12) {
             let owner = stranger.owner("/UserService/Login").await;
             if owners.last() != Some(&owner) && owner.is_some() {
                 owners.push(owner);

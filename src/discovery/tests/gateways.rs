@@ -42,6 +42,18 @@ fn a_gateway_registers_what_it_is_and_vanishes_when_it_stops() {
 }
 
 #[test]
+fn one_server_of_several_is_enough() {
+    let server = shared();
+    // Nobody listens at the first: port 1 is no place for a ZooKeeper.
+    let hosts = format!("127.0.0.1:1, {}", server.hosts("/several"));
+    run(async {
+        let gateway = Gateway::ready(&hosts, "gw").await;
+        assert!(gateway.status.is_registered());
+        gateway.stop().await;
+    });
+}
+
+#[test]
 fn a_node_that_was_deleted_by_hand_comes_back() {
     let server = shared();
     let hosts = server.hosts("/deleted");

@@ -108,7 +108,8 @@ fn what_is_broken_is_left_out_and_counted_and_the_rest_is_used() {
         let gateway = Gateway::ready(&hosts, "gw").await;
         let stranger = Stranger::connect(&hosts).await;
         let long = vec![b'7'; 64 * 1024 + 1];
-        let broken: [(&str, &[u8]); 9] = [
+        let huge = vec![b'7'; 1_000_000];
+        let broken: [(&str, &[u8]); 13] = [
             ("/UserService/Login", b"127.0.0.1"),
             ("/UserService/Logout", b"backend:5001"),
             ("/UserService/Register", b""),
@@ -117,6 +118,10 @@ fn what_is_broken_is_left_out_and_counted_and_the_rest_is_used() {
             ("/UserService/instances/empty", b""),
             ("/UserService/instances/binary", b"\x80\x81{}"),
             ("/UserService/instances/long", &long),
+            ("/UserService/instances/huge", &huge),
+            ("/UserService/RemoveFriend", b"127.0.0.1:99999"),
+            ("/UserService/GetProfile", b"127.0.0.1:5001\0"),
+            ("/MessageService/Ack", b"0.0.0.0:5001"),
             ("/UserService/instances/port", br#"{"addr":"127.0.0.1:0"}"#),
         ];
         for (path, data) in broken {

@@ -7,6 +7,9 @@ mod group;
 mod inbox;
 mod message;
 mod presence;
+mod processes;
+mod routes;
+mod shared;
 mod threads;
 
 use std::{
@@ -17,10 +20,9 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    Call, ReplySink,
+    Call, ReplySink, StorageMode,
     engine::{Engine, Item, Outcome},
     password::{Judged, Verdict},
-    routes::Presence,
     store::{Store, sqlite::Sqlite},
 };
 use crate::{
@@ -46,7 +48,8 @@ impl ReplySink for Kept {
 /// An engine over a store of its own.
 struct World {
     engine: Engine,
-    directory: TempDir,
+    directory: Arc<TempDir>,
+    mode: StorageMode,
     now_ms: i64,
     pushes: Vec<(Channel, PushMessage)>,
     next_msg_id: i64,
@@ -65,8 +68,14 @@ impl World {
     }
 
     fn over(directory: TempDir, inbox_limit: u64) -> Self {
-        let storage = Sqlite::open(directory.path(), false).expect("a store");
-        let store = Store::new(storage, false, inbox_limit);
+        Self::of_mode(StorageMode::Embedded, directory, inbox_limit)
+    }
+
+    fn of_mode(mode: StorageMode, directory: impl Into<Arc<TempDir>>, inbox_limit: u64) -> Self {
+        let directory = directory.into();
+        let (is_shared, presence) = mode.parts();
+        let storage = Sqlite::open(directory.path(), is_shared).expect("a store");
+        let store = Store::new(storage, is_shared, inbox_limit);
         let told: Arc<Mutex<Vec<bool>>> = Arc::default();
         let report = {
             let told = Arc::clone(&told);
@@ -75,12 +84,13 @@ impl World {
         Self {
             engine: Engine::new(
                 store,
-                Presence::in_memory(),
+                presence,
                 MessageIds::new(1023),
                 Arc::default(),
                 report,
             ),
             directory,
+            mode,
             now_ms: START_MS,
             pushes: Vec::new(),
             next_msg_id: 1,
@@ -96,7 +106,7 @@ impl World {
         Self {
             now_ms: self.now_ms,
             next_msg_id: self.next_msg_id,
-            ..Self::over(copy, self.engine.store.inbox_limit())
+            ..Self::of_mode(self.mode, copy, self.engine.store.inbox_limit())
         }
     }
 
@@ -278,11 +288,34 @@ impl World {
     }
 
     fn unbind(&mut self, user_id: UserId, session_id: u64) {
-        self.call::<crate::backend::method::UnbindRoute>(proto::UnbindRouteRequest {
-            user_id,
-            gateway_id: "gw#0".to_owned(),
-            session_id,
-        });
+        self.unbind_over(user_id, 0, session_id);
+    }
+
+    fn unbind_over(&mut self, user_id: UserId, core: usize, session_id: u64) {
+        let response =
+            self.call::<crate::backend::method::UnbindRoute>(proto::UnbindRouteRequest {
+                user_id,
+                gateway_id: format!("gw#{core}"),
+                session_id,
+            });
+        assert_eq!(code(&response.result), Code::Ok);
+    }
+
+    /// The sessions of `user` that are bound, in order.
+    fn bound_sessions(&mut self, user_id: UserId) -> Vec<u64> {
+        let response =
+            self.call::<crate::backend::method::QueryRoute>(proto::QueryRouteRequest { user_id });
+        assert_eq!(code(&response.result), Code::Ok);
+        response
+            .routes
+            .iter()
+            .map(|route| route.session_id)
+            .collect()
+    }
+
+    /// Over which routes something was published since the last look, in order.
+    fn pushed_over(&mut self) -> Vec<Channel> {
+        self.published().into_iter().map(|push| push.0).collect()
     }
 
     /// What was published since the last look, with the channel.

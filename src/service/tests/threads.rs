@@ -6,15 +6,15 @@ use super::*;
 use crate::{
     bus::Publisher,
     metrics,
-    service::{ServiceClient, ServiceOptions, Services, StorageMode, start},
+    service::{ServiceClient, ServiceOptions, Services, start},
 };
 
 /// Longest wait for anything here.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Notes in which order pushes and replies come out.
 #[derive(Default)]
-struct Log(Mutex<Vec<Event>>);
+pub(super) struct Log(Mutex<Vec<Event>>);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Event {
@@ -44,13 +44,14 @@ impl Log {
     }
 
     fn reply(&self, call_id: u64) -> Option<Response> {
-        self.events().into_iter().find_map(|event| match event {
-            Event::Reply(id, reply) if id == call_id => Some(reply),
+        let events = self.0.lock().expect("not poisoned");
+        events.iter().rev().find_map(|event| match event {
+            Event::Reply(id, reply) if *id == call_id => Some(reply.clone()),
             _ => None,
         })
     }
 
-    fn wait_for(&self, call_id: u64) -> Response {
+    pub(super) fn wait_for(&self, call_id: u64) -> Response {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(reply) = self.reply(call_id) {
@@ -62,16 +63,20 @@ impl Log {
     }
 }
 
-struct Running {
-    services: Services,
+pub(super) struct Running {
+    pub(super) services: Services,
     client: ServiceClient,
-    log: Arc<Log>,
+    pub(super) log: Arc<Log>,
     metrics: Arc<metrics::Store>,
     next_call_id: u64,
 }
 
 impl Running {
     fn start(directory: &Path, password_queue: usize) -> Self {
+        Self::start_as(StorageMode::Embedded, directory, password_queue)
+    }
+
+    pub(super) fn start_as(storage: StorageMode, directory: &Path, password_queue: usize) -> Self {
         let log = Arc::new(Log::default());
         let metrics = Arc::<metrics::Store>::default();
         let options = ServiceOptions {
@@ -80,7 +85,7 @@ impl Running {
             password_threads: 1,
             password_queue,
             own_worker_id: 1023,
-            storage: StorageMode::Embedded,
+            storage,
         };
         let services = start(options, log.clone(), metrics.clone(), Arc::new(|_| ()))
             .expect("running services");
@@ -93,7 +98,7 @@ impl Running {
         }
     }
 
-    fn submit(&mut self, request: impl Into<Request>) -> u64 {
+    pub(super) fn submit(&mut self, request: impl Into<Request>) -> u64 {
         self.next_call_id += 1;
         let call = Call {
             request: request.into(),
@@ -104,12 +109,12 @@ impl Running {
         self.next_call_id
     }
 
-    fn call(&mut self, request: impl Into<Request>) -> Response {
+    pub(super) fn call(&mut self, request: impl Into<Request>) -> Response {
         let call_id = self.submit(request);
         self.log.wait_for(call_id)
     }
 
-    fn register(&mut self, name: &str, password: &str) -> proto::RegisterResponse {
+    pub(super) fn register(&mut self, name: &str, password: &str) -> proto::RegisterResponse {
         let request = proto::RegisterRequest {
             username: name.as_bytes().to_vec(),
             password: password.as_bytes().to_vec(),
@@ -131,7 +136,7 @@ fn login(name: &str, password: &str) -> proto::LoginRequest {
     }
 }
 
-fn send(from: UserId, to: UserId, msg_id: i64) -> proto::SendRequest {
+pub(super) fn send(from: UserId, to: UserId, msg_id: i64) -> proto::SendRequest {
     proto::SendRequest {
         msg: Some(proto::C2cMsg {
             msg_id,

@@ -107,11 +107,13 @@ impl Shared {
             return;
         };
         let writer = Arc::new(Mutex::new(writer));
-        let mut id_before = 0;
+        let mut answered = 0;
         while let Some((header, args)) = read_call(&mut stream) {
             let id = header.call_id;
-            let deed = self.deed(header, &args, id_before);
-            id_before = id;
+            let deed = self.deed(header, &args, answered);
+            if deed.is_honest {
+                answered = id;
+            }
             if deed.pause.is_zero() {
                 perform(&writer, &deed);
             } else {
@@ -124,7 +126,7 @@ impl Shared {
         }
     }
 
-    fn deed(&self, header: RpcHeader, args: &[u8], id_before: u64) -> Deed {
+    fn deed(&self, header: RpcHeader, args: &[u8], answered: u64) -> Deed {
         let service = String::from_utf8_lossy(&header.service_name).into_owned();
         let method = String::from_utf8_lossy(&header.method_name).into_owned();
         if service == "HealthService" {
@@ -140,7 +142,7 @@ impl Shared {
         };
         let call = Call {
             id: header.call_id,
-            id_before,
+            answered,
             answer: truth::answer(&request),
             patience: self.plan.patience,
         };

@@ -10,7 +10,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::turn::Patience;
+use super::turn::{LOCK_PATIENCE, Patience};
 use crate::error::{ExitCode, StartupError};
 
 /// The name of the file in the data directory.
@@ -150,10 +150,10 @@ fn configure(connection: &mut Connection, locking: Locking) -> rusqlite::Result<
             connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         }
         Locking::Shared => {
-            let mut patience = Patience::default();
+            let mut patience = Patience::of(LOCK_PATIENCE);
             connection.busy_handler(Some(move |naps_before| {
                 if naps_before == 0 {
-                    patience = Patience::default();
+                    patience = Patience::of(LOCK_PATIENCE);
                 }
                 patience.nap()
             }))?;

@@ -17,8 +17,11 @@ use std::{
 /// The file that is locked; it stays behind.
 const TURN_FILE: &str = "turn";
 
-/// Longest wait for the turn, and longest wait for SQLite's lock behind it: together less than a gateway waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest wait for the turn.
+const TURN_PATIENCE: Duration = Duration::from_millis(500);
+/// Longest wait for SQLite's lock: a disk that is busy may let a commit take a second. With the wait for the turn, it is less
+/// than a gateway waits for an answer.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often who waits looks again: a commit takes some milliseconds, so first often, then at leisure.
 const SHORT_NAP: Duration = Duration::from_micros(100);
 const LONG_NAP: Duration = Duration::from_millis(1);
@@ -48,7 +51,7 @@ impl Turn {
 
     /// Waits for the turn.
     pub(super) fn take(&self) -> Held<'_> {
-        let mut patience = Patience::default();
+        let mut patience = Patience::of(TURN_PATIENCE);
         loop {
             match self.file.try_lock() {
                 Ok(()) => return Held { turn: Some(self) },
@@ -74,17 +77,23 @@ impl Drop for Held<'_> {
 }
 
 /// A wait with an end.
-#[derive(Default)]
 pub(super) struct Patience {
-    began: Option<Instant>,
+    ends: Instant,
     naps: u32,
 }
 
 impl Patience {
+    /// A wait that begins now.
+    pub(super) fn of(length: Duration) -> Self {
+        Self {
+            ends: Instant::now() + length,
+            naps: 0,
+        }
+    }
+
     /// Sleeps a little; `false`: it has been long enough.
     pub(super) fn nap(&mut self) -> bool {
-        let began = *self.began.get_or_insert_with(Instant::now);
-        if began.elapsed() >= PATIENCE {
+        if Instant::now() >= self.ends {
             return false;
         }
         self.naps += 1;

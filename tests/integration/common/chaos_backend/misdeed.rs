@@ -27,7 +27,7 @@ pub enum Misdeed {
     TooLong,
     /// The right answer under an id that nobody waits for.
     UnknownId,
-    /// The right answer under the id of the answer before.
+    /// The right answer under the id of a call that has had its own.
     AnsweredId,
     /// A message of another type.
     WrongMessage,
@@ -86,6 +86,8 @@ pub struct Deed {
     pub pause: Duration,
     /// Whether the connection ends behind them.
     pub then_close: bool,
+    /// Whether they are the right answer, on its way at once.
+    pub is_honest: bool,
 }
 
 impl Deed {
@@ -94,6 +96,7 @@ impl Deed {
             bytes,
             pause: Duration::ZERO,
             then_close: false,
+            is_honest: false,
         }
     }
 }
@@ -102,8 +105,8 @@ impl Deed {
 pub struct Call {
     /// The id of its reply; 0: a classic reply.
     pub id: u64,
-    /// The id of the call before it on the connection.
-    pub id_before: u64,
+    /// The id of a call on the same connection that has had its answer; 0: there is none yet.
+    pub answered: u64,
     /// The right answer.
     pub answer: Response,
     /// After this long the caller has given up.
@@ -124,7 +127,10 @@ impl Call {
 
     /// The right answer at once.
     pub fn honest(&self) -> Deed {
-        Deed::now(self.framed(&self.body()))
+        Deed {
+            is_honest: true,
+            ..Deed::now(self.framed(&self.body()))
+        }
     }
 
     /// The wrong one.
@@ -152,7 +158,7 @@ impl Call {
             },
             Misdeed::TooLong => Deed::now(self.announce(u32::MAX)),
             Misdeed::UnknownId => Deed::now(self.framed_as(self.id ^ (1 << 60), 0, &self.body())),
-            Misdeed::AnsweredId => Deed::now(self.framed_as(self.id_before, 0, &self.body())),
+            Misdeed::AnsweredId => Deed::now(self.framed_as(self.answered, 0, &self.body())),
             // Its first field is a number, where every answer has its result.
             Misdeed::WrongMessage => body(
                 &C2cMsg {
@@ -272,7 +278,7 @@ fn header(call_id: u64, status: i32, body_size: u32) -> Vec<u8> {
 fn every_misdeed_changes_something() {
     let call = Call {
         id: 5,
-        id_before: 4,
+        answered: 4,
         answer: super::truth::answer(&im_gateway::backend::Request::PullOffline(
             im_gateway::proto::PullOfflineRequest {
                 user_id: 3,

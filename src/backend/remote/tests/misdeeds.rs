@@ -1,0 +1,129 @@
+//! Servers that do whatever they like, in any order, and what must hold all the same.
+
+use proptest::prelude::*;
+
+use super::{super::*, world::*};
+
+/// What a server does next.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// A client logs in.
+    Call,
+    /// A server answers one of its calls, in two pieces.
+    Answer {
+        line: usize,
+        call: usize,
+        cut: usize,
+    },
+    /// A server answers a call that it has answered before.
+    Repeat { line: usize, call: usize },
+    /// A server answers under a number that another server was given.
+    Mislabel { line: usize, call: usize },
+    /// A connection breaks, and another is made.
+    Lose { line: usize },
+    /// Time passes.
+    Pass { length_ms: u64 },
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let index = 0..100usize;
+    prop_oneof![
+        4 => Just(Deed::Call),
+        4 => (index.clone(), index.clone(), index.clone())
+            .prop_map(|(line, call, cut)| Deed::Answer { line, call, cut }),
+        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Deed::Repeat { line, call }),
+        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Deed::Mislabel { line, call }),
+        1 => index.prop_map(|line| Deed::Lose { line }),
+        1 => (1..2000u64).prop_map(|length_ms| Deed::Pass { length_ms }),
+    ]
+}
+
+proptest! {
+    /// Every answer carries the name of who asked. Whatever servers and connections do, nobody gets somebody else's.
+    #[test]
+    fn nobody_gets_an_answer_that_was_for_somebody_else(
+        deeds in prop::collection::vec(deed(), 1..120),
+        classic: bool,
+    ) {
+        let wire = if classic { Wire::Classic } else { Wire::WithIds };
+        let world = World::new(|options| options.breaker_threshold = 1000);
+        world.list(&[wire, wire, wire]);
+        let mut lines: Vec<(Line, Vec<Asked>)> =
+            world.open().into_iter().map(|line| (line, Vec::new())).collect();
+        let mut answered: Vec<Asked> = Vec::new();
+        let mut flows: Vec<(String, Flow<'_>)> = Vec::new();
+        for (number, deed) in deeds.into_iter().enumerate() {
+            match deed {
+                Deed::Call => {
+                    let name = format!("user-{number}");
+                    flows.push((name.clone(), world.login(&name)));
+                }
+                Deed::Answer { line, call, cut } => {
+                    let count = lines.len();
+                    let (line, asked) = &mut lines[line % count];
+                    if !asked.is_empty() && !line.is_closed() {
+                        let call = asked.remove(call % asked.len());
+                        let bytes = reply(wire, call.header.call_id, &call.username);
+                        let (head, rest) = bytes.split_at(cut % bytes.len());
+                        // A connection that broke in between takes no more.
+                        let _ = world.remote.received(&line.server, &line.link, head)
+                            .and_then(|()| world.remote.received(&line.server, &line.link, rest));
+                        answered.push(call);
+                    }
+                }
+                // Without numbers, such a reply is taken for the next one's: that is why a server must not.
+                Deed::Repeat { line, call } if !classic => {
+                    let count = lines.len();
+                    if !answered.is_empty() {
+                        let call = &answered[call % answered.len()];
+                        let bytes = reply(wire, call.header.call_id, "repeated");
+                        world.answer(&lines[line % count].0, &bytes);
+                    }
+                }
+                Deed::Mislabel { line, call } if !classic => {
+                    let count = lines.len();
+                    let others = &lines[(line + 1) % count].1;
+                    if !others.is_empty() {
+                        let id = others[call % others.len()].header.call_id;
+                        world.answer(&lines[line % count].0, &reply(wire, id, "mislabelled"));
+                    }
+                }
+                Deed::Repeat { .. } | Deed::Mislabel { .. } => {}
+                Deed::Lose { line } => {
+                    let index = line % lines.len();
+                    let server = Rc::clone(&lines[index].0.server);
+                    world.lose(&lines[index].0);
+                    lines[index] = (world.open_to(server, true), Vec::new());
+                }
+                Deed::Pass { length_ms } => world.pass(length_ms),
+            }
+            flows.retain_mut(|(name, flow)| match poll(flow) {
+                Some(Ok(answer)) => {
+                    assert_eq!(answer.token, *name);
+                    false
+                }
+                Some(Err(_)) => false,
+                None => true,
+            });
+            let dialled: Vec<_> = world.dialled.borrow_mut().drain(..).collect();
+            for (server, permanent) in dialled {
+                lines.push((world.open_to(server, permanent), Vec::new()));
+            }
+            for (line, asked) in &mut lines {
+                let is_closed = line.is_closed();
+                if is_closed {
+                    world.lose(line);
+                    *line = world.open_to(Rc::clone(&line.server), true);
+                    asked.clear();
+                }
+                asked.extend(line.asked());
+            }
+        }
+        drop(flows);
+        world.pass(TIMEOUT_MS);
+        prop_assert!(world.remote.calls.is_empty());
+        for (line, _) in &lines {
+            prop_assert_eq!(line.server.outstanding(), 0);
+        }
+    }
+}

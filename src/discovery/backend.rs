@@ -102,6 +102,8 @@ async fn sessions(connection: &mut Connection<'_>, options: &RegisterOptions, st
         let session = connection.begin().await;
         contained(async {
             tokio::select! {
+                // First, so that the end of a session is no trouble of those that use it.
+                biased;
                 _ = ended(&session, status) => {}
                 () = registration.keep(&session, status) => {}
             }

@@ -29,8 +29,12 @@ use crate::{backend::endpoints::Endpoints, id::WORKERS_MAX};
 /// How soon a registration that failed is tried again, and setting the watches.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Changes of the table are told to the log no closer together than this; others are told at debug level.
-const TOLD_GAP: Duration = Duration::from_secs(1);
+/// Changes of the table that are logged within [`LOG_WINDOW`]; more, as when an instance comes and goes all the time, are
+/// logged at debug level.
+const LOGGED_MAX: u32 = 10;
+
+/// See [`LOGGED_MAX`].
+const LOG_WINDOW: Duration = Duration::from_secs(30);
 
 /// Follows ZooKeeper and tells the gateway what it finds, until `stop` is fulfilled; then closes the session, so that the
 /// gateway's nodes vanish at once. Without ZooKeeper it tells what is configured, once.
@@ -74,6 +78,8 @@ async fn sessions(
         let session = connection.begin().await;
         let outcome = contained(async {
             tokio::select! {
+                // First, so that the end of a session is no trouble of those that use it.
+                biased;
                 _ = ended(&session, status) => None,
                 holder = registered(&session, &claim, options, status, news) => Some(holder),
                 () = follower.follow(&session) => None,
@@ -98,7 +104,8 @@ struct Bulletin<'a> {
     numbers: RefCell<Vec<u16>>,
     table: RefCell<Option<Arc<Endpoints>>>,
     told_table: Cell<bool>,
-    told_at: Cell<Option<Instant>>,
+    /// When the window of [`LOGGED_MAX`] began, and how many were logged in it.
+    logged: Cell<(Instant, u32)>,
 }
 
 impl<'a> Bulletin<'a> {
@@ -110,7 +117,7 @@ impl<'a> Bulletin<'a> {
             numbers: RefCell::default(),
             table: RefCell::default(),
             told_table: Cell::new(false),
-            told_at: Cell::new(None),
+            logged: Cell::new((Instant::now(), 0)),
         }
     }
 
@@ -135,10 +142,7 @@ impl<'a> Bulletin<'a> {
         if !is_news {
             return;
         }
-        let now = Instant::now();
-        let is_quiet = self.told_at.get().is_none_or(|at| now >= at + TOLD_GAP);
-        if is_quiet {
-            self.told_at.set(Some(now));
+        if self.may_log(Instant::now()) {
             info!("backends: {endpoints}");
         } else {
             debug!("backends: {endpoints}");
@@ -147,6 +151,16 @@ impl<'a> Bulletin<'a> {
         self.table.replace(Some(Arc::new(endpoints)));
         self.told_table.set(false);
         self.tell_table();
+    }
+
+    fn may_log(&self, now: Instant) -> bool {
+        let (began, count) = self.logged.get();
+        if now >= began + LOG_WINDOW {
+            self.logged.set((now, 1));
+            return true;
+        }
+        self.logged.set((began, count.saturating_add(1)));
+        count < LOGGED_MAX
     }
 
     fn tell_table(&self) {

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::accounting_user::{User, World, history_of};
 use crate::accounting_verdict::{Outcome, verdict};
@@ -35,7 +36,8 @@ fn every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9() {
         addresses: Mutex::new(vec![gateway.address()]),
         uids: uids.clone(),
         groups: vec![everyone, some],
-        messages_per_user: MESSAGES_PER_USER,
+        last_number: AtomicU64::new(MESSAGES_PER_USER),
+        pace: Duration::ZERO,
         trouble: false,
         acknowledged: AtomicU64::new(0),
         troubled: AtomicU64::new(0),

@@ -33,8 +33,10 @@ pub struct World {
     pub uids: Vec<u64>,
     /// The groups some of them are in.
     pub groups: Vec<u64>,
-    /// How much each user has to say.
-    pub messages_per_user: u64,
+    /// The last number a user gives to a message.
+    pub last_number: AtomicU64,
+    /// How long a user rests between two things.
+    pub pace: Duration,
     /// Whether an answer may say that something does not work for now.
     pub trouble: bool,
     /// How many answers said that a message is stored.
@@ -44,6 +46,10 @@ pub struct World {
 }
 
 impl World {
+    fn has_more(&self, next_number: u64) -> bool {
+        next_number <= self.last_number.load(Ordering::Acquire)
+    }
+
     /// Where to connect next.
     fn any_address(&self, random: &mut Random) -> SocketAddr {
         let addresses = self.addresses.lock().expect("the addresses");
@@ -95,7 +101,7 @@ impl User {
 
     /// Says all it has to say.
     pub fn run(mut self) -> Self {
-        while self.next_number <= self.world.messages_per_user || !self.unanswered.is_empty() {
+        while self.world.has_more(self.next_number) || !self.unanswered.is_empty() {
             if self.connection.is_none() {
                 self.connect();
             }
@@ -111,6 +117,9 @@ impl User {
             self.note_pushes();
             if !alive {
                 self.connection = None;
+            }
+            if !self.world.pace.is_zero() {
+                std::thread::sleep(self.world.pace);
             }
         }
         self.connection = None;
@@ -159,7 +168,7 @@ impl User {
     fn send_some(&mut self) -> bool {
         if self.unanswered.is_empty() {
             for _ in 0..=self.random.below(5) {
-                if self.next_number <= self.world.messages_per_user {
+                if self.world.has_more(self.next_number) {
                     let to = self.any_target();
                     self.unanswered.push(Message {
                         from: self.uid,

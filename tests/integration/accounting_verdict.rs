@@ -377,6 +377,18 @@ fn the_checker_sees_a_wrong_user() {
 }
 
 #[test]
+fn what_was_repeated_behind_others_may_have_any_place_among_them() {
+    let mut history = good_history();
+    delivery_of(&mut history, 2).seq = 2;
+    delivery_of(&mut history, 4).seq = 1;
+    // Read in the order of their numbers, as a client does.
+    history.deliveries.sort_by_key(|delivery| delivery.seq);
+    assert!(!verdict(&history).is_empty());
+    history.overtaken.insert(direct(2));
+    assert_eq!(verdict(&history), []);
+}
+
+#[test]
 fn the_checker_sees_swapped_messages() {
     let mut history = good_history();
     delivery_of(&mut history, 2).seq = 2;

@@ -14,6 +14,9 @@ use super::DEADLINE;
 /// Long enough that a busy machine does not end a test's session.
 const SESSION: Duration = Duration::from_secs(30);
 
+/// How long ZooKeeper has to close it. It may be dead.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
 /// What the thread is asked to do.
 enum Order {
     Create {
@@ -183,6 +186,11 @@ fn serve(hosts: &str, mut jobs: UnboundedReceiver<Job>, ready: &mpsc::Sender<()>
         while let Some((order, answer)) = jobs.recv().await {
             let _ = answer.send(perform(&client, order).await);
         }
+        // The last client closes the session as it goes; until that has been said, the runtime must live.
+        let mut states = client.state_watcher();
+        drop(client);
+        let closed = async { while !states.changed().await.is_terminated() {} };
+        let _ = tokio::time::timeout(CLOSE_WAIT, closed).await;
     });
 }
 

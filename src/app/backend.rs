@@ -40,7 +40,7 @@ const PROCESSES_MAX: u16 = 64;
 /// How long ZooKeeper may take to be told of the end; without its word the nodes vanish with the session.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long gateways may take to hear from ZooKeeper that this process is leaving, before it takes no further calls.
-const LEAVE_GRACE: Duration = Duration::from_millis(300);
+const LEAVE_GRACE: Duration = Duration::from_secs(1);
 /// How long the last pushes may take at a stop. Past it gateways find the messages by the next number, or at their next fetch.
 const LAST_PUSHES: Duration = Duration::from_secs(2);
 

@@ -15,6 +15,9 @@ use crate::error::{ExitCode, StartupError};
 /// The file that is locked. It stays behind: what counts is the lock, which ends with the process, however that ends.
 const LOCK_FILE: &str = "lock";
 
+/// The files that are locked for numbers, each with its number behind it. They stay behind as well.
+const SEAT_FILE: &str = "seat.";
+
 /// Holds the data directory until it is dropped or the process ends.
 #[derive(Debug)]
 #[must_use = "the directory is given up when this is dropped"]
@@ -112,6 +115,52 @@ fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
     Ok(DataDirLock { _file: file })
 }
 
+/// A number that no other process with this directory has, for as long as this is held.
+#[derive(Debug)]
+#[must_use = "the number is given up when this is dropped"]
+pub struct Seat {
+    /// From 0 on, the lowest that was free.
+    pub number: u16,
+    _file: File,
+}
+
+/// Takes the lowest number below `count` that no other process has. What processes over one store make of their own is told
+/// apart by it.
+///
+/// # Errors
+/// A directory that cannot be written, or that has `count` processes already.
+pub fn take_seat(data_dir: &Path, count: u16) -> Result<Seat, StartupError> {
+    let cannot = |cause: &dyn std::fmt::Display, remedy: &str| {
+        let what = format!("cannot join the processes in {}", data_dir.display());
+        StartupError::new(ExitCode::Preflight, what, cause, remedy)
+    };
+    for number in 0..count {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(data_dir.join(format!("{SEAT_FILE}{number}")))
+            .map_err(|error| cannot(&error, "make it writable for this user"))?;
+        match file.try_lock() {
+            Ok(()) => {
+                return Ok(Seat {
+                    number,
+                    _file: file,
+                });
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => {
+                return Err(cannot(&error, "use a file system with locks"));
+            }
+        }
+    }
+    Err(cannot(
+        &format!("there are {count} already"),
+        "start fewer processes with this gateway_service.data_dir",
+    ))
+}
+
 fn note_holder(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())
@@ -167,6 +216,18 @@ mod tests {
         assert!(refused.cause.ends_with("has it"), "{refused}");
         drop(alone);
         let _shared = lock_shared(data_dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn no_two_processes_have_the_same_seat() {
+        let data_dir = TempDir::new().expect("a directory");
+        let first = take_seat(data_dir.path(), 2).expect("free");
+        let second = take_seat(data_dir.path(), 2).expect("free");
+        assert_eq!((first.number, second.number), (0, 1));
+        let refused = take_seat(data_dir.path(), 2).expect_err("full");
+        assert!(refused.cause.contains("2 already"), "{refused}");
+        drop(first);
+        assert_eq!(take_seat(data_dir.path(), 2).expect("free").number, 0);
     }
 
     #[test]

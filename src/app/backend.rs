@@ -34,10 +34,13 @@ use crate::{
     service::{self, ServiceOptions, StorageMode},
 };
 
+/// Processes over one data directory: they share a disk and a machine, so more would not be faster. Each takes a worker number
+/// of its own, from the top downwards.
+const PROCESSES_MAX: u16 = 64;
 /// How long ZooKeeper may take to be told of the end; without its word the nodes vanish with the session.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long gateways may take to hear from ZooKeeper that this process is leaving, before it takes no further calls.
-const LEAVE_GRACE: Duration = Duration::from_millis(300);
+const LEAVE_GRACE: Duration = Duration::from_secs(1);
 /// How long the last pushes may take at a stop. Past it gateways find the messages by the next number, or at their next fetch.
 const LAST_PUSHES: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,8 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         true => data_dir::lock(&settings.gateway_service.data_dir)?,
         false => data_dir::lock_shared(&settings.gateway_service.data_dir)?,
     };
+    // Held as long: ids that the services make themselves are this process's own.
+    let seat = data_dir::take_seat(&settings.gateway_service.data_dir, PROCESSES_MAX)?;
     let redis = redis_options(&settings)?;
     let (listener, calls_address) = bind_calls(settings.backend.listen)?;
     let (ops_listener, ops_address) = bind_ops(&settings)?;
@@ -75,7 +80,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     let readiness = Arc::new(control::Readiness::with_conditions(conditions));
     let (publisher, publishing) = publisher::publisher(redis, Arc::clone(&numbers));
     let services = service::start(
-        service_options(&settings),
+        service_options(&settings, WORKERS_MAX - 1 - seat.number),
         Arc::clone(&publisher) as _,
         Arc::clone(&registry.store),
         {
@@ -218,13 +223,13 @@ async fn be_registered(
     }
 }
 
-fn service_options(settings: &Settings) -> ServiceOptions {
+fn service_options(settings: &Settings, own_worker_id: u16) -> ServiceOptions {
     ServiceOptions {
         data_dir: settings.gateway_service.data_dir.clone(),
         inbox_limit: settings.limits.inbox_limit,
         password_threads: settings.auth.password_threads,
         password_queue: settings.auth.password_queue,
-        own_worker_id: WORKERS_MAX - 1,
+        own_worker_id,
         storage: StorageMode::Backend {
             exclusive: settings.backend.exclusive,
             route_lifetime: settings.presence.route_lifetime,

@@ -19,6 +19,7 @@ use prost::Message;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::common::cluster::Ground;
 use crate::common::config::Config;
 use crate::common::process::{Process, run_to_exit};
 use crate::common::{DEADLINE, eventually, http};
@@ -541,6 +542,26 @@ fn a_stop_answers_what_is_under_way_and_exits_with_0() {
     assert_eq!(process.wait_exit(), Some(0));
     assert_eq!(subscriber.next().1.text, "last");
     assert!(subscriber.is_quiet());
+}
+
+#[test]
+fn a_stop_leaves_zookeeper_before_it_closes_a_connection() {
+    let ground = Ground::start();
+    let mut process = start(&ground.redis, |config| ground.configure_backend(config));
+    let znodes = ground.znodes();
+    let instances = "/UserService/instances";
+    assert_eq!(znodes.children(instances).len(), 1);
+    let mut caller = Caller::connect(process.address());
+    register(&mut caller, "alice");
+    process.signal(Signal::TERM);
+    eventually("the nodes are gone", || {
+        znodes.children(instances).is_empty()
+    });
+    // Calls that gateways made before they heard of it are answered still.
+    register(&mut caller, "bob");
+    assert!(caller.is_closed_by_peer());
+    drop(caller);
+    assert_eq!(process.wait_exit(), Some(0));
 }
 
 #[test]

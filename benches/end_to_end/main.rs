@@ -10,6 +10,7 @@ mod account;
 mod chat;
 mod fanout;
 mod idle;
+mod latency;
 mod ping;
 mod process;
 mod relay;

@@ -106,7 +106,7 @@ struct Claims {
 /// The first number of the users written to the store: far from any the store has given out.
 const FIRST_WRITTEN: u64 = 1_000_000_000;
 
-/// Puts `count` users into the store under `data_directory`, which no gateway may have open, and makes their tokens.
+/// Puts `count` users into the store under `data_directory`, which no process may have open, and makes their tokens.
 ///
 /// Registering them would hash as many passwords; these users have none that could ever match.
 pub fn written_to_store(data_directory: &Path, count: usize) -> Result<Vec<Account>> {
@@ -118,7 +118,7 @@ pub fn written_to_store(data_directory: &Path, count: usize) -> Result<Vec<Accou
         )?;
         for number in 0..count as u64 {
             let user_id = i64::try_from(FIRST_WRITTEN + number)?;
-            insert.execute((user_id, format!("idle-{number}")))?;
+            insert.execute((user_id, format!("written-{number}")))?;
         }
     }
     transaction.commit()?;
@@ -166,9 +166,14 @@ fn decode_hex(text: &str) -> Result<Vec<u8>> {
 
 /// Opens one connection for each account and logs it in.
 pub fn log_in(address: SocketAddr, accounts: &[Account]) -> Result<Swarm> {
+    log_in_each(|_| address, accounts)
+}
+
+/// The same, each account at the address of its own.
+pub fn log_in_each(address: impl Fn(usize) -> SocketAddr, accounts: &[Account]) -> Result<Swarm> {
     // The welcome, then the reply to `auth`.
     let mut seen = vec![0_usize; accounts.len()];
-    Swarm::connect(
+    Swarm::connect_each(
         address,
         accounts.len(),
         2,

@@ -2,21 +2,30 @@
 //!
 //! Times differ from machine to machine and from minute to minute, so what is promised as a ratio is measured in alternating rounds
 //! within one run, and every number is a median with its spread. Servers run on one core and the load generator on another, except
-//! for the durable chat, where all processes share all cores. CPU time is that of all threads of the server's process, and includes
+//! for the durable chat, where all processes share all cores, and the cluster, where all but the gateways do. CPU time is that of all threads of the server's process, and includes
 //! what the kernel does for its sockets.
 
 mod accept;
 mod account;
 mod chat;
+mod cluster;
 mod fanout;
 mod idle;
+mod latency;
+mod pairs;
 mod ping;
 mod process;
 mod relay;
 mod report;
 mod server;
 mod setup;
+mod stack;
 mod swarm;
+
+#[path = "../../tests/support/redis.rs"]
+mod redis_server;
+#[path = "../../tests/support/zookeeper.rs"]
+mod zookeeper_server;
 
 use std::path::PathBuf;
 
@@ -29,7 +38,7 @@ use report::Report;
 use server::{GatewayOptions, Server};
 use setup::Setup;
 
-/// Pairs of the smaller durable chat; also the connections of `ping`.
+/// Pairs of the smaller durable chat, alone and in a cluster; also the connections of `ping`.
 const FEW: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,6 +48,7 @@ enum Scenario {
     Accept,
     Idle,
     Chat,
+    Cluster,
 }
 
 /// Measures the gateway end to end and prints a table.
@@ -144,6 +154,10 @@ fn measure(options: &Options) -> Result<Report> {
     if wanted(Scenario::Chat) {
         chat(&setup, &cores, &accounts, &mut report)?;
     }
+    if wanted(Scenario::Cluster) {
+        eprintln!("cluster");
+        cluster::measure(&setup, &cores, &mut report)?;
+    }
     Ok(report)
 }
 
@@ -152,7 +166,7 @@ fn describe_cores(cores: &[usize], server_core: usize, generator_core: usize) ->
         "one only, shared by server and load generator: rates and latencies say little".to_owned()
     } else {
         format!(
-            "{} allowed; server on {server_core}, load generator on {generator_core}, durable chat on all",
+            "{} allowed; server on {server_core}, load generator on {generator_core}; durable chat on all; in the cluster each gateway on one, the rest on all",
             cores.len()
         )
     }
@@ -169,6 +183,8 @@ fn register(
         (Scenario::Group, setup.members + 1),
         (Scenario::Idle, 1),
         (Scenario::Chat, 2 * setup.pairs.max(FEW)),
+        // What it needs of this is the database and the secret; its users are written there.
+        (Scenario::Cluster, 1),
     ];
     let count = needs
         .into_iter()
@@ -216,7 +232,7 @@ fn pinned(
                 fanout::measure(setup, &gateway, &accounts[..=setup.members], report)
             }
             Scenario::Accept => accept::measure(setup, &gateway, report),
-            Scenario::Idle | Scenario::Chat => Ok(()),
+            Scenario::Idle | Scenario::Chat | Scenario::Cluster => Ok(()),
         };
         explain(&gateway, outcome)?;
     }

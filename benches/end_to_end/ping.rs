@@ -6,10 +6,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use hdrhistogram::Histogram;
 
 use crate::{
     account::{self, Account},
+    latency::Latency,
     process::CpuUse,
     relay::Mode,
     report::{Report, Row, Sample, Target},
@@ -28,7 +28,7 @@ struct Run {
     messages: u64,
     wall: Duration,
     cpu: CpuUse,
-    latency_ns: Histogram<u64>,
+    latency: Latency,
 }
 
 impl Run {
@@ -75,7 +75,7 @@ pub fn measure(
             )?);
             relay_runs.push(run(&relay, &mut to_relay, in_flight, b"ping", duration)?);
         }
-        add_rows(report, in_flight, &gateway_runs, &relay_runs);
+        add_rows(report, in_flight, &gateway_runs, &relay_runs)?;
     }
     Ok(())
 }
@@ -87,7 +87,7 @@ fn run(
     expected: &[u8],
     duration: Duration,
 ) -> Result<Run> {
-    let mut latency_ns = Histogram::<u64>::new_with_bounds(100, 60_000_000_000, 3)?;
+    let mut latency = Latency::new()?;
     let mut sent_at: Vec<VecDeque<Instant>> = vec![VecDeque::with_capacity(in_flight); swarm.len()];
     let mut outstanding = 0;
     let mut messages = 0;
@@ -110,7 +110,7 @@ fn run(
         let replies = count_lines(lines);
         let times = &mut sent_at[index];
         for sent in times.drain(..replies) {
-            latency_ns.saturating_record((now - sent).as_nanos() as u64);
+            latency.record(now - sent);
         }
         messages += replies as u64;
         if let Some(answer) = answer {
@@ -137,11 +137,11 @@ fn run(
         messages,
         wall,
         cpu,
-        latency_ns,
+        latency,
     })
 }
 
-fn add_rows(report: &mut Report, in_flight: usize, gateway: &[Run], relay: &[Run]) {
+fn add_rows(report: &mut Report, in_flight: usize, gateway: &[Run], relay: &[Run]) -> Result<()> {
     let of = |runs: &[Run], value: fn(&Run) -> f64| Sample::new(runs.iter().map(value).collect());
     let cpu = [gateway, relay].map(|runs| of(runs, Run::cpu_ns_per_message));
     let rate = [gateway, relay].map(|runs| of(runs, Run::messages_per_second));
@@ -153,25 +153,9 @@ fn add_rows(report: &mut Report, in_flight: usize, gateway: &[Run], relay: &[Run
             .collect(),
     );
     let mut used = CpuUse::default();
-    let mut latency = [gateway, relay].map(|runs| {
-        let mut all = runs[0].latency_ns.clone();
-        for run in &runs[1..] {
-            // Every histogram has the same bounds, so adding cannot fail.
-            let _ = all.add(&run.latency_ns);
-        }
-        all
-    });
     gateway.iter().for_each(|run| used.add(&run.cpu));
-    let [ours, bare] = &mut latency;
-    let quantiles = |histogram: &Histogram<u64>| {
-        [0.5, 0.99, 0.999]
-            .map(|quantile| {
-                format!(
-                    "{:.0}",
-                    histogram.value_at_quantile(quantile) as f64 / 1000.0
-                )
-            })
-            .join(" / ")
+    let quantiles = |runs: &[Run]| -> Result<String> {
+        Ok(Latency::sum(runs.iter().map(|run| &run.latency))?.quantiles_us())
     };
     let name = format!("ping, {CONNECTIONS} connections × {in_flight} in flight");
     report.add(Row {
@@ -200,10 +184,11 @@ fn add_rows(report: &mut Report, in_flight: usize, gateway: &[Run], relay: &[Run
         note: format!(
             "relay {:.0}; latency p50 / p99 / p99.9: {} µs, relay {} µs",
             rate_bare.median(),
-            quantiles(ours),
-            quantiles(bare)
+            quantiles(gateway)?,
+            quantiles(relay)?
         ),
         sample: rate_ours,
         target: Target::None,
     });
+    Ok(())
 }

@@ -1,7 +1,11 @@
 //! The bare newline relay: what the kernel's TCP alone costs, and so the baseline of every ratio.
 //!
 //! The least a server can do that moves lines between sockets: one thread, level-triggered epoll, one `recv` and one `send` for each
-//! batch, the gateway's socket options, nothing else. It knows no command, user, limit or time-out.
+//! batch, the gateway's socket options, nothing else. It knows no command, user, limit or time-out. Of a chat it does the least that
+//! could be called one: one `recv` from the sender, one `send` to the receiver, one `send` back; it stores nothing, and every
+//! connection is its own, so nothing passes between processes.
+
+mod pairing;
 
 use std::{
     io::Write,
@@ -11,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use pairing::Pairing;
 use rustix::{
     event::epoll::{self, Event, EventData, EventFlags},
     io::Errno,
@@ -26,17 +31,21 @@ pub enum Mode {
     Echo,
     /// To everyone but the one who sent it.
     Fanout,
+    /// With the sender's head before it, to the one receiver its sender was paired with; the sender gets [`REPLY`]. A connection's
+    /// first line says what it is, see [`pairing`], and is answered with [`INTRODUCED`].
+    Pairs,
 }
 
 impl Mode {
     /// Every mode.
-    pub const ALL: [Self; 2] = [Self::Echo, Self::Fanout];
+    pub const ALL: [Self; 3] = [Self::Echo, Self::Fanout, Self::Pairs];
 
     /// The mode's name on the command line.
     pub fn word(self) -> &'static str {
         match self {
             Self::Echo => "echo",
             Self::Fanout => "fanout",
+            Self::Pairs => "pairs",
         }
     }
 
@@ -48,6 +57,10 @@ impl Mode {
 
 /// Sent to whoever connects; as long as the gateway's own first line, to the byte for a version of five characters.
 const GREETING: &[u8] = b"+OK welcome to im-gateway/0.1.0, try help\n";
+/// What a sender gets for its line: a reply as long as the gateway's to a chat.
+pub const REPLY: &[u8] = b"+OK msg_id=1310000000000000000\n";
+/// What answers the first line of a connection in a relay of pairs.
+const INTRODUCED: &[u8] = b"+OK paired\n";
 /// The gateway's default for both directions.
 const SOCKET_BUFFER_BYTES: usize = 64 * 1024;
 /// The gateway's default.
@@ -97,7 +110,10 @@ struct Relay {
     listener: Socket,
     epoll: OwnedFd,
     connections: Slab<Connection>,
+    pairing: Pairing,
     buffer: Vec<u8>,
+    /// A head and the line behind it.
+    joined: Vec<u8>,
 }
 
 impl Relay {
@@ -114,7 +130,9 @@ impl Relay {
             listener,
             epoll,
             connections: Slab::new(),
+            pairing: Pairing::default(),
             buffer: vec![0; READ_BUFFER_BYTES],
+            joined: Vec::new(),
         })
     }
 
@@ -201,6 +219,7 @@ impl Relay {
     fn close(&mut self, slot: usize) -> Result<()> {
         // Closing the only descriptor takes it out of the epoll set as well.
         drop(self.connections.remove(slot));
+        self.pairing.forget(slot);
         Ok(())
     }
 
@@ -220,9 +239,26 @@ impl Relay {
     }
 
     fn pass_on(&mut self, from: usize, lines: &[u8]) -> Result<()> {
-        if self.mode != Mode::Fanout {
-            return self.send(from, lines);
+        match self.mode {
+            Mode::Echo => self.send(from, lines),
+            Mode::Fanout => self.send_to_others(from, lines),
+            Mode::Pairs => self.send_to_receiver(from, lines),
         }
+    }
+
+    fn send_to_receiver(&mut self, from: usize, lines: &[u8]) -> Result<()> {
+        let Some((receiver, head)) = self.pairing.receiver_of(from) else {
+            self.pairing.introduce(from, lines)?;
+            return self.send(from, INTRODUCED);
+        };
+        self.joined.clear();
+        self.joined.extend_from_slice(head);
+        self.joined.extend_from_slice(lines);
+        self.connections[receiver].send(&self.epoll, receiver, &self.joined)?;
+        self.send(from, REPLY)
+    }
+
+    fn send_to_others(&mut self, from: usize, lines: &[u8]) -> Result<()> {
         for (slot, connection) in &mut self.connections {
             if slot != from {
                 connection.send(&self.epoll, slot, lines)?;

@@ -1,18 +1,18 @@
-//! Starts and ends the programs that are measured: the gateway's real binary, and the relay.
+//! Starts and ends the programs that are measured: the real binary, as a gateway or as a backend, and the relay.
 //!
-//! Both are started the same way: this program is executed again as a launcher, which binds itself to the given cores, arranges to
-//! be killed should the benchmark die, and becomes the program. So nothing measured ever outlives a run.
+//! All are started the same way: this program is executed again as a launcher, which binds itself to the given cores, arranges to
+//! be killed should the benchmark die, and becomes the program. So none of them ever outlives a run.
 
 use std::{
     env,
     fs::{self, File},
-    io::{self, BufRead, BufReader},
-    net::SocketAddr,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -32,6 +32,12 @@ pub const LAUNCH: &str = "--launch";
 pub const RELAY: &str = "--relay";
 /// How long a program may take to end after it was asked to. The gateway's own `drain_timeout` is shorter.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a program of a cluster may take until it has found all others.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is asked meanwhile.
+const READY_INTERVAL: Duration = Duration::from_millis(50);
+/// How long it may take to answer that.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The launcher: `cores program argument…`. Returns only if the program cannot be executed.
 pub fn launch(arguments: &[String]) -> Result<()> {
@@ -67,36 +73,71 @@ pub struct GatewayOptions<'a> {
     pub data_directory: &'a Path,
 }
 
+/// How a program with a configuration of its own is started.
+pub struct ProgramOptions<'a> {
+    /// Cores it may use; it sees no others.
+    pub cores: &'a [usize],
+    /// What it is: `run` or `backend`.
+    pub command: &'a str,
+    /// What its configuration and its log are called.
+    pub name: &'a str,
+    /// Where they are put.
+    pub directory: &'a Path,
+    /// All of its configuration.
+    pub configuration: &'a str,
+    /// What its banner says before the address where it listens.
+    pub listens: &'a str,
+}
+
 /// A running program that is measured.
 pub struct Server {
     child: Child,
-    /// Where it listens for lines.
+    /// Where it listens for lines, or for calls.
     pub address: SocketAddr,
+    /// Where it listens for operators. The relay has none.
+    operations: Option<SocketAddr>,
     /// Where its stderr goes.
     log: PathBuf,
 }
 
 impl Server {
-    /// Starts the gateway with a configuration of its own and waits until it listens.
+    /// Starts a gateway that serves alone and waits until it listens.
     pub fn gateway(options: &GatewayOptions<'_>) -> Result<Self> {
-        fs::create_dir_all(options.data_directory)?;
-        let configuration = options.data_directory.join("bench.toml");
-        fs::write(
-            &configuration,
-            format!(
-                "[gateway_service]\nport = 0\nthread_count = {}\ndata_dir = {:?}\n\n[ops]\nlisten = \"127.0.0.1:0\"\n\n\
-                 [auth]\npassword_threads = {}\n",
-                options.thread_count,
-                options.data_directory.join("data"),
-                options.password_threads,
-            ),
-        )?;
-        let program = env!("CARGO_BIN_EXE_im-gateway");
-        let arguments = [program.as_ref(), "-c".as_ref(), configuration.as_os_str()];
-        let log = options.data_directory.join("gateway.log");
-        Self::start(options.cores, &arguments, log, |line| {
-            line.contains("line protocol")
+        let configuration = format!(
+            "[gateway_service]\nport = 0\nthread_count = {}\ndata_dir = {:?}\n\n[ops]\nlisten = \"127.0.0.1:0\"\n\n\
+             [auth]\npassword_threads = {}\n",
+            options.thread_count,
+            options.data_directory.join("data"),
+            options.password_threads,
+        );
+        Self::program(&ProgramOptions {
+            cores: options.cores,
+            command: "run",
+            name: "gateway",
+            directory: options.data_directory,
+            configuration: &configuration,
+            listens: "line protocol",
         })
+    }
+
+    /// Starts the real binary and waits until it listens.
+    pub fn program(options: &ProgramOptions<'_>) -> Result<Self> {
+        fs::create_dir_all(options.directory)?;
+        let file = |extension: &str| {
+            options
+                .directory
+                .join(format!("{}.{extension}", options.name))
+        };
+        let configuration = file("toml");
+        fs::write(&configuration, options.configuration)?;
+        let arguments = [
+            env!("CARGO_BIN_EXE_im-gateway").as_ref(),
+            options.command.as_ref(),
+            "-c".as_ref(),
+            configuration.as_os_str(),
+        ];
+        let words = [options.listens, "operations"];
+        Self::start(options.cores, &arguments, file("log"), &words)
     }
 
     /// Starts the relay and waits until it listens.
@@ -104,16 +145,16 @@ impl Server {
         fs::create_dir_all(directory)?;
         let program = env::current_exe().context("finding this program's own file")?;
         let arguments = [program.as_os_str(), RELAY.as_ref(), mode.word().as_ref()];
-        Self::start(cores, &arguments, directory.join("relay.log"), |line| {
-            line.starts_with("relay on")
-        })
+        let log = directory.join("relay.log");
+        Self::start(cores, &arguments, log, &["relay on"])
     }
 
+    /// `words` stand on the lines of its output that name its addresses.
     fn start(
         cores: &[usize],
         arguments: &[&std::ffi::OsStr],
         log: PathBuf,
-        names_address: impl Fn(&str) -> bool,
+        words: &[&str],
     ) -> Result<Self> {
         let core_list: Vec<_> = cores.iter().map(usize::to_string).collect();
         let mut child =
@@ -130,10 +171,11 @@ impl Server {
             .stdout
             .take()
             .context("the program's stdout is not a pipe")?;
-        match find_address(output, names_address) {
-            Ok(address) => Ok(Self {
+        match find_addresses(output, words) {
+            Ok(addresses) => Ok(Self {
                 child,
-                address,
+                address: addresses[0],
+                operations: addresses.get(1).copied(),
                 log,
             }),
             Err(error) => {
@@ -144,6 +186,27 @@ impl Server {
                     tail(&log)
                 )))
             }
+        }
+    }
+
+    /// Waits until it says that it is ready: that it has found whatever it needs of other programs.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        let operations = self
+            .operations
+            .context("this program cannot say whether it is ready")?;
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let answer = ask_whether_ready(operations);
+            if matches!(&answer, Ok(text) if text.starts_with("HTTP/1.1 200")) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "not ready within {READY_TIMEOUT:?}: {answer:?}; it said:\n{}",
+                    self.log_tail()
+                );
+            }
+            thread::sleep(READY_INTERVAL);
         }
     }
 
@@ -182,10 +245,7 @@ impl Server {
         let status = self.child.wait()?;
         // A relay knows no other end than the signal's.
         if !status.success() && std::os::unix::process::ExitStatusExt::signal(&status).is_none() {
-            bail!(
-                "the gateway ended with {status}; it said:\n{}",
-                self.log_tail()
-            );
+            bail!("it ended with {status}; it said:\n{}", self.log_tail());
         }
         Ok(())
     }
@@ -199,25 +259,35 @@ impl Drop for Server {
     }
 }
 
-/// Reads lines until one names an address, then lets a thread swallow the rest, so that the program never blocks on a full pipe.
-fn find_address(output: ChildStdout, names_address: impl Fn(&str) -> bool) -> Result<SocketAddr> {
+fn ask_whether_ready(operations: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(operations)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Reads lines until each of `words`, in their order, has stood on one with an address; gives back the addresses. Then lets a
+/// thread swallow the rest, so that the program never blocks on a full pipe.
+fn find_addresses(output: ChildStdout, words: &[&str]) -> Result<Vec<SocketAddr>> {
     let mut output = BufReader::new(output);
+    let mut addresses = Vec::with_capacity(words.len());
     let mut line = String::new();
-    loop {
+    while addresses.len() < words.len() {
         line.clear();
         if output.read_line(&mut line)? == 0 {
-            bail!("its output ended before it named its address");
+            bail!("its output ended before it named its addresses");
         }
-        if names_address(&line)
-            && let Some(address) = address_in(&line)
-        {
-            thread::Builder::new()
-                .name("swallow output".into())
-                .spawn(move || io::copy(&mut output, &mut io::sink()))
-                .context("starting the thread that reads the program's output")?;
-            return Ok(address);
+        if line.contains(words[addresses.len()]) {
+            addresses.extend(address_in(&line));
         }
     }
+    thread::Builder::new()
+        .name("swallow output".into())
+        .spawn(move || io::copy(&mut output, &mut io::sink()))
+        .context("starting the thread that reads the program's output")?;
+    Ok(addresses)
 }
 
 fn address_in(line: &str) -> Option<SocketAddr> {

@@ -25,11 +25,11 @@ pub struct Setup {
     pub idle_connections: usize,
     /// How long they are watched.
     pub idle_duration: Duration,
-    /// Pairs of the larger durable chat.
+    /// Pairs of the larger durable chat, alone and in a cluster.
     pub pairs: usize,
     /// Worker threads of the gateway in the durable chat.
     pub chat_threads: usize,
-    /// The one core of the server, except in the durable chat.
+    /// The one core of the server, except in the durable chat and in the cluster.
     pub server_core: usize,
     /// Everything a run writes; gone after it.
     pub directory: PathBuf,

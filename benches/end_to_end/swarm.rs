@@ -40,7 +40,7 @@ struct Connection {
     unfinished: Vec<u8>,
 }
 
-/// Many connections to one server.
+/// Many connections to one server, or to several that are measured together.
 pub struct Swarm {
     epoll: OwnedFd,
     connections: Vec<Connection>,
@@ -50,10 +50,21 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    /// Opens `count` connections. `greeting(index)` is what each sends at once; then each must have received `lines` lines, and
-    /// `check` sees them as they come.
+    /// Opens `count` connections to one address, as [`Swarm::connect_each`] does.
     pub fn connect(
         address: SocketAddr,
+        count: usize,
+        lines: usize,
+        greeting: impl FnMut(usize) -> Vec<u8>,
+        check: impl FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<Self> {
+        Self::connect_each(|_| address, count, lines, greeting, check)
+    }
+
+    /// Opens `count` connections, each to its `address(index)`. `greeting(index)` is what each sends at once; then each must have
+    /// received `lines` lines, and `check` sees them as they come.
+    pub fn connect_each(
+        address: impl Fn(usize) -> SocketAddr,
         count: usize,
         lines: usize,
         mut greeting: impl FnMut(usize) -> Vec<u8>,
@@ -70,7 +81,7 @@ impl Swarm {
             let first = swarm.connections.len();
             let batch = CONNECTIONS_PER_BATCH.min(count - first);
             for index in first..first + batch {
-                swarm.open(address)?;
+                swarm.open(address(index))?;
                 swarm.send(index, &greeting(index))?;
             }
             let mut outstanding = batch * lines;

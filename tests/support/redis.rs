@@ -71,6 +71,11 @@ impl RedisServer {
         format!("redis://{}/", self.address)
     }
 
+    /// The id of the process.
+    pub fn process_id(&self) -> u32 {
+        self.child.as_ref().expect("a running server").id()
+    }
+
     /// Kills the process and waits for its end. Without effect where there is none.
     pub fn kill_9(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -38,7 +38,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The classes of ZooKeeper 3.8 and a logger that writes to standard error.
-const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
+pub const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
 
 /// A running server.
 pub struct Zookeeper {
@@ -87,6 +87,11 @@ impl Zookeeper {
     /// What to put as `zookeeper_hosts`: the address and a root path such as `"/im"`, or `""` for none.
     pub fn hosts(&self, root: &str) -> String {
         format!("{}{root}", self.address)
+    }
+
+    /// The id of the process.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends the process as a power cut would. What was stored stays.

@@ -1,7 +1,7 @@
 //! The composition root: chooses every implementation, starts every thread, and sees to their end.
 //!
 //! Order of start: what may fail for reasons of the machine first, the cores last. `embedded` serves alone, `cluster` is one
-//! gateway of many; both stand on the same [`Foundation`]. [`backend`] is the other kind of process: the services themselves.
+//! gateway of many; both stand on the same `Foundation`. `backend` is the other kind of process: the services themselves.
 
 pub mod backend;
 mod banner;

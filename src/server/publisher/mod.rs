@@ -1,6 +1,6 @@
 //! The services' end of the bus in a cluster: every push is published on Redis.
 //!
-//! Owns the crossing from the store's thread ([`queue`]), the commands ([`packing`]), the answers ([`answers`]) and the one
+//! Owns the crossing from the store's thread (`queue`), the commands (`packing`), the answers (`answers`) and the one
 //! connection they go over ([`link`]). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
 //! counted, and the next thing that is published is a `CATCH_UP`, which has every gateway fetch from the store what its
 //! users have not been pushed.

@@ -31,7 +31,7 @@ use crate::{
     handoff::{event::CoreEvent, inbox::Inbox},
     metrics, preflight,
     shard::core::Core,
-    worker::listener,
+    worker::{listener, upstream::Upstreams},
 };
 
 /// Pushes that wait for a core at most; what does not fit is fetched from the store.
@@ -109,7 +109,7 @@ impl Foundation {
     where
         B: Backend + 'static,
         P: PushSource + 'static,
-        W: FnOnce(&CoreParts) -> Rc<Core<B, P>> + Send + 'static,
+        W: FnOnce(&CoreParts, &Rc<Upstreams>) -> Rc<Core<B, P>> + Send + 'static,
     {
         let workers = self.limits.workers;
         let gateway = Arc::new(options::gateway(

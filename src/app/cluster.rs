@@ -20,7 +20,7 @@ use crate::{
     id::MessageIds,
     metrics::Registry,
     session::routes,
-    worker::{backend_link, bus_link},
+    worker::{backend_link, bus_link, upstream::Upstreams},
 };
 
 /// Runs until told to stop and drained.
@@ -42,12 +42,12 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     };
     foundation.serve(data, companion, on_drain, |_| {
         let (credentials, registration) = (credentials.clone(), Arc::clone(&registration));
-        move |parts: &CoreParts| {
+        move |parts: &CoreParts, upstreams: &Rc<Upstreams>| {
             let remote = Remote::new(
                 options::remote_options(&parts.settings),
                 Arc::clone(&parts.metrics),
                 Surroundings {
-                    dial: Box::new(backend_link::start),
+                    dial: backend_link::dial(upstreams),
                     pause: Box::new(|length: Duration| Box::pin(glommio::timer::sleep(length))),
                     registration,
                     seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
@@ -56,7 +56,12 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
             let subscriber = Subscriber::new(parts.route(), credentials);
             let core = parts.core(remote, subscriber, MessageIds::new(parts.number as u16));
             let address = parts.settings.redis.address.clone();
-            glommio::spawn_local(bus_link::keep(Rc::clone(&core), address)).detach();
+            glommio::spawn_local(bus_link::keep(
+                Rc::clone(&core),
+                Rc::clone(upstreams),
+                address,
+            ))
+            .detach();
             let lifetime = parts.settings.presence.route_lifetime;
             glommio::spawn_local(routes::keep(Rc::clone(&core), lifetime)).detach();
             core

@@ -19,14 +19,19 @@ use crate::{
         Shard,
         core::{Core, Gateway},
     },
-    worker::{Worker, WorkerParts},
+    worker::{Worker, WorkerParts, poller::Poller, upstream::Upstreams},
 };
 
 /// Locked memory glommio takes for file I/O, which the cores do none of.
 const IO_MEMORY_BYTES: usize = 64 * 1024;
 const RING_DEPTH: usize = 1024;
 /// How long a core's loop may go on before timers are looked at.
-const PREEMPT_AFTER: Duration = Duration::from_millis(10);
+///
+/// An executor that is held up for so long just before it begins to run its tasks goes to sleep over them (glommio 0.9), so
+/// this is not short; the loop itself looks at the clock in each turn.
+const PREEMPT_AFTER: Duration = Duration::from_millis(100);
+/// How long cores may take to start. One that does not is no better than one that ended.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a core's thread is given to build its worker from, which cannot move between threads.
 pub(super) struct CoreParts {
@@ -93,7 +98,7 @@ pub(super) fn start<B, P>(
     parts: CoreParts,
     cpu: Option<usize>,
     news: Sender<CoreNews>,
-    build: impl FnOnce(&CoreParts) -> Rc<Core<B, P>> + Send + 'static,
+    build: impl FnOnce(&CoreParts, &Rc<Upstreams>) -> Rc<Core<B, P>> + Send + 'static,
 ) -> Result<(), StartupError>
 where
     B: Backend + 'static,
@@ -129,13 +134,17 @@ where
 
 fn worker<B: Backend + 'static, P: PushSource + 'static>(
     parts: CoreParts,
-    build: impl FnOnce(&CoreParts) -> Rc<Core<B, P>>,
+    build: impl FnOnce(&CoreParts, &Rc<Upstreams>) -> Rc<Core<B, P>>,
 ) -> io::Result<Worker<B, P>> {
-    let core = build(&parts);
+    let poller = Poller::new()?;
+    let upstreams = Upstreams::new(poller.set());
+    let core = build(&parts, &upstreams);
     Worker::new(WorkerParts {
         core,
         inbox: parts.inbox,
         listener: parts.listener,
+        poller,
+        upstreams,
         metrics: parts.metrics,
     })
 }
@@ -146,7 +155,12 @@ pub(super) fn watch(cores: usize, news: &Receiver<CoreNews>, all_up: impl FnOnce
     let (mut up, mut drained) = (0, 0);
     let mut all_up = Some(all_up);
     while drained < cores {
-        match news.recv() {
+        let next = if up < cores {
+            news.recv_timeout(START_TIMEOUT).map_err(|_| ())
+        } else {
+            news.recv().map_err(|_| ())
+        };
+        match next {
             Ok(CoreNews::Up) => {
                 up += 1;
                 if up == cores
@@ -156,7 +170,7 @@ pub(super) fn watch(cores: usize, news: &Receiver<CoreNews>, all_up: impl FnOnce
                 }
             }
             Ok(CoreNews::Ended { drained: true }) => drained += 1,
-            Ok(CoreNews::Ended { drained: false }) | Err(_) => return false,
+            Ok(CoreNews::Ended { drained: false }) | Err(()) => return false,
         }
     }
     true

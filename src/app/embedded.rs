@@ -44,7 +44,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
         || (),
         |_| {
             let (client, bus) = (client.clone(), Arc::clone(&bus));
-            move |parts: &CoreParts| {
+            move |parts: &CoreParts, _: &_| {
                 let backend = Embedded::new(
                     client,
                     Arc::new(CoreReplies(Arc::clone(&parts.inbox))),

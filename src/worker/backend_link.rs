@@ -4,9 +4,9 @@
 
 use std::{error::Error, rc::Rc, time::Duration};
 
-use super::upstream;
+use super::upstream::Upstreams;
 use crate::{
-    backend::remote::{Link, Remote, Server},
+    backend::remote::{Dial, Link, Remote, Server},
     upstream::{BackOff, Conversation, Outgoing},
 };
 
@@ -14,12 +14,17 @@ use crate::{
 const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// Starts the task that keeps a connection to `server`: for ever, or (`permanent` false) until it is lost.
-pub fn start(remote: &Rc<Remote>, server: &Rc<Server>, permanent: bool) {
-    glommio::spawn_local(keep(Rc::clone(remote), Rc::clone(server), permanent)).detach();
+/// What starts the task that keeps a connection to a server: for ever, or until it is lost.
+pub fn dial(upstreams: &Rc<Upstreams>) -> Dial {
+    let upstreams = Rc::clone(upstreams);
+    Box::new(move |remote, server, permanent| {
+        let (remote, server) = (Rc::clone(remote), Rc::clone(server));
+        let upstreams = Rc::clone(&upstreams);
+        glommio::spawn_local(keep(upstreams, remote, server, permanent)).detach();
+    })
 }
 
-async fn keep(remote: Rc<Remote>, server: Rc<Server>, permanent: bool) {
+async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, permanent: bool) {
     let seed = std::ptr::from_ref(&*server).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     let mut hopeful = true;
@@ -30,7 +35,7 @@ async fn keep(remote: Rc<Remote>, server: Rc<Server>, permanent: bool) {
             server: &server,
             link: &link,
         };
-        let was_open = converse(&conversation).await;
+        let was_open = converse(&upstreams, &conversation).await;
         remote.lost(&server, &link, was_open);
         if !permanent || server.is_retired() {
             return;
@@ -49,17 +54,17 @@ async fn keep(remote: Rc<Remote>, server: Rc<Server>, permanent: bool) {
 }
 
 /// One connection from its beginning to its end; says whether it was ever open.
-async fn converse(calls: &Calls<'_>) -> bool {
+async fn converse(upstreams: &Rc<Upstreams>, calls: &Calls<'_>) -> bool {
     let address = calls.server.address;
-    let mut stream = match upstream::connect(address).await {
-        Ok(stream) => stream,
+    let upstream = match upstreams.connect(address).await {
+        Ok(upstream) => upstream,
         Err(error) => {
             log::debug!("cannot connect to backend {address}: {error}");
             return false;
         }
     };
     calls.remote.opened(calls.server, calls.link);
-    match upstream::carry(&mut stream, calls).await {
+    match upstream.carry(calls).await {
         Ok(()) => log::debug!("closed a connection to backend {address}"),
         Err(error) => log::info!("lost a connection to backend {address}: {error}"),
     }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::upstream;
+use super::upstream::Upstreams;
 use crate::{
     backend::Backend,
     bus::redis::{BusEvent, Subscriber},
@@ -26,12 +26,16 @@ const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
 /// Keeps the connection to Redis at `address`, for ever.
-pub async fn keep<B: Backend>(core: Rc<Core<B, Rc<Subscriber>>>, address: String) {
+pub async fn keep<B: Backend>(
+    core: Rc<Core<B, Rc<Subscriber>>>,
+    upstreams: Rc<Upstreams>,
+    address: String,
+) {
     let seed = std::ptr::from_ref(&*core).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     let mut is_lost = false;
     loop {
-        let error = match converse(&core, &address).await {
+        let error = match converse(&core, &upstreams, &address).await {
             Ok(()) => "it does not answer".into(),
             Err(error) => error,
         };
@@ -52,15 +56,16 @@ pub async fn keep<B: Backend>(core: Rc<Core<B, Rc<Subscriber>>>, address: String
 /// One connection from its beginning to its end.
 async fn converse<B: Backend>(
     core: &Core<B, Rc<Subscriber>>,
+    upstreams: &Rc<Upstreams>,
     address: &str,
 ) -> Result<(), Box<dyn Error>> {
-    let mut stream = upstream::connect(resolve(address).await?).await?;
+    let upstream = upstreams.connect(resolve(address).await?).await?;
     let pushes = Pushes {
         core,
         outgoing: core.bus.connected(),
     };
     core.shard().metrics().bus_connections_total.inc();
-    upstream::carry(&mut stream, &pushes).await
+    upstream.carry(&pushes).await
 }
 
 /// A name is looked up each time, as it may have moved, and elsewhere, as that may take long.

@@ -9,6 +9,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -22,7 +23,7 @@ use rustix::{
     },
 };
 
-use super::sys;
+use super::{sys, upstream::UpstreamKey};
 use crate::id::ConnectionKey;
 
 /// How many events one look at the set takes at most, so that no burst of sockets keeps a turn from ending.
@@ -37,18 +38,23 @@ pub enum Source {
     Inbox,
     /// A client's socket can be read or written.
     Connection(ConnectionKey),
+    /// A socket that the core opened itself can be read or written.
+    Upstream(UpstreamKey),
 }
 
-// Slots of connections are slab indices, far below this.
+// Slots are slab indices, far below this.
 const LISTENER: u64 = u64::MAX;
 const INBOX: u64 = u64::MAX - 1;
+/// Marks the slot of an upstream.
+const UPSTREAM: u32 = 1 << 31;
 
 impl Source {
     fn encode(self) -> u64 {
         match self {
             Self::Listener => LISTENER,
             Self::Inbox => INBOX,
-            Self::Connection(key) => u64::from(key.generation) << 32 | u64::from(key.slot),
+            Self::Connection(key) => pack(key.generation, key.slot),
+            Self::Upstream(key) => pack(key.generation, key.slot | UPSTREAM),
         }
     }
 
@@ -56,12 +62,23 @@ impl Source {
         match data {
             LISTENER => Self::Listener,
             INBOX => Self::Inbox,
-            data => Self::Connection(ConnectionKey {
-                slot: data as u32,
-                generation: (data >> 32) as u32,
-            }),
+            data => {
+                let (generation, slot) = ((data >> 32) as u32, data as u32);
+                if slot & UPSTREAM == 0 {
+                    Self::Connection(ConnectionKey { slot, generation })
+                } else {
+                    Self::Upstream(UpstreamKey {
+                        slot: slot & !UPSTREAM,
+                        generation,
+                    })
+                }
+            }
         }
     }
+}
+
+fn pack(generation: u32, slot: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(slot)
 }
 
 /// One event: what it is about and what happened there.
@@ -81,7 +98,7 @@ pub struct Readiness {
 
 /// The epoll set of one core.
 pub struct Poller {
-    set: OwnedFd,
+    set: Rc<OwnedFd>,
     events: Vec<Event>,
     /// Watches the set itself; present while a readiness poll is under way.
     watch: Option<TcpStream>,
@@ -94,10 +111,15 @@ impl Poller {
     /// Where no descriptor is free.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            set: epoll::create(CreateFlags::CLOEXEC)?,
+            set: Rc::new(epoll::create(CreateFlags::CLOEXEC)?),
             events: Vec::with_capacity(EVENTS_PER_TURN),
             watch: None,
         })
+    }
+
+    /// The set, for others of the core to add to.
+    pub fn set(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.set)
     }
 
     /// Adds a non-blocking descriptor; closing it takes it out again.
@@ -105,22 +127,13 @@ impl Poller {
     /// # Errors
     /// What `epoll_ctl` says.
     pub fn add(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        let interest = match source {
-            // Level-triggered: accepting is bounded per turn, and the rest must be reported again.
-            Source::Listener => EventFlags::IN,
-            Source::Inbox => EventFlags::IN | EventFlags::ET,
-            Source::Connection(_) => {
-                EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
-            }
-        };
-        epoll::add(&self.set, fd, EventData::new_u64(source.encode()), interest)?;
-        Ok(())
+        add(&self.set, fd, source)
     }
 
     /// Takes a descriptor out without closing it.
     pub fn remove(&self, fd: impl AsFd) {
         // It can only fail where the descriptor is not in the set, which is what was asked for.
-        let _ = epoll::delete(&self.set, fd);
+        let _ = epoll::delete(&*self.set, fd);
     }
 
     /// Appends what is ready now to `into`, without waiting; says how many there were.
@@ -133,7 +146,7 @@ impl Poller {
             tv_nsec: 0,
         };
         self.events.clear();
-        match epoll::wait(&self.set, spare_capacity(&mut self.events), Some(&NOW)) {
+        match epoll::wait(&*self.set, spare_capacity(&mut self.events), Some(&NOW)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -158,7 +171,7 @@ impl Poller {
     pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let watch = match &mut self.watch {
             Some(watch) => watch,
-            empty => empty.insert(sys::watch(&self.set)?),
+            empty => empty.insert(sys::watch(&*self.set)?),
         };
         // A new stream polls its descriptor before it reads. Reading an epoll set then fails (it is no socket), and
         // that failure is the news: the set became readable.
@@ -170,4 +183,21 @@ impl Poller {
             }
         }
     }
+}
+
+/// Adds a non-blocking descriptor to `set`; closing it takes it out again.
+///
+/// # Errors
+/// What `epoll_ctl` says.
+pub fn add(set: &OwnedFd, fd: impl AsFd, source: Source) -> io::Result<()> {
+    let interest = match source {
+        // Level-triggered: accepting is bounded per turn, and the rest must be reported again.
+        Source::Listener => EventFlags::IN,
+        Source::Inbox => EventFlags::IN | EventFlags::ET,
+        Source::Connection(_) | Source::Upstream(_) => {
+            EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
+        }
+    };
+    epoll::add(set, fd, EventData::new_u64(source.encode()), interest)?;
+    Ok(())
 }

@@ -24,6 +24,7 @@ use super::{
     client::{Client, Transfer},
     poller::{Poller, Readiness, Source},
     refused::Refused,
+    upstream::Upstreams,
 };
 use crate::{
     backend::Backend,
@@ -53,6 +54,10 @@ pub struct WorkerParts<B, P> {
     pub inbox: Arc<Inbox<CoreEvent>>,
     /// Its listening socket.
     pub listener: Socket,
+    /// Its epoll set.
+    pub poller: Poller,
+    /// The sockets in it that the core opened itself.
+    pub upstreams: Rc<Upstreams>,
     /// Its counters.
     pub metrics: Arc<metrics::Core>,
 }
@@ -63,6 +68,9 @@ pub struct Worker<B, P> {
     inbox: Arc<Inbox<CoreEvent>>,
     metrics: Arc<metrics::Core>,
     poller: Poller,
+    upstreams: Rc<Upstreams>,
+    /// An upstream has news: what hears it runs before the next turn.
+    upstream_news: bool,
     /// `None` once the core drains.
     listener: Option<Socket>,
     accept_pause: AcceptPause,
@@ -71,6 +79,7 @@ pub struct Worker<B, P> {
     clients: Vec<Option<Client>>,
     buffer: Box<[u8]>,
     ticked: Rc<Cell<bool>>,
+    next_tick_ms: u64,
     acks_due: Rc<Cell<bool>>,
     ack_timer_set: bool,
     /// Flows and effects under way.
@@ -86,9 +95,9 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Puts a worker together; to be called on its executor.
     ///
     /// # Errors
-    /// Where the epoll set cannot be had.
+    /// Where the epoll set takes nothing more.
     pub fn new(parts: WorkerParts<B, P>) -> std::io::Result<Self> {
-        let poller = Poller::new()?;
+        let poller = parts.poller;
         poller.add(&parts.listener, Source::Listener)?;
         poller.add(&*parts.inbox, Source::Inbox)?;
         Ok(Self {
@@ -96,12 +105,15 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             inbox: parts.inbox,
             metrics: parts.metrics,
             poller,
+            upstreams: parts.upstreams,
+            upstream_news: false,
             listener: Some(parts.listener),
             accept_pause: AcceptPause::default(),
             refused: Refused::default(),
             clients: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             ticked: Rc::default(),
+            next_tick_ms: 0,
             acks_due: Rc::default(),
             ack_timer_set: false,
             tasks: Rc::default(),
@@ -125,7 +137,12 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             if self.listener.is_none() && self.tasks.get() == 0 && self.is_quiet() {
                 break;
             }
-            if worked {
+            if std::mem::take(&mut self.upstream_news) {
+                // First the tasks that hold the upstreams, then those that they wake, then the next turn: which finds
+                // what the latter have to say.
+                yield_now().await;
+                yield_now().await;
+            } else if worked {
                 yield_now().await;
             } else {
                 self.wait().await;
@@ -218,6 +235,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
                 Source::Listener => self.accept(),
                 // What woke the loop is taken from the inbox at the start of the next turn.
                 Source::Inbox => {}
+                Source::Upstream(key) => {
+                    self.upstream_news = true;
+                    self.upstreams.on_ready(key, readiness);
+                }
                 Source::Connection(key) => {
                     self.guarded(Some(key), |worker| worker.on_connection(key, readiness));
                 }
@@ -228,10 +249,12 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     }
 
     fn take_ticks(&mut self) -> bool {
-        if !self.ticked.replace(false) {
+        let now_ms = self.core.shard().now().monotonic_us / 1000;
+        // A core that is busy looks at the clock: timers of the executor come late then.
+        if !self.ticked.replace(false) && now_ms < self.next_tick_ms {
             return false;
         }
-        let now_ms = self.core.shard().now().monotonic_us / 1000;
+        self.next_tick_ms = now_ms + TICK_MS;
         self.metrics.heartbeat.beat(now_ms);
         self.core.backend.advance(now_ms);
         self.core.bus.advance(now_ms);

@@ -1,22 +1,28 @@
 //! The sockets a core opens itself: to backends and to Redis. Connecting, and carrying bytes both ways until one side ends.
 //!
-//! Owns the sockets. Knows nothing of what is said: that is the [`Conversation`]'s. Everything that was said in a turn of the
-//! loop leaves in one `send`, since this task runs after those that spoke.
+//! Owns the sockets and who waits for each. They are in the core's epoll set beside its clients, so that what backends answer
+//! is seen in the same turn as what clients say; the loop wakes the one task that holds a socket. Knows nothing of what is
+//! said: that is the [`Conversation`]'s. Everything that was said in a turn leaves in one `send`, since the task runs
+//! after those that spoke.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     error::Error,
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
+    os::fd::OwnedFd,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
+use futures_lite::FutureExt;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use slab::Slab;
+use socket2::{Domain, Protocol, Socket, Type};
 
+use super::poller::{self, Readiness, Source};
 use crate::upstream::Conversation;
 
 /// How long connecting may take. Servers are near; one that is not there after this is not there.
@@ -28,65 +34,213 @@ const READS_PER_POLL: usize = 4;
 /// A buffer that grew larger than this in a burst is given back.
 const KEPT_BYTES: usize = 256 * 1024;
 
-thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+/// The sockets of one core that it opened itself, by who waits for each.
+pub struct Upstreams {
+    set: Rc<OwnedFd>,
+    sockets: RefCell<Slab<Waiting>>,
+    next_generation: Cell<u32>,
+    buffer: RefCell<Vec<u8>>,
 }
 
-/// Connects to `address`.
-///
-/// # Errors
-/// Why that is not possible.
-pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).await?;
-    // Where nobody listens, a socket may be given that very port for its own and end up connected to itself.
-    if stream.local_addr()? == address {
-        return Err(io::ErrorKind::ConnectionRefused.into());
+/// Names a socket for as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamKey {
+    /// Index into the core's slab of them.
+    pub slot: u32,
+    /// Incremented with each socket.
+    pub generation: u32,
+}
+
+struct Waiting {
+    generation: u32,
+    /// There is (or may be) something to read.
+    readable: bool,
+    /// There is (or may be) room to write.
+    writable: bool,
+    waker: Option<Waker>,
+}
+
+impl Upstreams {
+    /// None yet, in the epoll set of their core.
+    pub fn new(set: Rc<OwnedFd>) -> Rc<Self> {
+        Rc::new(Self {
+            set,
+            sockets: RefCell::default(),
+            next_generation: Cell::default(),
+            buffer: RefCell::new(vec![0; READ_BYTES]),
+        })
     }
-    stream.set_nodelay(true)?;
-    Ok(stream)
+
+    /// The loop heard of a socket: wakes the task that holds it.
+    pub fn on_ready(&self, key: UpstreamKey, readiness: Readiness) {
+        let waker = {
+            let mut sockets = self.sockets.borrow_mut();
+            let Some(socket) = sockets
+                .get_mut(key.slot as usize)
+                .filter(|socket| socket.generation == key.generation)
+            else {
+                return;
+            };
+            socket.readable |= readiness.readable || readiness.broken;
+            socket.writable |= readiness.writable || readiness.broken;
+            socket.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn register(self: &Rc<Self>, socket: Socket) -> io::Result<Upstream> {
+        let mut sockets = self.sockets.borrow_mut();
+        let entry = sockets.vacant_entry();
+        let generation = self.next_generation.get();
+        self.next_generation.set(generation.wrapping_add(1));
+        let key = UpstreamKey {
+            slot: entry.key() as u32,
+            generation,
+        };
+        poller::add(&self.set, &socket, Source::Upstream(key))?;
+        entry.insert(Waiting {
+            generation,
+            readable: false,
+            writable: false,
+            waker: None,
+        });
+        drop(sockets);
+        Ok(Upstream {
+            socket,
+            key,
+            upstreams: Rc::clone(self),
+        })
+    }
+
+    /// Connects to `address`.
+    ///
+    /// # Errors
+    /// Why that is not possible.
+    pub async fn connect(self: &Rc<Self>, address: SocketAddr) -> io::Result<Upstream> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&address.into()) {
+            Ok(()) => {}
+            Err(error)
+                if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        let upstream = self.register(socket)?;
+        let opened = async {
+            poll_fn(|context| upstream.poll_writable(context)).await;
+            Ok::<(), io::Error>(())
+        };
+        let too_late = async {
+            glommio::timer::sleep(CONNECT_TIMEOUT).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        opened.or(too_late).await?;
+        if let Some(error) = upstream.socket.take_error()? {
+            return Err(error);
+        }
+        // Where nobody listens, a socket may be given that very port for its own and end up connected to itself.
+        if upstream.socket.local_addr()?.as_socket() == Some(address) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(upstream)
+    }
 }
 
-/// Carries bytes both ways until either side ends; says why, or `Ok` if our side closed.
-///
-/// # Errors
-/// Why the connection is over.
-pub async fn carry(
-    stream: &mut TcpStream,
-    conversation: &impl Conversation,
-) -> Result<(), Box<dyn Error>> {
-    let mut sending = Sending::default();
-    poll_fn(|context| {
-        match sending.poll(stream, conversation, context) {
-            Poll::Ready(ended) => return Poll::Ready(ended),
-            Poll::Pending => {}
-        }
-        for _ in 0..READS_PER_POLL {
-            match poll_read(stream, conversation, context) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+/// One open socket.
+pub struct Upstream {
+    socket: Socket,
+    key: UpstreamKey,
+    upstreams: Rc<Upstreams>,
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // Closing it takes it out of the epoll set.
+        self.upstreams
+            .sockets
+            .borrow_mut()
+            .try_remove(self.key.slot as usize);
+    }
+}
+
+impl Upstream {
+    /// Carries bytes both ways until either side ends; says why, or `Ok` if our side closed.
+    ///
+    /// # Errors
+    /// Why the connection is over.
+    pub async fn carry(&self, conversation: &impl Conversation) -> Result<(), Box<dyn Error>> {
+        let mut sending = Sending::default();
+        poll_fn(|context| {
+            if let Poll::Ready(ended) = sending.poll(self, conversation, context) {
+                return Poll::Ready(ended);
             }
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
-}
+            for _ in 0..READS_PER_POLL {
+                ready!(self.poll_receive(conversation, context))?;
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
 
-fn poll_read(
-    stream: &mut TcpStream,
-    conversation: &impl Conversation,
-    context: &mut Context<'_>,
-) -> Poll<Result<(), Box<dyn Error>>> {
-    BUFFER.with_borrow_mut(|buffer| {
-        Poll::Ready(
-            match std::task::ready!(Pin::new(stream).poll_read(context, buffer)) {
-                Ok(0) => Err("the other side closed".into()),
-                Ok(count) => conversation.received(&buffer[..count]),
-                Err(error) => Err(error.into()),
-            },
-        )
-    })
+    fn poll_receive(
+        &self,
+        conversation: &impl Conversation,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), Box<dyn Error>>> {
+        ready!(self.poll(context, |waiting| waiting.readable));
+        let mut buffer = self.upstreams.buffer.borrow_mut();
+        match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => Poll::Ready(Err("the other side closed".into())),
+            Ok((_, count)) => {
+                if count < buffer.len() {
+                    // A short read empties the socket; what comes later, an end included, comes with an event.
+                    self.with_waiting(|waiting| waiting.readable = false);
+                }
+                Poll::Ready(conversation.received(&buffer[..count]))
+            }
+            Err(rustix::io::Errno::AGAIN) => {
+                self.with_waiting(|waiting| waiting.readable = false);
+                self.poll_receive_again(context)
+            }
+            Err(rustix::io::Errno::INTR) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    /// Nothing was there after all: waits for the next event.
+    fn poll_receive_again(&self, context: &Context<'_>) -> Poll<Result<(), Box<dyn Error>>> {
+        ready!(self.poll(context, |waiting| waiting.readable));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_writable(&self, context: &Context<'_>) -> Poll<()> {
+        self.poll(context, |waiting| waiting.writable)
+    }
+
+    fn poll(&self, context: &Context<'_>, is_ready: impl Fn(&Waiting) -> bool) -> Poll<()> {
+        self.with_waiting(|waiting| {
+            if is_ready(waiting) {
+                return Poll::Ready(());
+            }
+            match &mut waiting.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                empty => *empty = Some(context.waker().clone()),
+            }
+            Poll::Pending
+        })
+    }
+
+    fn with_waiting<T>(&self, look: impl FnOnce(&mut Waiting) -> T) -> T {
+        // The slot is this socket's until it is dropped.
+        look(&mut self.upstreams.sockets.borrow_mut()[self.key.slot as usize])
+    }
 }
 
 /// What is on its way into the socket.
@@ -100,9 +254,9 @@ impl Sending {
     /// Sends what there is; ready only when there is no going on.
     fn poll(
         &mut self,
-        stream: &mut TcpStream,
+        upstream: &Upstream,
         conversation: &impl Conversation,
-        context: &mut Context<'_>,
+        context: &Context<'_>,
     ) -> Poll<Result<(), Box<dyn Error>>> {
         loop {
             if self.sent == self.bytes.len() {
@@ -116,9 +270,15 @@ impl Sending {
                     return Poll::Pending;
                 }
             }
+            ready!(upstream.poll_writable(context));
             let unsent = &self.bytes[self.sent..];
-            match std::task::ready!(Pin::new(&mut *stream).poll_write(context, unsent)) {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match send(&upstream.socket, unsent, flags) {
                 Ok(count) => self.sent += count,
+                Err(rustix::io::Errno::AGAIN) => {
+                    upstream.with_waiting(|waiting| waiting.writable = false);
+                }
+                Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }

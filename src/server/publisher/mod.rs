@@ -1,7 +1,7 @@
 //! The services' end of the bus in a cluster: every push is published on Redis.
 //!
 //! Owns the crossing from the store's thread (`queue`), the commands (`packing`), the answers (`answers`) and the one
-//! connection they go over ([`link`]). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
+//! connection they go over (`link`). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
 //! counted, and the next thing that is published is a `CATCH_UP`, which has every gateway fetch from the store what its
 //! users have not been pushed.
 //!
@@ -35,7 +35,7 @@ pub struct RedisOptions {
     pub credentials: Option<Credentials>,
 }
 
-/// The store's handle on the publisher. The work is done by [`publish`].
+/// The store's handle on the publisher. The work is done by `publish`.
 pub struct RedisPublisher {
     queue: Arc<Queue>,
 }

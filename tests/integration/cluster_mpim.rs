@@ -391,7 +391,9 @@ fn mpim_restarted_is_found_again() {
         std::thread::sleep(POLL_INTERVAL);
     }
     assert_eq!(alice.ask("ping"), "+OK pong");
-    let response = http::get(world.gateway.http_address(), "/readyz").expect("an answer");
-    assert_eq!(response.status, 200);
+    eventually("all services are found again", || {
+        http::get(world.gateway.http_address(), "/readyz")
+            .is_ok_and(|response| response.status == 200)
+    });
     world.assert_sound();
 }

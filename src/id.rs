@@ -55,6 +55,8 @@ const SEQUENCE_BITS: u32 = 12;
 
 /// How many workers can make ids beside each other; a worker's number is smaller.
 pub const WORKERS_MAX: u16 = 1 << WORKER_BITS;
+/// From this number on workers are services, which give ids to messages that come without one; cores have smaller numbers.
+pub const FIRST_SERVICE_WORKER: u16 = WORKERS_MAX - 64;
 
 /// Makes the ids of one worker: 41 bits of milliseconds since 2015, 10 bits of worker, 12 bits of sequence.
 ///

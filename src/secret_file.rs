@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -44,14 +44,15 @@ pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
                 )
             })
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(path).map(Secret::new).map_err(|error| {
-                explain(
-                    &error,
-                    "make its directory writable, or set auth.token_secret_file",
-                )
-            })
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path) {
+            Ok(secret) => Ok(Secret::new(secret)),
+            // Another gateway that shares it was quicker: whole or not at all, so it can be read.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load_or_create(path),
+            Err(error) => Err(explain(
+                &error,
+                "make its directory writable, or set auth.token_secret_file",
+            )),
+        },
         Err(error) => Err(explain(
             &error,
             "make it readable for the user the gateway runs as, or set auth.token_secret_file",
@@ -59,34 +60,25 @@ pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
     }
 }
 
-/// Makes the file whole or not at all: half of one, left behind by a crash, would keep the gateway from starting.
+/// Makes the file whole or not at all: half of one, left behind by a crash, would keep the gateway from starting. Of several
+/// gateways that start at once, one makes it.
 fn create(path: &Path) -> io::Result<Vec<u8>> {
     let mut secret = vec![0; SECRET_BYTES_MIN];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
     let mut text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     text.push('\n');
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = Path::new(&draft);
-    // What an earlier crash left there may be readable for others, or be a link to elsewhere.
-    match fs::remove_file(draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(draft, path)?;
-    if let Some(directory) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        fs::File::open(directory)?.sync_all()?;
-    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut draft = tempfile::Builder::new()
+        .prefix(".token.secret-")
+        .permissions(fs::Permissions::from_mode(0o600))
+        .tempfile_in(directory)?;
+    draft.write_all(text.as_bytes())?;
+    draft.as_file().sync_all()?;
+    draft.persist_noclobber(path)?;
+    fs::File::open(directory)?.sync_all()?;
     Ok(secret)
 }
 
@@ -105,6 +97,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_comes_second_takes_the_secret_of_who_came_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token.secret");
+        let first = create(&path).expect("made");
+        let error = create(&path).expect_err("there is one");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(*load_or_create(&path).expect("read").expose(), first);
+        assert_eq!(
+            fs::read_dir(directory.path()).expect("a directory").count(),
+            1
+        );
+    }
+
+    #[test]
     fn the_secret_that_is_made_is_the_secret_that_is_read() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("token.secret");
@@ -119,13 +125,11 @@ mod tests {
     fn what_a_crash_left_behind_is_in_nobodys_way() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("token.secret");
-        let draft = directory.path().join("token.secret.new");
-        fs::write(&draft, "ab").expect("written");
+        fs::write(directory.path().join(".token.secret-half"), "ab").expect("written");
         let made = load_or_create(&path).expect("made");
         assert_eq!(load_or_create(&path).expect("read").expose(), made.expose());
         let mode = fs::metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(!draft.exists());
     }
 
     #[test]

@@ -73,3 +73,18 @@ fn any_line_is_a_command_or_an_error_within_its_bounds() {
 fn any_text_is_written_as_one_line_that_reads_as_what_was_written() {
     exercise("push", targets::push);
 }
+
+#[test]
+fn any_stream_of_calls_or_replies_split_anyhow_gives_the_same_frames() {
+    exercise("mprpc", targets::mprpc);
+}
+
+#[test]
+fn any_bytes_from_redis_split_anyhow_bring_the_same_events() {
+    exercise("bus", targets::bus);
+}
+
+#[test]
+fn any_data_of_a_node_is_an_instance_or_an_error() {
+    exercise("record", targets::record);
+}

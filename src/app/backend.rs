@@ -230,6 +230,7 @@ fn service_options(settings: &Settings, own_worker_id: u16) -> ServiceOptions {
         password_threads: settings.auth.password_threads,
         password_queue: settings.auth.password_queue,
         own_worker_id,
+        foreign_users: settings.backend.foreign_users,
         storage: StorageMode::Backend {
             exclusive: settings.backend.exclusive,
             route_lifetime: settings.presence.route_lifetime,

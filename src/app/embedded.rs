@@ -30,6 +30,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
             password_threads: settings.auth.password_threads,
             password_queue: settings.auth.password_queue,
             own_worker_id: WORKERS_MAX - 1,
+            foreign_users: false,
             storage: StorageMode::Embedded,
         },
         Arc::clone(&bus) as _,

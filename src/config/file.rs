@@ -225,6 +225,8 @@ sections! {
         layouts: Vec<String> = ["instances", "methods"].map(str::to_owned).to_vec(),
         /// Its share of the calls where gateways balance by weight.
         weight: u32 = 100,
+        /// Whether accounts are kept elsewhere, so that every number may be a user's.
+        foreign_users: bool = false,
         /// Whether no other process uses the same data directory.
         exclusive: bool = false,
     }

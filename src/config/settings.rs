@@ -245,6 +245,8 @@ pub struct BackendProcess {
     pub registers_methods: bool,
     /// Its share of the calls where gateways balance by weight.
     pub weight: u32,
+    /// Whether accounts are kept by a User Service elsewhere: every positive number may be a user's.
+    pub foreign_users: bool,
     /// Whether no other process uses the same data directory.
     pub exclusive: bool,
 }

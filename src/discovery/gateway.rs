@@ -24,7 +24,7 @@ use super::{
     reading::{BrokenNodes, read},
     table::{PLACES, Place, Table},
 };
-use crate::{backend::endpoints::Endpoints, id::WORKERS_MAX};
+use crate::{backend::endpoints::Endpoints, id::FIRST_SERVICE_WORKER};
 
 /// How soon a registration that failed is tried again, and setting the watches.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub async fn watch(
     let news = Bulletin::new(&options, &status, &tell);
     if options.zookeeper_hosts.is_empty() {
         let first = options.first_worker;
-        let numbers = (first..WORKERS_MAX).chain(0..first);
+        let numbers = (first..FIRST_SERVICE_WORKER).chain(0..first);
         news.worker_numbers(numbers.cycle().take(options.cores).collect());
         news.offer(Table::new(options.static_instances.clone()).endpoints());
         stop.await;

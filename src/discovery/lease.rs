@@ -11,7 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use zookeeper_client as zk;
 
 use super::connection::{Owner, Session};
-use crate::id::WORKERS_MAX;
+use crate::id::FIRST_SERVICE_WORKER;
 
 /// Where numbers are leased.
 const WORKERS: &str = "/im-gateway/workers";
@@ -21,7 +21,7 @@ const WORKERS: &str = "/im-gateway/workers";
 pub(super) enum LeaseError {
     /// Others have them all.
     #[error(
-        "all {WORKERS_MAX} worker numbers are taken; there are too many workers in this system"
+        "all {FIRST_SERVICE_WORKER} worker numbers are taken; there are too many workers in this system"
     )]
     NoneFree,
     /// ZooKeeper.
@@ -73,9 +73,9 @@ async fn take(session: &Session, gateway_id: &str, number: u16) -> Result<bool, 
 fn search_order(gateway_id: &str) -> impl Iterator<Item = u16> {
     let mut hasher = DefaultHasher::new();
     gateway_id.hash(&mut hasher);
-    // Less than WORKERS_MAX, so it fits.
-    let start = (hasher.finish() % u64::from(WORKERS_MAX)) as u16;
-    (0..WORKERS_MAX).map(move |step| (start + step) % WORKERS_MAX)
+    // Less than FIRST_SERVICE_WORKER, so it fits.
+    let start = (hasher.finish() % u64::from(FIRST_SERVICE_WORKER)) as u16;
+    (0..FIRST_SERVICE_WORKER).map(move |step| (start + step) % FIRST_SERVICE_WORKER)
 }
 
 #[cfg(test)]
@@ -87,9 +87,9 @@ mod tests {
     fn every_number_is_tried_once_from_a_place_of_its_own() {
         let order: Vec<u16> = search_order("gateway-1").collect();
         let distinct: BTreeSet<u16> = order.iter().copied().collect();
-        assert_eq!(order.len(), usize::from(WORKERS_MAX));
+        assert_eq!(order.len(), usize::from(FIRST_SERVICE_WORKER));
         assert_eq!(distinct.len(), order.len());
-        assert!(distinct.iter().all(|number| *number < WORKERS_MAX));
+        assert!(distinct.iter().all(|number| *number < FIRST_SERVICE_WORKER));
         assert_eq!(order, search_order("gateway-1").collect::<Vec<_>>());
         assert_ne!(order[0], search_order("gateway-2").next().expect("one"));
     }

@@ -95,6 +95,8 @@ pub struct ServiceOptions {
     pub password_queue: usize,
     /// The worker number in message ids given by the services themselves (ten bits); must not be that of a core.
     pub own_worker_id: u16,
+    /// Whether accounts are kept elsewhere: every positive number may be a user's.
+    pub foreign_users: bool,
     /// Who else uses the file, and where routes live.
     pub storage: StorageMode,
 }
@@ -163,7 +165,8 @@ pub fn start(
         )
     })?;
     let engine = Engine::new(
-        Store::new(storage, is_shared, options.inbox_limit.max(1)),
+        Store::new(storage, is_shared, options.inbox_limit.max(1))
+            .with_foreign_users(options.foreign_users),
         presence,
         MessageIds::starting_after(options.own_worker_id, last_message_id),
         Arc::clone(&metrics),

@@ -54,9 +54,14 @@ async fn refresh<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     users: &[UserId],
 ) -> Result<(), NotRefreshed> {
-    let request = RefreshRoutesRequest {
-        gateway_id: core.route.as_str().to_owned(),
-        user_ids: users.to_vec(),
+    let request = {
+        let shard = core.shard();
+        let sessions = users.iter().flat_map(|user| shard.sessions_of(*user));
+        RefreshRoutesRequest {
+            gateway_id: core.route.as_str().to_owned(),
+            user_ids: users.to_vec(),
+            session_ids: sessions.map(|(session_id, _)| session_id).collect(),
+        }
     };
     match core.backend.call::<method::RefreshRoutes>(request).await {
         Ok(response) if is_ok(&response) => {

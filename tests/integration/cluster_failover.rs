@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::common::backend_process::BackendProcess;
 use crate::common::cluster::{Cluster, Ground, gateway_id};
+use crate::common::config::Config;
 use crate::common::nginx::Nginx;
 use crate::common::{
     Client, DEADLINE, Gateway, POLL_INTERVAL, assert_error, eventually, field, number,
 };
+use crate::redis_server::RedisServer;
 
 /// While a healthy backend is left, this long after another was killed nobody sees an error any more.
 const HEALED_AFTER: Duration = Duration::from_secs(1);
@@ -409,5 +413,52 @@ fn register_at_last(gateway: &Gateway, name: &str) -> Client {
         }
         assert!(start.elapsed() < DEADLINE, "no backend was found");
         std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+#[test]
+fn a_redis_with_users_and_passwords_is_used_with_them_and_tells_nobody() {
+    let mut ground = Ground::start();
+    ground.redis = RedisServer::start_with(
+        &"--user gateway on >open-sesame allchannels +@all --user default off"
+            .split(' ')
+            .collect::<Vec<_>>(),
+    );
+    let secrets = TempDir::new().expect("a directory");
+    let [right, wrong] =
+        [("right", "open-sesame"), ("wrong", "closed-sesame")].map(|(name, password)| {
+            let file = secrets.path().join(name);
+            std::fs::write(&file, password).expect("a file");
+            file.display().to_string()
+        });
+    let authenticate = |config: &mut Config, file: &str| {
+        config
+            .set("redis", "user", "gateway")
+            .set("redis", "password_file", file);
+    };
+    let mut backend = BackendProcess::launch(|config| {
+        ground.configure_backend(config);
+        authenticate(config, &right);
+    });
+    let mut gateway = Gateway::launch(|config| {
+        ground.configure_gateway(0, config);
+        authenticate(config, &right);
+    });
+    backend.wait_until_ready();
+    gateway.wait_until_ready();
+    let (mut alice, mut bob) = (gateway.register("alice"), gateway.register("bob"));
+    let id = alice.chat(bob.uid, "past the door");
+    assert_eq!(bob.push().id(), id);
+
+    let refused = Gateway::launch(|config| {
+        ground.configure_gateway(1, config);
+        authenticate(config, &wrong);
+    });
+    eventually("it says why pushes do not come", || {
+        refused.output().1.contains("no pushes from Redis")
+    });
+    assert_eq!(refused.get("/readyz").status, 503);
+    for (stdout, stderr) in [gateway.output(), refused.output()] {
+        assert!(!stdout.contains("sesame") && !stderr.contains("sesame"));
     }
 }

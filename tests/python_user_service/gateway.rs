@@ -9,11 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use im_gateway::proto::Code;
-
 use crate::{
     redis_server::RedisServer,
-    service::{Form, PATIENCE, Service, connect},
+    service::{PATIENCE, Service},
 };
 
 /// `im-gateway` or `im-gateway backend`, and where it listens. Killed by its process id when dropped.
@@ -123,17 +121,13 @@ fn talk(wire: &str) {
     let backend = Program::start(
         "backend",
         &format!(
-            "{common}[gateway_service]\ndata_dir = '{}'\n[backend]\nlisten = '127.0.0.1:0'\n",
+            "{common}[gateway_service]\ndata_dir = '{}'\n[backend]\nlisten = '127.0.0.1:0'\n\
+             services = ['presence', 'message', 'group']\nforeign_users = true\n",
             data.display()
         ),
         folder.path(),
         "calls",
     );
-    // The other services know only users that theirs knows, so each account is made there, too.
-    for name in ["alice", "bob"] {
-        let mut theirs = connect(backend.address, Form::WithIds);
-        assert_eq!(theirs.register(name, "known-to-nobody").0, Code::Ok);
-    }
     let gateway = Program::start(
         "run",
         &format!(

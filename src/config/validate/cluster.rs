@@ -245,6 +245,11 @@ pub(super) fn backend(values: &File, check: &Check<'_>) -> Result<BackendProcess
     if services.is_empty() {
         return Err(check.broken(SECTION, "services", "there is none to offer"));
     }
+    if section.foreign_users && services.contains(&Service::User) {
+        let problem =
+            "users are either this service's own or kept elsewhere: take \"user\" out of services";
+        return Err(check.broken(SECTION, "foreign_users", problem));
+    }
     Ok(BackendProcess {
         listen,
         advertise,
@@ -252,6 +257,7 @@ pub(super) fn backend(values: &File, check: &Check<'_>) -> Result<BackendProcess
         registers_instances: layout("instances"),
         registers_methods: layout("methods"),
         weight: check.in_range(SECTION, "weight", section.weight, (0, WEIGHT_MAX))?,
+        foreign_users: section.foreign_users,
         exclusive: section.exclusive,
     })
 }

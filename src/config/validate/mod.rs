@@ -20,7 +20,7 @@ use super::settings::{Auth, GatewayService, Log, Network, Ops, Settings};
 use super::source::{Environment, Origins, config_error};
 use super::value::{Seconds, Size};
 use crate::error::StartupError;
-use crate::id::WORKERS_MAX;
+use crate::id::FIRST_SERVICE_WORKER;
 
 /// No wait, interval or time-out of a session is longer.
 const LONGEST_TIMEOUT: Seconds = Seconds::from_ms(7 * 24 * 3_600_000);
@@ -182,7 +182,7 @@ fn gateway_service(
             SECTION,
             "first_worker",
             section.first_worker,
-            (0, u32::from(WORKERS_MAX) - 1),
+            (0, u32::from(FIRST_SERVICE_WORKER) - 1),
         )? as u16,
     })
 }
@@ -206,7 +206,9 @@ fn gateway_id(
             name
         });
     }
-    if written.len() <= GATEWAY_ID_MAX_BYTES && written.chars().all(allowed) {
+    // Neither "." nor ".." can be a node in ZooKeeper.
+    let is_name = written.chars().any(|c| c != '.');
+    if is_name && written.len() <= GATEWAY_ID_MAX_BYTES && written.chars().all(allowed) {
         return Ok(written.to_owned());
     }
     Err(check.broken(

@@ -68,6 +68,7 @@ pub(in crate::service) struct Store<S> {
     mode: Mode,
     /// Whether other processes use the storage, too.
     is_shared: bool,
+    foreign_users: bool,
     /// What the storage was like when this process last looked.
     version: Option<i64>,
     in_transaction: bool,
@@ -94,6 +95,7 @@ impl<S: Storage> Store<S> {
             storage,
             mode: Mode::Normal,
             is_shared,
+            foreign_users: false,
             version: None,
             in_transaction: false,
             has_written: false,
@@ -107,6 +109,14 @@ impl<S: Storage> Store<S> {
             write_all: false,
             touched_streams: Vec::new(),
             touched_cursors: Vec::new(),
+        }
+    }
+
+    /// Takes every positive number for a user's: accounts are kept elsewhere.
+    pub(in crate::service) fn with_foreign_users(self, foreign_users: bool) -> Self {
+        Self {
+            foreign_users,
+            ..self
         }
     }
 
@@ -206,7 +216,8 @@ impl<S: Storage> Store<S> {
         if self.last_seqs.contains_key(&stream) {
             return Ok(true);
         }
-        if !self.storage.user_exists(user)? {
+        let is_foreign = self.foreign_users && user > 0;
+        if !is_foreign && !self.storage.user_exists(user)? {
             return Ok(false);
         }
         let last_seq = self.storage.last_seq(stream)?;

@@ -26,6 +26,7 @@ fn refresh(world: &mut World, core: usize, user_ids: &[UserId]) -> Vec<UserId> {
     let response = world.call::<method::RefreshRoutes>(proto::RefreshRoutesRequest {
         gateway_id: format!("gw#{core}"),
         user_ids: user_ids.to_vec(),
+        ..Default::default()
     });
     assert_eq!(code(&response.result), Code::Ok);
     response.unknown_user_ids
@@ -94,6 +95,7 @@ fn a_refreshed_route_lives_on_and_the_gateway_is_told_which_are_gone() {
         let too_many = world.call::<method::RefreshRoutes>(proto::RefreshRoutesRequest {
             gateway_id: "gw#0".to_owned(),
             user_ids: vec![1; 10_001],
+            ..Default::default()
         });
         assert_eq!(code(&too_many.result), Code::Invalid);
     }
@@ -225,4 +227,19 @@ fn an_embedded_gateway_drops_the_routes_that_backends_left() {
         .stop();
     let world = World::of_mode(backend(true), directory, 10_000);
     assert_eq!(world.count("SELECT count(*) FROM routes"), 0);
+}
+
+#[test]
+fn where_accounts_are_kept_elsewhere_every_number_is_a_users() {
+    let mut world = World::of_mode(backend(false), TempDir::new().expect("a directory"), 10_000);
+    assert_eq!(code(&world.send(7, 42, "to nobody").result), Code::NotFound);
+    world.engine.store = world.engine.store.with_foreign_users(true);
+    world.bind_device(42, 0, 1, "cli");
+    assert_eq!(code(&world.send(7, 42, "hi").result), Code::Ok);
+    assert_eq!(world.pushed_over(), [route(0)]);
+    assert_eq!(world.pulled(42), [("hi".to_owned(), true)]);
+    assert_eq!(
+        code(&world.send(7, -42, "to no number").result),
+        Code::Invalid
+    );
 }

@@ -85,6 +85,7 @@ impl Running {
             password_threads: 1,
             password_queue,
             own_worker_id: 1023,
+            foreign_users: false,
             storage,
         };
         let services = start(options, log.clone(), metrics.clone(), Arc::new(|_| ()))

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Failure, answered, check_number};
+use super::{Failure, answered, check_numbers};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
@@ -175,7 +175,7 @@ async fn begin_session<B: Backend, P: PushSource>(
     name: &str,
     with_token: bool,
 ) -> Result<Reply, Failure> {
-    check_number(user)?;
+    check_numbers([user])?;
     let session_id = core.shard().next_id() as SessionId;
     // Attached before it is bound: what is published in between is held, not lost.
     if !core
@@ -261,6 +261,7 @@ async fn join_groups<B: Backend, P: PushSource>(
 ) -> Result<(), Failure> {
     let request = GetUserGroupsRequest { user_id: user };
     let mut groups = core.ask::<method::GetUserGroups>(request).await?;
+    check_numbers(groups.group_ids.iter().copied())?;
     let held = groups.group_ids.clone();
     let mut unknown = Vec::new();
     {

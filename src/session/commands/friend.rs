@@ -1,6 +1,6 @@
 //! `add_friend`, `remove_friend`, `friends`.
 
-use super::Failure;
+use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -45,5 +45,6 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     let response = core
         .ask::<method::GetFriends>(GetFriendsRequest { user_id: job.user })
         .await?;
+    check_numbers(response.friend_ids.iter().copied())?;
     Ok(Reply::Friends(response.friend_ids))
 }

@@ -3,7 +3,7 @@
 //! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's cores; the core that
 //! asked applies them at once as well, so that they hold when the reply is written.
 
-use super::{Failure, check_number};
+use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -30,7 +30,7 @@ pub(super) async fn create<B: Backend, P: PushSource>(
             description: description.to_owned(),
         })
         .await?;
-    check_number(response.group_id)?;
+    check_numbers([response.group_id])?;
     take_up(core, job, response.group_id).await;
     Ok(Reply::GroupCreated(response.group_id))
 }
@@ -94,6 +94,7 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     let response = core
         .ask::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
         .await?;
+    check_numbers(response.group_ids.iter().copied())?;
     Ok(Reply::Groups(response.group_ids))
 }
 
@@ -105,6 +106,7 @@ pub(super) async fn members<B: Backend, P: PushSource>(
     let request = GetGroupMembersRequest { group_id: group };
     match core.ask::<method::GetGroupMembers>(request).await {
         Ok(response) if response.member_ids.contains(&job.user) => {
+            check_numbers(response.member_ids.iter().copied())?;
             Ok(Reply::Members(response.member_ids))
         }
         Ok(_) => Err(Failure::Backend(Code::Forbidden)),

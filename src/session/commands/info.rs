@@ -1,6 +1,6 @@
 //! `who`, `profile`, `search`, `whoami`.
 
-use super::Failure;
+use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -49,6 +49,7 @@ pub(super) async fn search<B: Backend, P: PushSource>(
             limit: SEARCH_LIMIT,
         })
         .await?;
+    check_numbers(response.users.iter().map(|user| user.user_id))?;
     let users = response.users.into_iter().take(SEARCH_LIMIT as usize);
     Ok(Reply::Users(
         users.map(|user| (user.user_id, user.name)).collect(),

@@ -2,7 +2,7 @@
 
 use futures_lite::future::yield_now;
 
-use super::{Failure, check_number};
+use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
@@ -42,7 +42,7 @@ pub(super) async fn chat<B: Backend, P: PushSource>(
         })
         .await?;
     core.shard().metrics().messages_received_total.inc();
-    check_number(response.msg_id)?;
+    check_numbers([response.msg_id])?;
     Ok(Reply::Stored {
         group: false,
         message_id: response.msg_id,
@@ -72,7 +72,7 @@ pub(super) async fn group_chat<B: Backend, P: PushSource>(
         })
         .await?;
     core.shard().metrics().messages_received_total.inc();
-    check_number(response.msg_id)?;
+    check_numbers([response.msg_id])?;
     Ok(Reply::Stored {
         group: true,
         message_id: response.msg_id,

@@ -124,9 +124,9 @@ fn answered<R: Answer>(response: R) -> Result<R, Failure> {
     }
 }
 
-/// What a service made has a positive number, or the answer is a broken one.
-fn check_number(number: i64) -> Result<(), Failure> {
-    if number > 0 {
+/// Users, groups and messages have positive numbers, or the answer is a broken one.
+fn check_numbers(numbers: impl IntoIterator<Item = i64>) -> Result<(), Failure> {
+    if numbers.into_iter().all(|number| number > 0) {
         Ok(())
     } else {
         Err(Failure::Backend(Code::Internal))

@@ -10,6 +10,15 @@ use im_gateway::protocol::{
     push::Push,
     reply::Reply,
 };
+use im_gateway::{
+    backend::{
+        Service,
+        endpoints::{parse_method_node, parse_record},
+        mprpc::{self, FramingError, Unfinished},
+    },
+    bus::redis::{BusEvent, Subscriber},
+    id::RouteId,
+};
 
 /// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line is over the cap.
 ///
@@ -226,4 +235,97 @@ fn one_line(out: &[u8]) -> &str {
         "a control character reached the wire"
     );
     line
+}
+
+/// Messages of a frame, at most, where frames are fuzzed.
+const BODY_MAX_BYTES: usize = 256;
+
+/// Any stream of calls and replies is the same frames whether it comes whole, byte by byte, or in pieces, and no frame is
+/// longer than it may be. The first byte chooses the size of the pieces.
+pub fn mprpc(data: &[u8]) {
+    let [piece, stream @ ..] = data else {
+        return;
+    };
+    let calls = |bytes: &[u8]| {
+        let call = mprpc::read_call(bytes, BODY_MAX_BYTES)?;
+        Ok(call.map(|(frame, taken)| ((frame.header.call_id, frame.args.to_vec()), taken)))
+    };
+    let classic = |bytes: &[u8]| {
+        let reply = mprpc::read_classic_reply(bytes, BODY_MAX_BYTES)?;
+        Ok(reply.map(|(body, taken)| ((0, body.to_vec()), taken)))
+    };
+    let with_ids = |bytes: &[u8]| {
+        let reply = mprpc::read_reply(bytes, BODY_MAX_BYTES)?;
+        Ok(reply.map(|(frame, taken)| ((frame.header.call_id, frame.body.to_vec()), taken)))
+    };
+    for read in [&calls as &Reader<'_>, &classic, &with_ids] {
+        let whole = frames_of(stream, stream.len().max(1), read);
+        assert_eq!(whole, frames_of(stream, 1, read));
+        assert_eq!(whole, frames_of(stream, usize::from(*piece) + 1, read));
+        assert!(whole.0.iter().all(|(_, body)| body.len() <= BODY_MAX_BYTES));
+    }
+}
+
+/// A frame's id and message.
+type Frame = (u64, Vec<u8>);
+type Reader<'a> = dyn Fn(&[u8]) -> Result<Option<(Frame, usize)>, FramingError> + 'a;
+
+/// The frames of `stream` that comes in pieces of `piece` bytes, and whether it ended in what is no frame.
+fn frames_of(stream: &[u8], piece: usize, read: &Reader<'_>) -> (Vec<Frame>, bool) {
+    let (mut frames, mut unfinished) = (Vec::new(), Unfinished::default());
+    for arrived in stream.chunks(piece) {
+        let fed = unfinished.feed(arrived, |bytes| {
+            let frame = read(bytes)?;
+            Ok::<_, FramingError>(frame.map(|(frame, taken)| {
+                frames.push(frame);
+                taken
+            }))
+        });
+        if fed.is_err() {
+            return (frames, true);
+        }
+    }
+    (frames, false)
+}
+
+/// Whatever Redis sends brings the same events however it is cut. Of what is not its protocol, what came before is heard; where
+/// it comes in single bytes the parser may find out later. The first byte chooses the size of the pieces.
+pub fn bus(data: &[u8]) {
+    let [piece, stream @ ..] = data else {
+        return;
+    };
+    let (whole, is_given_up) = events_of(stream, stream.len().max(1));
+    let (cut, is_cut_given_up) = events_of(stream, usize::from(*piece) + 1);
+    assert!(cut.starts_with(&whole));
+    if !is_given_up {
+        assert_eq!((cut, is_cut_given_up), (whole, false));
+    }
+}
+
+/// What a new connection that brings `stream` in pieces of `piece` bytes leads to, and whether it was given up.
+fn events_of(stream: &[u8], piece: usize) -> (Vec<BusEvent>, bool) {
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None);
+    subscriber.connected();
+    let mut events = Vec::new();
+    for arrived in stream.chunks(piece) {
+        let received = subscriber.received(arrived, |event| events.push(event));
+        if received.is_err() {
+            return (events, true);
+        }
+    }
+    (events, false)
+}
+
+/// Any data of a node is an instance with an address one can connect to, or an error of one short line.
+pub fn record(data: &[u8]) {
+    let outcomes = [
+        parse_record(Service::User, data).map(|instance| instance.address),
+        parse_method_node(data),
+    ];
+    for outcome in outcomes {
+        match outcome {
+            Ok(address) => assert!(address.port() != 0 && !address.ip().is_unspecified()),
+            Err(error) => assert!(error.to_string().len() < 1024),
+        }
+    }
 }

@@ -50,17 +50,21 @@ impl Outgoing {
         }
     }
 
-    /// For the task that holds the socket: swaps what is to be said into the empty `into` and has `context` woken when there
-    /// is more; `false`: close.
-    pub fn take(&self, context: &Context<'_>, into: &mut Vec<u8>) -> bool {
-        debug_assert!(into.is_empty());
+    /// For the task that holds the socket: whether to close it. Has `context` woken when there is something new to say, or
+    /// it is to be closed.
+    pub fn is_closed(&self, context: &Context<'_>) -> bool {
         let mut state = self.state.borrow_mut();
-        std::mem::swap(&mut state.bytes, into);
         match &mut state.waker {
             Some(waker) => waker.clone_from(context.waker()),
             empty => *empty = Some(context.waker().clone()),
         }
-        !state.closed
+        state.closed
+    }
+
+    /// For the task that holds the socket: swaps what is to be said into the empty `into`.
+    pub fn take(&self, into: &mut Vec<u8>) {
+        debug_assert!(into.is_empty());
+        std::mem::swap(&mut self.state.borrow_mut().bytes, into);
     }
 }
 
@@ -123,13 +127,13 @@ mod tests {
         assert!(outgoing.append(|bytes| bytes.extend_from_slice(b"one ")));
         assert!(outgoing.append(|bytes| bytes.extend_from_slice(b"two")));
         let mut taken = Vec::new();
-        assert!(outgoing.take(&context, &mut taken));
+        outgoing.take(&mut taken);
         assert_eq!(taken, b"one two");
         assert!(outgoing.append(|bytes| bytes.resize(UNSENT_MAX_BYTES, 0)));
         assert!(!outgoing.append(|bytes| bytes.push(0)));
+        assert!(!outgoing.is_closed(&context));
         outgoing.close();
-        taken.clear();
-        assert!(!outgoing.take(&context, &mut taken));
+        assert!(outgoing.is_closed(&context));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use async_lock::Mutex;
 use tokio::sync::oneshot;
 
 use super::{Foundation, cores::CoreParts, options};
@@ -29,7 +28,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
     let credentials = Credentials::of(&settings.redis)?.map(Arc::new);
-    let registration = Arc::new(Mutex::new(()));
+    let registration = Arc::default();
     let data = format!(
         "with backends, pushes from Redis at {}",
         settings.redis.address

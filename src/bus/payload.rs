@@ -18,11 +18,12 @@ const BROADCAST_KINDS: [&str; 2] = ["broadcast", "reconnect"];
 #[error("not a push")]
 pub struct NotAPush;
 
-/// The pushes in what was published on `channel`, in order.
+/// The pushes in what was published on `channel`, in order, each judged by itself: one that says what its channel does not carry
+/// costs the others nothing.
 ///
 /// # Errors
-/// A payload that does not parse, or says what its channel does not carry.
-pub fn read(channel: &str, payload: &[u8]) -> Result<Vec<PushMessage>, NotAPush> {
+/// A payload that does not parse.
+pub fn read(channel: &str, payload: &[u8]) -> Result<Vec<Result<PushMessage, NotAPush>>, NotAPush> {
     let messages = match payload.first() {
         None => return Err(NotAPush),
         Some(&BATCH_TAG) => PushBatch::decode(payload)
@@ -30,10 +31,10 @@ pub fn read(channel: &str, payload: &[u8]) -> Result<Vec<PushMessage>, NotAPush>
             .messages
             .into_iter()
             .map(|message| judge(channel, message))
-            .collect::<Result<_, _>>()?,
+            .collect(),
         Some(_) => {
             let message = PushMessage::decode(payload).map_err(|_| NotAPush)?;
-            vec![judge(channel, message)?]
+            vec![judge(channel, message)]
         }
     };
     Ok(messages)
@@ -95,6 +96,12 @@ mod tests {
 
     const PUSH: &str = "im:push:gw-1#0";
 
+    /// What a payload of one message comes to.
+    fn single(channel: &str, payload: &[u8]) -> Result<PushMessage, NotAPush> {
+        let [message] = read(channel, payload)?.try_into().expect("one message");
+        message
+    }
+
     fn message(kind: PushKind) -> PushMessage {
         PushMessage {
             msg_id: 7,
@@ -111,10 +118,18 @@ mod tests {
         let batch = PushBatch {
             messages: vec![one.clone(), message(PushKind::Kick)],
         };
-        assert_eq!(read(PUSH, &one.encode_to_vec()), Ok(vec![one]));
+        assert_eq!(read(PUSH, &one.encode_to_vec()), Ok(vec![Ok(one.clone())]));
+        let [first, second] = batch.messages.clone().try_into().expect("two");
         assert_eq!(
             read(PUSH, &batch.encode_to_vec()),
-            Ok(batch.messages.clone())
+            Ok(vec![Ok(first), Ok(second)])
+        );
+        let with_another = PushBatch {
+            messages: vec![message(PushKind::CatchUp), one.clone()],
+        };
+        assert_eq!(
+            read(PUSH, &with_another.encode_to_vec()),
+            Ok(vec![Err(NotAPush), Ok(one)])
         );
     }
 
@@ -128,8 +143,8 @@ mod tests {
             text: "hi".to_owned(),
             ..Default::default()
         };
-        let read = read("31329", &published.encode_to_vec()).expect("a push");
-        assert_eq!((read[0].from, read[0].to, read[0].seq), (7, 42, 0));
+        let read = single("31329", &published.encode_to_vec()).expect("a push");
+        assert_eq!((read.from, read.to, read.seq), (7, 42, 0));
     }
 
     #[test]
@@ -145,9 +160,9 @@ mod tests {
                     ..message(kind)
                 }
                 .encode_to_vec();
-                let read = read(channels::BROADCAST, &payload).expect("a push");
-                assert_eq!(read[0].kind, i32::from(PushKind::Notice));
-                assert_eq!((read[0].to, read[0].text.as_str()), (0, expected));
+                let read = single(channels::BROADCAST, &payload).expect("a push");
+                assert_eq!(read.kind, i32::from(PushKind::Notice));
+                assert_eq!((read.to, read.text.as_str()), (0, expected));
             }
         }
     }
@@ -158,7 +173,7 @@ mod tests {
             group_id,
             ..message(PushKind::Message)
         };
-        assert!(read("im:group:9", &in_group(9).encode_to_vec()).is_ok());
+        assert!(single("im:group:9", &in_group(9).encode_to_vec()).is_ok());
         for (channel, message) in [
             ("im:group:9", in_group(8)),
             (
@@ -186,7 +201,7 @@ mod tests {
             ),
             (channels::BROADCAST, message(PushKind::Kick)),
         ] {
-            assert_eq!(read(channel, &message.encode_to_vec()), Err(NotAPush));
+            assert_eq!(single(channel, &message.encode_to_vec()), Err(NotAPush));
         }
         for payload in [&b""[..], b"\xff", b"hello", b"\x2a\x02\xff\xfe"] {
             assert_eq!(read(PUSH, payload), Err(NotAPush), "{payload:?}");

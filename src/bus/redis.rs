@@ -17,7 +17,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     error::Error,
     future::poll_fn,
     io::{self, Read},
@@ -44,7 +44,8 @@ const PROBE_INTERVAL_MS: u64 = 5_000;
 const PROBE_TIMEOUT_MS: u64 = 5_000;
 /// How long a new connection may take until everything is confirmed.
 const GREETING_TIMEOUT_MS: u64 = 5_000;
-/// How long a log-in waits for a group's channel. After that it goes on: what is missed meanwhile will be fetched.
+/// How long a log-in waits for a group's channel. After that it goes on: what is missed until the channel is confirmed is
+/// fetched then.
 const SUBSCRIBE_TIMEOUT_MS: u64 = 1_000;
 /// Channels in one command.
 const CHANNELS_PER_COMMAND: usize = 500;
@@ -60,6 +61,8 @@ pub enum BusEvent {
     Malformed,
     /// Everything is subscribed to from now on; before, pushes may have been lost.
     Listening,
+    /// A group is subscribed to from now on, later than somebody waited for it.
+    LateGroup(GroupId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,8 @@ pub struct Subscriber {
     /// Groups that are wanted; whether the present connection has confirmed each.
     groups: RefCell<HashMap<GroupId, bool>>,
     phase: Cell<Phase>,
+    /// Groups whose channel somebody gave up waiting for.
+    late: RefCell<HashSet<GroupId>>,
     /// Of the present connection.
     outgoing: RefCell<Rc<Outgoing>>,
     input: RefCell<Input>,
@@ -126,6 +131,7 @@ impl Subscriber {
             route,
             credentials,
             groups: RefCell::default(),
+            late: RefCell::default(),
             phase: Cell::new(Phase::Closed),
             outgoing: RefCell::default(),
             input: RefCell::default(),
@@ -155,6 +161,8 @@ impl Subscriber {
             *confirmed = false;
             names.push(channels::group(*group));
         }
+        // What listening begins with covers them.
+        self.late.borrow_mut().clear();
         self.phase.set(Phase::Greeting {
             until_ms: self.now_ms.get() + GREETING_TIMEOUT_MS,
             unconfirmed: names.len(),
@@ -246,9 +254,9 @@ impl Subscriber {
             return;
         }
         match payload::read(&channel, payload) {
-            Ok(messages) => messages
-                .into_iter()
-                .for_each(|message| hear(BusEvent::Push(message))),
+            Ok(messages) => messages.into_iter().for_each(|message| {
+                hear(message.map_or(BusEvent::Malformed, BusEvent::Push));
+            }),
             Err(NotAPush) => hear(BusEvent::Malformed),
         }
     }
@@ -259,6 +267,9 @@ impl Subscriber {
             && let Some(confirmed) = self.groups.borrow_mut().get_mut(&group)
         {
             *confirmed = true;
+            if self.late.borrow_mut().remove(&group) {
+                hear(BusEvent::LateGroup(group));
+            }
         }
         if let Phase::Greeting {
             until_ms,
@@ -331,7 +342,12 @@ impl Subscriber {
 
 impl PushSource for Rc<Subscriber> {
     async fn subscribe(&self, group: GroupId) {
-        let is_new = self.groups.borrow_mut().insert(group, false).is_none();
+        let is_new = {
+            let mut groups = self.groups.borrow_mut();
+            let before = groups.len();
+            groups.entry(group).or_insert(false);
+            groups.len() > before
+        };
         if self.phase.get() == Phase::Closed {
             // It is subscribed to with everything else, and what was missed until then is fetched.
             return;
@@ -352,16 +368,21 @@ impl PushSource for Rc<Subscriber> {
         let until_ms = self.now_ms.get() + SUBSCRIBE_TIMEOUT_MS;
         poll_fn(|context| {
             let unconfirmed = self.groups.borrow().get(&group) == Some(&false);
-            if unconfirmed && self.phase.get() != Phase::Closed && self.now_ms.get() < until_ms {
+            if !unconfirmed || self.phase.get() == Phase::Closed {
+                return Poll::Ready(());
+            }
+            if self.now_ms.get() < until_ms {
                 self.waiting.borrow_mut().push(context.waker().clone());
                 return Poll::Pending;
             }
+            self.late.borrow_mut().insert(group);
             Poll::Ready(())
         })
         .await;
     }
 
     fn unsubscribe(&self, group: GroupId) {
+        self.late.borrow_mut().remove(&group);
         if self.groups.borrow_mut().remove(&group).is_some() && self.phase.get() != Phase::Closed {
             self.say("UNSUBSCRIBE", group);
         }

@@ -6,7 +6,7 @@ use std::{error::Error, rc::Rc, time::Duration};
 
 use super::upstream::Upstreams;
 use crate::{
-    backend::remote::{Dial, Link, Remote, Server},
+    backend::remote::{Dial, Link, Purpose, Remote, Server},
     upstream::{BackOff, Conversation, Outgoing},
 };
 
@@ -14,22 +14,37 @@ use crate::{
 const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// What starts the task that keeps a connection to a server: for ever, or until it is lost.
+/// What starts the tasks that hold connections to servers.
 pub fn dial(upstreams: &Rc<Upstreams>) -> Dial {
     let upstreams = Rc::clone(upstreams);
-    Box::new(move |remote, server, permanent| {
+    Box::new(move |remote, server, purpose| {
         let (remote, server) = (Rc::clone(remote), Rc::clone(server));
         let upstreams = Rc::clone(&upstreams);
-        glommio::spawn_local(keep(upstreams, remote, server, permanent)).detach();
+        match purpose {
+            Purpose::Permanent | Purpose::Further => {
+                glommio::spawn_local(keep(upstreams, remote, server, purpose)).detach();
+            }
+            Purpose::Check => {
+                glommio::spawn_local(check(upstreams, remote, server)).detach();
+            }
+        }
     })
 }
 
-async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, permanent: bool) {
+/// Sees whether the server can be connected to.
+async fn check(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>) {
+    if let Err(error) = upstreams.connect(server.address).await {
+        log::debug!("cannot connect to backend {}: {error}", server.address);
+        remote.unreachable(&server);
+    }
+}
+
+async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
     let seed = std::ptr::from_ref(&*server).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     let mut hopeful = true;
     loop {
-        let link = remote.opening(&server, hopeful, permanent);
+        let link = remote.opening(&server, hopeful, purpose);
         let conversation = Calls {
             remote: &remote,
             server: &server,
@@ -37,7 +52,7 @@ async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, 
         };
         let was_open = converse(&upstreams, &conversation).await;
         remote.lost(&server, &link, was_open);
-        if !permanent || server.is_retired() {
+        if purpose != Purpose::Permanent || server.is_retired() {
             return;
         }
         // One that was of use and is lost may be back at once; one that cannot be reached, or only hangs up, is spared.

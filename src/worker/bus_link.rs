@@ -90,6 +90,7 @@ impl<B: Backend> Pushes<'_, B> {
         let mut shard = self.core.shard();
         match event {
             BusEvent::Push(message) => shard.on_push(Arc::new(message)),
+            BusEvent::LateGroup(group) => shard.group_subscribed(group),
             BusEvent::Malformed => shard.metrics().push_dropped(PushDrop::Malformed),
             BusEvent::Listening => {
                 log::info!("pushes come from Redis");

@@ -138,9 +138,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
                 break;
             }
             if std::mem::take(&mut self.upstream_news) {
-                // First the tasks that hold the upstreams, then those that they wake, then the next turn: which finds
-                // what the latter have to say.
+                // First the tasks that hold the upstreams, which bring pushes; then those that they wake; then the next turn,
+                // which finds what the latter have to say.
                 yield_now().await;
+                self.flush();
                 yield_now().await;
             } else if worked {
                 yield_now().await;

@@ -20,13 +20,15 @@ use std::{
 use futures_lite::FutureExt;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::poller::{self, Readiness, Source};
 use crate::upstream::Conversation;
 
 /// How long connecting may take. Servers are near; one that is not there after this is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// After so long without a sign from its host a connection counts as lost.
+const DEAD_AFTER: Duration = Duration::from_secs(10);
 /// What one read takes at most; one buffer of this size serves all such sockets of the core.
 const READ_BYTES: usize = 64 * 1024;
 /// Reads at a time, so that one flood does not keep the others waiting.
@@ -55,6 +57,8 @@ struct Waiting {
     generation: u32,
     /// There is (or may be) something to read.
     readable: bool,
+    /// The other side has closed, or the connection is broken: reading goes on until it says so, without another event.
+    ending: bool,
     /// There is (or may be) room to write.
     writable: bool,
     waker: Option<Waker>,
@@ -81,7 +85,8 @@ impl Upstreams {
             else {
                 return;
             };
-            socket.readable |= readiness.readable || readiness.broken;
+            socket.ending |= readiness.ending || readiness.broken;
+            socket.readable |= readiness.readable || socket.ending;
             socket.writable |= readiness.writable || readiness.broken;
             socket.waker.take()
         };
@@ -103,6 +108,7 @@ impl Upstreams {
         entry.insert(Waiting {
             generation,
             readable: false,
+            ending: false,
             writable: false,
             waker: None,
         });
@@ -125,6 +131,13 @@ impl Upstreams {
             Some(Protocol::TCP),
         )?;
         socket.set_tcp_nodelay(true)?;
+        // A host that vanished says nothing: silence is looked into, and data that nobody acknowledges is given up.
+        socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(DEAD_AFTER)
+                .with_interval(DEAD_AFTER / 5),
+        )?;
         match socket.connect(&address.into()) {
             Ok(()) => {}
             Err(error)
@@ -177,8 +190,12 @@ impl Upstream {
     pub async fn carry(&self, conversation: &impl Conversation) -> Result<(), Box<dyn Error>> {
         let mut sending = Sending::default();
         poll_fn(|context| {
-            if let Poll::Ready(ended) = sending.poll(self, conversation, context) {
-                return Poll::Ready(ended);
+            // Looked at in each case: with a peer that takes nothing, sending has no end.
+            if conversation.outgoing().is_closed(context) {
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(Err(error)) = sending.poll(self, conversation, context) {
+                return Poll::Ready(Err(error));
             }
             for _ in 0..READS_PER_POLL {
                 ready!(self.poll_receive(conversation, context))?;
@@ -200,8 +217,9 @@ impl Upstream {
             Ok((_, 0)) => Poll::Ready(Err("the other side closed".into())),
             Ok((_, count)) => {
                 if count < buffer.len() {
-                    // A short read empties the socket; what comes later, an end included, comes with an event.
-                    self.with_waiting(|waiting| waiting.readable = false);
+                    // A short read empties the socket, and what comes later comes with an event; but for an end that has
+                    // been heard of.
+                    self.with_waiting(|waiting| waiting.readable = waiting.ending);
                 }
                 Poll::Ready(conversation.received(&buffer[..count]))
             }
@@ -251,7 +269,7 @@ struct Sending {
 }
 
 impl Sending {
-    /// Sends what there is; ready only when there is no going on.
+    /// Sends what there is.
     fn poll(
         &mut self,
         upstream: &Upstream,
@@ -263,11 +281,9 @@ impl Sending {
                 self.bytes.clear();
                 self.bytes.shrink_to(KEPT_BYTES);
                 self.sent = 0;
-                if !conversation.outgoing().take(context, &mut self.bytes) {
-                    return Poll::Ready(Ok(()));
-                }
+                conversation.outgoing().take(&mut self.bytes);
                 if self.bytes.is_empty() {
-                    return Poll::Pending;
+                    return Poll::Ready(Ok(()));
                 }
             }
             ready!(upstream.poll_writable(context));

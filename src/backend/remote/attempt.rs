@@ -5,12 +5,13 @@
 
 use std::{rc::Rc, time::Duration};
 
+use async_lock::MutexGuard;
 use futures_lite::FutureExt;
 use prost::Message;
 use smallvec::SmallVec;
 
 use super::{
-    Offer, Outcome, Remote, Server,
+    Offer, Outcome, Purpose, Remote, Server,
     balance::Candidate,
     server::{Reach, Refused},
 };
@@ -26,14 +27,14 @@ use crate::{
 
 /// The servers a call has been sent to.
 type Tried = SmallVec<[Rc<Server>; 4]>;
+type Candidates = SmallVec<[Candidate; 8]>;
 
 impl Remote {
-    /// Where `M` goes next, of the servers that can take it and are not in `avoided`.
-    fn choose<M: Method>(&self, avoided: &[Rc<Server>]) -> Option<Rc<Server>> {
+    /// The hosts that can take `M` and are not in `avoided`.
+    fn eligible<M: Method>(&self, offer: &Offer, avoided: &[Rc<Server>]) -> Candidates {
         let now_ms = self.now_ms.get();
-        let mut services = self.services.borrow_mut();
-        let Offer { hosts, balancer } = &mut services[M::SERVICE as usize];
-        let candidates: SmallVec<[Candidate; 8]> = hosts
+        offer
+            .hosts
             .iter()
             .enumerate()
             .filter(|(_, host)| host.methods.contains::<M>() && host.server.is_eligible(now_ms))
@@ -43,17 +44,33 @@ impl Remote {
                 weight: host.weight,
                 outstanding: host.server.outstanding(),
             })
-            .collect();
+            .collect()
+    }
+
+    /// Where `M` goes next.
+    fn choose<M: Method>(&self, avoided: &[Rc<Server>]) -> Option<Rc<Server>> {
+        let mut services = self.services.borrow_mut();
+        let offer = &mut services[M::SERVICE as usize];
+        let candidates = self.eligible::<M>(offer, avoided);
         // Where somebody is connected, nobody waits for a connection.
-        let up: SmallVec<[Candidate; 8]> = candidates
+        let up: Candidates = candidates
             .iter()
             .copied()
-            .filter(|candidate| hosts[candidate.index].server.reach() == Reach::Up)
+            .filter(|candidate| offer.hosts[candidate.index].server.reach() == Reach::Up)
             .collect();
-        let index = balancer
+        let index = offer
+            .balancer
             .choose(&up)
-            .or_else(|| balancer.choose(&candidates))?;
-        Some(Rc::clone(&hosts[index].server))
+            .or_else(|| offer.balancer.choose(&candidates))?;
+        Some(Rc::clone(&offer.hosts[index].server))
+    }
+
+    /// Whether somebody else can take `M`.
+    fn has_other<M: Method>(&self, tried: &[Rc<Server>]) -> bool {
+        let services = self.services.borrow();
+        !self
+            .eligible::<M>(&services[M::SERVICE as usize], tried)
+            .is_empty()
     }
 
     /// Why there is nobody to call for `M`.
@@ -77,12 +94,19 @@ impl Remote {
         self.budget.borrow_mut().earn();
         let mut tried = Tried::new();
         let mut retries = 0;
+        // It may have been done already.
+        let mut unsettled = None;
         loop {
             let server = match self.choose::<M>(&tried) {
                 Some(server) => server,
                 // Everybody who can be asked has been: a second time, then.
                 None => self.choose::<M>(&[]).ok_or_else(|| self.nobody::<M>())?,
             };
+            if let Some(error) = unsettled
+                && !idempotent::<M>(server.wire)
+            {
+                return Err(error);
+            }
             if tried
                 .iter()
                 .filter(|other| Rc::ptr_eq(other, &server))
@@ -99,7 +123,7 @@ impl Remote {
             tried.push(server);
             let again = match failure.again {
                 Again::Never => false,
-                Again::Elsewhere => self.choose::<M>(&tried).is_some(),
+                Again::Elsewhere => self.has_other::<M>(&tried),
                 Again::Anywhere => true,
             };
             if !again
@@ -108,6 +132,9 @@ impl Remote {
                 || !self.budget.borrow_mut().spend()
             {
                 return Err(failure.error);
+            }
+            if !failure.harmless {
+                unsettled = Some(failure.error);
             }
             retries += 1;
             self.metrics.backend_retries_total.inc();
@@ -133,7 +160,7 @@ impl Remote {
         request: &M::Request,
         deadline_ms: u64,
     ) -> Result<M::Response, Failure> {
-        let _turn = match server.wire {
+        let mut turn = match server.wire {
             Wire::Classic if M::INDEX == method::Register::INDEX => {
                 Some(self.registration_turn(deadline_ms).await?)
             }
@@ -167,36 +194,38 @@ impl Remote {
         };
         self.metrics.backend_inflight.set(self.calls.len() as u64);
         if server.expects_link() {
-            (self.surroundings.dial)(self, server, false);
+            (self.surroundings.dial)(self, server, Purpose::Further);
         }
-        self.judge::<M>(server, ticket.outcome().await)
+        let outcome = ticket.outcome().await;
+        if let (Some(next_ms), Outcome::TimedOut | Outcome::Lost) = (turn.as_deref_mut(), &outcome)
+        {
+            // It may still be going on: the next one gives it time.
+            *next_ms = self.now_ms.get() + self.options.timeout_ms;
+        }
+        self.judge::<M>(server, outcome)
     }
 
     /// Waits until no other registration is under way: MPIM's User Service breaks where two come at a time.
-    async fn registration_turn(
-        &self,
-        deadline_ms: u64,
-    ) -> Result<async_lock::MutexGuard<'_, ()>, Failure> {
-        let left_ms = deadline_ms.saturating_sub(self.now_ms.get());
+    async fn registration_turn(&self, deadline_ms: u64) -> Result<MutexGuard<'_, u64>, Failure> {
+        let pause_until = |time_ms: u64| {
+            let length_ms = time_ms.saturating_sub(self.now_ms.get());
+            (self.surroundings.pause)(Duration::from_millis(length_ms))
+        };
         let timeout = async {
-            (self.surroundings.pause)(Duration::from_millis(left_ms)).await;
+            pause_until(deadline_ms).await;
             None
         };
-        let turn = async { Some(self.surroundings.registration.lock().await) };
-        turn.or(timeout)
-            .await
-            .ok_or(Failure::refused(Refused::Full))
+        let turn = async {
+            let turn = self.surroundings.registration.lock().await;
+            pause_until(*turn).await;
+            Some(turn)
+        };
+        let turn = turn.or(timeout).await;
+        turn.ok_or(Failure::refused(Refused::Full))
     }
 
     /// What an attempt came to, for the caller and for the server's reputation.
     fn judge<M: Method>(&self, server: &Server, outcome: Outcome) -> Result<M::Response, Failure> {
-        let failed = |failure: Failure| {
-            if server.breaker.borrow_mut().failed(self.now_ms.get()) {
-                self.metrics.backend_ejections_total.inc();
-                log::warn!("{} fails and is left alone for a while", server.address);
-            }
-            Err(failure)
-        };
         match outcome {
             Outcome::Answered { body, way } => match M::Response::decode(body.as_slice()) {
                 Ok(response) => {
@@ -205,7 +234,8 @@ impl Remote {
                 }
                 Err(_) => {
                     server.distrust(way);
-                    failed(Failure::new(CallError::Internal, Again::Never, false))
+                    self.count_failure(server);
+                    Err(Failure::new(CallError::Internal, Again::Never, false))
                 }
             },
             Outcome::Status(status) => {
@@ -213,8 +243,12 @@ impl Remote {
                 Err(Failure::of_status(status))
             }
             Outcome::NotWritten => Err(Failure::refused(Refused::Down)),
-            Outcome::Lost => failed(Failure::new(CallError::Lost, Again::Anywhere, false)),
-            Outcome::TimedOut => failed(Failure::new(CallError::Timeout, Again::Never, false)),
+            // The connection counts the failure.
+            Outcome::Lost => Err(Failure::new(CallError::Lost, Again::Anywhere, false)),
+            Outcome::TimedOut => {
+                self.count_failure(server);
+                Err(Failure::new(CallError::Timeout, Again::Never, false))
+            }
         }
     }
 }

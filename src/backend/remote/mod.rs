@@ -34,7 +34,7 @@ use std::{
 use async_lock::Mutex;
 
 pub use self::server::{BrokenStream, Link, Server};
-use self::{balance::Balancer, breaker::Breaker, budget::Budget};
+use self::{balance::Balancer, breaker::Breaker, budget::Budget, server::Reach};
 use super::{
     Backend, BackendNews, CallError, Method, Service,
     calls::Calls,
@@ -104,8 +104,19 @@ impl Outcome {
     }
 }
 
-/// What opens connections: told the server, it starts a task that keeps one, for ever or (`false`) until it is lost.
-pub type Dial = Box<dyn Fn(&Rc<Remote>, &Rc<Server>, bool)>;
+/// What a connection is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Calls; opened again whenever it is lost.
+    Permanent,
+    /// Calls that wait for one; until it is lost.
+    Further,
+    /// To see whether that can be done at all.
+    Check,
+}
+
+/// What opens connections: starts a task that does.
+pub type Dial = Box<dyn Fn(&Rc<Remote>, &Rc<Server>, Purpose)>;
 
 /// What a remote backend needs of its surroundings.
 pub struct Surroundings {
@@ -113,8 +124,9 @@ pub struct Surroundings {
     pub dial: Dial,
     /// Lets time pass.
     pub pause: Box<dyn Fn(Duration) -> Pause>,
-    /// Held by the one registration that the cores make at a time with services that cannot take two.
-    pub registration: Arc<Mutex<()>>,
+    /// Held by the one registration that the cores make at a time with services that cannot take two. Within: the time
+    /// before which the next must not begin.
+    pub registration: Arc<Mutex<u64>>,
     /// Where random draws begin.
     pub seed: u64,
 }
@@ -208,6 +220,9 @@ impl Remote {
                     server
                         .answers_ping
                         .set(endpoints.answers_ping(instance.address));
+                    if service == Service::Message {
+                        server.stores_messages.set(true);
+                    }
                     Host {
                         server: Rc::clone(server),
                         weight: instance.weight,
@@ -239,7 +254,7 @@ impl Remote {
                 Wire::WithIds => self.options.connections_per_instance,
             };
             for _ in 0..permanent {
-                (self.surroundings.dial)(self, &server, true);
+                (self.surroundings.dial)(self, &server, Purpose::Permanent);
             }
         }
     }
@@ -254,16 +269,19 @@ impl Remote {
         ))
     }
 
-    /// A connection to `server` is being opened, one of those that are kept (`permanent`) or a further one; `hopeful`: nothing
-    /// says that it will fail.
-    pub fn opening(&self, server: &Server, hopeful: bool, permanent: bool) -> Rc<Link> {
-        server.opening(self.new_way(), hopeful, !permanent)
+    /// A connection to `server` is being opened; `hopeful`: nothing says that it will fail.
+    pub fn opening(&self, server: &Server, hopeful: bool, purpose: Purpose) -> Rc<Link> {
+        server.opening(self.new_way(), hopeful, purpose == Purpose::Further)
     }
 
     /// The connection is open.
     pub fn opened(&self, server: &Server, link: &Link) {
         server.opened(link, &self.calls);
         self.metrics.backend_connections.inc();
+        if !server.breaker.borrow().is_closed() {
+            // It failed before, and may be another process by now.
+            server.ping(self.now_ms.get(), self.options.timeout_ms);
+        }
     }
 
     /// Bytes came over the connection.
@@ -277,17 +295,36 @@ impl Remote {
     }
 
     /// The connection could not be opened, or (`was_open`) is gone.
-    pub fn lost(&self, server: &Rc<Server>, link: &Link, was_open: bool) {
+    pub fn lost(&self, server: &Server, link: &Link, was_open: bool) {
         if was_open {
             self.metrics.backend_connections.dec();
-            let services = self.services.borrow();
-            let stores = |host: &Host| Rc::ptr_eq(&host.server, server);
-            if services[Service::Message as usize].hosts.iter().any(stores) {
+        }
+        if was_open && !link.was_closed() {
+            // However many calls were out over it, it is one failure.
+            self.count_failure(server);
+            if server.stores_messages.get() && link.was_useful() {
                 // It may have died between storing and publishing.
                 self.pushes_in_doubt.set(true);
             }
         }
         server.lost(link, &self.calls);
+    }
+
+    /// A connection was opened to see whether that can be done, and it cannot.
+    pub fn unreachable(&self, server: &Server) {
+        self.metrics.backend_ejections_total.inc();
+        log::warn!(
+            "{} cannot be reached and is left alone for a while",
+            server.address
+        );
+        server.give_up(self.now_ms.get());
+    }
+
+    fn count_failure(&self, server: &Server) {
+        if server.breaker.borrow_mut().failed(self.now_ms.get()) {
+            self.metrics.backend_ejections_total.inc();
+            log::warn!("{} fails and is left alone for a while", server.address);
+        }
     }
 
     fn check_health(self: &Rc<Self>, now_ms: u64) {
@@ -296,19 +333,21 @@ impl Remote {
             self.next_ping_ms.set(now_ms + self.options.health_check_ms);
         }
         for server in self.servers.borrow().values() {
-            server.close_if_done();
             if server.gave_no_sign(now_ms, self.options.timeout_ms) {
                 self.metrics.backend_ejections_total.inc();
                 log::warn!(
-                    "{} does not answer and is left alone for a while",
+                    "{} gives no sign of life and is left alone for a while",
                     server.address
                 );
+                server.give_up(now_ms);
             }
             let may_be_back = {
                 let breaker = server.breaker.borrow();
                 !breaker.is_closed() && breaker.lets_through(now_ms)
             };
-            if due || may_be_back {
+            if due && !server.can_be_pinged() && server.reach() == Reach::Up {
+                (self.surroundings.dial)(self, server, Purpose::Check);
+            } else if due || may_be_back {
                 server.ping(now_ms, self.options.timeout_ms);
             }
         }

@@ -14,6 +14,8 @@ use std::{
     rc::Rc,
 };
 
+use smallvec::SmallVec;
+
 use super::{Outcome, breaker::Breaker};
 use crate::{
     backend::{
@@ -57,8 +59,14 @@ pub struct Link {
     /// Its number among all ways of the core.
     way: u64,
     open: Cell<bool>,
+    /// It is being opened, and nothing says that it will fail.
+    hopeful: Cell<bool>,
+    /// This side closes it.
+    closing: Cell<bool>,
     /// It has carried a reply.
     useful: Cell<bool>,
+    /// When the ping that is out over it was sent.
+    pinged_ms: Cell<Option<u64>>,
     /// Classic: the call that is out.
     current: Cell<Option<u64>>,
     input: RefCell<Unfinished>,
@@ -77,8 +85,15 @@ impl Link {
         self.open.get()
     }
 
+    /// Whether it was this side that ended it.
+    pub fn was_closed(&self) -> bool {
+        self.closing.get()
+    }
+
     fn close(&self) {
         self.open.set(false);
+        self.hopeful.set(false);
+        self.closing.set(true);
         self.outgoing.close();
     }
 }
@@ -111,12 +126,12 @@ pub struct Server {
     pub breaker: RefCell<Breaker>,
     /// It answers `HealthService.Ping`.
     pub answers_ping: Cell<bool>,
+    /// It stores messages, and publishes them.
+    pub stores_messages: Cell<bool>,
     /// No instance has it any more: no new calls.
     retired: Cell<bool>,
     outstanding: Cell<usize>,
     next_ping: Cell<u64>,
-    /// When the ping that is out was sent.
-    pinged_ms: Cell<Option<u64>>,
 }
 
 /// What a reply turned out to be.
@@ -159,10 +174,10 @@ impl Server {
             reach: Cell::new(Reach::Opening),
             breaker: RefCell::new(breaker),
             answers_ping: Cell::new(false),
+            stores_messages: Cell::new(false),
             retired: Cell::new(false),
             outstanding: Cell::default(),
             next_ping: Cell::new(FIRST_PING),
-            pinged_ms: Cell::default(),
         }
     }
 
@@ -215,11 +230,6 @@ impl Server {
         self.close_if_done();
     }
 
-    /// An instance has it again.
-    pub fn reinstate(&self) {
-        self.retired.set(false);
-    }
-
     /// Whether no instance has it any more.
     pub fn is_retired(&self) -> bool {
         self.retired.get()
@@ -248,7 +258,10 @@ impl Server {
         let link = Rc::new(Link {
             way,
             open: Cell::new(false),
+            hopeful: Cell::new(hopeful),
+            closing: Cell::new(false),
             useful: Cell::new(false),
+            pinged_ms: Cell::default(),
             current: Cell::new(None),
             input: RefCell::default(),
             outgoing: Outgoing::default(),
@@ -263,9 +276,12 @@ impl Server {
     /// A connection is open.
     pub fn opened(&self, link: &Link, calls: &Calls<Outcome>) {
         link.open.set(true);
+        link.hopeful.set(false);
         self.reach.set(Reach::Up);
         match self.wire {
-            Wire::Classic => self.send_next(link, calls),
+            Wire::Classic => {
+                self.send_queued(link, calls);
+            }
             Wire::WithIds => while self.send_queued(link, calls) {},
         }
     }
@@ -276,12 +292,15 @@ impl Server {
             .borrow_mut()
             .retain(|other| other.way != link.way);
         link.open.set(false);
-        self.pinged_ms.set(None);
         calls.finish_all(link.way, || Outcome::Lost);
         if self.open_links() > 0 {
             return;
         }
-        // What was being opened beside it and is refused will come by here, too.
+        if self.links.borrow().iter().any(|other| other.hopeful.get()) {
+            // Calls wait for that one. If it fails, it will come by here, too.
+            self.reach.set(Reach::Opening);
+            return;
+        }
         self.reach.set(Reach::Down);
         for queued in self.queue.borrow_mut().drain(..) {
             calls.finish(queued.number, self.way, Outcome::NotWritten);
@@ -385,11 +404,6 @@ impl Server {
         false
     }
 
-    fn send_next(&self, link: &Link, calls: &Calls<Outcome>) {
-        debug_assert!(link.current.get().is_none());
-        self.send_queued(link, calls);
-    }
-
     /// A call that was taken has ended. Unanswered, it leaves a classic connection of which nobody knows whose its next
     /// reply is.
     pub fn ended(&self, number: u64) {
@@ -464,7 +478,7 @@ impl Server {
         })?;
         drop(input);
         if self.wire == Wire::Classic && link.is_open() && link.current.get().is_none() {
-            self.send_next(link, calls);
+            self.send_queued(link, calls);
         }
         Ok(strays)
     }
@@ -477,7 +491,7 @@ impl Server {
         calls: &Calls<Outcome>,
     ) -> Reply {
         if number >= FIRST_PING {
-            self.pinged_ms.set(None);
+            link.pinged_ms.set(None);
             self.breaker.borrow_mut().succeeded();
             return Reply::Taken;
         }
@@ -488,18 +502,30 @@ impl Server {
         }
     }
 
-    /// Asks the server whether it is alive, where that can be asked now.
+    /// Asks the server whether it is alive, over each connection on which that can be asked now.
     pub fn ping(&self, now_ms: u64, timeout_ms: u64) {
-        if !self.can_be_pinged() || self.pinged_ms.get().is_some() {
+        if !self.can_be_pinged() {
             return;
         }
-        let link = match self.wire {
-            Wire::Classic => self.idle_link(),
-            Wire::WithIds => self.next_link(0),
+        let links: SmallVec<[Rc<Link>; 4]> = match self.wire {
+            Wire::Classic => self.idle_link().into_iter().collect(),
+            Wire::WithIds => {
+                let links = self.links.borrow();
+                links
+                    .iter()
+                    .filter(|link| link.is_open())
+                    .cloned()
+                    .collect()
+            }
         };
-        let Some(link) = link else {
-            return;
-        };
+        for link in links {
+            if link.pinged_ms.get().is_none() {
+                self.ping_over(&link, now_ms, timeout_ms);
+            }
+        }
+    }
+
+    fn ping_over(&self, link: &Link, now_ms: u64, timeout_ms: u64) {
         let number = self.next_ping.get();
         self.next_ping.set(number.wrapping_add(1).max(FIRST_PING));
         let head = CallHead {
@@ -512,30 +538,28 @@ impl Server {
             timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
         };
         let request = crate::proto::PingRequest::default();
-        if link
-            .outgoing
-            .append(|bytes| mprpc::write_call(head, &request, bytes))
-        {
-            if self.wire == Wire::Classic {
-                link.current.set(Some(number));
-            }
-            self.breaker.borrow_mut().started(now_ms);
-            self.pinged_ms.set(Some(now_ms));
+        // One that cannot even be written will not be answered either: it is overdue in its turn.
+        link.outgoing
+            .append(|bytes| mprpc::write_call(head, &request, bytes));
+        if self.wire == Wire::Classic {
+            link.current.set(Some(number));
         }
+        link.pinged_ms.set(Some(now_ms));
+        self.breaker.borrow_mut().started(now_ms);
     }
 
-    /// Whether a ping has been out for `timeout_ms`. Then the server counts as dead: it gets no calls until it answers one,
-    /// and its connections are made anew.
+    /// Whether a ping has been out for `timeout_ms`. Then the server gives no sign of life.
     pub fn gave_no_sign(&self, now_ms: u64, timeout_ms: u64) -> bool {
-        let dead = self
-            .pinged_ms
-            .get()
-            .is_some_and(|sent_ms| now_ms >= sent_ms + timeout_ms);
-        if dead {
-            self.pinged_ms.set(None);
-            self.breaker.borrow_mut().trip(now_ms);
-            self.close_links();
-        }
-        dead
+        let is_overdue = |link: &Rc<Link>| {
+            let sent_ms = link.pinged_ms.get();
+            !link.was_closed() && sent_ms.is_some_and(|sent_ms| now_ms >= sent_ms + timeout_ms)
+        };
+        self.links.borrow().iter().any(is_overdue)
+    }
+
+    /// Counts it as dead: it gets no calls until it has shown that it is not, and its connections are made anew.
+    pub fn give_up(&self, now_ms: u64) {
+        self.breaker.borrow_mut().trip(now_ms);
+        self.close_links();
     }
 }

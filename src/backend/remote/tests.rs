@@ -352,6 +352,73 @@ fn the_same_server_is_asked_again_at_once_and_then_with_pauses() {
         assert!(poll(&mut login).is_none());
         assert_eq!(line.asked().len(), 1, "attempt {attempt}");
         world.lose(&line);
-        line = world.open_to(Rc::clone(&line.server), true);
+        line = world.open_to(Rc::clone(&line.server), Purpose::Permanent);
     }
+}
+
+#[test]
+fn a_lost_connection_is_one_failure_however_many_calls_were_out_over_it() {
+    let world = World::with(&[Wire::WithIds]);
+    let line = world.open().remove(0);
+    let mut flows: Vec<Flow<'_>> = (0..10).map(|_| world.login("alice")).collect();
+    flows
+        .iter_mut()
+        .for_each(|flow| assert!(poll(flow).is_none()));
+    world.lose(&line);
+    let line = world.open_to(Rc::clone(&line.server), Purpose::Permanent);
+    flows
+        .iter_mut()
+        .for_each(|flow| assert!(poll(flow).is_none()));
+    assert_eq!(line.asked().len(), 10, "all go on at once");
+}
+
+#[test]
+fn one_that_cannot_be_pinged_is_connected_to_for_a_sign_of_life() {
+    let world = World::new(|options| options.health_check_ms = 1000);
+    world.list(&[Wire::Classic]);
+    let line = world.open().remove(0);
+    world.pass(1000);
+    let dialled: Vec<Purpose> = world
+        .dialled
+        .borrow_mut()
+        .drain(..)
+        .map(|(_, purpose)| purpose)
+        .collect();
+    assert_eq!(dialled, [Purpose::Check]);
+    world.remote.unreachable(&line.server);
+    assert!(line.is_closed());
+    let outcome = poll(&mut world.login("alice"));
+    assert_eq!(outcome, Some(Err(CallError::Unavailable)));
+}
+
+#[test]
+fn each_connection_is_pinged_and_one_that_is_lost_hides_no_other() {
+    let world = World::new(|options| {
+        options.health_check_ms = 1000;
+        options.connections_per_instance = 2;
+    });
+    world.list(&[Wire::WithIds]);
+    let lines = world.open();
+    world.pass(1000);
+    for line in &lines {
+        assert_eq!(line.asked()[0].header.method_name, b"Ping");
+    }
+    world.lose(&lines[0]);
+    world.pass(TIMEOUT_MS);
+    assert!(lines[1].is_closed());
+}
+
+#[test]
+fn a_registration_that_may_still_be_going_on_is_given_time() {
+    let world = World::with(&[Wire::Classic, Wire::Classic]);
+    let lines = world.open();
+    let mut first = world.register("a");
+    assert!(poll(&mut first).is_none());
+    world.pass(TIMEOUT_MS);
+    assert_eq!(poll(&mut first), Some(false));
+    lines.iter().for_each(|line| drop(line.asked()));
+    let mut second = world.register("b");
+    world.pass(TIMEOUT_MS / 2);
+    assert!(poll(&mut second).is_none());
+    assert!(lines.iter().all(|line| line.asked().is_empty()));
 }

@@ -15,12 +15,12 @@ fn subscriber() -> Rc<Subscriber> {
 
 fn said(outgoing: &Outgoing) -> Vec<u8> {
     let mut bytes = Vec::new();
-    outgoing.take(&Context::from_waker(Waker::noop()), &mut bytes);
+    outgoing.take(&mut bytes);
     bytes
 }
 
 fn is_closed(outgoing: &Outgoing) -> bool {
-    !outgoing.take(&Context::from_waker(Waker::noop()), &mut Vec::new())
+    outgoing.is_closed(&Context::from_waker(Waker::noop()))
 }
 
 fn confirmation(channel: &str) -> Vec<u8> {
@@ -153,6 +153,13 @@ fn a_log_in_waits_for_its_groups_channel_but_not_for_ever() {
     assert!(block_on(poll_once(&mut late)).is_none());
     subscriber.tick(SUBSCRIBE_TIMEOUT_MS);
     assert!(block_on(poll_once(&mut late)).is_some());
+    assert_eq!(
+        events(&subscriber, &confirmation("im:group:3")),
+        [BusEvent::LateGroup(3)],
+        "what was missed until now is to be fetched"
+    );
+    let mut again = Box::pin(subscriber.subscribe(3));
+    assert!(block_on(poll_once(&mut again)).is_some(), "it is confirmed");
 
     let mut lost = Box::pin(subscriber.subscribe(4));
     assert!(block_on(poll_once(&mut lost)).is_none());

@@ -93,7 +93,7 @@ proptest! {
                     let index = line % lines.len();
                     let server = Rc::clone(&lines[index].0.server);
                     world.lose(&lines[index].0);
-                    lines[index] = (world.open_to(server, true), Vec::new());
+                    lines[index] = (world.open_to(server, Purpose::Permanent), Vec::new());
                 }
                 Deed::Pass { length_ms } => world.pass(length_ms),
             }
@@ -106,14 +106,14 @@ proptest! {
                 None => true,
             });
             let dialled: Vec<_> = world.dialled.borrow_mut().drain(..).collect();
-            for (server, permanent) in dialled {
-                lines.push((world.open_to(server, permanent), Vec::new()));
+            for (server, purpose) in dialled {
+                lines.push((world.open_to(server, purpose), Vec::new()));
             }
             for (line, asked) in &mut lines {
                 let is_closed = line.is_closed();
                 if is_closed {
                     world.lose(line);
-                    *line = world.open_to(Rc::clone(&line.server), true);
+                    *line = world.open_to(Rc::clone(&line.server), Purpose::Permanent);
                     asked.clear();
                 }
                 asked.extend(line.asked());

@@ -15,8 +15,8 @@ use crate::{
 
 pub const TIMEOUT_MS: u64 = 3000;
 
-/// Connections asked for and not opened yet, and whether each is to be kept.
-pub type Dialled = Rc<RefCell<Vec<(Rc<Server>, bool)>>>;
+/// Connections asked for and not opened yet, and what for.
+pub type Dialled = Rc<RefCell<Vec<(Rc<Server>, Purpose)>>>;
 
 /// A backend whose connections, clock and servers are the test's.
 pub struct World {
@@ -60,8 +60,8 @@ impl World {
         let surroundings = Surroundings {
             dial: {
                 let dialled = Rc::clone(&dialled);
-                Box::new(move |_, server, permanent| {
-                    dialled.borrow_mut().push((Rc::clone(server), permanent));
+                Box::new(move |_, server, purpose| {
+                    dialled.borrow_mut().push((Rc::clone(server), purpose));
                 })
             },
             pause: {
@@ -123,12 +123,12 @@ impl World {
         dialled.sort_by_key(|(server, _)| server.address);
         dialled
             .into_iter()
-            .map(|(server, permanent)| self.open_to(server, permanent))
+            .map(|(server, purpose)| self.open_to(server, purpose))
             .collect()
     }
 
-    pub fn open_to(&self, server: Rc<Server>, permanent: bool) -> Line {
-        let link = self.remote.opening(&server, true, permanent);
+    pub fn open_to(&self, server: Rc<Server>, purpose: Purpose) -> Line {
+        let link = self.remote.opening(&server, true, purpose);
         self.remote.opened(&server, &link);
         Line { server, link }
     }
@@ -136,8 +136,8 @@ impl World {
     /// All connections that were asked for are refused.
     pub fn refuse(&self) {
         let dialled: Vec<_> = self.dialled.borrow_mut().drain(..).collect();
-        for (server, permanent) in dialled {
-            let link = self.remote.opening(&server, true, permanent);
+        for (server, purpose) in dialled {
+            let link = self.remote.opening(&server, true, purpose);
             self.remote.lost(&server, &link, false);
         }
     }
@@ -180,9 +180,7 @@ impl Line {
     /// What was said over it since the last time.
     pub fn asked(&self) -> Vec<Asked> {
         let mut bytes = Vec::new();
-        self.link
-            .outgoing
-            .take(&Context::from_waker(Waker::noop()), &mut bytes);
+        self.link.outgoing.take(&mut bytes);
         let mut rest = &bytes[..];
         let mut calls = Vec::new();
         while let Some((frame, taken)) = mprpc::read_call(rest, 1 << 20).expect("calls") {
@@ -198,10 +196,9 @@ impl Line {
     }
 
     pub fn is_closed(&self) -> bool {
-        !self
-            .link
+        self.link
             .outgoing
-            .take(&Context::from_waker(Waker::noop()), &mut Vec::new())
+            .is_closed(&Context::from_waker(Waker::noop()))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Clients hold one TCP connection each and speak a protocol of lines. The gateway knows who is connected where; what is
 //! worth keeping (accounts, groups, messages) it gives to services behind the [`Backend`](backend::Backend) trait, and what
-//! it should push to its clients comes back over a [bus]. In this release the services run in the same process.
+//! it should push to its clients comes back over a [bus]. Those services are in the same process, or, in a cluster, in others
+//! that are found through ZooKeeper, called over TCP, and heard of through Redis.
 //!
 //! # Layers
 //!
@@ -23,8 +24,9 @@
 //!   config, token, …   settings, log-in tokens, ids, close reasons, metrics
 //! ```
 //!
-//! [`protocol`], [`session`], [`shard`], [`limits`], [`token`], [`id`] and [`close`] are pure: bytes, events and the time
-//! come in, values go out. They name no socket, clock, random source, thread or runtime; `tests/layout.rs` holds them to it.
+//! [`protocol`], [`session`], [`shard`], [`limits`], [`token`], [`id`], [`close`], [`backend::remote`], [`bus::redis`] and others
+//! are pure: bytes, events and the time come in, values go out. They name no socket, clock, random source, thread or runtime;
+//! `tests/layout.rs` has the list and holds them to it.
 //!
 //! # Life of a request
 //!
@@ -53,6 +55,16 @@
 //!    number that is missing is fetched from the store first ([`session::effects`]). The line is encoded once per core.
 //! 4. [`shard::delivery`]: the line is queued to every session it is for. When the last byte of it has been taken by the kernel,
 //!    a session with `ack=auto` has confirmed it; confirmations go to the store in batches.
+//!
+//! # In a cluster
+//!
+//! Steps 6 of the request and 1 to 2 of the push are others there:
+//!
+//! 1. [`backend::remote`]: a server is chosen, the call is written in the bytes of [`backend::mprpc`], and sent with all
+//!    others of the turn by [`worker::upstream`].
+//! 2. [`server`]: the other process reads it, its [`service`] carries it out and commits, the push is published to Redis on
+//!    the channel of the receiver's core, and the reply comes back under the call's number ([`backend::calls`]).
+//! 3. [`worker::bus_link`], [`bus::redis`], [`bus::payload`]: the core hears of the push, and the shard goes on as above.
 //!
 //! `docs/architecture.md` tells which thread owns what, every limit, and the reasons behind the decisions.
 

@@ -1,9 +1,12 @@
 //! The file with the secret that signs log-in tokens: made at the first start, readable by its owner alone.
 //!
 //! There is no built-in secret. A file that is there but cannot be used is an error, never a reason to make another.
+//!
+//! As a credential of a systemd service it is root's and readable for the service's user by an access control list. The mode
+//! shows the list's mask where the group's rights are otherwise, so there the group may seem to read.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -15,12 +18,23 @@ use crate::{
     token::SECRET_BYTES_MIN,
 };
 
+/// Names the directory of this service's credentials; systemd sets it.
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+
 /// Reads the secret, hexadecimal in the file; makes the file with a random one where there is none.
 ///
 /// # Errors
 /// A file that cannot be read or written, that others may read, or that holds no secret of at least
 /// [`SECRET_BYTES_MIN`] bytes.
 pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
+    let credentials = env::var_os(CREDENTIALS_VARIABLE);
+    load_or_create_beside(path, credentials.as_deref().map(Path::new))
+}
+
+fn load_or_create_beside(
+    path: &Path,
+    credentials: Option<&Path>,
+) -> Result<Secret<Vec<u8>>, StartupError> {
     let explain = |cause: &dyn std::fmt::Display, remedy: &str| {
         let what = format!("cannot use the token secret {}", path.display());
         StartupError::new(ExitCode::Preflight, what, cause, remedy)
@@ -31,7 +45,7 @@ pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
                 .map_err(|error| explain(&error, ""))?
                 .permissions()
                 .mode();
-            if mode & 0o077 != 0 {
+            if mode & rights_of_others(path, credentials) != 0 {
                 return Err(explain(
                     &"others may read or write it",
                     "chmod 600 it; if others may have read it, delete it and start again: all tokens become void",
@@ -47,7 +61,9 @@ pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path) {
             Ok(secret) => Ok(Secret::new(secret)),
             // Another gateway that shares it was quicker: whole or not at all, so it can be read.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load_or_create(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                load_or_create_beside(path, credentials)
+            }
             Err(error) => Err(explain(
                 &error,
                 "make its directory writable, or set auth.token_secret_file",
@@ -57,6 +73,14 @@ pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
             &error,
             "make it readable for the user the gateway runs as, or set auth.token_secret_file",
         )),
+    }
+}
+
+/// The bits of a mode that would let others at the secret.
+fn rights_of_others(path: &Path, credentials: Option<&Path>) -> u32 {
+    match path.parent() {
+        Some(parent) if parent.is_absolute() && Some(parent) == credentials => 0o037,
+        _ => 0o077,
     }
 }
 
@@ -152,5 +176,29 @@ mod tests {
         load_or_create(&path).expect("made");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
         assert!(load_or_create(&path).is_err());
+    }
+
+    #[test]
+    fn a_credential_may_show_the_mask_of_its_access_list() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token.secret");
+        let made = load_or_create(&path).expect("made");
+        let elsewhere = directory.path().join("other");
+        for (mode, credentials, is_accepted) in [
+            (0o440, Some(directory.path()), true),
+            (0o400, Some(directory.path()), true),
+            (0o440, Some(elsewhere.as_path()), false),
+            (0o440, Some(Path::new("")), false),
+            (0o440, None, false),
+            (0o460, Some(directory.path()), false),
+            (0o444, Some(directory.path()), false),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+            let read = load_or_create_beside(&path, credentials);
+            assert_eq!(read.is_ok(), is_accepted, "{mode:o} {credentials:?}");
+            if let Ok(read) = read {
+                assert_eq!(read.expose(), made.expose());
+            }
+        }
     }
 }

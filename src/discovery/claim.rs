@@ -25,6 +25,9 @@ pub(super) const GATEWAYS: &str = "/im-gateway/instances";
 /// What a session may last beyond its time-out: servers look for those that are over once in a tick, two seconds as a rule.
 const MARGIN: Duration = Duration::from_secs(4);
 
+/// The longest session of somebody else that is waited for, whatever the record says: twice what can be configured.
+const FOREIGN_SESSION_MAX: Duration = Duration::from_secs(600);
+
 /// How often a node that is waited for is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -40,6 +43,9 @@ pub(super) struct Record {
     ops: Option<SocketAddr>,
     cores: usize,
     version: String,
+    /// How long its node stays after it has fallen silent; 0: unknown.
+    #[serde(default)]
+    session_timeout_ms: u64,
     #[serde(flatten)]
     process: Process,
 }
@@ -48,8 +54,8 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) struct Claim {
     path: String,
-    process: Process,
-    data: Vec<u8>,
+    /// What it is to say, but for the session's time-out.
+    record: Record,
 }
 
 /// Why there is no claim.
@@ -83,20 +89,28 @@ enum Verdict {
 impl Claim {
     /// The claim of the gateway that `options` describe.
     pub(super) fn new(options: &WatchOptions) -> Self {
-        let process = Process::this();
         let record = Record {
             addr: options.line_address,
             ops: options.ops_address,
             cores: options.cores,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            process: process.clone(),
+            session_timeout_ms: 0,
+            process: Process::this(),
         };
         Self {
             path: format!("{GATEWAYS}/{}", options.gateway_id),
-            process,
-            // Nothing in it can fail to be written.
-            data: serde_json::to_vec(&record).unwrap_or_default(),
+            record,
         }
+    }
+
+    /// What the node says while a session of this time-out has it.
+    fn data(&self, session_timeout: Duration) -> Vec<u8> {
+        let record = Record {
+            session_timeout_ms: u64::try_from(session_timeout.as_millis()).unwrap_or(u64::MAX),
+            ..self.record.clone()
+        };
+        // Nothing in it can fail to be written.
+        serde_json::to_vec(&record).unwrap_or_default()
     }
 
     /// Makes the node ours, or finds that it is.
@@ -105,23 +119,25 @@ impl Claim {
     /// [`ClaimError::Taken`] when somebody else has it for good.
     pub(super) async fn hold(&self, session: &Session) -> Result<(), ClaimError> {
         session.ensure(GATEWAYS).await?;
-        let patience = session.client.session_timeout() + MARGIN;
+        let session_timeout = session.client.session_timeout();
+        let own = self.data(session_timeout);
         let start = Instant::now();
         let mut is_waiting = false;
         loop {
             let Some((data, stat)) = session.read(&self.path).await? else {
-                if session.create(&self.path, &self.data).await? {
+                if session.claim(&self.path, None, &own).await? {
                     return Ok(());
                 }
                 continue;
             };
-            let verdict = verdict(session.owner(&stat), &data, &self.process);
+            let verdict = verdict(session.owner(&stat), &data, &self.record.process);
+            let patience = patience(session_timeout, &data);
             let overdue = start.elapsed() >= patience;
             match verdict {
                 Verdict::Ours => return Ok(()),
                 Verdict::Replace => {
                     info!("replacing the node of a gateway with this id that has ended");
-                    if session.replace(&self.path, &stat, &self.data).await? {
+                    if session.claim(&self.path, Some(&stat), &own).await? {
                         return Ok(());
                     }
                 }
@@ -157,6 +173,14 @@ fn verdict(owner: Owner, data: &[u8], this: &Process) -> Verdict {
     }
 }
 
+/// How long the node that says `data` is waited for: its holder may have died just now.
+fn patience(own_session: Duration, data: &[u8]) -> Duration {
+    let theirs =
+        serde_json::from_slice::<Record>(data).map_or(0, |record| record.session_timeout_ms);
+    let theirs = Duration::from_millis(theirs).min(FOREIGN_SESSION_MAX);
+    own_session.max(theirs) + MARGIN
+}
+
 /// The beginning of `data` for a person, without characters that do something.
 fn quoted(data: &[u8]) -> String {
     String::from_utf8_lossy(data)
@@ -177,6 +201,7 @@ mod tests {
             ops: None,
             cores: 2,
             version: "1.2.3".to_owned(),
+            session_timeout_ms: 10_000,
             process,
         };
         serde_json::to_vec(&record).expect("JSON")
@@ -191,6 +216,31 @@ mod tests {
         assert_eq!(json["version"], "1.2.3");
         assert_eq!(json["pid"], this.pid);
         assert_eq!(json["host"], this.host);
+        assert_eq!(json["session_timeout_ms"], 10_000);
+    }
+
+    #[test]
+    fn who_is_waited_for_may_have_a_longer_session() {
+        let seconds = Duration::from_secs;
+        let says_10_seconds = record(Process::this());
+        for (own, data, expected) in [
+            (seconds(3), says_10_seconds.as_slice(), seconds(10)),
+            (seconds(60), &says_10_seconds, seconds(60)),
+            (seconds(3), b"", seconds(3)),
+            // Of a version that did not say.
+            (
+                seconds(3),
+                br#"{"addr":"10.0.0.1:6000","cores":1,"version":"0"}"#,
+                seconds(3),
+            ),
+            (
+                seconds(3),
+                br#"{"addr":"10.0.0.1:6000","cores":1,"version":"0","session_timeout_ms":18446744073709551615}"#,
+                FOREIGN_SESSION_MAX,
+            ),
+        ] {
+            assert_eq!(patience(own, data), expected + MARGIN, "{own:?} {data:?}");
+        }
     }
 
     #[test]

@@ -95,10 +95,50 @@ impl Session {
         ensure(&self.client, path).await
     }
 
+    /// Puts an ephemeral node at `path`, where `seen` stood when it was read (`None`: nothing), in one step. Says whether
+    /// that was still so; if not, it has to be read and judged again.
+    ///
+    /// ZooKeeper compares only the versions of data, and every new node begins with the same one. So each claim also counts
+    /// up the version of the parent, and one that replaces a node expects that version as it was before the node was looked
+    /// at: whatever was claimed since then, it fails. Whoever creates nodes under that parent has to do it by this.
+    pub(super) async fn claim(
+        &self,
+        path: &str,
+        seen: Option<&zk::Stat>,
+        data: &[u8],
+    ) -> Result<bool, zk::Error> {
+        let (parent, _) = path.rsplit_once('/').unwrap_or_default();
+        let mut writer = self.client.new_multi_writer();
+        if let Some(seen) = seen {
+            let claims = self.client.check_stat(parent).await?;
+            let claims = claims.ok_or(zk::Error::NoNode)?.version;
+            let now = self.client.check_stat(path).await?;
+            if now.is_none_or(|now| now.czxid != seen.czxid) {
+                return Ok(false);
+            }
+            writer.add_set_data(parent, b"", Some(claims))?;
+            writer.add_delete(path, Some(seen.version))?;
+        } else {
+            writer.add_set_data(parent, b"", None)?;
+        }
+        writer.add_create(path, data, &ephemeral())?;
+        match writer.commit().await {
+            Ok(_) => Ok(true),
+            // The node vanished. At index 0 it is the parent that is missing.
+            Err(zk::MultiWriteError::OperationFailed {
+                index: 1..,
+                source: zk::Error::NoNode,
+            }) => Ok(false),
+            Err(error) => match error.into() {
+                zk::Error::BadVersion | zk::Error::NodeExists => Ok(false),
+                error => Err(error),
+            },
+        }
+    }
+
     /// Creates an ephemeral node. Says whether it was free.
     pub(super) async fn create(&self, path: &str, data: &[u8]) -> Result<bool, zk::Error> {
-        let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
-        match self.client.create(path, data, &options).await {
+        match self.client.create(path, data, &ephemeral()).await {
             Ok(_) => Ok(true),
             Err(zk::Error::NodeExists) => Ok(false),
             Err(error) => Err(error),
@@ -106,17 +146,17 @@ impl Session {
     }
 
     /// Puts an ephemeral node in the place of the one that `stat` describes, in one step: nobody sees the path empty. Says
-    /// whether nobody was quicker.
+    /// whether that one, or another that was never written to since it was created, was still there. Only for nodes that a
+    /// process may lose to another without harm; [`Self::claim`] is for those that it must not.
     pub(super) async fn replace(
         &self,
         path: &str,
         stat: &zk::Stat,
         data: &[u8],
     ) -> Result<bool, zk::Error> {
-        let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
         let mut writer = self.client.new_multi_writer();
         writer.add_delete(path, Some(stat.version))?;
-        writer.add_create(path, data, &options)?;
+        writer.add_create(path, data, &ephemeral())?;
         match writer.commit().await.map_err(zk::Error::from) {
             Ok(_) => Ok(true),
             Err(zk::Error::NoNode) => self.create(path, data).await,
@@ -133,6 +173,10 @@ impl Session {
             Err(error) => Err(error),
         }
     }
+}
+
+fn ephemeral() -> zk::CreateOptions<'static> {
+    zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all())
 }
 
 fn owner(owner: i64, session: i64, earlier: &[i64]) -> Owner {

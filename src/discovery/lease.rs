@@ -58,14 +58,20 @@ pub(super) async fn lease(
 async fn take(session: &Session, gateway_id: &str, number: u16) -> Result<bool, zk::Error> {
     let path = format!("{WORKERS}/{number}");
     let data = gateway_id.as_bytes();
-    let Some((holder, stat)) = session.read(&path).await? else {
-        return session.create(&path, data).await;
-    };
-    match session.owner(&stat) {
-        Owner::Us => Ok(true),
-        Owner::UsBefore => session.replace(&path, &stat, data).await,
-        Owner::Other if holder == data => session.replace(&path, &stat, data).await,
-        Owner::Other => Ok(false),
+    // Judged again after each claim that somebody else's came before. Those are few: everybody claims what it lacks, once.
+    loop {
+        let found = session.read(&path).await?;
+        let seen = match &found {
+            None => None,
+            Some((holder, stat)) => match session.owner(stat) {
+                Owner::Us => return Ok(true),
+                Owner::Other if holder != data => return Ok(false),
+                Owner::UsBefore | Owner::Other => Some(stat),
+            },
+        };
+        if session.claim(&path, seen, data).await? {
+            return Ok(true);
+        }
     }
 }
 

@@ -56,7 +56,10 @@ impl Process {
                 .unwrap_or_default(),
             pid_namespace: namespace.to_string_lossy().into_owned(),
             pid,
-            started: started(pid).unwrap_or(0),
+            started: match seen(pid) {
+                Seen::Since(started) => started,
+                Seen::Nobody | Seen::Somebody => 0,
+            },
         }
     }
 
@@ -99,20 +102,28 @@ fn seen(pid: u32) -> Seen {
     // Where /proc hides the processes of others, the kernel still says whether there is one.
     match rustix::process::test_kill_process(process) {
         Err(rustix::io::Errno::SRCH) => Seen::Nobody,
-        _ => started(pid).map_or(Seen::Somebody, Seen::Since),
+        _ => fs::read_to_string(format!("/proc/{pid}/stat"))
+            .ok()
+            .and_then(|stat| seen_in(&stat))
+            .unwrap_or(Seen::Somebody),
     }
 }
 
-/// When a process began, from `/proc/PID/stat`: the 22nd field, the 20th after the name in parentheses (proc(5)).
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// What `/proc/PID/stat` says (proc(5)). After the name in parentheses the state comes first, and 20th when it began.
+fn seen_in(stat: &str) -> Option<Seen> {
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = fields.split_whitespace();
+    // A zombie has ended, only its parent has not looked yet.
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return Some(Seen::Nobody);
+    }
+    fields.nth(18)?.parse().ok().map(Seen::Since)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn this_process_is_alive_and_knows_itself() {
@@ -131,6 +142,34 @@ mod tests {
         };
         child.wait().expect("it ends");
         assert_eq!(Process::this().life_of(&gone), Life::Dead);
+    }
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().expect("true(1)");
+        let start = Instant::now();
+        while seen(child.id()) != Seen::Nobody {
+            assert!(start.elapsed() < Duration::from_secs(10), "still alive");
+            std::thread::yield_now();
+        }
+        // It has not been waited for until here, so its id is still taken.
+        child.wait().expect("it ends");
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_read_whatever_the_name() {
+        let rest = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 77 20";
+        for (state, expected) in [
+            ("S", Seen::Since(77)),
+            ("R", Seen::Since(77)),
+            ("Z", Seen::Nobody),
+            ("X", Seen::Nobody),
+        ] {
+            let stat = format!("9 (a) Z (b) {state} {rest}");
+            assert_eq!(seen_in(&stat), Some(expected));
+        }
+        assert_eq!(seen_in("9 (a) S 1"), None);
+        assert_eq!(seen_in(""), None);
     }
 
     #[test]

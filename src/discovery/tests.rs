@@ -3,6 +3,7 @@
 //! Tests that do not disturb the server share one, each below a root path of its own.
 
 mod backends;
+mod claims;
 mod gateways;
 mod instances;
 mod outages;
@@ -269,11 +270,11 @@ fn without_zookeeper_what_is_configured_is_told_once() {
         };
         let gateway = Gateway::start(WatchOptions {
             static_instances: vec![(Service::User, instance)],
-            first_worker: 1023,
+            first_worker: 959,
             ..watch_options("", "alone")
         });
         eventually("the table", || gateway.table().is_some()).await;
-        assert_eq!(gateway.worker_numbers(), [1023, 0]);
+        assert_eq!(gateway.worker_numbers(), [959, 0]);
         assert_eq!(gateway.ports(Service::User), [5001]);
         assert_eq!(gateway.status.instances(Service::User), 1);
         assert!(!gateway.status.was_reached());

@@ -1,8 +1,11 @@
 //! `scripts/cluster`: a cluster to try things out, brought up and taken down by one command.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -20,12 +23,23 @@ impl Script {
         }
     }
 
+    /// With a directory that an earlier `up` has used.
+    fn used() -> Self {
+        let script = Self::new();
+        std::fs::write(script.file(".im-gateway-cluster"), "").expect("write");
+        script
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(Path::new(env!("CARGO_BIN_EXE_im-gateway")), arguments)
+    }
+
+    fn run_with(&self, program: &Path, arguments: &[&str]) -> Output {
         Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster"))
             .args(arguments)
             .arg("-d")
             .arg(self.directory.path())
-            .env("IM_GATEWAY_BIN", env!("CARGO_BIN_EXE_im-gateway"))
+            .env("IM_GATEWAY_BIN", program)
             .output()
             .expect("the script runs")
     }
@@ -76,7 +90,7 @@ fn is_alive(pid: u32) -> bool {
         .rsplit(") ")
         .next()
         .and_then(|rest| rest.chars().next());
-    state.is_some_and(|state| state != 'Z')
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 fn log_in(address: SocketAddr, name: &str) -> Client {
@@ -139,8 +153,63 @@ fn a_cluster_comes_up_serves_and_goes_down_without_a_trace() {
 }
 
 #[test]
-fn down_leaves_alone_what_it_did_not_start() {
+fn a_directory_of_somebody_else_is_refused_and_left_alone() {
     let script = Script::new();
+    let names = ["Cargo.toml", "app.log", "backend-1.toml", "nginx.pid"];
+    for name in names {
+        std::fs::write(script.file(name), "1 1\n").expect("write");
+    }
+    let shared = Permissions::from_mode(0o755);
+    std::fs::set_permissions(script.directory.path(), shared).expect("chmod");
+    let up = script.run(&["up"]);
+    assert!(!up.status.success());
+    let said = text(&up.stderr);
+    assert!(said.contains("not made by this script"), "{said}");
+    assert!(script.run(&["down"]).status.success());
+    assert_eq!(text(&script.run(&["status"]).stdout), "it is down\n");
+    let entries = std::fs::read_dir(script.directory.path()).expect("a directory");
+    assert_eq!(entries.count(), names.len());
+    for name in names {
+        let kept = std::fs::read_to_string(script.file(name)).expect("still there");
+        assert_eq!(kept, "1 1\n", "{name}");
+    }
+    let mode = std::fs::metadata(script.directory.path()).expect("a directory");
+    assert_eq!(mode.permissions().mode() & 0o777, 0o755);
+}
+
+#[test]
+fn a_program_that_ends_at_once_is_told_at_once() {
+    let script = Script::new();
+    let programs = TempDir::new().expect("a temporary directory");
+    let program = programs.path().join("broken");
+    std::fs::write(&program, "#!/bin/sh\necho out of order >&2\nexit 1\n").expect("write");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("chmod");
+    let start = Instant::now();
+    let up = script.run_with(&program, &["up"]);
+    assert!(!up.status.success());
+    let said = text(&up.stderr);
+    assert!(said.contains("backend-1 does not listen"), "{said}");
+    assert!(said.contains("out of order"), "{said}");
+    // A process that runs and does not listen is waited for as long as a minute.
+    assert!(start.elapsed() < Duration::from_secs(50));
+    assert_eq!(script.processes(), []);
+}
+
+#[test]
+fn a_process_that_was_gone_before_it_was_looked_at_does_not_run() {
+    let script = Script::used();
+    let mut child = Command::new("true").spawn().expect("true(1)");
+    child.wait().expect("it ends");
+    std::fs::write(script.file("redis.pid"), format!("{} \n", child.id())).expect("write");
+    let status = script.run(&["status"]);
+    assert!(!status.status.success());
+    let said = text(&status.stdout);
+    assert!(said.contains("has ended"), "{said}");
+}
+
+#[test]
+fn down_leaves_alone_what_it_did_not_start() {
+    let script = Script::used();
     let mut stranger = Command::new("sleep").arg("600").spawn().expect("sleep");
     // A number that was given to somebody else meanwhile: the start time is not the one noted.
     std::fs::write(script.file("redis.pid"), format!("{} 1\n", stranger.id())).expect("write");

@@ -28,6 +28,7 @@ fn a_gateway_registers_what_it_is_and_vanishes_when_it_stops() {
         assert_eq!(record["addr"], "127.0.0.1:6000");
         assert_eq!(record["pid"], std::process::id());
         assert_eq!(record["cores"], 2);
+        assert!(record["session_timeout_ms"].as_u64() >= Some(1));
         let numbers = gateway.worker_numbers();
         for number in &numbers {
             let holder = stranger

@@ -165,10 +165,23 @@ impl Presence {
         if let Some(index) = devices.iter().position(|bound| bound.device == new.device) {
             displaced.push(devices.remove(index));
         }
-        let excess = (devices.len() + 1).saturating_sub(max_devices);
-        displaced.extend(devices.drain(..excess));
+        while devices.len() >= max_devices.max(1) {
+            let sessions = devices.iter().map(|bound| bound.session_id).enumerate();
+            let Some((oldest, _)) = sessions.min_by_key(|(_, session_id)| *session_id) else {
+                break;
+            };
+            displaced.push(devices.remove(oldest));
+        }
         devices.push(new);
         displaced
+    }
+
+    /// Whether sessions that began after `new` have taken its place already: one of the same device, or as many as there may
+    /// be. Ids of sessions grow with time.
+    pub(super) fn is_replaced(&self, user: UserId, new: &Bound, max_devices: usize) -> bool {
+        let devices = self.devices(user).iter();
+        let newer = devices.filter(|bound| bound.session_id > new.session_id);
+        newer.clone().any(|bound| bound.device == new.device) || newer.count() >= max_devices
     }
 
     /// Takes the session out, which has to be there; `true`: it was the user's last.
@@ -196,10 +209,10 @@ impl Presence {
             .or_insert_with(|| users.get(&user).cloned().unwrap_or_default());
     }
 
-    /// All routes of `user` over `route` expire later.
-    pub(super) fn refresh(&mut self, user: UserId, route: &str, expires_ms: i64) {
+    /// The route of a session of `user` expires later.
+    fn refresh(&mut self, user: UserId, session_id: SessionId, expires_ms: i64) {
         let devices = self.users.get_mut(&user).into_iter().flatten();
-        for bound in devices.filter(|bound| bound.route.as_str() == route) {
+        for bound in devices.filter(|bound| bound.session_id == session_id) {
             bound.expires_ms = expires_ms;
         }
     }
@@ -265,6 +278,28 @@ impl<S: Storage> Engine<S> {
             return Ok(());
         }
         self.store.write()?.delete_route(user, session_id)
+    }
+
+    /// Where routes live in the storage, those of `user` over `route` count for longer whose session is among `sessions`, which
+    /// is sorted; where it is empty, all of them. `false`: there was none.
+    pub(super) fn refresh_routes_of(
+        &mut self,
+        user: UserId,
+        route: &str,
+        sessions: &[SessionId],
+    ) -> Result<bool, Failure> {
+        let expires_ms = self.presence.expiry_ms(self.now_ms);
+        let mut has_refreshed = false;
+        for session_id in self.store.read().sessions_over(user, route, self.now_ms)? {
+            // One that is not listed has ended and could not be unbound: it is left to expire.
+            if sessions.is_empty() || sessions.binary_search(&session_id).is_ok() {
+                let rows = self.store.write()?;
+                rows.refresh_route(user, session_id, expires_ms)?;
+                self.presence.refresh(user, session_id, expires_ms);
+                has_refreshed = true;
+            }
+        }
+        Ok(has_refreshed)
     }
 
     /// Whether any device of `user` is connected.

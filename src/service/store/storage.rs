@@ -249,14 +249,21 @@ pub(in crate::service) trait Routes {
     /// Deletes all routes of all users.
     fn delete_all_routes(&mut self) -> Result<(), Failure>;
 
-    /// All routes of a user over `route` that have not expired at `now_ms` expire at `expires_ms`; `false`: there is none.
-    fn refresh_routes(
-        &mut self,
+    /// The sessions of all routes of a user over `route` that have not expired at `now_ms`.
+    fn sessions_over(
+        &self,
         user: UserId,
         route: &str,
         now_ms: i64,
+    ) -> Result<Vec<SessionId>, Failure>;
+
+    /// The route of a session expires at `expires_ms`.
+    fn refresh_route(
+        &mut self,
+        user: UserId,
+        session_id: SessionId,
         expires_ms: i64,
-    ) -> Result<bool, Failure>;
+    ) -> Result<(), Failure>;
 
     /// When the first route expires; `None`: there are no routes.
     fn first_expiry_ms(&self) -> Result<Option<i64>, Failure>;

@@ -23,10 +23,19 @@ fn backends() -> [World; 2] {
 }
 
 fn refresh(world: &mut World, core: usize, user_ids: &[UserId]) -> Vec<UserId> {
+    refresh_sessions(world, core, user_ids, &[])
+}
+
+fn refresh_sessions(
+    world: &mut World,
+    core: usize,
+    user_ids: &[UserId],
+    session_ids: &[u64],
+) -> Vec<UserId> {
     let response = world.call::<method::RefreshRoutes>(proto::RefreshRoutesRequest {
         gateway_id: format!("gw#{core}"),
         user_ids: user_ids.to_vec(),
-        ..Default::default()
+        session_ids: session_ids.to_vec(),
     });
     assert_eq!(code(&response.result), Code::Ok);
     response.unknown_user_ids
@@ -98,6 +107,26 @@ fn a_refreshed_route_lives_on_and_the_gateway_is_told_which_are_gone() {
             ..Default::default()
         });
         assert_eq!(code(&too_many.result), Code::Invalid);
+    }
+}
+
+#[test]
+fn a_session_that_ended_unheard_is_not_refreshed_with_the_others() {
+    for mut world in backends() {
+        let (alice, bob, carol) = (world.user("alice"), world.user("bob"), world.user("carol"));
+        for (user, session_id) in [(alice, 1), (alice, 2), (bob, 3), (carol, 4)] {
+            world.bind(user, 0, session_id);
+        }
+        world.bind(alice, 1, 5);
+        world.now_ms += LIFETIME_MS / 2;
+        let users = [alice, bob, carol];
+        // Session 5 is another core's to refresh, whoever names it.
+        let unknown = refresh_sessions(&mut world, 0, &users, &[9, 5, 4, 2]);
+        assert_eq!(unknown, [bob]);
+        world.now_ms += LIFETIME_MS / 2;
+        assert_eq!(world.bound_sessions(alice), [2]);
+        assert!(world.bound_sessions(bob).is_empty());
+        assert_eq!(world.crashed().bound_sessions(carol), [4]);
     }
 }
 

@@ -321,31 +321,29 @@ impl<S: Storage> Engine<S> {
         self.read_routes(user)
     }
 
-    /// Reads the routes of `user` out of the storage and takes out those that have expired, as if each were unbound.
+    /// Reads the routes of `user` out of the storage and takes out those that have expired, as if each were unbound, and those
+    /// that name no core: nobody can be reached over them.
     fn read_routes(&mut self, user: UserId) -> Result<(), Failure> {
         let rows = self.store.read().routes(user)?;
         let mut devices = Devices::new();
-        let mut expired = Vec::new();
+        let mut useless = Vec::new();
         for row in rows {
-            if row.expires_ms <= self.now_ms {
-                expired.push(row.session_id);
-            } else {
-                let route = parse_route(&row.route).map_err(|_| Failure::Damaged("a route"))?;
-                let route = self.presence.share(route);
-                devices.push(Bound::new(
-                    route,
-                    row.session_id,
-                    &row.device,
-                    row.expires_ms,
-                ));
-            }
+            let is_over = row.expires_ms <= self.now_ms;
+            let route = parse_route(&row.route).ok().filter(|_| !is_over);
+            let Some(route) = route else {
+                useless.push(row.session_id);
+                continue;
+            };
+            let route = self.presence.share(route);
+            let (session_id, expires_ms) = (row.session_id, row.expires_ms);
+            devices.push(Bound::new(route, session_id, &row.device, expires_ms));
         }
         let is_over = devices.is_empty();
         self.presence.users.insert(user, devices);
-        if expired.is_empty() || self.store.is_reads_only() {
+        if useless.is_empty() || self.store.is_reads_only() {
             return Ok(());
         }
-        for session_id in expired {
+        for session_id in useless {
             self.store.write()?.delete_route(user, session_id)?;
         }
         if is_over {
@@ -376,7 +374,17 @@ impl<S: Storage> Engine<S> {
             .read()
             .users_with_expired_routes(self.now_ms, EXPIRED_AT_ONCE)?;
         for user in users {
-            self.read_routes(user)?;
+            match self.read_routes(user) {
+                Err(error @ (Failure::Statement(_) | Failure::Damaged(_)))
+                    if !self.store.lost_transaction() =>
+                {
+                    // Were they left, they would be tried again for ever. Their gateways bind again whoever is there.
+                    log::error!("routes of user {user} do not expire and are deleted: {error}");
+                    self.presence.forget();
+                    self.store.write()?.delete_routes(user)?;
+                }
+                done => done?,
+            }
         }
         Ok(())
     }

@@ -184,6 +184,63 @@ fn routes_that_nobody_asks_for_are_swept_and_their_cursors_closed() {
 }
 
 #[test]
+fn a_route_that_cannot_be_read_is_dropped_and_holds_nothing_up() {
+    for mut world in backends() {
+        let users: Vec<_> = (0..3).map(|n| world.user(&format!("u{n}"))).collect();
+        for &user in &users {
+            world.bind(user, 0, user as u64);
+        }
+        world.bind(users[0], 0, 100);
+        // One names no core, one is no text at all.
+        world.execute("UPDATE routes SET route_id = 'nonsense' WHERE session_id = 100");
+        world.execute(&format!(
+            "UPDATE routes SET device = x'ff' WHERE user_id = {}",
+            users[1]
+        ));
+        world.engine.presence.forget();
+        assert_eq!(world.bound_sessions(users[0]), [users[0] as u64]);
+        world.now_ms += LIFETIME_MS;
+        world.engine.run_housekeeping(world.now_ms, true);
+        assert_eq!(world.count("SELECT count(*) FROM routes"), 0);
+        assert!(!world.engine.has_expired_routes(world.now_ms));
+        world.send(users[0], users[1], "x");
+        assert_eq!(texts(&world.pull(users[1])), ["x"]);
+    }
+}
+
+#[test]
+fn a_bind_that_fails_halfway_leaves_nothing_of_itself() {
+    for mut world in backends() {
+        let (alice, bob) = (world.user("alice"), world.user("bob"));
+        world.bind_device(bob, 0, 1, "phone");
+        world.execute(
+            "CREATE TEMP TRIGGER broken BEFORE DELETE ON routes
+             BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        );
+        let requests = vec![
+            world.draft(alice, bob, "1").into(),
+            proto::BindRouteRequest {
+                user_id: bob,
+                gateway_id: "gw#1".to_owned(),
+                device: "phone".to_owned(),
+                session_id: 2,
+                max_devices: 5,
+            }
+            .into(),
+            world.draft(alice, bob, "2").into(),
+        ];
+        let replies = world.batch(requests);
+        let bound = proto::BindRouteResponse::try_from(replies[1].clone()).expect("a bind");
+        assert_eq!(code(&bound.result), Code::Internal);
+        assert_eq!(world.pushed_over(), [route(0), route(0)]);
+        assert_eq!(world.bound_sessions(bob), [1]);
+        let mut after = world.crashed();
+        assert_eq!(after.bound_sessions(bob), [1]);
+        assert_eq!(texts(&after.pull(bob)), ["1", "2"]);
+    }
+}
+
+#[test]
 fn what_an_embedded_gateway_left_open_is_closed_by_a_backend() {
     for exclusive in [true, false] {
         let mut world = World::new();

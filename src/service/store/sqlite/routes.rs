@@ -57,6 +57,13 @@ impl Routes for Sqlite {
         Ok(())
     }
 
+    fn delete_routes(&mut self, user: UserId) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached("DELETE FROM routes WHERE user_id = ?1")?
+            .execute([user])?;
+        Ok(())
+    }
+
     fn delete_all_routes(&mut self) -> Result<(), Failure> {
         Ok(self.connection.execute_batch("DELETE FROM routes")?)
     }

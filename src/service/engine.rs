@@ -10,6 +10,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{
@@ -45,6 +46,15 @@ impl Item {
         match self {
             Self::Call(call) => (&call.sink, call.call_id),
             Self::Judged(judged) => (&judged.sink, judged.call_id),
+        }
+    }
+
+    /// When nobody waits for it any more.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Call(call) => call.deadline,
+            // The work is done.
+            Self::Judged(_) => None,
         }
     }
 
@@ -400,6 +410,14 @@ pub(super) fn job(item: &Item, task: Task) -> Job {
         sink: Arc::clone(sink),
         task,
     }
+}
+
+/// The answer to an item that was not begun before its deadline.
+pub(super) fn too_late(item: &Item) -> Response {
+    item.failed(result(
+        Code::Unavailable,
+        "too many calls were waiting, try again",
+    ))
 }
 
 /// The answer to an item that found the password pool full.

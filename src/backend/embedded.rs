@@ -66,6 +66,7 @@ impl Backend for Embedded {
             request: request.into(),
             call_id: ticket.number(),
             sink: Arc::clone(&self.replies),
+            deadline: None,
         };
         let outcome = match self.client.submit(call) {
             Ok(()) => ticket.outcome().await,

@@ -206,7 +206,7 @@ methods! {
     Group {
         CreateGroup(CreateGroupRequest) -> CreateGroupResponse, idempotent: false;
         JoinGroup(JoinGroupRequest) -> JoinGroupResponse, idempotent: true;
-        LeaveGroup(LeaveGroupRequest) -> LeaveGroupResponse, idempotent: true;
+        LeaveGroup(LeaveGroupRequest) -> LeaveGroupResponse, idempotent: false;
         GetGroupMembers(GetGroupMembersRequest) -> GetGroupMembersResponse, idempotent: true;
         GetUserGroups(GetUserGroupsRequest) -> GetUserGroupsResponse, idempotent: true;
         GetGroupInfo(GetGroupInfoRequest) -> GetGroupInfoResponse, idempotent: true;

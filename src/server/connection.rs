@@ -37,6 +37,10 @@ pub(super) struct Limits {
     pub(super) calls_bytes: usize,
     /// Replies that the peer has not read; past it no further call is taken.
     pub(super) unsent_bytes: usize,
+    /// The same together with a page for each call under way that may bring one; past it no further call is taken.
+    pub(super) replies_bytes: usize,
+    /// How long a page is.
+    pub(super) page_bytes: usize,
 }
 
 /// The services that a process offers.
@@ -82,6 +86,8 @@ pub(super) struct Connection {
     is_stopping: bool,
     calls: Slab<UnderWay>,
     args_bytes: usize,
+    /// Calls under way that may bring a page.
+    pages: usize,
     turns: Turns,
     output: Vec<u8>,
     /// How much of `output` has left.
@@ -94,6 +100,8 @@ struct UnderWay {
     form: Form,
     service: Service,
     args_bytes: usize,
+    /// Whether the answer may be a page.
+    is_page: bool,
 }
 
 /// How a call wants to be answered.
@@ -124,6 +132,7 @@ impl Connection {
             is_stopping: false,
             calls: Slab::new(),
             args_bytes: 0,
+            pages: 0,
             turns: Turns::default(),
             output: Vec::new(),
             sent: 0,
@@ -132,7 +141,8 @@ impl Connection {
     }
 
     /// Takes bytes that came at `unix_ms`, after those before; none: goes on with what had no room. Hands each call to
-    /// `submit` with a number for [`complete`](Self::complete); `submit` gives back what the services have no room for.
+    /// `submit` with a number for [`complete`](Self::complete) and the milliseconds that its caller waits, 0 where it does not
+    /// say; `submit` gives back what the services have no room for.
     ///
     /// # Errors
     /// Bytes that are no call: the connection is of no use any more.
@@ -140,7 +150,7 @@ impl Connection {
         &mut self,
         bytes: &[u8],
         unix_ms: i64,
-        submit: &mut impl FnMut(u64, Request) -> Result<(), Request>,
+        submit: &mut impl FnMut(u64, Request, u32) -> Result<(), Request>,
     ) -> Result<(), FramingError> {
         self.is_paused = false;
         self.is_mid_call = false;
@@ -172,6 +182,7 @@ impl Connection {
             return;
         };
         self.args_bytes -= call.args_bytes;
+        self.pages -= usize::from(call.is_page);
         self.metrics
             .call(Called::Service(call.service), CallOutcome::Answered);
         self.reply(call.form, response.encoded_len(), |output| {
@@ -228,17 +239,19 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
+        let unsent = self.output.len() - self.sent + self.turns.held_bytes();
         !self.is_stopping
             && self.calls.len().max(self.turns.len()) < self.limits.calls
             && self.args_bytes < self.limits.calls_bytes
-            && self.output.len() - self.sent + self.turns.held_bytes() < self.limits.unsent_bytes
+            && unsent < self.limits.unsent_bytes
+            && unsent + self.pages * self.limits.page_bytes < self.limits.replies_bytes
     }
 
     fn call(
         &mut self,
         call: &CallFrame<'_>,
         unix_ms: i64,
-        submit: &mut impl FnMut(u64, Request) -> Result<(), Request>,
+        submit: &mut impl FnMut(u64, Request, u32) -> Result<(), Request>,
     ) {
         let called = called(&call.header.service_name);
         match self.understand(called, call, unix_ms) {
@@ -249,14 +262,17 @@ impl Connection {
             }
             Ok(Asked::Service(service, request)) => {
                 let form = self.form(call.header.call_id);
+                let is_page = may_bring_a_page(&request);
                 let entry = self.calls.vacant_entry();
-                match submit(entry.key() as u64, request) {
+                match submit(entry.key() as u64, request, call.header.timeout_ms) {
                     Ok(()) => {
                         entry.insert(UnderWay {
                             form,
                             service,
                             args_bytes: call.args.len(),
+                            is_page,
                         });
+                        self.pages += usize::from(is_page);
                         self.args_bytes += call.args.len();
                     }
                     Err(request) => self.overloaded(form, called, &request),
@@ -344,6 +360,14 @@ impl Connection {
             method: shown(&header.method_name),
         });
     }
+}
+
+/// Whether the answer can be much longer than the question.
+fn may_bring_a_page(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::PullOffline(_) | Request::PullGroup(_) | Request::GetGroupMembers(_)
+    )
 }
 
 fn called(name: &[u8]) -> Called {

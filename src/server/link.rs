@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -138,11 +138,14 @@ impl Link {
     /// Hands bytes to the connection and its calls to the services.
     fn receive(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
         let (services, sink) = (&self.services, &self.sink);
-        let mut submit = |call_id: u64, request: Request| {
+        let now = Instant::now();
+        let mut submit = |call_id: u64, request: Request, timeout_ms: u32| {
+            let waits = (timeout_ms != 0).then(|| Duration::from_millis(timeout_ms.into()));
             let call = Call {
                 request,
                 call_id,
                 sink: Arc::clone(sink),
+                deadline: waits.and_then(|waits| now.checked_add(waits)),
             };
             services.submit(call).map_err(|call| call.request)
         };

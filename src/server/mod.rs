@@ -41,7 +41,7 @@ use crate::{
     backend::{BadCall, Service},
     limits::{Rate, TokenBucket},
     metrics::{self, server::ServerRefusal},
-    service::ServiceClient,
+    service::{PAGE_BYTES, ServiceClient},
 };
 
 /// Connections at one time: each core of each gateway has one, or a few dozen where it speaks the classic form.
@@ -56,6 +56,9 @@ const LIMITS: Limits = Limits {
     calls_bytes: 8 * 1024 * 1024,
     // A full page of an inbox, several times over.
     unsent_bytes: 8 * 1024 * 1024,
+    // Some fifty pages: a core that fetches for so many users at once is served no faster by more of them.
+    replies_bytes: 32 * 1024 * 1024,
+    page_bytes: PAGE_BYTES,
 };
 /// How long to wait after `accept` failed for want of something, most likely file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);

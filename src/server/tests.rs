@@ -19,12 +19,15 @@ use crate::{
 };
 
 const NOW_MS: i64 = 1_760_000_000_000;
+const TIMEOUT_MS: u32 = 3000;
 const MAX: usize = 1 << 20;
 const ROOMY: Limits = Limits {
     args_bytes: 1024,
     calls: 1000,
     calls_bytes: 1 << 20,
     unsent_bytes: 1 << 20,
+    replies_bytes: 1 << 20,
+    page_bytes: 1000,
 };
 
 /// A connection and services that answer when they are told to.
@@ -40,7 +43,7 @@ struct Bench {
 impl Bench {
     fn new(limits: Limits) -> Self {
         let metrics: Arc<metrics::Server> = Arc::default();
-        let offer = Offer::of(&[Service::User]);
+        let offer = Offer::of(&[Service::User, Service::Message]);
         Self {
             connection: Connection::new(offer, limits, Arc::clone(&metrics)),
             metrics,
@@ -52,15 +55,18 @@ impl Bench {
     fn receive(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
         let (taken, room) = (&mut self.taken, &mut self.room);
         self.connection
-            .receive(bytes, NOW_MS, &mut |number, request| {
+            .receive(bytes, NOW_MS, &mut |number, request, timeout_ms| {
+                assert_eq!(timeout_ms, TIMEOUT_MS);
                 if *room == 0 {
                     return Err(request);
                 }
                 *room -= 1;
-                let Request::GetProfile(asked) = request else {
-                    panic!("only profiles are asked for here");
+                let user_id = match request {
+                    Request::GetProfile(asked) => asked.user_id,
+                    Request::PullOffline(asked) => asked.user_id,
+                    _ => panic!("that is not asked here"),
                 };
-                taken.push((number, asked.user_id));
+                taken.push((number, user_id));
                 Ok(())
             })
     }
@@ -106,7 +112,7 @@ fn named(service: &str, method: &str, args: &impl Message, call_id: u64) -> Vec<
         service,
         method,
         call_id,
-        timeout_ms: 0,
+        timeout_ms: TIMEOUT_MS,
     };
     write_call(head, args, &mut bytes);
     bytes
@@ -263,6 +269,35 @@ fn classic_turns_count_as_calls_though_the_services_have_none_of_them() {
     bench.receive(&[]).expect("calls");
     assert!(bench.connection.is_mid_call() || bench.connection.wants_input());
     assert!(!bench.output().is_empty());
+}
+
+#[test]
+fn calls_whose_answers_may_be_long_are_taken_a_few_at_a_time() {
+    let mut bench = Bench::new(Limits {
+        replies_bytes: 2500,
+        ..ROOMY
+    });
+    let pull = |user_id| {
+        let asked = proto::PullOfflineRequest {
+            user_id,
+            ..Default::default()
+        };
+        named("MessageService", "PullOffline", &asked, 1)
+    };
+    let stream: Vec<u8> = (1..=7)
+        .flat_map(|user| [pull(user), call(user, 2)].concat())
+        .collect();
+    bench.receive(&stream).expect("calls");
+    assert_eq!(bench.taken.len(), 5, "three pages, and what is between");
+    while !bench.taken.is_empty() {
+        bench.complete(0);
+        bench.output();
+        if bench.connection.can_go_on() {
+            bench.receive(&[]).expect("calls");
+        }
+        assert!(bench.taken.len() <= 6);
+    }
+    assert!(bench.connection.wants_input() && bench.connection.is_done());
 }
 
 #[test]

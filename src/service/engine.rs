@@ -4,11 +4,13 @@
 //! Knows no thread, channel or clock. Each subject (users, presence, messages, groups) adds its own methods in its own file.
 //!
 //! A batch whose storage fails is taken back and carried out again reading only: writes are refused as unavailable, reads
-//! are answered. A call that panics is refused, everything remembered is forgotten, and the batch is carried out without it.
+//! are answered. A call that panics, or fails with a part of it written, is refused, everything remembered is forgotten, and the
+//! batch is carried out without it: no call is ever done by half, and none pays for that before it fails.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{
@@ -44,6 +46,15 @@ impl Item {
         match self {
             Self::Call(call) => (&call.sink, call.call_id),
             Self::Judged(judged) => (&judged.sink, judged.call_id),
+        }
+    }
+
+    /// When nobody waits for it any more.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Call(call) => call.deadline,
+            // The work is done.
+            Self::Judged(_) => None,
         }
     }
 
@@ -124,6 +135,8 @@ pub(super) struct Engine<S = Sqlite> {
 /// Why a batch could not be carried out as it is.
 enum Abort {
     Panicked(usize),
+    /// A call failed that had written before.
+    DoneByHalf(usize),
     Storage(Failure),
 }
 
@@ -156,11 +169,11 @@ impl<S: Storage> Engine<S> {
     /// Carries out a batch at `now_ms` (Unix time) and commits it.
     pub(super) fn run(&mut self, items: &[Item], now_ms: i64) -> Effects {
         self.now_ms = now_ms;
-        let mut panicked = Vec::new();
+        let mut left_out = Vec::new();
         let mut mode = Mode::Normal;
         loop {
             self.store.set_mode(mode);
-            match self.attempt(items, &panicked) {
+            match self.attempt(items, &left_out) {
                 Ok(outcomes) => {
                     return Effects {
                         pushes: std::mem::take(&mut self.pushes),
@@ -172,7 +185,12 @@ impl<S: Storage> Engine<S> {
                     self.metrics.panics.inc();
                     self.take_back();
                     self.forget_all();
-                    panicked.push(index);
+                    left_out.push(index);
+                }
+                Err(Abort::DoneByHalf(index)) => {
+                    self.take_back();
+                    self.forget_all();
+                    left_out.push(index);
                 }
                 Err(Abort::Storage(error)) => {
                     self.health.failed(now_ms, &error);
@@ -250,19 +268,20 @@ impl<S: Storage> Engine<S> {
         self.swept_messages = 0;
     }
 
-    fn attempt(&mut self, items: &[Item], panicked: &[usize]) -> Result<Vec<Outcome>, Abort> {
+    fn attempt(&mut self, items: &[Item], left_out: &[usize]) -> Result<Vec<Outcome>, Abort> {
         let mut outcomes = Vec::with_capacity(items.len());
         if !items.iter().all(Item::only_looks_up) {
             self.begin().map_err(Abort::Storage)?;
         }
         for (index, item) in items.iter().enumerate() {
-            if panicked.contains(&index) {
+            if left_out.contains(&index) {
                 outcomes.push(Outcome::Reply(
                     item.failed(result(Code::Internal, "the service failed")),
                 ));
                 continue;
             }
             let pushes_before = self.pushes.len();
+            let writes_before = self.store.writes();
             let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(item)))
                 .map_err(|_| Abort::Panicked(index))?;
             let done = done.and_then(|outcome| self.store.refuse_marks().map(|()| outcome));
@@ -272,11 +291,16 @@ impl<S: Storage> Engine<S> {
                     continue;
                 }
                 Err(error) => {
-                    if !matches!(error, Failure::Refused(..) | Failure::NoWrites) {
-                        // Done by half, perhaps: what the storage has of it counts.
+                    let is_answer = matches!(error, Failure::Refused(..) | Failure::NoWrites);
+                    let refusal = self.refusal(error)?;
+                    if !is_answer {
+                        if self.store.writes() != writes_before {
+                            return Err(Abort::DoneByHalf(index));
+                        }
+                        // What the storage has of it counts.
                         self.presence.forget();
                     }
-                    self.refusal(error)?
+                    refusal
                 }
             };
             self.pushes.truncate(pushes_before);
@@ -386,6 +410,14 @@ pub(super) fn job(item: &Item, task: Task) -> Job {
         sink: Arc::clone(sink),
         task,
     }
+}
+
+/// The answer to an item that was not begun before its deadline.
+pub(super) fn too_late(item: &Item) -> Response {
+    item.failed(result(
+        Code::Unavailable,
+        "too many calls were waiting, try again",
+    ))
 }
 
 /// The answer to an item that found the password pool full.

@@ -40,12 +40,7 @@ impl<S: Storage> Engine<S> {
             return Err(NO_SUCH_USER);
         }
         self.check_group_count(request.creator_id)?;
-        // Two rows: if the second fails, the first must not stay.
-        self.store.write()?.begin_part()?;
-        let created = self.insert_group(request);
-        let ended = self.store.write()?.end_part(created.is_ok());
-        let group_id = created?;
-        ended?;
+        let group_id = self.insert_group(request)?;
         self.publish_membership(PushKind::GroupJoined, request.creator_id, group_id)?;
         Ok(proto::CreateGroupResponse {
             result: ok(),

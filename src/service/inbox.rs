@@ -23,6 +23,10 @@ const DEFAULT_PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1000;
 /// Text of a page, in bytes; the first message of a page always fits.
 const PAGE_TEXT_BYTES: usize = 512 * 1024;
+/// How long a page is on the wire, but for a single text that is longer by itself.
+pub(crate) const PAGE_BYTES: usize = PAGE_TEXT_BYTES + LONGEST_PAGE * MESSAGE_FACTS_BYTES;
+/// What a message of a page has beside its text: seven fields.
+const MESSAGE_FACTS_BYTES: usize = 80;
 /// Ids or ranges of one acknowledgement.
 const ACKS_LIMIT: usize = 10_000;
 /// Rows read ahead per stream while streams are merged.

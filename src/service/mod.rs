@@ -38,12 +38,13 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::{Builder, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Sender, TrySendError};
 
 pub use self::health::FailureReport;
+pub(crate) use self::inbox::PAGE_BYTES;
 use self::{
     engine::Engine,
     password::PasswordPool,
@@ -80,6 +81,8 @@ pub struct Call {
     pub call_id: u64,
     /// Who gets the reply.
     pub sink: Arc<dyn ReplySink>,
+    /// When the caller stops waiting: past it the call is refused rather than begun. `None`: the caller does not say.
+    pub deadline: Option<Instant>,
 }
 
 /// How the services are set up.

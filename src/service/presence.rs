@@ -22,8 +22,9 @@ const HIGHEST_MAX_DEVICES: usize = 64;
 /// Of those who have a user in their friend list, at most so many are looked at when the user comes online.
 const FOLLOWERS_TOLD: u32 = 1000;
 
-/// Users of one refresh.
+/// Users of one refresh, and their sessions: more than one core of a gateway names at once.
 const REFRESH_LIMIT: usize = 10_000;
+const REFRESH_SESSIONS_LIMIT: usize = REFRESH_LIMIT * HIGHEST_MAX_DEVICES;
 
 impl<S: Storage> Engine<S> {
     pub(super) fn bind_route(
@@ -46,6 +47,11 @@ impl<S: Storage> Engine<S> {
         let route = self.presence.share(route);
         let expires_ms = self.presence.expiry_ms(self.now_ms);
         let bound = Bound::new(route, request.session_id, &request.device, expires_ms);
+        if self.presence.is_replaced(user, &bound, max_devices) {
+            // It comes late: whoever began after it stays, and nothing is bound.
+            self.kick(user, &bound);
+            return Ok(self.bound(user, &[bound]));
+        }
         // First what may be refused: a cursor must not be open without a route.
         self.put_route(user, &bound)?;
         if is_first {
@@ -56,24 +62,33 @@ impl<S: Storage> Engine<S> {
             self.delete_route(user, gone.session_id)?;
         }
         for gone in &displaced {
-            let kick = PushMessage {
-                to: user,
-                kind: PushKind::Kick.into(),
-                text: "replaced".to_owned(),
-                session_id: gone.session_id,
-                device: gone.device().to_owned(),
-                ..Default::default()
-            };
-            self.pushes.push((Channel::Route(gone.route.clone()), kick));
+            self.kick(user, gone);
         }
         if is_first {
             self.tell_followers(user)?;
         }
-        Ok(proto::BindRouteResponse {
+        Ok(self.bound(user, &displaced))
+    }
+
+    fn bound(&self, user: UserId, displaced: &[Bound]) -> proto::BindRouteResponse {
+        proto::BindRouteResponse {
             result: ok(),
             displaced: displaced.iter().map(route_message).collect(),
             last_seq: Some(self.store.last_seq(StreamId::inbox(user))),
-        })
+        }
+    }
+
+    /// Tells a session that it is displaced.
+    fn kick(&mut self, user: UserId, gone: &Bound) {
+        let kick = PushMessage {
+            to: user,
+            kind: PushKind::Kick.into(),
+            text: "replaced".to_owned(),
+            session_id: gone.session_id,
+            device: gone.device().to_owned(),
+            ..Default::default()
+        };
+        self.pushes.push((Channel::Route(gone.route.clone()), kick));
     }
 
     /// From now on, what is published for `user` counts as handed out. Written with the bind, so that it holds after a crash.
@@ -204,16 +219,15 @@ impl<S: Storage> Engine<S> {
     ) -> Result<proto::RefreshRoutesResponse, Failure> {
         let mut unknown_user_ids = Vec::new();
         if self.presence.is_in_storage() {
-            if request.user_ids.len() > REFRESH_LIMIT {
+            if request.user_ids.len() > REFRESH_LIMIT
+                || request.session_ids.len() > REFRESH_SESSIONS_LIMIT
+            {
                 return Err(Failure::Refused(Code::Invalid, "too many users at once"));
             }
-            let route = request.gateway_id.as_str();
-            let (now_ms, expires_ms) = (self.now_ms, self.presence.expiry_ms(self.now_ms));
+            let mut sessions = request.session_ids.clone();
+            sessions.sort_unstable();
             for &user in &request.user_ids {
-                let rows = self.store.write()?;
-                if rows.refresh_routes(user, route, now_ms, expires_ms)? {
-                    self.presence.refresh(user, route, expires_ms);
-                } else {
+                if !self.refresh_routes_of(user, &request.gateway_id, &sessions)? {
                     unknown_user_ids.push(user);
                 }
             }

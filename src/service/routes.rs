@@ -165,10 +165,23 @@ impl Presence {
         if let Some(index) = devices.iter().position(|bound| bound.device == new.device) {
             displaced.push(devices.remove(index));
         }
-        let excess = (devices.len() + 1).saturating_sub(max_devices);
-        displaced.extend(devices.drain(..excess));
+        while devices.len() >= max_devices.max(1) {
+            let sessions = devices.iter().map(|bound| bound.session_id).enumerate();
+            let Some((oldest, _)) = sessions.min_by_key(|(_, session_id)| *session_id) else {
+                break;
+            };
+            displaced.push(devices.remove(oldest));
+        }
         devices.push(new);
         displaced
+    }
+
+    /// Whether sessions that began after `new` have taken its place already: one of the same device, or as many as there may
+    /// be. Ids of sessions grow with time.
+    pub(super) fn is_replaced(&self, user: UserId, new: &Bound, max_devices: usize) -> bool {
+        let devices = self.devices(user).iter();
+        let newer = devices.filter(|bound| bound.session_id > new.session_id);
+        newer.clone().any(|bound| bound.device == new.device) || newer.count() >= max_devices
     }
 
     /// Takes the session out, which has to be there; `true`: it was the user's last.
@@ -196,10 +209,10 @@ impl Presence {
             .or_insert_with(|| users.get(&user).cloned().unwrap_or_default());
     }
 
-    /// All routes of `user` over `route` expire later.
-    pub(super) fn refresh(&mut self, user: UserId, route: &str, expires_ms: i64) {
+    /// The route of a session of `user` expires later.
+    fn refresh(&mut self, user: UserId, session_id: SessionId, expires_ms: i64) {
         let devices = self.users.get_mut(&user).into_iter().flatten();
-        for bound in devices.filter(|bound| bound.route.as_str() == route) {
+        for bound in devices.filter(|bound| bound.session_id == session_id) {
             bound.expires_ms = expires_ms;
         }
     }
@@ -267,6 +280,28 @@ impl<S: Storage> Engine<S> {
         self.store.write()?.delete_route(user, session_id)
     }
 
+    /// Where routes live in the storage, those of `user` over `route` count for longer whose session is among `sessions`, which
+    /// is sorted; where it is empty, all of them. `false`: there was none.
+    pub(super) fn refresh_routes_of(
+        &mut self,
+        user: UserId,
+        route: &str,
+        sessions: &[SessionId],
+    ) -> Result<bool, Failure> {
+        let expires_ms = self.presence.expiry_ms(self.now_ms);
+        let mut has_refreshed = false;
+        for session_id in self.store.read().sessions_over(user, route, self.now_ms)? {
+            // One that is not listed has ended and could not be unbound: it is left to expire.
+            if sessions.is_empty() || sessions.binary_search(&session_id).is_ok() {
+                let rows = self.store.write()?;
+                rows.refresh_route(user, session_id, expires_ms)?;
+                self.presence.refresh(user, session_id, expires_ms);
+                has_refreshed = true;
+            }
+        }
+        Ok(has_refreshed)
+    }
+
     /// Whether any device of `user` is connected.
     pub(super) fn is_bound(&mut self, user: UserId) -> Result<bool, Failure> {
         self.load_routes(user)?;
@@ -286,31 +321,29 @@ impl<S: Storage> Engine<S> {
         self.read_routes(user)
     }
 
-    /// Reads the routes of `user` out of the storage and takes out those that have expired, as if each were unbound.
+    /// Reads the routes of `user` out of the storage and takes out those that have expired, as if each were unbound, and those
+    /// that name no core: nobody can be reached over them.
     fn read_routes(&mut self, user: UserId) -> Result<(), Failure> {
         let rows = self.store.read().routes(user)?;
         let mut devices = Devices::new();
-        let mut expired = Vec::new();
+        let mut useless = Vec::new();
         for row in rows {
-            if row.expires_ms <= self.now_ms {
-                expired.push(row.session_id);
-            } else {
-                let route = parse_route(&row.route).map_err(|_| Failure::Damaged("a route"))?;
-                let route = self.presence.share(route);
-                devices.push(Bound::new(
-                    route,
-                    row.session_id,
-                    &row.device,
-                    row.expires_ms,
-                ));
-            }
+            let is_over = row.expires_ms <= self.now_ms;
+            let route = parse_route(&row.route).ok().filter(|_| !is_over);
+            let Some(route) = route else {
+                useless.push(row.session_id);
+                continue;
+            };
+            let route = self.presence.share(route);
+            let (session_id, expires_ms) = (row.session_id, row.expires_ms);
+            devices.push(Bound::new(route, session_id, &row.device, expires_ms));
         }
         let is_over = devices.is_empty();
         self.presence.users.insert(user, devices);
-        if expired.is_empty() || self.store.is_reads_only() {
+        if useless.is_empty() || self.store.is_reads_only() {
             return Ok(());
         }
-        for session_id in expired {
+        for session_id in useless {
             self.store.write()?.delete_route(user, session_id)?;
         }
         if is_over {
@@ -341,7 +374,17 @@ impl<S: Storage> Engine<S> {
             .read()
             .users_with_expired_routes(self.now_ms, EXPIRED_AT_ONCE)?;
         for user in users {
-            self.read_routes(user)?;
+            match self.read_routes(user) {
+                Err(error @ (Failure::Statement(_) | Failure::Damaged(_)))
+                    if !self.store.lost_transaction() =>
+                {
+                    // Were they left, they would be tried again for ever. Their gateways bind again whoever is there.
+                    log::error!("routes of user {user} do not expire and are deleted: {error}");
+                    self.presence.forget();
+                    self.store.write()?.delete_routes(user)?;
+                }
+                done => done?,
+            }
         }
         Ok(())
     }

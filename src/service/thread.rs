@@ -128,6 +128,10 @@ impl StoreThread {
             return awaited;
         }
         self.metrics.queue_depth.set(self.queue.len() as u64);
+        refuse_late(items);
+        if items.is_empty() {
+            return awaited;
+        }
         let Effects { pushes, outcomes } = self.engine.run(items, unix_ms());
         if !pushes.is_empty() {
             self.publisher.publish(pushes);
@@ -256,6 +260,23 @@ pub(super) fn main(thread: StoreThread, report: &FailureReport) {
         log::error!("the store thread panicked: nothing is stored or read any more");
         report(true);
     }
+}
+
+/// Calls that nobody waits for any more are not done; answered they are, as their place may be in the way of other answers.
+fn refuse_late(items: &mut Vec<Item>) {
+    if items.iter().all(|item| item.deadline().is_none()) {
+        return;
+    }
+    let now = Instant::now();
+    let mut replies = Replies::default();
+    items.retain(|item| {
+        let is_late = item.deadline().is_some_and(|deadline| deadline <= now);
+        if is_late {
+            replies.push(item, engine::too_late(item));
+        }
+        !is_late
+    });
+    replies.complete();
 }
 
 /// Replies gathered per sink.

@@ -153,6 +153,9 @@ enum Asked {
 struct Awaited {
     asked: Asked,
     count: usize,
+    /// Where they end in all that is sent over this connection.
+    end: u64,
+    /// When the last of their bytes left; as long as some have not, when any did, and before that, when they were packed.
     since: Instant,
 }
 
@@ -163,9 +166,11 @@ struct Session<'a> {
     metrics: &'a metrics::Server,
     outage: &'a mut Outage,
     packer: Packer,
-    commits: Vec<Commit>,
+    commits: VecDeque<Commit>,
     output: Vec<u8>,
     sent: usize,
+    /// How much has left of all that is sent over this connection, the beginning of `output` not included.
+    sent_before: u64,
     answers: Answers,
     awaited: VecDeque<Awaited>,
     /// Logged in, where that is wanted.
@@ -193,9 +198,10 @@ impl<'a> Session<'a> {
             metrics,
             outage,
             packer: Packer::default(),
-            commits: Vec::new(),
+            commits: VecDeque::new(),
             output: Vec::new(),
             sent: 0,
+            sent_before: 0,
             answers: Answers::default(),
             awaited: VecDeque::new(),
             is_open: false,
@@ -234,6 +240,7 @@ impl<'a> Session<'a> {
         self.awaited.push_back(Awaited {
             asked,
             count,
+            end: self.sent_before + self.output.len() as u64,
             since,
         });
     }
@@ -242,27 +249,34 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         loop {
             let took = self.take(context, now);
-            let wrote = self.write(context)?;
+            let wrote = self.write(context, now)?;
             let read = self.read(context, now)?;
             if !took && !wrote && !read {
                 break;
             }
         }
-        if self.is_finished && self.awaited.is_empty() {
+        if self.is_idle_for_good() && !self.owes_catch_up {
             return Err(End::Finished);
         }
         self.keep_time(context, now)
     }
 
-    /// Packs what waits in the queue, if there is room; whether there was anything.
+    /// Whether nothing more will be published, and all is answered.
+    fn is_idle_for_good(&self) -> bool {
+        self.is_finished && self.awaited.is_empty()
+    }
+
+    /// Packs what waits in the queue, as far as there is room; whether there was anything.
     fn take(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if !self.is_open || self.output.len() - self.sent >= UNSENT_BYTES {
+        let room = UNSENT_BYTES.saturating_sub(self.output.len() - self.sent);
+        if !self.is_open || room == 0 {
             return false;
         }
-        let found = self.queue.take(&mut self.commits, context.waker());
+        let found = self.queue.take(room, &mut self.commits, context.waker());
         self.owes_catch_up |= found.has_lost;
         self.is_finished = found.is_finished;
         let mut commits = std::mem::take(&mut self.commits);
+        let has_taken = !commits.is_empty();
         let mut publishes = 0;
         for commit in commits.drain(..) {
             publishes += self.packer.pack(&commit, &mut self.output);
@@ -271,10 +285,30 @@ impl<'a> Session<'a> {
         if publishes > 0 {
             self.expect(Asked::Publish, publishes, now);
         }
-        publishes > 0
+        has_taken
     }
 
-    fn write(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+    fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+        let begun = self.sent;
+        let written = self.write_out(context);
+        if self.sent > begun {
+            let left_before = self.sent_before + begun as u64;
+            let waiting = self.awaited.iter_mut().rev();
+            waiting
+                .take_while(|awaited| awaited.end > left_before)
+                .for_each(|awaited| awaited.since = now);
+        }
+        // A Redis that is always a little behind must not make it grow without end either.
+        if self.sent == self.output.len() || self.sent >= UNSENT_BYTES {
+            self.sent_before += self.sent as u64;
+            self.output.drain(..self.sent);
+            self.output.shrink_to(UNSENT_BYTES);
+            self.sent = 0;
+        }
+        written
+    }
+
+    fn write_out(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let mut wrote = false;
         while self.sent < self.output.len() {
             let rest = &self.output[self.sent..];
@@ -286,9 +320,6 @@ impl<'a> Session<'a> {
             }
             wrote = true;
         }
-        self.sent = 0;
-        self.output.clear();
-        self.output.shrink_to(UNSENT_BYTES);
         Ok(wrote)
     }
 
@@ -351,12 +382,16 @@ impl<'a> Session<'a> {
     /// Does what is due at its time: gives up, catches up, asks whether Redis is there. Has the task woken for the next of it.
     fn keep_time(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), End> {
         let mut asks = false;
-        if self.owes_catch_up && now >= self.caught_up + CATCH_UP_PAUSE {
+        // At the end there is no later.
+        if self.owes_catch_up && (now >= self.caught_up + CATCH_UP_PAUSE || self.is_idle_for_good())
+        {
             self.catch_up(now);
             asks = true;
         }
         match self.awaited.front() {
-            Some(front) if now >= front.since + ANSWER_TIMEOUT => return Err(End::TimedOut),
+            Some(front) if now >= self.last_sign(front) + ANSWER_TIMEOUT => {
+                return Err(End::TimedOut);
+            }
             Some(_) => {}
             None if now >= self.last_heard + IDLE_BEFORE_PING => {
                 self.packer.pack_command(&["PING"], &mut self.output);
@@ -366,17 +401,22 @@ impl<'a> Session<'a> {
             None => {}
         }
         if asks {
-            self.write(context)?;
+            self.write(context, now)?;
         }
         self.arm(context);
         Ok(())
+    }
+
+    /// From when on the answer to `front`, which is the next, is waited for: Redis works off one command after the other.
+    fn last_sign(&self, front: &Awaited) -> Instant {
+        front.since.max(self.last_heard)
     }
 
     /// The timer is only ever moved to an earlier time, or on after it has run out: what is due moves on with every answer, and
     /// to follow it each time would cost more than a wake-up too many.
     fn arm(&mut self, context: &mut Context<'_>) {
         let mut due = match self.awaited.front() {
-            Some(front) => front.since + ANSWER_TIMEOUT,
+            Some(front) => self.last_sign(front) + ANSWER_TIMEOUT,
             None => self.last_heard + IDLE_BEFORE_PING,
         };
         if self.owes_catch_up {

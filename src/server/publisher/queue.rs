@@ -4,6 +4,7 @@
 //! while there is no connection.
 
 use std::{
+    collections::VecDeque,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
@@ -30,7 +31,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    commits: Vec<Commit>,
+    commits: VecDeque<Commit>,
     bytes: usize,
     is_open: bool,
     has_lost: bool,
@@ -44,7 +45,7 @@ struct State {
 pub(super) struct Found {
     /// Pushes were dropped since the last time.
     pub(super) has_lost: bool,
-    /// Nothing will follow.
+    /// Nothing is left, and nothing will follow.
     pub(super) is_finished: bool,
 }
 
@@ -75,7 +76,7 @@ impl Queue {
                 return;
             }
             state.bytes += bytes;
-            state.commits.push(commit);
+            state.commits.push_back(commit);
             state.waker.take()
         };
         wake(waker);
@@ -109,16 +110,27 @@ impl Queue {
         wake(waker);
     }
 
-    /// Moves all commits into the empty vector `into`, and has `waker` woken when there is more.
-    pub(super) fn take(&self, into: &mut Vec<Commit>, waker: &Waker) -> Found {
+    /// Moves the oldest commits into the empty `into`, up to the one that makes it `bytes` or more, and has `waker` woken when
+    /// further ones come.
+    pub(super) fn take(&self, bytes: usize, into: &mut VecDeque<Commit>, waker: &Waker) -> Found {
         debug_assert!(into.is_empty());
         let mut state = self.lock();
-        mem::swap(&mut state.commits, into);
-        state.bytes = 0;
+        if state.bytes <= bytes {
+            mem::swap(&mut state.commits, into);
+            state.bytes = 0;
+        } else {
+            let rest = state.bytes.saturating_sub(bytes);
+            while state.bytes > rest
+                && let Some(commit) = state.commits.pop_front()
+            {
+                state.bytes -= size_of(&commit);
+                into.push_back(commit);
+            }
+        }
         state.waker = Some(waker.clone());
         Found {
             has_lost: mem::take(&mut state.has_lost),
-            is_finished: state.is_finished,
+            is_finished: state.is_finished && state.commits.is_empty(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is published, how it is packed, and what a Redis gets to see that comes, goes and refuses.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
 
 use prost::Message;
 use redis::Value;
@@ -14,7 +14,7 @@ use super::{
     answers::{Answers, Nonsense},
     packing::Packer,
     publisher,
-    queue::Commit,
+    queue::{Commit, Queue},
 };
 use crate::{
     bus::{Channel, Publisher, credentials::Credentials},
@@ -383,6 +383,62 @@ fn what_was_handed_over_before_the_end_is_published_and_answered() {
         assert_eq!(pushed, expected("im:push:gateway#0", &["last"]));
         session.answer(":0");
         until("answered", || numbers.publishes.get() == 1).await;
+    });
+}
+
+#[test]
+fn what_got_lost_is_made_up_for_before_the_end() {
+    beside_publisher(None, |redis, handle, numbers| async move {
+        let mut session = redis.accept().await;
+        session.expect_catch_up().await;
+        session.answer(":1");
+        handle.publish(vec![(route(0), message("refused"))]);
+        session.next().await;
+        handle.finish();
+        session.answer("-OOM command not allowed when used memory > 'maxmemory'.");
+        session.expect_catch_up().await;
+        session.answer(":1");
+        until("all answered", || numbers.publisher_connected.get() == 0).await;
+        assert_eq!(numbers.publish_failures.get(), 1);
+    });
+}
+
+#[test]
+fn what_waits_is_taken_in_order_and_no_more_than_there_is_room_for() {
+    let queue = Queue::new(Arc::default());
+    queue.open();
+    let texts = ["a", "b", "c", "d"].map(|letter| letter.repeat(1000));
+    for text in &texts {
+        queue.add(vec![(route(0), message(text))]);
+    }
+    queue.finish();
+    let mut taken = VecDeque::new();
+    let mut all = Vec::new();
+    for (room, expected, is_last) in [(1, 1, false), (1500, 2, false), (1 << 20, 1, true)] {
+        let found = queue.take(room, &mut taken, Waker::noop());
+        assert_eq!((taken.len(), found.is_finished), (expected, is_last));
+        all.extend(taken.drain(..).flatten().map(|(_, push)| push.text));
+    }
+    assert_eq!(all, texts);
+}
+
+#[test]
+fn a_burst_arrives_whole_and_in_order_over_a_slow_connection() {
+    beside_publisher(None, |redis, handle, numbers| async move {
+        let mut session = redis.accept().await;
+        session.expect_catch_up().await;
+        session.answer(":1");
+        let padding = "x".repeat(100 * 1024);
+        for number in 0..200 {
+            handle.publish(vec![(route(0), message(&format!("{number} {padding}")))]);
+        }
+        for number in 0..200 {
+            let (_, texts) = published(&session.next().await);
+            assert!(texts[0].starts_with(&format!("{number} ")));
+            session.answer(":1");
+        }
+        until("answered", || numbers.publishes.get() == 200).await;
+        assert_eq!(dropped(&numbers), 0);
     });
 }
 

@@ -74,6 +74,8 @@ pub(in crate::service) struct Store<S> {
     in_transaction: bool,
     /// Whether the open transaction changes anything.
     has_written: bool,
+    /// How often [`Store::write`] was asked.
+    writes: u64,
     inbox_limit: u64,
     /// The last number of each loaded stream.
     last_seqs: HashMap<StreamId, u64>,
@@ -99,6 +101,7 @@ impl<S: Storage> Store<S> {
             version: None,
             in_transaction: false,
             has_written: false,
+            writes: 0,
             inbox_limit,
             last_seqs: HashMap::new(),
             members: HashMap::new(),
@@ -135,7 +138,13 @@ impl<S: Storage> Store<S> {
             self.in_transaction = true;
         }
         self.has_written = true;
+        self.writes += 1;
         Ok(&mut self.storage)
+    }
+
+    /// A number that is another after a write than before.
+    pub(in crate::service) fn writes(&self) -> u64 {
+        self.writes
     }
 
     /// Where the storage is shared: begins the batch's transaction, so that nobody else changes what it reads, and forgets what

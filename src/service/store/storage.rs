@@ -39,12 +39,6 @@ pub(in crate::service) trait Transactions {
     /// Whether a transaction is open: a failing storage may end one by itself.
     fn in_transaction(&self) -> bool;
 
-    /// Begins a part of the open transaction that can be taken back alone. Parts do not nest.
-    fn begin_part(&mut self) -> Result<(), Failure>;
-
-    /// Ends the part begun last; not `keep`: its changes are taken back.
-    fn end_part(&mut self, keep: bool) -> Result<(), Failure>;
-
     /// Writes what is there already, to see whether writing works: it does if the commit succeeds.
     fn probe(&mut self) -> Result<(), Failure>;
 
@@ -246,17 +240,27 @@ pub(in crate::service) trait Routes {
     /// Deletes the route of a session.
     fn delete_route(&mut self, user: UserId, session_id: SessionId) -> Result<(), Failure>;
 
+    /// Deletes all routes of a user.
+    fn delete_routes(&mut self, user: UserId) -> Result<(), Failure>;
+
     /// Deletes all routes of all users.
     fn delete_all_routes(&mut self) -> Result<(), Failure>;
 
-    /// All routes of a user over `route` that have not expired at `now_ms` expire at `expires_ms`; `false`: there is none.
-    fn refresh_routes(
-        &mut self,
+    /// The sessions of all routes of a user over `route` that have not expired at `now_ms`.
+    fn sessions_over(
+        &self,
         user: UserId,
         route: &str,
         now_ms: i64,
+    ) -> Result<Vec<SessionId>, Failure>;
+
+    /// The route of a session expires at `expires_ms`.
+    fn refresh_route(
+        &mut self,
+        user: UserId,
+        session_id: SessionId,
         expires_ms: i64,
-    ) -> Result<bool, Failure>;
+    ) -> Result<(), Failure>;
 
     /// When the first route expires; `None`: there are no routes.
     fn first_expiry_ms(&self) -> Result<Option<i64>, Failure>;

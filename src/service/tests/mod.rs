@@ -119,6 +119,7 @@ impl World {
                     request,
                     call_id: 0,
                     sink: Arc::clone(&self.sink),
+                    deadline: None,
                 })
             })
             .collect();

@@ -44,6 +44,46 @@ fn past_the_limit_of_devices_the_oldest_is_replaced() {
 }
 
 #[test]
+fn a_bind_that_comes_late_displaces_nobody_but_itself() {
+    let backend = StorageMode::Backend {
+        exclusive: false,
+        route_lifetime: std::time::Duration::from_secs(120),
+    };
+    for mode in [StorageMode::Embedded, backend] {
+        let mut world = World::of_mode(mode, TempDir::new().expect("a directory"), 10_000);
+        let alice = world.user("alice");
+        world.bind_device(alice, 0, 20, "phone");
+        let late = world.bind_device(alice, 1, 10, "phone");
+        let gone: Vec<u64> = late.displaced.iter().map(|gone| gone.session_id).collect();
+        assert_eq!((gone, late.last_seq), (vec![10], Some(0)));
+        let pushed = world.published();
+        assert_eq!(pushed.len(), 1);
+        assert_eq!((&pushed[0].0, pushed[0].1.session_id), (&route(1), 10));
+        assert_eq!(pushed[0].1.kind(), PushKind::Kick);
+        assert_eq!(world.bound_sessions(alice), [20]);
+        // Another device is as welcome as ever, as long as there is room for one that old.
+        assert!(world.bind(alice, 0, 11).displaced.is_empty());
+        for session_id in 21..=24 {
+            world.bind(alice, 0, session_id);
+        }
+        assert_eq!(world.bound_sessions(alice), [20, 21, 22, 23, 24]);
+        assert_eq!(world.bind(alice, 1, 12).displaced[0].session_id, 12);
+        assert_eq!(world.bound_sessions(alice), [20, 21, 22, 23, 24]);
+    }
+}
+
+#[test]
+fn past_the_limit_it_is_the_oldest_session_that_goes_and_not_the_one_bound_first() {
+    let mut world = World::new();
+    let alice = world.user("alice");
+    for session_id in [3, 1, 4, 2, 5] {
+        world.bind(alice, 0, session_id);
+    }
+    assert_eq!(world.bind(alice, 0, 6).displaced[0].session_id, 1);
+    assert_eq!(world.bound_sessions(alice), [3, 4, 2, 5, 6]);
+}
+
+#[test]
 fn binding_a_session_again_changes_nothing_and_displaces_nobody() {
     let mut world = World::new();
     let alice = world.user("alice");

@@ -23,10 +23,19 @@ fn backends() -> [World; 2] {
 }
 
 fn refresh(world: &mut World, core: usize, user_ids: &[UserId]) -> Vec<UserId> {
+    refresh_sessions(world, core, user_ids, &[])
+}
+
+fn refresh_sessions(
+    world: &mut World,
+    core: usize,
+    user_ids: &[UserId],
+    session_ids: &[u64],
+) -> Vec<UserId> {
     let response = world.call::<method::RefreshRoutes>(proto::RefreshRoutesRequest {
         gateway_id: format!("gw#{core}"),
         user_ids: user_ids.to_vec(),
-        ..Default::default()
+        session_ids: session_ids.to_vec(),
     });
     assert_eq!(code(&response.result), Code::Ok);
     response.unknown_user_ids
@@ -102,6 +111,26 @@ fn a_refreshed_route_lives_on_and_the_gateway_is_told_which_are_gone() {
 }
 
 #[test]
+fn a_session_that_ended_unheard_is_not_refreshed_with_the_others() {
+    for mut world in backends() {
+        let (alice, bob, carol) = (world.user("alice"), world.user("bob"), world.user("carol"));
+        for (user, session_id) in [(alice, 1), (alice, 2), (bob, 3), (carol, 4)] {
+            world.bind(user, 0, session_id);
+        }
+        world.bind(alice, 1, 5);
+        world.now_ms += LIFETIME_MS / 2;
+        let users = [alice, bob, carol];
+        // Session 5 is another core's to refresh, whoever names it.
+        let unknown = refresh_sessions(&mut world, 0, &users, &[9, 5, 4, 2]);
+        assert_eq!(unknown, [bob]);
+        world.now_ms += LIFETIME_MS / 2;
+        assert_eq!(world.bound_sessions(alice), [2]);
+        assert!(world.bound_sessions(bob).is_empty());
+        assert_eq!(world.crashed().bound_sessions(carol), [4]);
+    }
+}
+
+#[test]
 fn an_expired_route_counts_nowhere_and_ends_what_counts_as_handed_out() {
     for mut world in backends() {
         let (alice, bob) = (world.user("alice"), world.user("bob"));
@@ -151,6 +180,63 @@ fn routes_that_nobody_asks_for_are_swept_and_their_cursors_closed() {
         assert_eq!(open_cursors(&world), 2, "alice's inbox and group");
         world.send_group(alice, group, "x");
         assert_eq!(world.pulled(users[7]), [("x".to_owned(), false)]);
+    }
+}
+
+#[test]
+fn a_route_that_cannot_be_read_is_dropped_and_holds_nothing_up() {
+    for mut world in backends() {
+        let users: Vec<_> = (0..3).map(|n| world.user(&format!("u{n}"))).collect();
+        for &user in &users {
+            world.bind(user, 0, user as u64);
+        }
+        world.bind(users[0], 0, 100);
+        // One names no core, one is no text at all.
+        world.execute("UPDATE routes SET route_id = 'nonsense' WHERE session_id = 100");
+        world.execute(&format!(
+            "UPDATE routes SET device = x'ff' WHERE user_id = {}",
+            users[1]
+        ));
+        world.engine.presence.forget();
+        assert_eq!(world.bound_sessions(users[0]), [users[0] as u64]);
+        world.now_ms += LIFETIME_MS;
+        world.engine.run_housekeeping(world.now_ms, true);
+        assert_eq!(world.count("SELECT count(*) FROM routes"), 0);
+        assert!(!world.engine.has_expired_routes(world.now_ms));
+        world.send(users[0], users[1], "x");
+        assert_eq!(texts(&world.pull(users[1])), ["x"]);
+    }
+}
+
+#[test]
+fn a_bind_that_fails_halfway_leaves_nothing_of_itself() {
+    for mut world in backends() {
+        let (alice, bob) = (world.user("alice"), world.user("bob"));
+        world.bind_device(bob, 0, 1, "phone");
+        world.execute(
+            "CREATE TEMP TRIGGER broken BEFORE DELETE ON routes
+             BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        );
+        let requests = vec![
+            world.draft(alice, bob, "1").into(),
+            proto::BindRouteRequest {
+                user_id: bob,
+                gateway_id: "gw#1".to_owned(),
+                device: "phone".to_owned(),
+                session_id: 2,
+                max_devices: 5,
+            }
+            .into(),
+            world.draft(alice, bob, "2").into(),
+        ];
+        let replies = world.batch(requests);
+        let bound = proto::BindRouteResponse::try_from(replies[1].clone()).expect("a bind");
+        assert_eq!(code(&bound.result), Code::Internal);
+        assert_eq!(world.pushed_over(), [route(0), route(0)]);
+        assert_eq!(world.bound_sessions(bob), [1]);
+        let mut after = world.crashed();
+        assert_eq!(after.bound_sessions(bob), [1]);
+        assert_eq!(texts(&after.pull(bob)), ["1", "2"]);
     }
 }
 

@@ -105,6 +105,7 @@ impl Running {
             request: request.into(),
             call_id: self.next_call_id,
             sink: self.log.clone(),
+            deadline: None,
         };
         assert!(self.client.submit(call).is_ok(), "the queue is full");
         self.next_call_id
@@ -295,6 +296,7 @@ fn senders_on_several_threads_leave_no_hole_in_the_numbers() {
                         request: send(alice, alice, msg_id).into(),
                         call_id: 10_000 + msg_id as u64,
                         sink: Arc::clone(&sink),
+                        deadline: None,
                     };
                     assert!(client.submit(call).is_ok());
                 }
@@ -350,6 +352,32 @@ fn range_confirmations_reach_the_file_while_nobody_asks() {
 }
 
 #[test]
+fn a_call_that_nobody_waits_for_any_more_is_refused_and_not_done() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let alice = running.register("alice", "secret-1").user_id;
+    let now = Instant::now();
+    let deadlines = [Some(now), Some(now + PATIENCE), None];
+    for (number, deadline) in deadlines.into_iter().enumerate() {
+        let call = Call {
+            request: send(alice, alice, number as i64 + 1).into(),
+            call_id: 100 + number as u64,
+            sink: running.log.clone(),
+            deadline,
+        };
+        assert!(running.client.submit(call).is_ok());
+    }
+    let codes = [100, 101, 102].map(|call_id| {
+        let reply = running.log.wait_for(call_id);
+        code(&proto::SendResponse::try_from(reply).expect("a send").result)
+    });
+    assert_eq!(codes, [Code::Unavailable, Code::Ok, Code::Ok]);
+    running.services.stop();
+    let page = World::over(directory, 100).pull(alice);
+    assert_eq!(page.msg_list.len(), 2);
+}
+
+#[test]
 fn what_is_queued_at_the_end_is_done_and_later_calls_are_given_back() {
     let directory = TempDir::new().expect("a directory");
     let mut running = Running::start(directory.path(), 8);
@@ -365,6 +393,7 @@ fn what_is_queued_at_the_end_is_done_and_later_calls_are_given_back() {
         request: send(alice, alice, 101).into(),
         call_id: 0,
         sink: running.log.clone(),
+        deadline: None,
     };
     assert!(running.client.submit(late).is_err());
     // The log was emptied into the main file.

@@ -118,19 +118,6 @@ impl Transactions for Sqlite {
         !self.connection.is_autocommit()
     }
 
-    fn begin_part(&mut self) -> Result<(), Failure> {
-        Ok(self.connection.execute_batch("SAVEPOINT part")?)
-    }
-
-    fn end_part(&mut self, keep: bool) -> Result<(), Failure> {
-        let end = if keep {
-            "RELEASE part"
-        } else {
-            "ROLLBACK TO part; RELEASE part"
-        };
-        Ok(self.connection.execute_batch(end)?)
-    }
-
     fn probe(&mut self) -> Result<(), Failure> {
         const VERSION: &str = "user_version";
         let version: i64 = self

@@ -57,24 +57,44 @@ impl Routes for Sqlite {
         Ok(())
     }
 
+    fn delete_routes(&mut self, user: UserId) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached("DELETE FROM routes WHERE user_id = ?1")?
+            .execute([user])?;
+        Ok(())
+    }
+
     fn delete_all_routes(&mut self) -> Result<(), Failure> {
         Ok(self.connection.execute_batch("DELETE FROM routes")?)
     }
 
-    fn refresh_routes(
-        &mut self,
+    fn sessions_over(
+        &self,
         user: UserId,
         route: &str,
         now_ms: i64,
+    ) -> Result<Vec<SessionId>, Failure> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT session_id FROM routes WHERE user_id = ?1 AND route_id = ?2 AND expires_ms > ?3",
+        )?;
+        let sessions = statement.query_map(params![user, route, now_ms], |row| {
+            Ok(row.get::<_, i64>(0)? as SessionId)
+        })?;
+        Ok(sessions.collect::<Result<_, _>>()?)
+    }
+
+    fn refresh_route(
+        &mut self,
+        user: UserId,
+        session_id: SessionId,
         expires_ms: i64,
-    ) -> Result<bool, Failure> {
-        let refreshed = self
-            .connection
+    ) -> Result<(), Failure> {
+        self.connection
             .prepare_cached(
-                "UPDATE routes SET expires_ms = ?4 WHERE user_id = ?1 AND route_id = ?2 AND expires_ms > ?3",
+                "UPDATE routes SET expires_ms = ?3 WHERE user_id = ?1 AND session_id = ?2",
             )?
-            .execute(params![user, route, now_ms, expires_ms])?;
-        Ok(refreshed > 0)
+            .execute(params![user, session_id as i64, expires_ms])?;
+        Ok(())
     }
 
     fn first_expiry_ms(&self) -> Result<Option<i64>, Failure> {

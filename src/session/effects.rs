@@ -1,4 +1,5 @@
-//! What a core has to do with backends and the bus beside answering commands: confirm, unbind, fetch, listen, catch up.
+//! What a core has to do with backends and the bus beside answering commands: confirm, unbind, fetch, listen, catch up,
+//! look for what was lost.
 
 use std::{rc::Rc, time::Duration};
 
@@ -7,11 +8,22 @@ use crate::{
     bus::PushSource,
     id::{ConnectionKey, GroupId, SessionId, UserId},
     proto::{
-        self, AckBatchRequest, Code, PullGroupRequest, PullOfflineRequest, PushMessage,
-        UnbindRouteRequest,
+        self, AckBatchRequest, Code, GetUserGroupsRequest, PullGroupRequest, PullOfflineRequest,
+        PushMessage, UnbindRouteRequest,
     },
-    session::commands::message::{EncodedMessage, direct_push, encode_all, group_push},
-    shard::{Effect, TICK_MS, account::CatchUp, core::Core, sequencer::Fetch},
+    session::{
+        commands::message::{
+            EncodedMessage, direct_push, drop_what_is_not_theirs, encode_all, group_push,
+        },
+        routes,
+    },
+    shard::{
+        Effect, TICK_MS,
+        account::CatchUp,
+        core::Core,
+        search::{Sought, Turn},
+        sequencer::Fetch,
+    },
 };
 
 /// Messages fetched at a time.
@@ -25,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why a page of messages did not come.
 enum Missing {
-    /// This user may not have them.
+    /// This user may not have them, or nobody serves them.
     Refused,
     /// It may come another time.
     Failed,
@@ -45,19 +57,27 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
             // Unconfirmed, they will come again, marked as repeats: no harm beyond that.
             let _ = persist::<method::AckBatch, _, _>(&core, request).await;
         }
-        Effect::Unbind { user, session_id } => {
+        Effect::Unbind {
+            user,
+            session_id,
+            is_told,
+        } => {
             let request = UnbindRouteRequest {
                 user_id: user,
                 gateway_id: core.route.as_str().to_owned(),
                 session_id,
             };
             let unbound = persist::<method::UnbindRoute, _, _>(&core, request).await;
-            if unbound == Err(CallError::Unsupported) {
+            if unbound == Err(CallError::Unsupported) && !is_told {
                 log_out_instead(&core, user).await;
             }
         }
-        Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch).await,
-        Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch).await,
+        Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch, None).await,
+        Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch, None).await,
+        Effect::LookFor { sought, turn } => {
+            look_for(&core, sought, turn).await;
+            core.shard().search_on();
+        }
         Effect::Subscribe(group) => {
             core.bus.subscribe(group).await;
             core.shard().group_subscribed(group);
@@ -98,6 +118,11 @@ async fn log_out_instead<B: Backend, P: PushSource>(core: &Core<B, P>, user: Use
     if core.shard().is_here(user) {
         return;
     }
+    // Whoever is logged in on another core stays so; where it is not known, too.
+    let elsewhere = routes::is_elsewhere(core, user).await;
+    if elsewhere != Ok(false) || core.shard().is_here(user) {
+        return;
+    }
     let request = proto::LogoutRequest {
         user_id: user,
         token: String::new(),
@@ -111,17 +136,81 @@ async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
     *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
+/// Looks for one thing of a pass. A flow that has been refused goes on, and gives up its turn: others need not wait for it.
+async fn look_for<B: Backend, P: PushSource>(core: &Core<B, P>, sought: Sought, turn: Turn) {
+    match sought {
+        Sought::Direct(user) => {
+            let fetch = core.shard().missed_direct(user);
+            if let Some(fetch) = fetch {
+                fetch_direct(core, user, fetch, Some(turn)).await;
+            }
+        }
+        Sought::Group(group) => {
+            let fetch = core.shard().missed_of_group(group);
+            if let Some(fetch) = fetch {
+                fetch_group(core, group, fetch, Some(turn)).await;
+            }
+        }
+        Sought::Memberships(user) => check_memberships(core, user).await,
+    }
+}
+
+/// Brings the groups of `user` in line with what the service says, unless there is news while it is asked: then it is asked
+/// again.
+async fn check_memberships<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) {
+    let mut pause = FIRST_PAUSE;
+    while core.shard().is_here(user) {
+        let as_of = core.shard().membership_change(user);
+        if let Some(as_of) = as_of {
+            match groups_of(core, user).await {
+                Ok(groups) if core.shard().set_memberships(user, as_of, &groups) => return,
+                Err(Missing::Refused) => return,
+                Ok(_) | Err(Missing::Failed) => {}
+            }
+        }
+        sleep(core, &mut pause).await;
+    }
+}
+
+/// The groups of `user`, each with its last number where the service tells it.
+async fn groups_of<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<Vec<(GroupId, Option<u64>)>, Missing> {
+    let _turn = core.turn_to_fetch().await;
+    let request = GetUserGroupsRequest { user_id: user };
+    let response = match core.backend.call::<method::GetUserGroups>(request).await {
+        // Nobody knows who is where.
+        Err(CallError::Unsupported) => return Err(Missing::Refused),
+        response => response?,
+    };
+    answered(response.result())?;
+    if response.group_ids.iter().any(|group| *group <= 0) {
+        return Err(Missing::Refused);
+    }
+    let last_seqs = response.last_seqs.into_iter().map(Some);
+    let groups = response.group_ids.into_iter();
+    Ok(groups
+        .zip(last_seqs.chain(std::iter::repeat(None)))
+        .collect())
+}
+
 async fn fetch_direct<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
     mut fetch: Fetch,
+    mut turn: Option<Turn>,
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
-        if let Ok(messages) = direct_page(core, user, fetch.after, fetch.to, PAGE).await {
-            let more = has_more(&messages, fetch.to);
-            core.shard().direct_fetched(user, fetch, messages, more);
-            return;
+        match direct_page(core, user, fetch.after, fetch.to, PAGE).await {
+            Ok(messages) => {
+                let more = has_more(&messages, fetch.to);
+                core.shard().direct_fetched(user, fetch, messages, more);
+                return;
+            }
+            Err(Missing::Refused) => give_up(core, &mut turn),
+            Err(Missing::Failed) => {}
         }
         sleep(core, &mut pause).await;
         match core.shard().direct_fetch_failed(user, fetch) {
@@ -135,23 +224,38 @@ async fn fetch_group<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     group: GroupId,
     mut fetch: Fetch,
+    mut turn: Option<Turn>,
 ) {
     let mut pause = FIRST_PAUSE;
     for attempt in 0.. {
-        // Nobody may be there while somebody is about to come: then it is tried again like after a failure.
         let reader = core.shard().group_reader(group, fetch.after, attempt);
-        if let Some(reader) = reader
-            && let Ok(messages) = group_page(core, group, reader, fetch.after, fetch.to, PAGE).await
-        {
-            let more = has_more(&messages, fetch.to);
-            core.shard().group_fetched(group, fetch, messages, more);
-            return;
+        let page = match reader {
+            Some(reader) => group_page(core, group, reader, fetch.after, fetch.to, PAGE).await,
+            // Nobody is there while somebody is about to come.
+            None => Err(Missing::Refused),
+        };
+        match page {
+            Ok(messages) => {
+                let more = has_more(&messages, fetch.to);
+                core.shard().group_fetched(group, fetch, messages, more);
+                return;
+            }
+            Err(Missing::Refused) => give_up(core, &mut turn),
+            Err(Missing::Failed) => {}
         }
         sleep(core, &mut pause).await;
         match core.shard().group_fetch_failed(group, fetch) {
             Some(again) => fetch = again,
             None => return,
         }
+    }
+}
+
+/// Lets the pass go on without this flow.
+fn give_up<B: Backend, P: PushSource>(core: &Core<B, P>, turn: &mut Option<Turn>) {
+    if turn.take().is_some() {
+        core.shard().search_on();
+        core.notify();
     }
 }
 
@@ -182,7 +286,9 @@ async fn direct_page<B: Backend, P: PushSource>(
         .await?;
     answered(response.result())?;
     let messages = response.msg_list.into_iter().map(direct_push);
-    Ok(messages.map(first_time).collect())
+    let mut messages = messages.map(first_time).collect();
+    drop_what_is_not_theirs(core, user, &[], &mut messages);
+    Ok(messages)
 }
 
 async fn group_page<B: Backend, P: PushSource>(
@@ -206,7 +312,9 @@ async fn group_page<B: Backend, P: PushSource>(
         .await?;
     answered(response.result())?;
     let messages = response.group_msg_list.into_iter().map(group_push);
-    Ok(messages.map(first_time).collect())
+    let mut messages = messages.map(first_time).collect();
+    drop_what_is_not_theirs(core, user, &[group], &mut messages);
+    Ok(messages)
 }
 
 fn answered(result: Option<&proto::Result>) -> Result<(), Missing> {

@@ -27,6 +27,8 @@ pub mod routes;
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -92,12 +94,16 @@ impl Login {
         }
     }
 
-    /// Whether number `seq` of `group`, whose turn it is to be pushed, was pulled before.
+    /// Whether number `seq` of `group`, whose turn it is to be pushed, was pulled before. Those before it will have no turn
+    /// any more, whatever became of theirs, and are forgotten.
     pub fn was_pulled_ahead(&mut self, group: GroupId, seq: u64) -> bool {
         let Some(ahead) = &mut self.pulled_ahead else {
             return false;
         };
         let was = ahead.remove(&(group, seq));
+        while let Some(past) = ahead.range((group, 0)..(group, seq)).next().copied() {
+            ahead.remove(&past);
+        }
         if ahead.is_empty() {
             self.pulled_ahead = None;
         }

@@ -2,27 +2,44 @@
 //!
 //! Owns the pace: each user is refreshed well within half of a route's life, in batches. A service that has forgotten a route
 //! all the same is told it again, unless the user has logged in elsewhere in the meantime; one that cannot refresh is told
-//! every route anew.
+//! every route anew, unless it has one of a log-in elsewhere. A pass fits between two.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    collections::HashSet,
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use crate::{
     backend::{Answer, Backend, CallError, method},
     bus::PushSource,
     id::{SessionId, UserId},
-    proto::{BindRouteRequest, Code, QueryRouteRequest, RefreshRoutesRequest},
+    proto::{BindRouteRequest, Code, QueryRouteRequest, QueryRouteResponse, RefreshRoutesRequest},
     shard::core::Core,
 };
 
 /// Users of one call.
 const BATCH_USERS: usize = 500;
-/// Between two batches, and between two users that are bound anew.
+/// Between two batches, and for each user that is bound anew, at most.
 const PACE: Duration = Duration::from_millis(5);
+/// Users that are bound anew at one time.
+const USERS_AT_ONCE: usize = 8;
 /// After a pass in which something failed, the next one comes so soon.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// A route was not refreshed; it will be tried again.
 struct NotRefreshed;
+
+/// Why users are bound anew.
+#[derive(Clone, Copy)]
+enum Anew {
+    /// Presence has forgotten these.
+    Forgotten,
+    /// Presence cannot refresh, and keeps one route for each user.
+    Newest,
+}
 
 /// Refreshes the routes of the core's users, for ever. A route lives for `lifetime`.
 pub async fn keep<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, lifetime: Duration) {
@@ -31,28 +48,42 @@ pub async fn keep<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, lifetime: Dur
     let mut wait = interval;
     loop {
         core.pause(wait).await;
-        wait = match refresh_all(&core).await {
-            Ok(()) => interval,
+        let began_us = core.advance_clock().monotonic_us;
+        let outcome = refresh_all(&core, interval).await;
+        let took = Duration::from_micros(core.advance_clock().monotonic_us - began_us);
+        wait = match outcome {
+            Ok(()) => interval.saturating_sub(took),
             Err(NotRefreshed) => interval.min(AFTER_FAILURE),
         };
     }
 }
 
-async fn refresh_all<B: Backend, P: PushSource>(core: &Core<B, P>) -> Result<(), NotRefreshed> {
+async fn refresh_all<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    interval: Duration,
+) -> Result<(), NotRefreshed> {
     let users = core.shard().users_here();
+    let pace = pace(interval, users.len());
     let mut outcome = Ok(());
     for batch in users.chunks(BATCH_USERS) {
-        if refresh(core, batch).await.is_err() {
+        if refresh(core, batch, pace).await.is_err() {
             outcome = Err(NotRefreshed);
         }
-        core.pause(PACE).await;
+        core.pause(pace).await;
     }
     outcome
+}
+
+/// The pause for each of `users`: all together take up half of a pass's time at most.
+fn pace(interval: Duration, users: usize) -> Duration {
+    let users = u32::try_from(users).unwrap_or(u32::MAX).max(1);
+    PACE.min(interval / users / 2)
 }
 
 async fn refresh<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     users: &[UserId],
+    pace: Duration,
 ) -> Result<(), NotRefreshed> {
     let request = {
         let shard = core.shard();
@@ -65,21 +96,64 @@ async fn refresh<B: Backend, P: PushSource>(
     };
     match core.backend.call::<method::RefreshRoutes>(request).await {
         Ok(response) if is_ok(&response) => {
-            for user in response.unknown_user_ids {
-                bind_again(core, user).await?;
-                core.pause(PACE).await;
-            }
-            Ok(())
+            // Only those that were asked about, each once, whatever the service names.
+            let unknown: HashSet<UserId> = response.unknown_user_ids.into_iter().collect();
+            let forgotten = users.iter().filter(|user| unknown.contains(user));
+            let forgotten: Vec<UserId> = forgotten.copied().collect();
+            bind_all(core, &forgotten, Anew::Forgotten, pace).await
         }
-        Err(CallError::Unsupported) => {
-            for user in users {
-                bind_newest(core, *user).await?;
-                core.pause(PACE).await;
-            }
-            Ok(())
-        }
+        Err(CallError::Unsupported) => bind_all(core, users, Anew::Newest, pace).await,
         Ok(_) | Err(_) => Err(NotRefreshed),
     }
+}
+
+/// Binds these anew, some at a time. One that fails is no reason to leave out those behind it.
+async fn bind_all<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    users: &[UserId],
+    anew: Anew,
+    pace: Duration,
+) -> Result<(), NotRefreshed> {
+    let mut outcome = Ok(());
+    for some in users.chunks(USERS_AT_ONCE) {
+        let flows = some.iter().map(|user| async move {
+            match anew {
+                Anew::Forgotten => bind_again(core, *user).await,
+                Anew::Newest => bind_newest(core, *user).await,
+            }
+        });
+        if side_by_side(flows).await.is_err() {
+            outcome = Err(NotRefreshed);
+        }
+        core.pause(pace * some.len() as u32).await;
+    }
+    outcome
+}
+
+/// Carries out all of `flows`; says whether all did what they should.
+async fn side_by_side<F: Future<Output = Result<(), NotRefreshed>>>(
+    flows: impl Iterator<Item = F>,
+) -> Result<(), NotRefreshed> {
+    let mut flows: Vec<_> = flows.map(Box::pin).collect();
+    let mut outcome = Ok(());
+    poll_fn(|context: &mut Context<'_>| {
+        flows.retain_mut(|flow| match flow.as_mut().poll(context) {
+            Poll::Ready(ended) => {
+                if ended.is_err() {
+                    outcome = Err(NotRefreshed);
+                }
+                false
+            }
+            Poll::Pending => true,
+        });
+        if flows.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    outcome
 }
 
 /// Presence has forgotten `user` here. A session that has been replaced meanwhile, unheard, ends; the others are bound.
@@ -87,12 +161,9 @@ async fn bind_again<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<(), NotRefreshed> {
-    let request = QueryRouteRequest { user_id: user };
-    let elsewhere = match core.backend.call::<method::QueryRoute>(request).await {
-        Ok(response) => response.routes,
-        Err(_) => return Err(NotRefreshed),
-    };
+    let elsewhere = query(core, user).await.map_err(|_| NotRefreshed)?.routes;
     let sessions = core.shard().sessions_of(user);
+    let mut outcome = Ok(());
     for (session_id, device) in sessions {
         // Sessions are numbered by time.
         let is_replaced = elsewhere
@@ -101,22 +172,57 @@ async fn bind_again<B: Backend, P: PushSource>(
         if is_replaced {
             core.shard().replaced(user, session_id);
             core.notify();
-        } else {
-            bind(core, user, session_id, device).await?;
+        } else if bind(core, user, session_id, device).await.is_err() {
+            outcome = Err(NotRefreshed);
         }
     }
-    Ok(())
+    outcome
 }
 
-/// Presence keeps one route for each user: that of the newest session.
+/// Presence keeps one route for each user: that of the newest session here, unless it has one of a log-in elsewhere.
 async fn bind_newest<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<(), NotRefreshed> {
+    if is_elsewhere(core, user).await.map_err(|_| NotRefreshed)? {
+        return Ok(());
+    }
     let newest = core.shard().sessions_of(user).into_iter().max();
     match newest {
         Some((session_id, device)) => bind(core, user, session_id, device).await,
         None => Ok(()),
+    }
+}
+
+/// Whether Presence has routes of `user`, none of which is this core's. One that cannot tell knows of none.
+pub(super) async fn is_elsewhere<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<bool, CallError> {
+    let known = match query(core, user).await {
+        Err(CallError::Unsupported) => return Ok(false),
+        known => known?,
+    };
+    let routes = known.routes.iter().map(|route| &route.gateway_id);
+    let mut places = routes
+        .chain([&known.gateway_id])
+        .filter(|place| !place.is_empty())
+        .peekable();
+    let is_somewhere = places.peek().is_some();
+    Ok(is_somewhere && places.all(|place| place != core.route.as_str()))
+}
+
+/// What Presence knows of `user`.
+async fn query<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<QueryRouteResponse, CallError> {
+    let request = QueryRouteRequest { user_id: user };
+    let response = core.backend.call::<method::QueryRoute>(request).await?;
+    match response.result().map(|result| result.code()) {
+        Some(Code::Ok) => Ok(response),
+        Some(Code::NotFound) => Ok(QueryRouteResponse::default()),
+        _ => Err(CallError::Internal),
     }
 }
 

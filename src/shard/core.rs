@@ -35,7 +35,7 @@ pub struct Gateway {
 /// Names of users that are remembered with their numbers; at more, all are forgotten.
 const KNOWN_USERS: usize = 64 * 1024;
 /// Fetches of one core from the store at one time: after the bus was away, everybody's messages are looked for.
-const FETCHES: usize = 64;
+pub(super) const FETCHES: usize = 64;
 
 impl Gateway {
     /// Puts the shared parts together.

@@ -48,6 +48,7 @@ impl Shard {
                 self.resume_later(key);
             }
         }
+        self.search_on();
         self.check_invariants();
     }
 }

@@ -15,6 +15,11 @@ impl Shard {
         self.wheel.len()
     }
 
+    /// Whether something is still to be looked for.
+    pub(crate) fn is_searching(&self) -> bool {
+        self.search.is_under_way()
+    }
+
     /// How many users have a session here, and how many groups are known.
     pub(crate) fn table_sizes(&self) -> (usize, usize) {
         (self.users.len(), self.groups.len())

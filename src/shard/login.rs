@@ -49,9 +49,11 @@ impl Shard {
                 slots: SmallVec::new(),
                 direct: Sequencer::unknown(),
                 begins_anywhere: false,
+                membership_change: 0,
             })
             .slots
             .push(key.slot);
+        self.membership_changed(user);
         self.check_invariants();
         true
     }
@@ -113,6 +115,12 @@ impl Shard {
                 Some((session.login()?.session_id, session.device().to_owned()))
             })
             .collect()
+    }
+
+    /// The groups whose messages the connection's session gets.
+    pub fn groups_of(&self, key: ConnectionKey) -> Vec<GroupId> {
+        let login = self.connection(key).and_then(|c| c.session.login());
+        login.map_or_else(Vec::new, |login| login.groups.clone())
     }
 
     /// Ends a session of `user` that another one has replaced, if it is here.
@@ -191,6 +199,8 @@ impl Shard {
             return;
         }
         login.groups.push(group);
+        let user = login.user;
+        self.membership_changed(user);
         let entry = self.groups.entry(group).or_insert_with(|| Group {
             members: BTreeMap::new(),
             messages: Sequencer::unknown(),
@@ -214,19 +224,21 @@ impl Shard {
         self.group_ready(group, fetch);
     }
 
-    /// All local sessions of `user` get the messages of `group` after number `last_seq`.
-    pub(super) fn user_joined(&mut self, user: UserId, group: GroupId, last_seq: u64) {
+    /// All local sessions of `user` get the messages of `group` after number `last_seq` (`None`: the backend does not
+    /// tell).
+    pub(super) fn user_joined(&mut self, user: UserId, group: GroupId, last_seq: Option<u64>) {
         let slots = self.slots_of(user);
         if slots.is_empty() {
             return;
         }
+        self.membership_changed(user);
         if !self.groups.contains_key(&group) {
             self.effects.push(Effect::Subscribe(group));
         }
         for slot in slots {
             let key = self.key_of(slot);
             self.note_membership(slot, group, Membership::Joined);
-            self.add_member(key, group, Some(last_seq));
+            self.add_member(key, group, last_seq);
         }
     }
 
@@ -240,6 +252,7 @@ impl Shard {
 
     /// No session of `user` gets the messages of `group` any more.
     pub(super) fn user_left(&mut self, user: UserId, group: GroupId) {
+        self.membership_changed(user);
         for slot in self.slots_of(user) {
             self.note_membership(slot, group, Membership::Left);
             if let Some(login) = self.connections[slot as usize].session.login_mut() {
@@ -250,6 +263,55 @@ impl Shard {
         self.forget_group_if_empty(group);
     }
 
+    fn membership_changed(&mut self, user: UserId) {
+        self.membership_changes += 1;
+        if let Some(entry) = self.users.get_mut(&user) {
+            entry.membership_change = self.membership_changes;
+        }
+    }
+
+    /// The last change of the memberships of `user`, for [`Shard::set_memberships`]; `None`: nobody is here, or a
+    /// log-in is under way that may know less than what follows it.
+    pub fn membership_change(&self, user: UserId) -> Option<u64> {
+        let mut slots = self.slots_of(user).into_iter();
+        let is_settled = slots.all(|slot| {
+            let login = self.connections[slot as usize].session.login();
+            login.is_some_and(|login| login.ready)
+        });
+        let entry = self.users.get(&user).filter(|_| is_settled)?;
+        Some(entry.membership_change)
+    }
+
+    /// The service was asked after the change `as_of`, and answered that `user` is in these groups, with their last
+    /// numbers as far as it tells them. `false`: there was news since, which may be newer than this answer.
+    pub fn set_memberships(
+        &mut self,
+        user: UserId,
+        as_of: u64,
+        groups: &[(GroupId, Option<u64>)],
+    ) -> bool {
+        if self.membership_change(user) != Some(as_of) {
+            return !self.is_here(user);
+        }
+        let sessions: Vec<Vec<GroupId>> = self
+            .slots_of(user)
+            .into_iter()
+            .map(|slot| self.groups_of(self.key_of(slot)))
+            .collect();
+        for (group, last_seq) in groups {
+            if sessions.iter().any(|of_one| !of_one.contains(group)) {
+                self.user_joined(user, *group, *last_seq);
+            }
+        }
+        for group in sessions.into_iter().flatten() {
+            if groups.iter().all(|(other, _)| *other != group) {
+                self.user_left(user, group);
+            }
+        }
+        self.check_invariants();
+        true
+    }
+
     /// Whether this core still has somebody in `group`, or is about to.
     pub fn knows_group(&self, group: GroupId) -> bool {
         self.groups.contains_key(&group)
@@ -257,14 +319,13 @@ impl Shard {
 
     /// After a group was newly listened to: what came between its last number and the listening must be fetched.
     pub fn group_subscribed(&mut self, group: GroupId) {
-        if let Some(entry) = self.groups.get_mut(&group) {
-            let fetch = entry.messages.gap_possible();
-            self.group_ready(group, fetch);
-        }
+        let fetch = self.missed_of_group(group);
+        self.group_ready(group, fetch);
     }
 
-    /// Ends the log-in of the connection, if there is one, and asks for its route to be forgotten.
-    pub fn log_out(&mut self, slot: u32) {
+    /// Ends the log-in of the connection, if there is one, and asks for its route to be forgotten. `is_told`: a command tells
+    /// the User Service.
+    pub fn log_out(&mut self, slot: u32, is_told: bool) {
         let session = &mut self.connections[slot as usize].session;
         let Phase::LoggedIn(login) = std::mem::take(&mut session.phase) else {
             return;
@@ -284,12 +345,20 @@ impl Shard {
         }
         // What it was sent is confirmed before its route goes, so that the user's next log-in does not get it again.
         self.flush_acks();
-        self.unbind(login.user, login.session_id);
+        self.effects.push(Effect::Unbind {
+            user: login.user,
+            session_id: login.session_id,
+            is_told,
+        });
     }
 
     /// Asks for the route of a session to be forgotten.
     pub fn unbind(&mut self, user: UserId, session_id: SessionId) {
-        self.effects.push(Effect::Unbind { user, session_id });
+        self.effects.push(Effect::Unbind {
+            user,
+            session_id,
+            is_told: false,
+        });
     }
 
     /// The client logged out and may log in again: it has as long for that as after connecting.
@@ -300,7 +369,7 @@ impl Shard {
         {
             return;
         }
-        self.log_out(key.slot);
+        self.log_out(key.slot, true);
         let deadline_ms = self.now_ms() + self.options.login_timeout_ms;
         self.connections[key.slot as usize].session.deadline_ms = deadline_ms;
         self.arm(key, deadline_ms);

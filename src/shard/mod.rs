@@ -9,6 +9,7 @@
 //! - [`push`] what the bus brings → the sessions it is for, in order
 //! - [`delivery`] one push → one connection, and what that confirms
 //! - [`account`] what a client that confirms for itself still owes, and what was held back from it
+//! - [`search`] what is looked for after pushes may have been lost, and at what pace
 //! - [`deadlines`] what happens when nothing happens
 //! - [`sequencer`], [`wheel`] the order of one stream's numbers, and the timing wheel: neither knows the shard
 //! - [`core`] the shard together with what else a command can reach, and the only locks here: what the cores share
@@ -25,6 +26,7 @@ pub mod input;
 mod invariants;
 pub mod login;
 pub mod push;
+pub mod search;
 pub mod sequencer;
 pub mod wheel;
 
@@ -56,6 +58,7 @@ use crate::{
     },
     shard::{
         close_log::CloseLog,
+        search::{Search, Sought, Turn},
         sequencer::{Fetch, Sequencer},
         wheel::Wheel,
     },
@@ -106,6 +109,8 @@ pub enum Effect {
         user: UserId,
         /// The session.
         session_id: SessionId,
+        /// The User Service is told by somebody else that the user logged out.
+        is_told: bool,
     },
     /// Direct messages are missing.
     FetchDirect {
@@ -120,6 +125,13 @@ pub enum Effect {
         group: GroupId,
         /// Which numbers.
         fetch: Fetch,
+    },
+    /// News of it may have been lost.
+    LookFor {
+        /// What to look for.
+        sought: Sought,
+        /// To be kept for as long as that takes.
+        turn: Turn,
     },
     /// Listen to a group that a local user has just joined.
     Subscribe(GroupId),
@@ -165,6 +177,8 @@ struct User {
     direct: Sequencer<Arc<PushMessage>>,
     /// The backend does not tell the last number: the first one that comes is the beginning.
     begins_anywhere: bool,
+    /// Which of all changes of memberships on this core was the last one of this user's.
+    membership_change: u64,
 }
 
 /// A group with a member on this core.
@@ -200,6 +214,8 @@ pub struct Shard {
     scratch: Vec<u8>,
     draining: bool,
     close_log: CloseLog,
+    search: Search,
+    membership_changes: u64,
 }
 
 /// How precise time-outs are.
@@ -234,6 +250,8 @@ impl Shard {
             scratch: Vec::new(),
             draining: false,
             close_log: CloseLog::default(),
+            search: Search::default(),
+            membership_changes: 0,
         }
     }
 
@@ -360,7 +378,7 @@ impl Shard {
         }
         let peer = connection.session.peer.ip;
         let user = connection.session.login().map_or(0, |login| login.user);
-        self.log_out(key.slot);
+        self.log_out(key.slot, false);
         if let Some(word) = reason.kick_word() {
             let outbox = self.connections[key.slot as usize]
                 .outbox

@@ -46,7 +46,7 @@ impl Shard {
                 self.metrics.push_dropped(PushDrop::NoReceiver);
             }
             Ok(PushKind::GroupJoined) => {
-                self.user_joined(message.to, message.group_id, message.seq);
+                self.user_joined(message.to, message.group_id, Some(message.seq));
             }
             Ok(PushKind::GroupLeft) => self.user_left(message.to, message.group_id),
             Ok(PushKind::CatchUp) => self.on_gap(),
@@ -55,30 +55,9 @@ impl Shard {
         self.check_invariants();
     }
 
-    /// Pushes may have been lost: whatever is numbered is fetched from the last number on.
-    pub fn on_gap(&mut self) {
-        self.metrics.push_gaps_total.inc();
-        let effects = &mut self.effects;
-        for (user, entry) in &mut self.users {
-            if let Some(fetch) = entry.direct.gap_possible() {
-                effects.push(Effect::FetchDirect { user: *user, fetch });
-            }
-        }
-        for (group, entry) in &mut self.groups {
-            if let Some(fetch) = entry.messages.gap_possible() {
-                effects.push(Effect::FetchGroup {
-                    group: *group,
-                    fetch,
-                });
-            }
-        }
-    }
-
     /// Direct messages to `user` may have been published to nobody.
     pub fn look_for_missed(&mut self, user: UserId) {
-        if let Some(entry) = self.users.get_mut(&user)
-            && let Some(fetch) = entry.direct.gap_possible()
-        {
+        if let Some(fetch) = self.missed_direct(user) {
             self.effects.push(Effect::FetchDirect { user, fetch });
         }
     }

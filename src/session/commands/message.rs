@@ -20,6 +20,10 @@ use crate::{
 /// A message ready to be sent: its line, its id, and what sending it confirms.
 pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
 
+/// A pull lets the core's loop come by so often to send what is unsent: it may let flows run twice before it sends, and a
+/// client that does not read is not waited for.
+const TURNS_TO_SEND: usize = 3;
+
 pub(super) async fn chat<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
@@ -92,7 +96,10 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     limit: u32,
 ) -> Result<Reply, Failure> {
     // What has just been pushed must not come again: it leaves first, which confirms it, and the store is told.
-    if !core.shard().unsent(job.key).is_empty() {
+    for _ in 0..TURNS_TO_SEND {
+        if core.shard().unsent(job.key).is_empty() {
+            break;
+        }
         core.notify();
         yield_now().await;
     }
@@ -110,16 +117,17 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
             }
         }
     }
-    let mut pulled = core
+    let pulled = core
         .ask::<method::PullOffline>(PullOfflineRequest {
             user_id: job.user,
             limit,
             ..Default::default()
         })
         .await?;
-    drop_what_is_not_theirs(core, job, &mut pulled);
     let more = pulled.more;
     let mut messages = in_order(pulled);
+    let groups = core.shard().groups_of(job.key);
+    drop_what_is_not_theirs(core, job.user, &groups, &mut messages);
     let too_many = messages.len() > limit as usize;
     // A service without numbers has forgotten what it has handed out, and will not hand it out again.
     let is_numbered = messages.iter().all(|message| message.seq != 0);
@@ -157,27 +165,24 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
     Ok(Reply::Acked(acked))
 }
 
-/// Whatever a service hands out, nobody sees messages to others, or of groups they are not in.
-fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
+/// Whatever a service hands out, nobody sees messages to others than `user`, or of other groups than these.
+pub fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
     core: &Core<B, P>,
-    job: &Job,
-    pulled: &mut PullOfflineResponse,
+    user: UserId,
+    groups: &[GroupId],
+    messages: &mut Vec<PushMessage>,
 ) {
+    let before = messages.len();
+    messages.retain(|message| {
+        let is_theirs = match message.group_id {
+            0 => message.to == user,
+            group => groups.contains(&group),
+        };
+        // Services that number nothing may give 0 for an id.
+        is_theirs && message.msg_id >= 0
+    });
     let shard = core.shard();
-    let groups = shard
-        .connection(job.key)
-        .and_then(|connection| connection.session.login())
-        .map_or(&[][..], |login| login.groups.as_slice());
-    let before = pulled.msg_list.len() + pulled.group_msg_list.len();
-    // Services that number nothing may give 0 for an id.
-    pulled
-        .msg_list
-        .retain(|message| message.to == job.user && message.msg_id >= 0);
-    pulled
-        .group_msg_list
-        .retain(|message| groups.contains(&message.group_id) && message.msg_id >= 0);
-    let dropped = before - pulled.msg_list.len() - pulled.group_msg_list.len();
-    for _ in 0..dropped {
+    for _ in messages.len()..before {
         shard.metrics().push_dropped(PushDrop::NoReceiver);
     }
 }

@@ -232,7 +232,9 @@ impl Simulation {
         core.shard().take_effects(&mut effects);
         // Tables are hashed: their order is not the seed's.
         effects.sort_by_key(|effect| match effect {
-            Effect::FetchDirect { .. } | Effect::FetchGroup { .. } => format!("{effect:?}"),
+            Effect::FetchDirect { .. } | Effect::FetchGroup { .. } | Effect::LookFor { .. } => {
+                format!("{effect:?}")
+            }
             _ => String::new(),
         });
         let flows = effects
@@ -365,6 +367,7 @@ fn is_quiet(core: &SimCore, clients: &[Client]) -> bool {
     let shard = core.shard();
     !shard.has_work()
         && !shard.has_acks()
+        && !shard.is_searching()
         && clients
             .iter()
             .all(|client| shard.unsent(client.key).is_empty())

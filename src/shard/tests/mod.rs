@@ -6,6 +6,7 @@ mod limits;
 mod manual;
 mod membership;
 mod pushes;
+mod search;
 
 use std::sync::Arc;
 

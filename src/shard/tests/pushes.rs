@@ -175,6 +175,52 @@ fn the_senders_other_devices_get_a_copy_and_the_sending_one_does_not() {
 }
 
 #[test]
+fn what_was_pulled_before_its_turn_is_pushed_to_the_users_other_session_only() {
+    let mut shard = shard();
+    let (one, two) = (connect(&mut shard), connect(&mut shard));
+    log_in(&mut shard, one, 7, 0, &[(3, 0)]);
+    log_in(&mut shard, two, 7, 0, &[(3, 0)]);
+    let pulled = [(*direct(7, 1)).clone(), (*grouped(3, 1, 70, 0)).clone()];
+    shard.deliver_pulled(
+        one,
+        crate::session::commands::message::encode_all(7, &pulled),
+    );
+    assert_eq!(texts(&read(&mut shard, one)), ["d1", "g1"]);
+    for seq in 1..=2 {
+        shard.on_push(direct(7, seq));
+        shard.on_push(grouped(3, seq, 70, 0));
+    }
+    assert_eq!(texts(&read(&mut shard, one)), ["d2", "g2"]);
+    assert_eq!(texts(&read(&mut shard, two)), ["d1", "g1", "d2", "g2"]);
+}
+
+#[test]
+fn what_was_pulled_and_never_has_its_turn_is_forgotten() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[(3, 0)]);
+    let pulled = [(*direct(7, 2)).clone(), (*grouped(3, 2, 70, 0)).clone()];
+    shard.deliver_pulled(
+        key,
+        crate::session::commands::message::encode_all(7, &pulled),
+    );
+    let is_remembered = |shard: &Shard| {
+        let login = shard.connection(key).and_then(|c| c.session.login());
+        login.expect("a log-in").pulled_ahead.is_some()
+    };
+    // Confirmed by the pull, they are not in the store any more, and are skipped.
+    shard.on_push(direct(7, 3));
+    shard.on_push(grouped(3, 3, 70, 0));
+    let fetch = Fetch { after: 0, to: 2 };
+    assert!(is_remembered(&shard));
+    shard.direct_fetched(7, fetch, vec![(*direct(7, 1)).clone()], false);
+    shard.group_fetched(3, fetch, Vec::new(), false);
+    let said = read(&mut shard, key);
+    assert_eq!(texts(&said), ["d2", "g2", "d1", "d3", "g3"]);
+    assert!(!is_remembered(&shard));
+}
+
+#[test]
 fn a_kick_ends_the_session_it_names_and_no_other() {
     let mut shard = shard();
     let (one, two) = (connect(&mut shard), connect(&mut shard));
@@ -190,16 +236,6 @@ fn a_kick_ends_the_session_it_names_and_no_other() {
     assert_eq!(read(&mut shard, one), "KICK reason=replaced\n");
     assert_eq!(shard.is_finished(one), Some(CloseReason::Replaced));
     assert_eq!(shard.is_finished(two), None);
-}
-
-#[test]
-fn after_the_bus_was_away_everyone_is_looked_after_once() {
-    let mut shard = shard();
-    let key = connect(&mut shard);
-    log_in(&mut shard, key, 7, 4, &[(3, 9)]);
-    shard.on_gap();
-    shard.on_gap();
-    assert_eq!(effects(&mut shard).len(), 2);
 }
 
 #[test]

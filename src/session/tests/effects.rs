@@ -1,0 +1,145 @@
+//! What was lost is looked for: memberships are brought in line, and nothing goes out that was not asked for.
+
+use super::*;
+use crate::{
+    proto::{PushKind, PushMessage},
+    session::effects,
+};
+
+fn groups(group_ids: &[GroupId], last_seqs: &[u64]) -> Result<Response, CallError> {
+    Ok(Response::GetUserGroups(proto::GetUserGroupsResponse {
+        result: result(Code::Ok),
+        group_ids: group_ids.to_vec(),
+        last_seqs: last_seqs.to_vec(),
+    }))
+}
+
+fn nothing_stored() -> Result<Response, CallError> {
+    Ok(Response::PullOffline(proto::PullOfflineResponse {
+        result: result(Code::Ok),
+        ..Default::default()
+    }))
+}
+
+/// The flows that look for what was lost.
+fn begin_to_look(world: &World) -> Vec<Flow> {
+    let mut effects = Vec::new();
+    let mut shard = world.core.shard();
+    shard.on_gap();
+    shard.take_effects(&mut effects);
+    let flows = effects
+        .into_iter()
+        .map(|effect| Box::pin(effects::run(Rc::clone(&world.core), effect)) as Flow);
+    flows.collect()
+}
+
+fn look(world: &World) {
+    let mut flows = begin_to_look(world).into_iter();
+    assert!(flows.all(|mut flow| go_on(&mut flow)));
+}
+
+fn times_asked(world: &World) -> usize {
+    let calls = world.calls.borrow();
+    let asked = calls
+        .iter()
+        .filter(|call| matches!(call, Request::GetUserGroups(_)));
+    asked.count()
+}
+
+#[test]
+fn memberships_whose_news_was_lost_are_repaired() {
+    for last_seqs in [&[2, 6][..], &[]] {
+        let mut failures = 2;
+        let world = World::new(0, move |request| match request {
+            Request::GetUserGroups(_) if failures > 0 => {
+                failures -= 1;
+                Err(CallError::Timeout)
+            }
+            Request::GetUserGroups(_) => groups(&[4, 5], last_seqs),
+            Request::PullOffline(_) => nothing_stored(),
+            _ => Err(CallError::Unavailable),
+        });
+        let (key, _) = world.log_in(7, &[(3, None), (4, None)]);
+        look(&world);
+        assert_eq!(world.core.shard().groups_of(key), [4, 5]);
+        assert_eq!(times_asked(&world), 3);
+    }
+}
+
+#[test]
+fn where_nobody_knows_of_groups_or_the_answer_is_broken_nothing_changes() {
+    for answer in [Err(CallError::Unsupported), groups(&[-1], &[])] {
+        let world = World::new(0, move |request| match request {
+            Request::GetUserGroups(_) => answer.clone(),
+            _ => nothing_stored(),
+        });
+        let (key, _) = world.log_in(7, &[(3, None)]);
+        look(&world);
+        assert_eq!(world.core.shard().groups_of(key), [3]);
+        assert_eq!(times_asked(&world), 1);
+    }
+}
+
+#[test]
+fn news_that_comes_while_the_service_is_asked_is_newer_than_its_answer() {
+    let mut is_first = true;
+    let world = World::new(0, move |request| match request {
+        Request::GetUserGroups(_) if std::mem::take(&mut is_first) => groups(&[3, 5], &[]),
+        Request::GetUserGroups(_) => groups(&[], &[]),
+        _ => nothing_stored(),
+    });
+    let (key, _) = world.log_in(7, &[(3, None)]);
+    let mut flows = begin_to_look(&world);
+    flows.retain_mut(|flow| !turn(flow));
+    // The service has answered, and the answer is on its way.
+    world.core.shard().on_push(Arc::new(PushMessage {
+        to: 7,
+        group_id: 3,
+        kind: PushKind::GroupLeft.into(),
+        ..Default::default()
+    }));
+    flows.retain_mut(|flow| !go_on(flow));
+    assert!(flows.is_empty());
+    assert!(world.core.shard().groups_of(key).is_empty());
+    assert_eq!(times_asked(&world), 2);
+}
+
+#[test]
+fn messages_to_others_do_not_go_out_whoever_hands_them_out() {
+    let message = |to, seq: u64| proto::C2cMsg {
+        msg_id: seq as i64,
+        from: 70,
+        to,
+        text: format!("d{seq}"),
+        seq,
+        ..Default::default()
+    };
+    let of_group = |group_id, seq: u64| proto::GroupMsg {
+        msg_id: 10 + seq as i64,
+        from: 70,
+        group_id,
+        text: format!("g{seq}"),
+        seq,
+        ..Default::default()
+    };
+    let world = World::new(0, move |request| match request {
+        Request::PullOffline(_) => Ok(Response::PullOffline(proto::PullOfflineResponse {
+            result: result(Code::Ok),
+            msg_list: vec![message(7, 1), message(8, 2), message(7, 3)],
+            ..Default::default()
+        })),
+        Request::PullGroup(_) => Ok(Response::PullGroup(proto::PullGroupResponse {
+            result: result(Code::Ok),
+            group_msg_list: vec![of_group(3, 1), of_group(4, 2), of_group(0, 3)],
+        })),
+        _ => groups(&[3], &[0]),
+    });
+    let (key, _) = world.log_in(7, &[(3, Some(0))]);
+    look(&world);
+    let said = String::from_utf8(world.core.shard().unsent(key).to_vec()).expect("lines");
+    let texts: Vec<_> = said
+        .lines()
+        .filter_map(|line| line.split_once(" text=").map(|(_, text)| text))
+        .collect();
+    assert_eq!(texts, ["d1", "d3", "g1"]);
+}

@@ -1,0 +1,152 @@
+//! Who is bound again and who is not, at what pace, and who is logged out for want of a way to unbind.
+
+use super::*;
+use crate::session::{effects, routes};
+
+const LIFETIME: Duration = Duration::from_secs(100);
+const INTERVAL: Duration = Duration::from_secs(40);
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+fn refreshed(unknown_user_ids: Vec<UserId>) -> Result<Response, CallError> {
+    Ok(Response::RefreshRoutes(proto::RefreshRoutesResponse {
+        result: result(Code::Ok),
+        unknown_user_ids,
+    }))
+}
+
+fn known(code: Code, gateway_id: &str) -> Result<Response, CallError> {
+    Ok(Response::QueryRoute(proto::QueryRouteResponse {
+        result: result(code),
+        gateway_id: gateway_id.into(),
+        routes: Vec::new(),
+    }))
+}
+
+fn bound(code: Code) -> Result<Response, CallError> {
+    Ok(Response::BindRoute(proto::BindRouteResponse {
+        result: result(code),
+        ..Default::default()
+    }))
+}
+
+/// One pass, and up to the wait for the next one.
+fn pass(world: &World) {
+    let mut flow: Flow = Box::pin(routes::keep(Rc::clone(&world.core), LIFETIME));
+    assert!(!go_on(&mut flow));
+}
+
+fn sorted(mut users: Vec<UserId>) -> Vec<UserId> {
+    users.sort_unstable();
+    users
+}
+
+#[test]
+fn one_who_cannot_be_bound_keeps_nobody_from_it() {
+    let world = World::new(0, |request| match request {
+        Request::RefreshRoutes(refresh) => refreshed(refresh.user_ids.clone()),
+        Request::QueryRoute(_) => known(Code::Ok, ""),
+        Request::BindRoute(bind) if bind.user_id == 7 => bound(Code::Internal),
+        _ => bound(Code::Ok),
+    });
+    for user in 1..=20 {
+        world.log_in(user, &[]);
+    }
+    pass(&world);
+    assert_eq!(sorted(world.bound()), (1..=20).collect::<Vec<_>>());
+    assert_eq!(
+        world.pauses.borrow().last(),
+        Some(&AFTER_FAILURE),
+        "again soon"
+    );
+}
+
+#[test]
+fn nobody_is_bound_on_the_word_of_a_failed_query() {
+    let world = World::new(0, |request| match request {
+        Request::RefreshRoutes(refresh) => refreshed(refresh.user_ids.clone()),
+        Request::QueryRoute(query) if query.user_id == 1 => known(Code::Internal, ""),
+        Request::QueryRoute(query) if query.user_id == 2 => known(Code::NotFound, ""),
+        Request::QueryRoute(_) => known(Code::Ok, ""),
+        _ => bound(Code::Ok),
+    });
+    for user in 1..=3 {
+        world.log_in(user, &[]);
+    }
+    pass(&world);
+    assert_eq!(sorted(world.bound()), [2, 3]);
+}
+
+#[test]
+fn where_routes_cannot_be_refreshed_one_of_a_log_in_elsewhere_stays() {
+    let world = World::new(0, |request| match request {
+        Request::QueryRoute(query) => match query.user_id {
+            1 => known(Code::Ok, "there#0"),
+            2 => known(Code::Ok, "here#0"),
+            3 => known(Code::NotFound, ""),
+            _ => Err(CallError::Unsupported),
+        },
+        Request::BindRoute(_) => bound(Code::Ok),
+        _ => Err(CallError::Unsupported),
+    });
+    for user in 1..=4 {
+        world.log_in(user, &[]);
+    }
+    pass(&world);
+    assert_eq!(sorted(world.bound()), [2, 3, 4]);
+}
+
+#[test]
+fn a_pass_fits_between_two() {
+    let world = World::new(1, |request| match request {
+        Request::BindRoute(_) => bound(Code::Ok),
+        _ => Err(CallError::Unsupported),
+    });
+    for user in 1..=5_000 {
+        world.log_in(user, &[]);
+    }
+    pass(&world);
+    let pauses = world.pauses.borrow();
+    let (first, within, last) = (
+        pauses[0],
+        &pauses[1..pauses.len() - 1],
+        pauses[pauses.len() - 1],
+    );
+    assert_eq!(first, INTERVAL);
+    assert!(within.iter().sum::<Duration>() <= INTERVAL / 2 + Duration::from_secs(1));
+    // The next pass begins an interval after this one did, however long this one took.
+    assert_eq!(world.now_us.get(), (2 * INTERVAL).as_micros() as u64);
+    assert!(last < INTERVAL);
+}
+
+#[test]
+fn only_who_is_nowhere_else_is_logged_out_for_want_of_unbinding() {
+    let world = World::new(0, |request| match request {
+        Request::QueryRoute(query) => match query.user_id {
+            1 => known(Code::Ok, "there#0"),
+            2 => known(Code::Ok, "here#0"),
+            3 => known(Code::NotFound, ""),
+            4 => known(Code::Internal, ""),
+            _ => Err(CallError::Unsupported),
+        },
+        Request::Logout(_) => Ok(Response::Logout(proto::LogoutResponse {
+            result: result(Code::Ok),
+        })),
+        _ => Err(CallError::Unsupported),
+    });
+    for user in 1..=5 {
+        let session_id = 9;
+        let unbind = Effect::Unbind {
+            user,
+            session_id,
+            is_told: false,
+        };
+        let mut flow: Flow = Box::pin(effects::run(Rc::clone(&world.core), unbind));
+        assert!(go_on(&mut flow));
+    }
+    let calls = world.calls.borrow();
+    let logged_out = calls.iter().filter_map(|call| match call {
+        Request::Logout(logout) => Some(logout.user_id),
+        _ => None,
+    });
+    assert_eq!(logged_out.collect::<Vec<_>>(), [2, 3, 5]);
+}

@@ -1,0 +1,155 @@
+//! After pushes may have been lost: everything of everybody here is looked for, some at a time.
+//!
+//! Owns the passes over all streams and over all memberships: what of them is still to be looked for, and how much is
+//! looked for just now. The flows that look are [`Effect::LookFor`]. Messages and memberships are of different services,
+//! and neither pass waits for the other.
+//!
+//! Invariants: each user and group is in a queue once; at most as many flows are under way as may fetch at one time;
+//! the passes of a kind begin a second apart, and one that was asked for meanwhile comes after.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{Effect, Shard};
+use crate::{
+    id::{GroupId, UserId},
+    shard::{
+        core::FETCHES,
+        sequencer::{Fetch, Sequencer},
+    },
+};
+
+/// Flows under way of each kind: together, as many as may fetch at one time.
+const MESSAGES_AT_ONCE: usize = FETCHES - MEMBERSHIPS_AT_ONCE;
+const MEMBERSHIPS_AT_ONCE: usize = 16;
+/// Between the beginnings of two passes.
+const PASS_MS: u64 = 1_000;
+
+/// Something of which news may have been lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// A user's direct messages.
+    Direct(UserId),
+    /// A group's messages.
+    Group(GroupId),
+    /// Which groups a user is in.
+    Memberships(UserId),
+}
+
+/// One of the places for flows that look for something; free again once it is dropped, whatever becomes of the flow.
+#[derive(Debug)]
+pub struct Turn {
+    _place: Arc<()>,
+}
+
+/// Where the passes stand.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    messages: Pass,
+    memberships: Pass,
+}
+
+/// What is looked for of one kind.
+#[derive(Debug, Default)]
+struct Pass {
+    queue: VecDeque<Sought>,
+    /// Each turn has a clone.
+    places: Arc<()>,
+    began_ms: Option<u64>,
+    /// Another pass is due.
+    again: bool,
+}
+
+impl Search {
+    #[cfg(test)]
+    pub(super) fn is_under_way(&self) -> bool {
+        [&self.messages, &self.memberships]
+            .iter()
+            .any(|pass| pass.again || !pass.queue.is_empty() || Arc::strong_count(&pass.places) > 1)
+    }
+}
+
+impl Pass {
+    /// Begins another pass if one is due, over what there is now.
+    fn begin(&mut self, now_ms: u64, all: impl Iterator<Item = Sought>) {
+        let is_early = self
+            .began_ms
+            .is_some_and(|began_ms| now_ms < began_ms + PASS_MS);
+        if self.again && self.queue.is_empty() && !is_early {
+            self.again = false;
+            self.began_ms = Some(now_ms);
+            self.queue.extend(all);
+        }
+    }
+
+    /// What to look for next that somebody is still here for, if there is a place for it.
+    fn next(&mut self, at_once: usize, mut is_here: impl FnMut(&Sought) -> bool) -> Option<Effect> {
+        // The pass itself holds one.
+        if Arc::strong_count(&self.places) > at_once {
+            return None;
+        }
+        let queue = &mut self.queue;
+        let sought = std::iter::from_fn(|| queue.pop_front()).find(|sought| is_here(sought))?;
+        let turn = Turn {
+            _place: Arc::clone(&self.places),
+        };
+        Some(Effect::LookFor { sought, turn })
+    }
+}
+
+impl Shard {
+    /// Pushes may have been lost: whatever is numbered is fetched from the last number on, and memberships are read anew.
+    pub fn on_gap(&mut self) {
+        self.metrics.push_gaps_total.inc();
+        self.search.messages.again = true;
+        self.search.memberships.again = true;
+        self.search_on();
+    }
+
+    /// A flow of a pass has ended, or time has passed: starts the next ones.
+    pub fn search_on(&mut self) {
+        let now_ms = self.now_ms();
+        let (users, groups) = (&self.users, &self.groups);
+        let is_here = |sought: &Sought| match sought {
+            Sought::Direct(user) | Sought::Memberships(user) => users.contains_key(user),
+            Sought::Group(group) => groups.contains_key(group),
+        };
+        let Search {
+            messages,
+            memberships,
+        } = &mut self.search;
+        let direct = users.keys().copied().map(Sought::Direct);
+        messages.begin(
+            now_ms,
+            direct.chain(groups.keys().copied().map(Sought::Group)),
+        );
+        memberships.begin(now_ms, users.keys().copied().map(Sought::Memberships));
+        for (pass, at_once) in [
+            (messages, MESSAGES_AT_ONCE),
+            (memberships, MEMBERSHIPS_AT_ONCE),
+        ] {
+            self.effects
+                .extend(std::iter::from_fn(|| pass.next(at_once, is_here)));
+        }
+    }
+
+    /// Direct messages to `user` may have been lost: the fetch to start, if one is.
+    pub fn missed_direct(&mut self, user: UserId) -> Option<Fetch> {
+        let entry = self.users.get_mut(&user)?;
+        missed(&mut entry.direct, entry.begins_anywhere)
+    }
+
+    /// Messages of `group` may have been lost: the fetch to start, if one is.
+    pub fn missed_of_group(&mut self, group: GroupId) -> Option<Fetch> {
+        let entry = self.groups.get_mut(&group)?;
+        missed(&mut entry.messages, entry.begins_anywhere)
+    }
+}
+
+fn missed<T>(stream: &mut Sequencer<T>, begins_anywhere: bool) -> Option<Fetch> {
+    // One that begins with the first number that comes, and of which none came, misses nothing that could be named. Any
+    // other is about to be told where it begins, and is fetched from there.
+    if begins_anywhere && stream.last().is_none() {
+        return None;
+    }
+    stream.gap_possible()
+}

@@ -1,0 +1,164 @@
+//! Looking for what was lost: at what pace, for whom, and what news is newer than an answer.
+
+use super::*;
+use crate::shard::search::{Sought, Turn};
+
+fn looked_for(shard: &mut Shard) -> Vec<(Sought, Turn)> {
+    let looked_for = effects(shard)
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::LookFor { sought, turn } => Some((sought, turn)),
+            _ => None,
+        });
+    looked_for.collect()
+}
+
+fn is_message(sought: &Sought) -> bool {
+    !matches!(sought, Sought::Memberships(_))
+}
+
+#[test]
+fn after_the_bus_was_away_everything_is_looked_for_once_and_again_if_it_was_away_again() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 4, &[(3, 9)]);
+    for _ in 0..3 {
+        shard.on_gap();
+    }
+    let everything = [Sought::Direct(7), Sought::Group(3), Sought::Memberships(7)];
+    let sought = |shard: &mut Shard| -> Vec<Sought> {
+        let looked_for = looked_for(shard).into_iter();
+        looked_for.map(|(sought, _)| sought).collect()
+    };
+    assert_eq!(sought(&mut shard), everything);
+    at(&mut shard, 900);
+    assert_eq!(sought(&mut shard), []);
+    at(&mut shard, 1_000);
+    assert_eq!(sought(&mut shard), everything, "a second after the first");
+    at(&mut shard, 5_000);
+    assert_eq!(sought(&mut shard), []);
+}
+
+#[test]
+fn a_bounded_number_is_looked_for_at_one_time() {
+    let mut shard = shard();
+    let mut keys = Vec::new();
+    for user in 1..=200 {
+        let key = connect(&mut shard);
+        log_in(&mut shard, key, user, 0, &[]);
+        keys.push(key);
+    }
+    effects(&mut shard);
+    shard.on_gap();
+    let mut under_way = looked_for(&mut shard);
+    let mut messages = 48;
+    assert_eq!(under_way.len(), messages + 16);
+    at(&mut shard, 2_000);
+    assert!(looked_for(&mut shard).is_empty(), "no place is free");
+    // The Group Service answers nothing, and messages do not wait for it.
+    while let Some(index) = under_way.iter().position(|(sought, _)| is_message(sought)) {
+        under_way.swap_remove(index);
+        shard.search_on();
+        let next = looked_for(&mut shard);
+        assert!(next.iter().all(|(sought, _)| is_message(sought)));
+        messages += next.len();
+        under_way.extend(next);
+    }
+    assert_eq!(messages, 200);
+    shard.on_gap();
+    assert_eq!(looked_for(&mut shard).len(), 48, "another pass");
+    // Whoever has gone meanwhile is left out.
+    for key in keys.drain(..150) {
+        shard.remove(key, crate::close::CloseReason::ConnectionLost);
+    }
+    effects(&mut shard);
+    under_way.clear();
+    shard.search_on();
+    let next = looked_for(&mut shard);
+    assert!(!next.is_empty());
+    assert!(next.iter().all(|(sought, _)| match sought {
+        Sought::Direct(user) | Sought::Memberships(user) => *user > 150,
+        Sought::Group(_) => false,
+    }));
+}
+
+#[test]
+fn a_stream_that_begins_anywhere_and_did_not_misses_nothing() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    let job = shard.feed(key, b"login:somebody:secret\n").expect("a job");
+    assert!(shard.attach(key, 7, "somebody".into(), 9));
+    assert_eq!(shard.missed_direct(7), None);
+    // Pushes lost before the beginning was known are fetched from there.
+    shard.set_baseline(key, Some(5));
+    assert!(matches!(
+        effects(&mut shard)[..],
+        [Effect::FetchDirect { user: 7, .. }]
+    ));
+    finish_log_in(&mut shard, &job, 7);
+    let other = connect(&mut shard);
+    assert!(shard.attach(other, 8, "other".into(), 10));
+    shard.set_baseline(other, None);
+    shard.add_member(other, 4, None);
+    assert_eq!(
+        (shard.missed_direct(8), shard.missed_of_group(4)),
+        (None, None)
+    );
+    shard.on_push(direct(8, 20));
+    assert!(shard.missed_direct(8).is_some());
+}
+
+#[test]
+fn memberships_follow_the_answer() {
+    let mut shard = shard();
+    let (one, two) = (connect(&mut shard), connect(&mut shard));
+    log_in(&mut shard, one, 7, 0, &[(3, 0), (4, 0)]);
+    log_in(&mut shard, two, 7, 0, &[(3, 0), (4, 0)]);
+    let as_of = shard.membership_change(7).expect("both are settled");
+    assert!(shard.set_memberships(7, as_of, &[(4, Some(2)), (5, Some(6)), (6, None)]));
+    for key in [one, two] {
+        assert_eq!(shard.groups_of(key), [4, 5, 6]);
+    }
+    let effects = effects(&mut shard);
+    assert!(
+        matches!(
+            effects[..],
+            [
+                Effect::Subscribe(5),
+                Effect::Subscribe(6),
+                Effect::Unsubscribe(3)
+            ]
+        ),
+        "{effects:?}"
+    );
+    shard.on_push(grouped(5, 7, 70, 0));
+    shard.on_push(grouped(6, 30, 70, 0));
+    assert_eq!(texts(&read(&mut shard, two)), ["g7", "g30"]);
+}
+
+#[test]
+fn what_was_heard_since_it_was_asked_is_newer_than_the_answer() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[(3, 0)]);
+    let as_of = shard.membership_change(7).expect("it is settled");
+    shard.on_push(news(PushKind::GroupLeft, 7, 3, 0));
+    assert!(!shard.set_memberships(7, as_of, &[(3, Some(0))]));
+    // Left and joined again looks as before, and the answer may be from between.
+    let as_of = shard.membership_change(7).expect("it is settled");
+    shard.on_push(news(PushKind::GroupJoined, 7, 3, 0));
+    shard.on_push(news(PushKind::GroupLeft, 7, 3, 0));
+    shard.on_push(news(PushKind::GroupJoined, 7, 3, 0));
+    assert!(!shard.set_memberships(7, as_of, &[]));
+    assert_eq!(shard.groups_of(key), [3]);
+    // A log-in under way may know less than the answer, and comes to know it later.
+    let as_of = shard.membership_change(7).expect("it is settled");
+    let second = connect(&mut shard);
+    let job = begin_log_in(&mut shard, second, 7, 0, &[]);
+    assert_eq!(shard.membership_change(7), None);
+    assert!(!shard.set_memberships(7, as_of, &[]));
+    finish_log_in(&mut shard, &job, 7);
+    let as_of = shard.membership_change(7).expect("it is settled");
+    assert!(shard.set_memberships(7, as_of, &[(3, Some(0))]));
+    assert_eq!(shard.groups_of(second), [3]);
+}

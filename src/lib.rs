@@ -92,6 +92,7 @@ pub mod service;
 pub mod session;
 pub mod shard;
 pub mod token;
+pub mod unix_time;
 pub mod upstream;
 pub mod worker;
 

@@ -1,8 +1,8 @@
 //! Where all clocks of the process begin.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use crate::shard::Now;
+use crate::{shard::Now, unix_time};
 
 /// The one beginning.
 #[derive(Clone, Copy)]
@@ -28,9 +28,5 @@ impl Clock {
 }
 
 fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| u64::try_from(since.as_millis()).ok())
-        .unwrap_or(0)
+    unix_time::unix_ms().unsigned_abs()
 }

@@ -68,6 +68,7 @@ pub enum PushDrop {
     Duplicate,
 }
 
+/// Labels whose words stand here, as they are names of nothing else.
 macro_rules! labels {
     ($($label:ident { $($value:ident => $word:literal,)* })*) => {$(
         impl Label for $label {
@@ -83,6 +84,7 @@ macro_rules! labels {
         }
     )*};
 }
+pub(super) use labels;
 
 labels! {
     Refusal {
@@ -145,11 +147,11 @@ impl Label for ErrorCode {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn indexes_and_words_are_unique<L: Label>() {
+    pub(in crate::metrics) fn indexes_and_words_are_unique<L: Label>() {
         let mut words = HashSet::new();
         for (index, label) in L::ALL.iter().enumerate() {
             assert_eq!(label.index(), index, "{}", label.word());

@@ -2,7 +2,7 @@
 //!
 //! Owns the labels that only these have. One thread, the one that serves, writes all of them, except where a cell is shared.
 
-use super::{Counter, Gauge, Label, PerLabel, SharedCounter};
+use super::{Counter, Gauge, Label, PerLabel, SharedCounter, label::labels};
 use crate::backend::Service;
 
 /// What a caller asked for, as far as a label may tell.
@@ -140,23 +140,7 @@ impl Label for Called {
     }
 }
 
-macro_rules! plain_labels {
-    ($($label:ident { $($value:ident => $word:literal,)* })*) => {$(
-        impl Label for $label {
-            const ALL: &'static [Self] = &[$(Self::$value),*];
-            fn index(self) -> usize {
-                self as usize
-            }
-            fn word(self) -> &'static str {
-                match self {
-                    $(Self::$value => $word,)*
-                }
-            }
-        }
-    )*};
-}
-
-plain_labels! {
+labels! {
     CallOutcome {
         Answered => "answered",
         UnknownMethod => "unknown_method",
@@ -176,19 +160,13 @@ plain_labels! {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn each_stands_at_its_own_index<L: Label>() {
-        for (index, label) in L::ALL.iter().enumerate() {
-            assert_eq!(label.index(), index, "{}", label.word());
-        }
-    }
+    use super::{super::label::tests::indexes_and_words_are_unique, *};
 
     #[test]
-    fn each_label_value_stands_at_its_own_index() {
-        each_stands_at_its_own_index::<Called>();
-        each_stands_at_its_own_index::<CallOutcome>();
-        each_stands_at_its_own_index::<ServerRefusal>();
-        each_stands_at_its_own_index::<PublishDrop>();
+    fn each_label_value_has_its_own_cell_and_word() {
+        indexes_and_words_are_unique::<Called>();
+        indexes_and_words_are_unique::<CallOutcome>();
+        indexes_and_words_are_unique::<ServerRefusal>();
+        indexes_and_words_are_unique::<PublishDrop>();
     }
 }

@@ -22,11 +22,11 @@ use super::{
     Shared,
     connection::Connection,
     replies::{Answered, Replies},
-    unix_ms,
 };
 use crate::{
     backend::{Request, mprpc::FramingError},
     service::{Call, ReplySink, ServiceClient},
+    unix_time::unix_ms,
 };
 
 /// What one read takes at most; a gateway's calls are small, so this is hundreds of them.

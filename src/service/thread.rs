@@ -7,7 +7,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -18,7 +18,7 @@ use super::{
     health::{CALM_MS, FailureReport},
     password::{Judged, PasswordPool},
 };
-use crate::{backend::Response, bus::Publisher, metrics};
+use crate::{backend::Response, bus::Publisher, metrics, unix_time::unix_ms};
 
 /// Calls in one transaction at most: more would make the first of them wait for the last.
 const BATCH_CALLS: usize = 256;
@@ -309,12 +309,4 @@ impl Replies {
             sink.complete(replies);
         }
     }
-}
-
-fn unix_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
-        .unwrap_or(0)
 }

@@ -31,6 +31,8 @@ pub mod sequencer;
 pub mod wheel;
 
 #[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
 mod tests;
 
 use std::{

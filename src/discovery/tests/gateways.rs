@@ -15,6 +15,14 @@ fn gateway_record(process: &Process) -> Vec<u8> {
     record.to_string().into_bytes()
 }
 
+/// A process that cannot be looked at from here.
+fn elsewhere() -> Process {
+    Process {
+        host: "elsewhere".to_owned(),
+        ..Process::this()
+    }
+}
+
 #[test]
 fn a_gateway_registers_what_it_is_and_vanishes_when_it_stops() {
     let server = shared();
@@ -104,11 +112,7 @@ fn a_holder_on_another_machine_is_waited_for_and_then_refused_to() {
     let hosts = server.hosts("/elsewhere");
     run(async {
         let stranger = Stranger::connect(&hosts).await;
-        let elsewhere = Process {
-            host: "elsewhere".to_owned(),
-            ..Process::this()
-        };
-        stranger.put(NODE, &gateway_record(&elsewhere)).await;
+        stranger.put(NODE, &gateway_record(&elsewhere())).await;
         let start = Instant::now();
         let gateway = Gateway::start(watch_options(&hosts, "gw"));
         let refused = tokio::time::timeout(DEADLINE, gateway.task).await;
@@ -127,11 +131,7 @@ fn a_holder_on_another_machine_that_vanishes_makes_room() {
     let hosts = server.hosts("/makes-room");
     run(async {
         let stranger = Stranger::connect(&hosts).await;
-        let elsewhere = Process {
-            host: "elsewhere".to_owned(),
-            ..Process::this()
-        };
-        stranger.put(NODE, &gateway_record(&elsewhere)).await;
+        stranger.put(NODE, &gateway_record(&elsewhere())).await;
         let gateway = Gateway::start(watch_options(&hosts, "gw"));
         eventually("it looks", || gateway.status.is_connected()).await;
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -234,14 +234,7 @@ fn a_panic_in_one_call_refuses_that_call_and_no_other() {
     world.engine.panics_on_profile_of = 4711;
     let requests = vec![
         world.draft(alice, bob, "1").into(),
-        proto::BindRouteRequest {
-            user_id: bob,
-            gateway_id: "gw#1".to_owned(),
-            device: "phone".to_owned(),
-            session_id: 2,
-            max_devices: 5,
-        }
-        .into(),
+        bind_request(bob, 1, 2, "phone").into(),
         proto::GetProfileRequest { user_id: 4711 }.into(),
         world.draft(alice, bob, "2").into(),
     ];

@@ -279,13 +279,8 @@ impl World {
         session_id: u64,
         device: &str,
     ) -> proto::BindRouteResponse {
-        self.call::<crate::backend::method::BindRoute>(proto::BindRouteRequest {
-            user_id,
-            gateway_id: format!("gw#{core}"),
-            device: device.to_owned(),
-            session_id,
-            max_devices: 5,
-        })
+        let request = bind_request(user_id, core, session_id, device);
+        self.call::<crate::backend::method::BindRoute>(request)
     }
 
     fn unbind(&mut self, user_id: UserId, session_id: u64) {
@@ -369,6 +364,21 @@ fn copy_files(from: &Path, to: &Path) {
 
 fn code(result: &Option<proto::Result>) -> Code {
     result.as_ref().expect("a result").code()
+}
+
+fn bind_request(
+    user_id: UserId,
+    core: usize,
+    session_id: u64,
+    device: &str,
+) -> proto::BindRouteRequest {
+    proto::BindRouteRequest {
+        user_id,
+        gateway_id: format!("gw#{core}"),
+        device: device.to_owned(),
+        session_id,
+        max_devices: 5,
+    }
 }
 
 fn route(core: usize) -> Channel {

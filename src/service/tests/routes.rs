@@ -219,14 +219,7 @@ fn a_bind_that_fails_halfway_leaves_nothing_of_itself() {
         );
         let requests = vec![
             world.draft(alice, bob, "1").into(),
-            proto::BindRouteRequest {
-                user_id: bob,
-                gateway_id: "gw#1".to_owned(),
-                device: "phone".to_owned(),
-                session_id: 2,
-                max_devices: 5,
-            }
-            .into(),
+            bind_request(bob, 1, 2, "phone").into(),
             world.draft(alice, bob, "2").into(),
         ];
         let replies = world.batch(requests);
@@ -282,14 +275,7 @@ fn routes_of_a_batch_taken_back_are_not_remembered() {
         world.bind_device(bob, 0, 1, "phone");
         world.engine.panics_on_profile_of = 4711;
         let requests = vec![
-            proto::BindRouteRequest {
-                user_id: bob,
-                gateway_id: "gw#1".to_owned(),
-                device: "phone".to_owned(),
-                session_id: 2,
-                max_devices: 5,
-            }
-            .into(),
+            bind_request(bob, 1, 2, "phone").into(),
             proto::GetProfileRequest { user_id: 4711 }.into(),
             world.draft(alice, bob, "x").into(),
         ];

@@ -15,7 +15,6 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
-    time::Duration,
 };
 
 use self::{
@@ -26,14 +25,10 @@ use self::{
 use crate::{
     close::CloseReason,
     id::{ConnectionKey, MessageIds, UserId},
-    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
+    limits::Rate,
     metrics,
     session::{Peer, commands, effects, job::Job},
-    shard::{
-        Effect, Now, Shard, ShardOptions,
-        core::{Core, Gateway},
-    },
-    token::Tokens,
+    shard::{Effect, Now, Shard, ShardOptions, core::Core, fixtures::gateway},
 };
 
 const CORES: usize = 2;
@@ -54,22 +49,6 @@ struct Simulation {
     tasks: Rc<RefCell<Vec<Task>>>,
     counter: u64,
     ended: usize,
-}
-
-fn gateway() -> Arc<Gateway> {
-    let guard = LoginGuardOptions {
-        attempts: 5,
-        delay_ms: 1000,
-        delay_max_ms: 60_000,
-        capacity: 100,
-    };
-    Arc::new(Gateway::new(
-        Tokens::new(&[7; 32], Duration::from_secs(3600)).expect("a long secret"),
-        5,
-        Exempt::default(),
-        LoginGuard::new(guard),
-        Admission::new(1000, 1000),
-    ))
 }
 
 fn options() -> ShardOptions {

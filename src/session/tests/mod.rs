@@ -19,16 +19,15 @@ use crate::{
     backend::{Backend, BackendNews, CallError, Method, Request, Response},
     bus::PushSource,
     id::{ConnectionKey, GroupId, MessageIds, RouteId, SessionId, UserId},
-    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
     metrics,
     proto::{self, Code},
     protocol::reply::Reply,
     session::Peer,
     shard::{
-        Effect, Now, Shard, ShardOptions,
-        core::{Core, Gateway},
+        Effect, Now, Shard,
+        core::Core,
+        fixtures::{gateway, options},
     },
-    token::Tokens,
 };
 
 type Flow = Pin<Box<dyn Future<Output = ()>>>;
@@ -187,38 +186,4 @@ fn result(code: Code) -> Option<proto::Result> {
         code: code.into(),
         msg: String::new(),
     })
-}
-
-fn options() -> ShardOptions {
-    ShardOptions {
-        max_line_bytes: 200,
-        login_line_bytes: 64,
-        protocol_error_limit: 3,
-        login_timeout_ms: 30_000,
-        connection_timeout_ms: 300_000,
-        outbound_queue_bytes: 2_000,
-        unconfirmed_limit: 3,
-        command_rate: Rate {
-            per_second: 10,
-            burst: 20,
-        },
-        throttle_timeout_ms: 1_000,
-        banner: false,
-    }
-}
-
-fn gateway() -> Arc<Gateway> {
-    let guard = LoginGuardOptions {
-        attempts: 5,
-        delay_ms: 1000,
-        delay_max_ms: 60_000,
-        capacity: 100,
-    };
-    Arc::new(Gateway::new(
-        Tokens::new(&[7; 32], Duration::from_secs(3600)).expect("a long secret"),
-        5,
-        Exempt::default(),
-        LoginGuard::new(guard),
-        Admission::new(1000, 1000),
-    ))
 }

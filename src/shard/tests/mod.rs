@@ -10,10 +10,9 @@ mod search;
 
 use std::sync::Arc;
 
-use super::{Effect, Now, Shard, ShardOptions};
+use super::{Effect, Now, Shard, fixtures::options};
 use crate::{
     id::{ConnectionKey, GroupId, MessageIds, SessionId, UserId},
-    limits::Rate,
     metrics,
     proto::{PushKind, PushMessage},
     protocol::reply::Reply,
@@ -22,24 +21,6 @@ use crate::{
         job::{Call, Job},
     },
 };
-
-fn options() -> ShardOptions {
-    ShardOptions {
-        max_line_bytes: 200,
-        login_line_bytes: 64,
-        protocol_error_limit: 3,
-        login_timeout_ms: 30_000,
-        connection_timeout_ms: 300_000,
-        outbound_queue_bytes: 2_000,
-        unconfirmed_limit: 3,
-        command_rate: Rate {
-            per_second: 10,
-            burst: 20,
-        },
-        throttle_timeout_ms: 1_000,
-        banner: false,
-    }
-}
 
 fn shard() -> Shard {
     Shard::new(

@@ -1,0 +1,43 @@
+//! What every test of the rules starts from: limits small enough to reach, and a gateway of a single process.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{ShardOptions, core::Gateway};
+use crate::{
+    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
+    token::Tokens,
+};
+
+pub(crate) fn options() -> ShardOptions {
+    ShardOptions {
+        max_line_bytes: 200,
+        login_line_bytes: 64,
+        protocol_error_limit: 3,
+        login_timeout_ms: 30_000,
+        connection_timeout_ms: 300_000,
+        outbound_queue_bytes: 2_000,
+        unconfirmed_limit: 3,
+        command_rate: Rate {
+            per_second: 10,
+            burst: 20,
+        },
+        throttle_timeout_ms: 1_000,
+        banner: false,
+    }
+}
+
+pub(crate) fn gateway() -> Arc<Gateway> {
+    let guard = LoginGuardOptions {
+        attempts: 5,
+        delay_ms: 1000,
+        delay_max_ms: 60_000,
+        capacity: 100,
+    };
+    Arc::new(Gateway::new(
+        Tokens::new(&[7; 32], Duration::from_secs(3600)).expect("a long secret"),
+        5,
+        Exempt::default(),
+        LoginGuard::new(guard),
+        Admission::new(1000, 1000),
+    ))
+}

@@ -7,7 +7,7 @@
 //! is killed.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
 };
 
@@ -127,7 +127,6 @@ pub struct Stack {
 impl Stack {
     /// Starts one and waits until every process is ready. `exclusive`: the backend need not share its database with others.
     pub fn start(ground: &Ground, exclusive: bool) -> Result<Self> {
-        fs::create_dir_all(ground.data_directory())?;
         let backend = ground.start_backend(exclusive)?;
         let gateways = (0..GATEWAYS).map(|number| ground.start_gateway(number));
         let stack = Self {

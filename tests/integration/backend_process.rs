@@ -19,35 +19,23 @@ use prost::Message;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::common::backend_process::BackendProcess;
 use crate::common::cluster::Ground;
 use crate::common::config::Config;
 use crate::common::process::{Process, run_to_exit};
-use crate::common::{DEADLINE, eventually, http};
+use crate::common::{DEADLINE, eventually};
 use crate::redis_server::RedisServer;
 
 const ROUTE: &str = "gateway-a#0";
 const REPLY_MAX_BYTES: usize = 16 * 1024 * 1024;
 
-fn launch(redis: &RedisServer, configure: impl FnOnce(&mut Config)) -> Process {
-    let directory = TempDir::new().expect("a temporary directory");
-    let mut config = Config::new(&directory.path().join("data"));
-    config
-        .set("backend", "listen", "127.0.0.1:0")
-        .set("redis", "address", redis.address());
-    configure(&mut config);
-    Process::start(directory, &[], "backend", "calls", &config)
-}
-
 fn start(redis: &RedisServer, configure: impl FnOnce(&mut Config)) -> Process {
-    let mut process = launch(redis, configure);
-    process.wait_until_ready();
-    process
-}
-
-fn metric(process: &Process, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let address = process.http_address().expect("an operations listener");
-    let exposition = http::get(address, "/metrics").expect("an answer").body;
-    http::sum_of(&exposition, name, labels)
+    let mut backend = BackendProcess::launch(|config| {
+        config.set("redis", "address", redis.address());
+        configure(config);
+    });
+    backend.wait_until_ready();
+    backend.into_process()
 }
 
 /// One connection to a backend.
@@ -421,7 +409,7 @@ fn what_is_not_understood_is_told_by_id_and_left_unanswered_without() {
 
     let of = |service: &str, outcome: &str| {
         let labels = [("service", service), ("outcome", outcome)];
-        metric(&process, "rpc_calls_total", &labels)
+        process.metric("rpc_calls_total", &labels)
     };
     assert_eq!(of("UserService", "unknown_method"), 2.0);
     assert_eq!(of("unknown", "unknown_method"), 2.0);
@@ -455,8 +443,8 @@ fn garbage_closes_its_connection_and_no_other() {
     register(&mut other, "bob");
     eventually("the closed ones are counted", || {
         let framing = [("reason", "framing")];
-        metric(&process, "rpc_connections_parted_total", &framing) == 3.0
-            && metric(&process, "rpc_connections", &[]) == 1.0
+        process.metric("rpc_connections_parted_total", &framing) == 3.0
+            && process.metric("rpc_connections", &[]) == 1.0
     });
 }
 
@@ -481,18 +469,12 @@ fn pushes_are_dropped_while_redis_is_away_and_go_on_when_it_is_back() {
     eventually("it is not ready", || process.readiness() == Some(503));
     // Nothing waits for Redis.
     assert_ok(&caller.with_id::<method::Send>(message(alice, bob, "meanwhile")));
-    assert!(
-        metric(
-            &process,
-            "pushes_unpublished_total",
-            &[("reason", "disconnected")]
-        ) >= 1.0
-    );
+    assert!(process.metric("pushes_unpublished_total", &[("reason", "disconnected")]) >= 1.0);
 
     redis.restart();
     process.wait_until_ready();
     assert_eq!(inbox(&mut caller, bob), ["meanwhile"]);
-    assert_eq!(metric(&process, "publisher_connected", &[]), 1.0);
+    assert_eq!(process.metric("publisher_connected", &[]), 1.0);
     let (stdout, stderr) = process.output();
     assert!(!stdout.contains("sesame") && !stderr.contains("sesame"));
     assert!(process.is_running());
@@ -508,7 +490,7 @@ fn a_redis_that_hangs_is_noticed() {
     redis.pause();
     assert_ok(&caller.with_id::<method::Send>(message(alice, bob, "into the void")));
     eventually("the time-out", || process.readiness() == Some(503));
-    assert_eq!(metric(&process, "publish_failures_total", &[]), 1.0);
+    assert_eq!(process.metric("publish_failures_total", &[]), 1.0);
     redis.resume();
     eventually("it is ready again", || process.readiness() == Some(200));
 }

@@ -6,12 +6,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::accounting_user::{User, World, history_of};
 use crate::accounting_verdict::{Outcome, verdict};
 use crate::common::cluster::Cluster;
-use crate::common::{Client, POLL_INTERVAL, eventually, random::Random};
+use crate::common::{Client, eventually, random::Random};
 
 const USERS: u64 = 6;
 
@@ -141,11 +141,7 @@ impl Run {
         for part in &parts {
             part.kill(&mut self.cluster);
         }
-        let outage = Duration::from_millis(100 + random.below(700));
-        let start = Instant::now();
-        while start.elapsed() < outage {
-            std::thread::sleep(POLL_INTERVAL);
-        }
+        std::thread::sleep(Duration::from_millis(100 + random.below(700)));
         for part in &parts {
             part.bring_back(&mut self.cluster);
         }

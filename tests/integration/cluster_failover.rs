@@ -175,6 +175,10 @@ fn a_redis_that_hangs_is_given_up_and_what_it_swallowed_is_caught_up() {
     let missed: Vec<u64> = (0..5)
         .map(|n| alice.chat(bob.uid, &format!("n{n}")))
         .collect();
+    for gateway in &cluster.gateways {
+        eventually("a gateway gives Redis up", || !gateway.is_ready());
+    }
+    bob.assert_no_push();
     cluster.ground.redis.resume();
     let came: Vec<u64> = bob.pushes(5).iter().map(|push| push.id()).collect();
     assert_eq!(came, missed);

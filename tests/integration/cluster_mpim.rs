@@ -7,9 +7,8 @@ use im_gateway::proto::C2cMsg;
 use prost::Message;
 
 use crate::common::fake_mpim::{FakeMpim, Options, channel};
-use crate::common::{
-    Client, DEADLINE, Gateway, POLL_INTERVAL, assert_error, eventually, http, number,
-};
+use crate::common::znodes::Znodes;
+use crate::common::{Client, DEADLINE, Gateway, POLL_INTERVAL, assert_error, eventually, number};
 use crate::redis_server::RedisServer;
 use crate::zookeeper_server::Zookeeper;
 
@@ -359,28 +358,25 @@ fn accounts_are_registered_one_at_a_time() {
 
 #[test]
 fn mpim_restarted_is_found_again() {
-    let mut world = World::start();
-    let mut alice = register(&world.gateway, "alice");
-    let hosts = world.zookeeper.hosts("");
-    let stopped = std::mem::replace(
-        &mut world.mpim,
-        // The next start finds the method nodes of the one before still there, so it comes after their end.
-        FakeMpim::start(
-            &world.zookeeper.hosts("/elsewhere"),
-            &world.redis,
-            Options::default(),
-        ),
-    );
-    drop(stopped);
+    let World {
+        gateway,
+        mpim,
+        redis,
+        zookeeper,
+    } = World::start();
+    let mut alice = register(&gateway, "alice");
+    drop(mpim);
     let reply = alice.ask("GETFRIENDS");
     assert!(reply.starts_with("-ERR "), "{reply}");
-    let nodes = crate::common::znodes::Znodes::connect(&hosts);
+    // The next start would find the method nodes of the one before still there, so it comes after their end.
+    let hosts = zookeeper.hosts("");
+    let nodes = Znodes::connect(&hosts);
     eventually("the nodes of the old one are gone", || {
         nodes.get("/UserService/Login").is_none()
     });
-    world.mpim = FakeMpim::start(&hosts, &world.redis, Options::default());
+    let mpim = FakeMpim::start(&hosts, &redis, Options::default());
     let start = Instant::now();
-    let mut bob = world.gateway.client();
+    let mut bob = gateway.client();
     for attempt in 0.. {
         // One that fails half-way leaves its name taken.
         let reply = bob.ask(&format!("REGISTER bob{attempt} password1"));
@@ -391,9 +387,12 @@ fn mpim_restarted_is_found_again() {
         std::thread::sleep(POLL_INTERVAL);
     }
     assert_eq!(alice.ask("ping"), "+OK pong");
-    eventually("all services are found again", || {
-        http::get(world.gateway.http_address(), "/readyz")
-            .is_ok_and(|response| response.status == 200)
-    });
-    world.assert_sound();
+    eventually("all services are found again", || gateway.is_ready());
+    World {
+        gateway,
+        mpim,
+        redis,
+        zookeeper,
+    }
+    .assert_sound();
 }

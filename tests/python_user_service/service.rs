@@ -20,6 +20,7 @@ use prost::Message;
 /// A call that hashes a password takes some 0.2 s; a busy machine takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const REPLY_MAX: usize = 1 << 20;
+
 /// The folder with the package `protobuf`, to be put on Python's path.
 fn python_packages() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -118,7 +119,15 @@ impl Service {
     }
 
     pub fn connect(&self, form: Form) -> Connection {
-        connect(self.address, form)
+        let stream = TcpStream::connect(self.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream.set_nodelay(true).expect("no delay");
+        Connection {
+            stream,
+            form,
+            last_id: 0,
+            unread: Vec::new(),
+        }
     }
 
     /// What it has complained of.
@@ -142,19 +151,6 @@ impl Service {
             thread::sleep(Duration::from_millis(5));
         }
         panic!("it did not stop");
-    }
-}
-
-/// A connection to whoever serves calls at `address`.
-pub fn connect(address: SocketAddr, form: Form) -> Connection {
-    let stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    stream.set_nodelay(true).expect("no delay");
-    Connection {
-        stream,
-        form,
-        last_id: 0,
-        unread: Vec::new(),
     }
 }
 

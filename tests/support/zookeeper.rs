@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// The server's unit of time. Sessions may last two to twenty of them unless `minSessionTimeout` says otherwise; they are
 /// looked through once in each, so that a small one makes short sessions end on time.
 const TICK: Duration = Duration::from_millis(200);
@@ -112,12 +114,12 @@ impl Zookeeper {
 
     /// Stops its process: connections stay open, nothing is answered.
     pub fn pause(&self) {
-        self.signal("STOP");
+        self.signal(Signal::STOP);
     }
 
     /// Lets its process go on.
     pub fn resume(&self) {
-        self.signal("CONT");
+        self.signal(Signal::CONT);
     }
 
     /// What it answers to a command of four letters, such as `srvr`, `mntr` or `cons`.
@@ -130,12 +132,9 @@ impl Zookeeper {
         Ok(answer)
     }
 
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([&format!("-{name}"), &self.process.id().to_string()])
-            .status()
-            .expect("kill(1) runs");
-        assert!(status.success(), "kill -{name}: {status}");
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal)
+            .expect("its own child can be signalled");
     }
 
     fn wait_until_it_serves(&mut self) -> Result<(), String> {
@@ -165,6 +164,9 @@ impl Zookeeper {
 
 impl Drop for Zookeeper {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- ZooKeeper on {}\n{}", self.address, self.log_end());
+        }
         self.kill_9();
     }
 }

@@ -3,7 +3,6 @@
 use tempfile::TempDir;
 
 use super::config::Config;
-use super::http;
 use super::process::Process;
 
 /// The line of the banner that says where gateways call it.
@@ -33,9 +32,7 @@ impl BackendProcess {
 
     /// The sum of the samples of `name` (without prefix) on its operations listener.
     pub fn metric(&self, name: &str) -> f64 {
-        let address = self.process.http_address().expect("an operations listener");
-        let response = http::get(address, "/metrics").expect("an answer");
-        http::sum_of(&response.body, name, &[])
+        self.process.metric(name, &[])
     }
 
     /// Kills the process as a power cut would, and waits for its end.
@@ -47,6 +44,11 @@ impl BackendProcess {
     pub fn restart(&mut self) {
         self.process.restart();
         self.process.wait_until_ready();
+    }
+
+    /// The process by itself, for tests that look closer.
+    pub fn into_process(self) -> Process {
+        self.process
     }
 
     /// Whether the process still runs.

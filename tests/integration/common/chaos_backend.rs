@@ -16,13 +16,12 @@ use prost::Message;
 
 use super::config::Config;
 use super::random::Random;
-use super::tcp_server::TcpServer;
+use super::tcp_server::{TcpServer, read_call};
 use misdeed::{Call, Deed};
 
 pub use misdeed::Misdeed;
 
 /// How often it goes wrong, and how.
-#[derive(Clone)]
 pub struct Plan {
     /// Decides everything.
     pub seed: u64,
@@ -70,7 +69,7 @@ impl ChaosBackend {
         });
         let server = {
             let shared = Arc::clone(&shared);
-            TcpServer::start(move |_, stream| shared.serve(stream))
+            TcpServer::start(move |stream| shared.serve(stream))
         };
         Self { shared, server }
     }
@@ -189,18 +188,6 @@ fn perform(writer: &Mutex<TcpStream>, deed: &Deed) {
     if deed.then_close {
         let _ = stream.shutdown(Shutdown::Both);
     }
-}
-
-/// The next call; `None` at the end.
-fn read_call(stream: &mut TcpStream) -> Option<(RpcHeader, Vec<u8>)> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).ok()?;
-    let mut header = vec![0; u32::from_le_bytes(length) as usize];
-    stream.read_exact(&mut header).ok()?;
-    let header = RpcHeader::decode(header.as_slice()).expect("the gateway's header parses");
-    let mut args = vec![0; header.args_size as usize];
-    stream.read_exact(&mut args).ok()?;
-    Some((header, args))
 }
 
 #[cfg(test)]

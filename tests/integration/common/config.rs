@@ -3,7 +3,6 @@
 use std::path::Path;
 
 /// Starts with free ports and a directory of its own.
-#[derive(Clone)]
 pub struct Config {
     table: toml::Table,
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use im_gateway::proto::RpcHeader;
 use prost::Message;
 
-use super::tcp_server::TcpServer;
+use super::tcp_server::{TcpServer, read_call};
 use super::znodes::Znodes;
 use crate::redis_server::RedisServer;
 use state::State;
@@ -28,7 +28,6 @@ pub use state::Binding;
 const REGISTER_TAKES: Duration = Duration::from_millis(3);
 
 /// How this MPIM behaves where its kind was seen to behave in two ways, or where a test cannot wait.
-#[derive(Clone)]
 pub struct Options {
     /// Whether the refusal of a user who is online already carries the number of that user.
     pub refusal_names_user: bool,
@@ -71,7 +70,7 @@ impl FakeMpim {
             .map(|(service, methods)| {
                 let server = {
                     let shared = Arc::clone(&shared);
-                    TcpServer::start(move |_, stream| shared.serve(service, stream))
+                    TcpServer::start(move |stream| shared.serve(service, stream))
                 };
                 nodes.make_persistent(&format!("/{service}"), b"");
                 for method in *methods {
@@ -135,7 +134,7 @@ impl Shared {
         self.state.lock().expect("the state")
     }
 
-    /// One connection, until it ends or breaks the framing.
+    /// One connection, until it ends.
     fn serve(&self, own_service: &str, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         while let Some((header, args)) = read_call(&mut stream) {
@@ -180,18 +179,6 @@ impl Shared {
         self.registering.fetch_sub(1, Ordering::AcqRel);
         answer
     }
-}
-
-/// The next call; `None` at the end, or where a header does not parse.
-fn read_call(stream: &mut TcpStream) -> Option<(RpcHeader, Vec<u8>)> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).ok()?;
-    let mut header = vec![0; u32::from_le_bytes(length) as usize];
-    stream.read_exact(&mut header).ok()?;
-    let header = RpcHeader::decode(header.as_slice()).ok()?;
-    let mut args = vec![0; header.args_size as usize];
-    stream.read_exact(&mut args).ok()?;
-    Some((header, args))
 }
 
 #[cfg(test)]

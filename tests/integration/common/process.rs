@@ -131,6 +131,13 @@ impl Process {
         Some(response.status)
     }
 
+    /// The sum of the samples of `name` (without prefix) that carry these labels, on its operations listener.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let address = self.http_address.expect("an operations listener");
+        let response = http::get(address, "/metrics").expect("an answer");
+        http::sum_of(&response.body, name, labels)
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

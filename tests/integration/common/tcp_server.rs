@@ -1,9 +1,13 @@
-//! A listener with a thread for each connection, for the servers that tests play themselves.
+//! A listener with a thread for each connection, and what a gateway writes to it, for the servers that tests play themselves.
 
+use std::io::Read;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+
+use im_gateway::proto::RpcHeader;
+use prost::Message;
 
 /// Dropping it closes the listener and all connections.
 pub struct TcpServer {
@@ -19,15 +23,15 @@ struct Shared {
 }
 
 impl TcpServer {
-    /// Listens on a free loopback port and has `serve` serve each connection, which it is told the number of.
-    pub fn start(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> Self {
+    /// Listens on a free loopback port and has `serve` serve each connection.
+    pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
         let accepting = {
             let (shared, serve) = (Arc::clone(&shared), Arc::new(serve));
             std::thread::spawn(move || {
-                for (number, stream) in listener.incoming().enumerate() {
+                for stream in listener.incoming() {
                     if shared.stopping.load(Ordering::Acquire) {
                         return;
                     }
@@ -37,7 +41,7 @@ impl TcpServer {
                     };
                     shared.streams.lock().expect("the streams").push(handle);
                     let serve = Arc::clone(&serve);
-                    std::thread::spawn(move || serve(number, stream));
+                    std::thread::spawn(move || serve(stream));
                 }
             })
         };
@@ -66,4 +70,16 @@ impl Drop for TcpServer {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// The next call of a gateway; `None` at the end.
+pub fn read_call(stream: &mut TcpStream) -> Option<(RpcHeader, Vec<u8>)> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut header = vec![0; u32::from_le_bytes(length) as usize];
+    stream.read_exact(&mut header).ok()?;
+    let header = RpcHeader::decode(header.as_slice()).expect("the gateway's header parses");
+    let mut args = vec![0; header.args_size as usize];
+    stream.read_exact(&mut args).ok()?;
+    Some((header, args))
 }

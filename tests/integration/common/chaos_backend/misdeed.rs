@@ -50,7 +50,7 @@ pub enum Misdeed {
 }
 
 impl Misdeed {
-    /// Those that a wire without ids can carry as well.
+    /// Every one; some only where replies have ids, see [`needs_ids`](Self::needs_ids).
     pub const ALL: [Self; 18] = [
         Self::Late,
         Self::TooLate,
@@ -117,12 +117,7 @@ impl Call {
     /// The answer of the health service.
     pub fn health(id: u64, body: &impl Message) -> Deed {
         let body = body.encode_to_vec();
-        let mut bytes = match id {
-            0 => (body.len() as u32).to_le_bytes().to_vec(),
-            id => header(id, 0, body.len() as u32),
-        };
-        bytes.extend_from_slice(&body);
-        Deed::now(bytes)
+        Deed::now(frame(id, 0, body.len() as u32, &body))
     }
 
     /// The right answer at once.
@@ -198,22 +193,12 @@ impl Call {
     }
 
     fn framed_as(&self, id: u64, status: i32, body: &[u8]) -> Vec<u8> {
-        let mut frame = match self.id {
-            0 => (body.len() as u32).to_le_bytes().to_vec(),
-            _ => header(id, status, body.len() as u32),
-        };
-        frame.extend_from_slice(body);
-        frame
+        frame(id, status, body.len() as u32, body)
     }
 
     /// The head of an answer of this length, and a little of it.
     fn announce(&self, length: u32) -> Vec<u8> {
-        let mut frame = match self.id {
-            0 => length.to_le_bytes().to_vec(),
-            id => header(id, 0, length),
-        };
-        frame.extend_from_slice(&[0; 100]);
-        frame
+        frame(self.id, 0, length, &[0; 100])
     }
 
     fn with_negative_ids(&self) -> Vec<u8> {
@@ -261,19 +246,21 @@ impl Call {
     }
 }
 
-fn header(call_id: u64, status: i32, body_size: u32) -> Vec<u8> {
+/// A reply that says its body has `body_size` bytes; a classic one for the id 0.
+fn frame(call_id: u64, status: i32, body_size: u32, body: &[u8]) -> Vec<u8> {
+    if call_id == 0 {
+        return [&body_size.to_le_bytes(), body].concat();
+    }
     let header = ReplyHeader {
         call_id,
         status,
         body_size,
     }
     .encode_to_vec();
-    let mut frame = (header.len() as u32).to_le_bytes().to_vec();
-    frame.extend_from_slice(&header);
-    frame
+    let length = header.len() as u32;
+    [&length.to_le_bytes(), header.as_slice(), body].concat()
 }
 
-/// Answers and codes that the tests below tell apart.
 #[test]
 fn every_misdeed_changes_something() {
     let call = Call {

@@ -1,6 +1,6 @@
 //! Every method of every service, once: its messages, its wire names, and whether repeating it is harmless.
 
-use crate::proto;
+use crate::proto::{self, Code};
 
 /// A service of the backend contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +53,13 @@ pub enum BadCall {
 pub trait Answer {
     /// How the call ended, as the service sees it.
     fn result(&self) -> Option<&proto::Result>;
+
+    /// Its code. An answer without a result, or with a code that does not exist, is a broken one.
+    fn code(&self) -> Code {
+        let code = self.result().map(|result| Code::try_from(result.code));
+        code.and_then(std::result::Result::ok)
+            .unwrap_or(Code::Internal)
+    }
 }
 
 /// A method of a service, as a type: ties its request to its response.

@@ -104,7 +104,7 @@ where
     let mut pause = FIRST_PAUSE;
     for _ in 0..ATTEMPTS {
         match core.backend.call::<M>(request.clone()).await {
-            Ok(response) if answered(response.result()).is_ok() => return Ok(()),
+            Ok(response) if answered(&response).is_ok() => return Ok(()),
             Err(CallError::Unsupported) => return Err(CallError::Unsupported),
             Ok(_) | Err(_) => sleep(core, &mut pause).await,
         }
@@ -184,7 +184,7 @@ async fn groups_of<B: Backend, P: PushSource>(
         Err(CallError::Unsupported) => return Err(Missing::Refused),
         response => response?,
     };
-    answered(response.result())?;
+    answered(&response)?;
     if response.group_ids.iter().any(|group| *group <= 0) {
         return Err(Missing::Refused);
     }
@@ -284,7 +284,7 @@ async fn direct_page<B: Backend, P: PushSource>(
             ..Default::default()
         })
         .await?;
-    answered(response.result())?;
+    answered(&response)?;
     let messages = response.msg_list.into_iter().map(direct_push);
     let mut messages = messages.map(first_time).collect();
     drop_what_is_not_theirs(core, user, &[], &mut messages);
@@ -310,17 +310,17 @@ async fn group_page<B: Backend, P: PushSource>(
             limit,
         })
         .await?;
-    answered(response.result())?;
+    answered(&response)?;
     let messages = response.group_msg_list.into_iter().map(group_push);
     let mut messages = messages.map(first_time).collect();
     drop_what_is_not_theirs(core, user, &[group], &mut messages);
     Ok(messages)
 }
 
-fn answered(result: Option<&proto::Result>) -> Result<(), Missing> {
-    match result.map(proto::Result::code) {
-        Some(Code::Ok) => Ok(()),
-        Some(Code::Forbidden | Code::NotFound) => Err(Missing::Refused),
+fn answered(response: &impl Answer) -> Result<(), Missing> {
+    match response.code() {
+        Code::Ok => Ok(()),
+        Code::Forbidden | Code::NotFound => Err(Missing::Refused),
         _ => Err(Missing::Failed),
     }
 }

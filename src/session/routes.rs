@@ -95,7 +95,7 @@ async fn refresh<B: Backend, P: PushSource>(
         }
     };
     match core.backend.call::<method::RefreshRoutes>(request).await {
-        Ok(response) if is_ok(&response) => {
+        Ok(response) if response.code() == Code::Ok => {
             // Only those that were asked about, each once, whatever the service names.
             let unknown: HashSet<UserId> = response.unknown_user_ids.into_iter().collect();
             let forgotten = users.iter().filter(|user| unknown.contains(user));
@@ -219,9 +219,9 @@ async fn query<B: Backend, P: PushSource>(
 ) -> Result<QueryRouteResponse, CallError> {
     let request = QueryRouteRequest { user_id: user };
     let response = core.backend.call::<method::QueryRoute>(request).await?;
-    match response.result().map(|result| result.code()) {
-        Some(Code::Ok) => Ok(response),
-        Some(Code::NotFound) => Ok(QueryRouteResponse::default()),
+    match response.code() {
+        Code::Ok => Ok(response),
+        Code::NotFound => Ok(QueryRouteResponse::default()),
         _ => Err(CallError::Internal),
     }
 }
@@ -241,7 +241,7 @@ async fn bind<B: Backend, P: PushSource>(
     };
     let bound = core.backend.call::<method::BindRoute>(request).await;
     let response = bound.map_err(|_| NotRefreshed)?;
-    if !is_ok(&response) {
+    if response.code() != Code::Ok {
         return Err(NotRefreshed);
     }
     if !core
@@ -258,10 +258,4 @@ async fn bind<B: Backend, P: PushSource>(
     }
     core.notify();
     Ok(())
-}
-
-fn is_ok(response: &impl Answer) -> bool {
-    response
-        .result()
-        .is_some_and(|result| result.code == i32::from(Code::Ok))
 }

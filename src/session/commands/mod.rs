@@ -116,11 +116,9 @@ impl<B: Backend, P> Core<B, P> {
 
 /// The response, if its code is `OK`.
 fn answered<R: Answer>(response: R) -> Result<R, Failure> {
-    match response.result().map(|result| Code::try_from(result.code)) {
-        Some(Ok(Code::Ok)) => Ok(response),
-        Some(Ok(code)) => Err(Failure::Backend(code)),
-        // An answer without a result, or with one of no meaning, is a broken one.
-        Some(Err(_)) | None => Err(Failure::Backend(Code::Internal)),
+    match response.code() {
+        Code::Ok => Ok(response),
+        code => Err(Failure::Backend(code)),
     }
 }
 

@@ -21,6 +21,25 @@ fn nothing_stored() -> Result<Response, CallError> {
     }))
 }
 
+fn direct_message(to: i64, seq: u64) -> proto::C2cMsg {
+    proto::C2cMsg {
+        msg_id: seq as i64,
+        from: 70,
+        to,
+        text: format!("d{seq}"),
+        seq,
+        ..Default::default()
+    }
+}
+
+/// The texts pushed to a connection and not yet sent.
+fn texts(world: &World, key: ConnectionKey) -> Vec<String> {
+    let said = String::from_utf8(world.core.shard().unsent(key).to_vec()).expect("lines");
+    said.lines()
+        .filter_map(|line| line.split_once(" text=").map(|(_, text)| text.to_owned()))
+        .collect()
+}
+
 /// The flows that look for what was lost.
 fn begin_to_look(world: &World) -> Vec<Flow> {
     let mut effects = Vec::new();
@@ -81,6 +100,37 @@ fn where_nobody_knows_of_groups_or_the_answer_is_broken_nothing_changes() {
 }
 
 #[test]
+fn an_answer_with_a_code_that_does_not_exist_says_nothing() {
+    let mut is_first = [true; 2];
+    let world = World::new(0, move |request| match request {
+        Request::GetUserGroups(_) if std::mem::take(&mut is_first[0]) => {
+            Ok(Response::GetUserGroups(proto::GetUserGroupsResponse {
+                result: strange_result(),
+                ..Default::default()
+            }))
+        }
+        Request::GetUserGroups(_) => groups(&[3], &[]),
+        Request::PullOffline(_) if std::mem::take(&mut is_first[1]) => {
+            Ok(Response::PullOffline(proto::PullOfflineResponse {
+                result: strange_result(),
+                ..Default::default()
+            }))
+        }
+        Request::PullOffline(_) => Ok(Response::PullOffline(proto::PullOfflineResponse {
+            result: result(Code::Ok),
+            msg_list: vec![direct_message(7, 1)],
+            ..Default::default()
+        })),
+        _ => Err(CallError::Unavailable),
+    });
+    let (key, _) = world.log_in(7, &[(3, None)]);
+    look(&world);
+    assert_eq!(world.core.shard().groups_of(key), [3]);
+    assert_eq!(texts(&world, key), ["d1"]);
+    assert_eq!(times_asked(&world), 2);
+}
+
+#[test]
 fn news_that_comes_while_the_service_is_asked_is_newer_than_its_answer() {
     let mut is_first = true;
     let world = World::new(0, move |request| match request {
@@ -106,14 +156,6 @@ fn news_that_comes_while_the_service_is_asked_is_newer_than_its_answer() {
 
 #[test]
 fn messages_to_others_do_not_go_out_whoever_hands_them_out() {
-    let message = |to, seq: u64| proto::C2cMsg {
-        msg_id: seq as i64,
-        from: 70,
-        to,
-        text: format!("d{seq}"),
-        seq,
-        ..Default::default()
-    };
     let of_group = |group_id, seq: u64| proto::GroupMsg {
         msg_id: 10 + seq as i64,
         from: 70,
@@ -125,7 +167,9 @@ fn messages_to_others_do_not_go_out_whoever_hands_them_out() {
     let world = World::new(0, move |request| match request {
         Request::PullOffline(_) => Ok(Response::PullOffline(proto::PullOfflineResponse {
             result: result(Code::Ok),
-            msg_list: vec![message(7, 1), message(8, 2), message(7, 3)],
+            msg_list: [(7, 1), (8, 2), (7, 3)]
+                .map(|(to, seq)| direct_message(to, seq))
+                .to_vec(),
             ..Default::default()
         })),
         Request::PullGroup(_) => Ok(Response::PullGroup(proto::PullGroupResponse {
@@ -136,10 +180,5 @@ fn messages_to_others_do_not_go_out_whoever_hands_them_out() {
     });
     let (key, _) = world.log_in(7, &[(3, Some(0))]);
     look(&world);
-    let said = String::from_utf8(world.core.shard().unsent(key).to_vec()).expect("lines");
-    let texts: Vec<_> = said
-        .lines()
-        .filter_map(|line| line.split_once(" text=").map(|(_, text)| text))
-        .collect();
-    assert_eq!(texts, ["d1", "d3", "g1"]);
+    assert_eq!(texts(&world, key), ["d1", "d3", "g1"]);
 }

@@ -187,3 +187,11 @@ fn result(code: Code) -> Option<proto::Result> {
         msg: String::new(),
     })
 }
+
+/// A code that does not exist.
+fn strange_result() -> Option<proto::Result> {
+    Some(proto::Result {
+        code: 99,
+        msg: String::new(),
+    })
+}

@@ -66,14 +66,20 @@ fn nobody_is_bound_on_the_word_of_a_failed_query() {
         Request::RefreshRoutes(refresh) => refreshed(refresh.user_ids.clone()),
         Request::QueryRoute(query) if query.user_id == 1 => known(Code::Internal, ""),
         Request::QueryRoute(query) if query.user_id == 2 => known(Code::NotFound, ""),
+        Request::QueryRoute(query) if query.user_id == 3 => {
+            Ok(Response::QueryRoute(proto::QueryRouteResponse {
+                result: strange_result(),
+                ..Default::default()
+            }))
+        }
         Request::QueryRoute(_) => known(Code::Ok, ""),
         _ => bound(Code::Ok),
     });
-    for user in 1..=3 {
+    for user in 1..=4 {
         world.log_in(user, &[]);
     }
     pass(&world);
-    assert_eq!(sorted(world.bound()), [2, 3]);
+    assert_eq!(sorted(world.bound()), [2, 4]);
 }
 
 #[test]

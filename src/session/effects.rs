@@ -12,8 +12,11 @@ use crate::{
         PushMessage, UnbindRouteRequest,
     },
     session::{
-        commands::message::{
-            EncodedMessage, direct_push, drop_what_is_not_theirs, encode_all, group_push,
+        commands::{
+            group::with_last_seqs,
+            message::{
+                EncodedMessage, direct_push, drop_what_is_not_theirs, encode_all, group_push,
+            },
         },
         routes,
     },
@@ -188,11 +191,7 @@ async fn groups_of<B: Backend, P: PushSource>(
     if response.group_ids.iter().any(|group| *group <= 0) {
         return Err(Missing::Refused);
     }
-    let last_seqs = response.last_seqs.into_iter().map(Some);
-    let groups = response.group_ids.into_iter();
-    Ok(groups
-        .zip(last_seqs.chain(std::iter::repeat(None)))
-        .collect())
+    Ok(with_last_seqs(&response).collect())
 }
 
 async fn fetch_direct<B: Backend, P: PushSource>(

@@ -244,18 +244,15 @@ async fn bind<B: Backend, P: PushSource>(
     if response.code() != Code::Ok {
         return Err(NotRefreshed);
     }
-    if !core
-        .shard()
-        .sessions_of(user)
-        .iter()
-        .any(|(id, _)| *id == session_id)
-    {
+    let mut shard = core.shard();
+    if shard.key_of_session(user, session_id).is_none() {
         // It ended while it was being bound, and its own unbinding may have come first.
-        core.shard().unbind(user, session_id);
+        shard.unbind(user, session_id);
     } else {
         // What came while nobody knew of the route was published to nobody.
-        core.shard().look_for_missed(user);
+        shard.look_for_missed(user);
     }
+    drop(shard);
     core.notify();
     Ok(())
 }

@@ -125,13 +125,17 @@ impl Shard {
 
     /// Ends a session of `user` that another one has replaced, if it is here.
     pub fn replaced(&mut self, user: UserId, session_id: SessionId) {
-        let key = self.slots_of(user).into_iter().find_map(|slot| {
-            let login = self.connections[slot as usize].session.login()?;
-            (login.session_id == session_id).then(|| self.key_of(slot))
-        });
-        if let Some(key) = key {
+        if let Some(key) = self.key_of_session(user, session_id) {
             self.end(key, CloseReason::Replaced);
         }
+    }
+
+    /// The connection of a session of `user`, if it is here.
+    pub fn key_of_session(&self, user: UserId, session_id: SessionId) -> Option<ConnectionKey> {
+        self.slots_of(user).into_iter().find_map(|slot| {
+            let login = self.connections[slot as usize].session.login()?;
+            (login.session_id == session_id).then(|| self.key_of(slot))
+        })
     }
 
     /// Keeps `group` known to this core until [`Shard::release_group`]; `true`: it was not, so it must be listened to.
@@ -361,15 +365,16 @@ impl Shard {
         });
     }
 
-    /// The client logged out and may log in again: it has as long for that as after connecting.
-    pub fn log_out_by_command(&mut self, key: ConnectionKey) {
+    /// The client is logged out and may log in again: it has as long for that as after connecting. `is_told`: the User
+    /// Service hears of it from who calls this.
+    pub fn log_out_in_place(&mut self, key: ConnectionKey, is_told: bool) {
         if self
             .connection(key)
             .is_none_or(|c| c.session.ended.is_some())
         {
             return;
         }
-        self.log_out(key.slot, true);
+        self.log_out(key.slot, is_told);
         let deadline_ms = self.now_ms() + self.options.login_timeout_ms;
         self.connections[key.slot as usize].session.deadline_ms = deadline_ms;
         self.arm(key, deadline_ms);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Failure, answered, check_numbers};
+use super::{Failure, answered, check_numbers, group::with_last_seqs};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
@@ -149,7 +149,7 @@ pub(super) async fn logout<B: Backend, P: PushSource>(
     job: &Job,
 ) -> Result<Reply, Failure> {
     // From here on nothing is pushed any more, whatever the services answer.
-    core.shard().log_out_by_command(job.key);
+    core.shard().log_out_in_place(job.key, true);
     core.notify();
     let response = core
         .backend
@@ -198,7 +198,7 @@ async fn begin_session<B: Backend, P: PushSource>(
         ));
     }
     if let Err(failure) = bound {
-        core.shard().log_out_by_command(job.key);
+        core.shard().log_out_in_place(job.key, false);
         core.notify();
         return Err(failure);
     }
@@ -277,18 +277,17 @@ async fn join_groups<B: Backend, P: PushSource>(
     }
     let mut outcome = Ok(());
     if !unknown.is_empty() {
-        match core.backend.call::<method::GetUserGroups>(request).await {
+        match core.ask::<method::GetUserGroups>(request).await {
             Ok(again) => groups = again,
-            Err(error) => outcome = Err(error.into()),
+            Err(failure) => outcome = Err(failure),
         }
     }
     let mut shard = core.shard();
     if outcome.is_ok() {
-        for (index, group) in groups.group_ids.iter().enumerate() {
+        for (group, last_seq) in with_last_seqs(&groups) {
             // A group joined between the two readings comes by its own push, which has it listened to as well.
-            if held.contains(group) {
-                let last_seq = groups.last_seqs.get(index).copied();
-                shard.add_member(job.key, *group, last_seq);
+            if held.contains(&group) {
+                shard.add_member(job.key, group, last_seq);
             }
         }
     }

@@ -9,8 +9,8 @@ use crate::{
     bus::PushSource,
     id::GroupId,
     proto::{
-        Code, CreateGroupRequest, GetGroupMembersRequest, GetUserGroupsRequest, JoinGroupRequest,
-        LeaveGroupRequest,
+        Code, CreateGroupRequest, GetGroupMembersRequest, GetUserGroupsRequest,
+        GetUserGroupsResponse, JoinGroupRequest, LeaveGroupRequest,
     },
     protocol::{error_code::ErrorCode, reply::Reply},
     session::job::Job,
@@ -49,6 +49,14 @@ pub(super) async fn join<B: Backend, P: PushSource>(
     Ok(Reply::Joined(group))
 }
 
+/// The groups of an answer, each with its last number where the service tells it.
+pub(in crate::session) fn with_last_seqs(
+    groups: &GetUserGroupsResponse,
+) -> impl Iterator<Item = (GroupId, Option<u64>)> {
+    let ids = groups.group_ids.iter().enumerate();
+    ids.map(|(index, group)| (*group, groups.last_seqs.get(index).copied()))
+}
+
 /// Listens to a group the user has just joined, and settles from which number on this session is pushed its messages.
 async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group: GroupId) {
     core.shard().forget_membership_news(job.key, group);
@@ -56,15 +64,12 @@ async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group:
     if new {
         core.bus.subscribe(group).await;
     }
-    let groups = core
-        .backend
-        .call::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
-        .await;
+    let request = GetUserGroupsRequest { user_id: job.user };
+    let groups = core.ask::<method::GetUserGroups>(request).await;
     let mut shard = core.shard();
     if let Ok(groups) = groups
-        && let Some(index) = groups.group_ids.iter().position(|other| *other == group)
+        && let Some((_, last_seq)) = with_last_seqs(&groups).find(|(other, _)| *other == group)
     {
-        let last_seq = groups.last_seqs.get(index).copied();
         shard.add_member(job.key, group, last_seq);
     }
     shard.release_group(group);

@@ -5,7 +5,7 @@
 
 mod auth;
 mod friend;
-mod group;
+pub(super) mod group;
 mod info;
 pub mod message;
 

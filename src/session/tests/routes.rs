@@ -1,7 +1,7 @@
 //! Who is bound again and who is not, at what pace, and who is logged out for want of a way to unbind.
 
 use super::*;
-use crate::session::{effects, routes};
+use crate::session::{commands, effects, routes};
 
 const LIFETIME: Duration = Duration::from_secs(100);
 const INTERVAL: Duration = Duration::from_secs(40);
@@ -155,4 +155,45 @@ fn only_who_is_nowhere_else_is_logged_out_for_want_of_unbinding() {
         _ => None,
     });
     assert_eq!(logged_out.collect::<Vec<_>>(), [2, 3, 5]);
+}
+
+#[test]
+fn a_log_in_that_fails_after_the_password_is_told_to_the_service_that_took_it() {
+    let world = World::new(0, |request| match request {
+        Request::Login(_) => Ok(Response::Login(proto::LoginResponse {
+            result: result(Code::Ok),
+            user_id: 7,
+            ..Default::default()
+        })),
+        Request::BindRoute(_) => Err(CallError::Unavailable),
+        Request::Logout(_) => Ok(Response::Logout(proto::LogoutResponse {
+            result: result(Code::Ok),
+        })),
+        _ => Err(CallError::Unsupported),
+    });
+    let job = {
+        let mut shard = world.core.shard();
+        let key = shard.accept(Peer {
+            ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            exempt: true,
+        });
+        shard.feed(key, b"login:alice:secret\n").expect("a job")
+    };
+    let core = Rc::clone(&world.core);
+    let mut login: Flow = Box::pin(async move {
+        let reply = commands::run(&core, &job).await;
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+    });
+    assert!(go_on(&mut login));
+    let mut due = Vec::new();
+    world.core.shard().take_effects(&mut due);
+    for effect in due {
+        let mut flow: Flow = Box::pin(effects::run(Rc::clone(&world.core), effect));
+        assert!(go_on(&mut flow));
+    }
+    let calls = world.calls.borrow();
+    let told = calls
+        .iter()
+        .any(|call| matches!(call, Request::Logout(logout) if logout.user_id == 7));
+    assert!(told, "{calls:?}");
 }

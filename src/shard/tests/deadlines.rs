@@ -37,7 +37,7 @@ fn an_ended_connection_that_reads_nothing_is_given_up_soon_and_once() {
     shard.sent(key, 0, true);
     shard.end(key, CloseReason::Admin);
     // A command that was under way must not put it off.
-    shard.log_out_by_command(key);
+    shard.log_out_in_place(key, true);
     let mut expired = Vec::new();
     for now_ms in (100..1_900).step_by(100) {
         at(&mut shard, now_ms);
@@ -57,7 +57,7 @@ fn logging_in_and_out_for_ever_does_not_fill_the_wheel() {
     let key = connect(&mut shard);
     for round in 1..=5_000_u64 {
         log_in(&mut shard, key, 7, 0, &[]);
-        shard.log_out_by_command(key);
+        shard.log_out_in_place(key, true);
         at(&mut shard, round * 500);
     }
     assert!(shard.armed() <= 12, "{} entries", shard.armed());

@@ -34,7 +34,7 @@ fn play(script: &[u8], cuts: &[usize]) -> (String, Vec<String>, Option<CloseReas
                     }
                 }
                 Call::Logout => {
-                    shard.log_out_by_command(key);
+                    shard.log_out_in_place(key, true);
                     Reply::LoggedOut
                 }
                 _ => answer(&now),

@@ -101,7 +101,7 @@ fn a_page_fetched_for_one_user_never_reaches_the_next_on_the_same_connection() {
         .next_catch_up(key, old)
         .expect("something is held back");
     read(&mut shard, key);
-    shard.log_out_by_command(key);
+    shard.log_out_in_place(key, true);
     log_in(&mut shard, key, 8, 0, &[]);
     shard.caught_up(key, next, fetched(4, 5));
     assert!(read(&mut shard, key).is_empty());

@@ -35,45 +35,65 @@ fn load_or_create_beside(
     path: &Path,
     credentials: Option<&Path>,
 ) -> Result<Secret<Vec<u8>>, StartupError> {
-    let explain = |cause: &dyn std::fmt::Display, remedy: &str| {
-        let what = format!("cannot use the token secret {}", path.display());
-        StartupError::new(ExitCode::Preflight, what, cause, remedy)
-    };
-    match fs::read_to_string(path) {
-        Ok(text) => {
-            let mode = fs::metadata(path)
-                .map_err(|error| explain(&error, ""))?
-                .permissions()
-                .mode();
-            if mode & rights_of_others(path, credentials) != 0 {
-                return Err(explain(
-                    &"others may read or write it",
-                    "chmod 600 it; if others may have read it, delete it and start again: all tokens become void",
-                ));
-            }
-            decode(text.trim()).map(Secret::new).ok_or_else(|| {
-                explain(
-                    &format!("it holds no {SECRET_BYTES_MIN} bytes or more in hexadecimal"),
-                    "delete it to have a new one made at the next start: all tokens become void",
+    if let Some(secret) = read(path, credentials)? {
+        return Ok(secret);
+    }
+    match create(path) {
+        Ok(secret) => Ok(Secret::new(secret)),
+        // Another gateway that shares it was quicker: whole or not at all, so it can be read.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read(path, credentials)?
+            .ok_or_else(|| {
+                cannot_use(
+                    path,
+                    &"it is a link to a file that is not there",
+                    "make that file available, or remove the link to have a secret made here",
                 )
-            })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path) {
-            Ok(secret) => Ok(Secret::new(secret)),
-            // Another gateway that shares it was quicker: whole or not at all, so it can be read.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                load_or_create_beside(path, credentials)
-            }
-            Err(error) => Err(explain(
-                &error,
-                "make its directory writable, or set auth.token_secret_file",
-            )),
-        },
-        Err(error) => Err(explain(
+            }),
+        Err(error) => Err(cannot_use(
+            path,
             &error,
-            "make it readable for the user the gateway runs as, or set auth.token_secret_file",
+            "make its directory writable, or set auth.token_secret_file",
         )),
     }
+}
+
+/// The secret in the file; `None`: there is no file.
+fn read(path: &Path, credentials: Option<&Path>) -> Result<Option<Secret<Vec<u8>>>, StartupError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(cannot_use(
+                path,
+                &error,
+                "make it readable for the user the gateway runs as, or set auth.token_secret_file",
+            ));
+        }
+    };
+    let mode = fs::metadata(path)
+        .map_err(|error| cannot_use(path, &error, ""))?
+        .permissions()
+        .mode();
+    if mode & rights_of_others(path, credentials) != 0 {
+        return Err(cannot_use(
+            path,
+            &"others may read or write it",
+            "chmod 600 it; if others may have read it, delete it and start again: all tokens become void",
+        ));
+    }
+    match decode(text.trim()) {
+        Some(secret) => Ok(Some(Secret::new(secret))),
+        None => Err(cannot_use(
+            path,
+            &format!("it holds no {SECRET_BYTES_MIN} bytes or more in hexadecimal"),
+            "delete it to have a new one made at the next start: all tokens become void",
+        )),
+    }
+}
+
+fn cannot_use(path: &Path, cause: &dyn std::fmt::Display, remedy: &str) -> StartupError {
+    let what = format!("cannot use the token secret {}", path.display());
+    StartupError::new(ExitCode::Preflight, what, cause, remedy)
 }
 
 /// The bits of a mode that would let others at the secret.
@@ -132,6 +152,16 @@ mod tests {
             fs::read_dir(directory.path()).expect("a directory").count(),
             1
         );
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token.secret");
+        std::os::unix::fs::symlink(directory.path().join("nowhere"), &path).expect("a link");
+        let error = load_or_create(&path).expect_err("no secret");
+        assert!(error.cause.contains("a link"), "{error}");
+        assert!(path.is_symlink());
     }
 
     #[test]

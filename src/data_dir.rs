@@ -49,6 +49,21 @@ enum Claim {
     Shared,
 }
 
+impl Claim {
+    fn refused(self, data_dir: &Path, cause: &dyn std::fmt::Display, remedy: &str) -> StartupError {
+        let shown = data_dir.display();
+        let what = match self {
+            Self::Alone => format!("cannot have the data directory {shown} for itself"),
+            Self::Shared => format!("cannot share the data directory {shown}"),
+        };
+        StartupError::new(ExitCode::Preflight, what, cause, remedy)
+    }
+}
+
+/// What to do where files cannot be locked.
+const NO_LOCKS: &str =
+    "choose a gateway_service.data_dir on a file system with locks, such as a local disk";
+
 /// Makes the directory where it is missing.
 ///
 /// # Errors
@@ -69,25 +84,34 @@ pub fn make(data_dir: &Path) -> Result<(), StartupError> {
     })
 }
 
-fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
-    let shown = data_dir.display();
-    make(data_dir)?;
-    let cannot_lock = |cause: &dyn std::fmt::Display, remedy: &str| {
-        let what = match claim {
-            Claim::Alone => format!("cannot have the data directory {shown} for itself"),
-            Claim::Shared => format!("cannot share the data directory {shown}"),
-        };
-        StartupError::new(ExitCode::Preflight, what, cause, remedy)
-    };
-    let not_writable = "make it writable for this user, or choose another gateway_service.data_dir";
-    let mut file = OpenOptions::new()
+/// Opens a file of the directory that processes which share it lock, and makes it where it is missing.
+///
+/// # Errors
+/// A directory that cannot be written.
+pub fn open_shared_lock_file(data_dir: &Path, name: &str) -> Result<File, StartupError> {
+    open_lock_file(data_dir, name, Claim::Shared)
+}
+
+fn open_lock_file(data_dir: &Path, name: &str, claim: Claim) -> Result<File, StartupError> {
+    OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(data_dir.join(LOCK_FILE))
-        .map_err(|error| cannot_lock(&error, not_writable))?;
+        .open(data_dir.join(name))
+        .map_err(|error| {
+            claim.refused(
+                data_dir,
+                &error,
+                "make it writable for this user, or choose another gateway_service.data_dir",
+            )
+        })
+}
+
+fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
+    make(data_dir)?;
+    let mut file = open_lock_file(data_dir, LOCK_FILE, claim)?;
     let locked = match claim {
         Claim::Alone => file.try_lock(),
         Claim::Shared => file.try_lock_shared(),
@@ -96,21 +120,22 @@ fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let holder = holder(&mut file);
-            return Err(cannot_lock(
+            return Err(claim.refused(
+                data_dir,
                 &format!("{holder} has it"),
                 "stop that im-gateway, or give this one its own gateway_service.data_dir",
             ));
         }
         Err(TryLockError::Error(error)) => {
-            return Err(cannot_lock(
-                &error,
-                "choose a gateway_service.data_dir on a file system with locks, such as a local disk",
-            ));
+            return Err(claim.refused(data_dir, &error, NO_LOCKS));
         }
     }
     // For people only; a full disk must not keep the gateway from serving what it has. Of several, the last one stands there.
     if let Err(error) = note_holder(&mut file) {
-        log::warn!("cannot note the process id in {shown}/{LOCK_FILE}: {error}");
+        log::warn!(
+            "cannot note the process id in {}/{LOCK_FILE}: {error}",
+            data_dir.display()
+        );
     }
     Ok(DataDirLock { _file: file })
 }
@@ -130,18 +155,8 @@ pub struct Seat {
 /// # Errors
 /// A directory that cannot be written, or that has `count` processes already.
 pub fn take_seat(data_dir: &Path, count: u16) -> Result<Seat, StartupError> {
-    let cannot = |cause: &dyn std::fmt::Display, remedy: &str| {
-        let what = format!("cannot join the processes in {}", data_dir.display());
-        StartupError::new(ExitCode::Preflight, what, cause, remedy)
-    };
     for number in 0..count {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(data_dir.join(format!("{SEAT_FILE}{number}")))
-            .map_err(|error| cannot(&error, "make it writable for this user"))?;
+        let file = open_shared_lock_file(data_dir, &format!("{SEAT_FILE}{number}"))?;
         match file.try_lock() {
             Ok(()) => {
                 return Ok(Seat {
@@ -151,12 +166,13 @@ pub fn take_seat(data_dir: &Path, count: u16) -> Result<Seat, StartupError> {
             }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
-                return Err(cannot(&error, "use a file system with locks"));
+                return Err(Claim::Shared.refused(data_dir, &error, NO_LOCKS));
             }
         }
     }
-    Err(cannot(
-        &format!("there are {count} already"),
+    Err(Claim::Shared.refused(
+        data_dir,
+        &format!("those that share it are {count} already"),
         "start fewer processes with this gateway_service.data_dir",
     ))
 }

@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use self::turn::Turn;
 use super::{Failure, storage::Transactions};
-use crate::error::StartupError;
+use crate::{data_dir, error::StartupError};
 
 /// Length of the write-ahead log past which it is emptied even under load, where several processes keep each other from ever
 /// finding it all copied.
@@ -43,14 +43,14 @@ impl Sqlite {
     /// Opens the file in `data_dir`, creating both where missing, and brings it to the present schema. `is_shared`: other
     /// processes may have it open, too; else it is locked for this one.
     pub(in crate::service) fn open(data_dir: &Path, is_shared: bool) -> Result<Self, StartupError> {
-        schema::create_directory(data_dir)?;
+        data_dir::make(data_dir)?;
         if !is_shared {
             return Ok(Self {
                 connection: schema::open(data_dir, schema::Locking::Exclusive)?,
                 shared: None,
             });
         }
-        let turn = Turn::open(data_dir).map_err(|error| schema::cannot_share(data_dir, &error))?;
+        let turn = Turn::open(data_dir)?;
         // One after the other: while the first makes the file what it has to be, the others wait.
         let held = turn.take();
         let connection = schema::open(data_dir, schema::Locking::Shared)?;

@@ -97,18 +97,6 @@ pub(in crate::service) enum Locking {
     Shared,
 }
 
-/// Makes the data directory where it is missing.
-pub(super) fn create_directory(data_dir: &Path) -> Result<(), StartupError> {
-    std::fs::create_dir_all(data_dir).map_err(|error| {
-        StartupError::new(
-            ExitCode::Preflight,
-            format!("cannot create the data directory {}", data_dir.display()),
-            error,
-            "choose another gateway_service.data_dir, or make its parent writable for this user",
-        )
-    })
-}
-
 /// Opens the file in `data_dir`, creating it where missing, and brings it to the present schema.
 pub(in crate::service) fn open(
     data_dir: &Path,
@@ -199,16 +187,6 @@ pub(in crate::service) fn migrate(
         transaction.commit()?;
     }
     Ok(())
-}
-
-/// The file by which processes take turns cannot be had.
-pub(super) fn cannot_share(data_dir: &Path, error: &std::io::Error) -> StartupError {
-    StartupError::new(
-        ExitCode::Preflight,
-        format!("cannot share the data directory {}", data_dir.display()),
-        error,
-        "make it writable for this user, or choose another gateway_service.data_dir",
-    )
 }
 
 fn cannot_open(path: &Path, error: &rusqlite::Error) -> StartupError {

@@ -6,13 +6,13 @@
 //! A courtesy, not a safeguard: whoever cannot get the turn goes on without it.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io,
-    os::unix::fs::OpenOptionsExt,
+    fs::{File, TryLockError},
     path::Path,
     thread,
     time::{Duration, Instant},
 };
+
+use crate::{data_dir, error::StartupError};
 
 /// The file that is locked; it stays behind.
 const TURN_FILE: &str = "turn";
@@ -39,13 +39,8 @@ pub(super) struct Held<'a> {
 
 impl Turn {
     /// The turn of those who share `data_dir`.
-    pub(super) fn open(data_dir: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(data_dir.join(TURN_FILE))?;
+    pub(super) fn open(data_dir: &Path) -> Result<Self, StartupError> {
+        let file = data_dir::open_shared_lock_file(data_dir, TURN_FILE)?;
         Ok(Self { file })
     }
 

@@ -75,8 +75,10 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
         Command::Backend { file, services } => {
             let mut settings = settings(&file)?;
             if !services.is_empty() {
-                settings.backend.services = services;
-                settings.backend.services.dedup();
+                settings.backend.offer(services).map_err(|problem| {
+                    let what = "cannot offer what --service asks for with backend.foreign_users";
+                    StartupError::new(ExitCode::Config, what, problem, "")
+                })?;
             }
             logging::init(settings.log.level);
             app::backend::run(settings)?;

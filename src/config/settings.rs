@@ -103,7 +103,7 @@ pub struct LoadBalancer {
     pub algorithm: Algorithm,
     /// Further attempts after a failed call.
     pub max_retries: u32,
-    /// Pause before the first of them.
+    /// Pause before one instance is asked a third time; it doubles from there.
     pub retry_interval_ms: u64,
     /// Failures in a row that take an instance out.
     pub circuit_breaker_threshold: u32,
@@ -249,6 +249,27 @@ pub struct BackendProcess {
     pub foreign_users: bool,
     /// Whether no other process uses the same data directory.
     pub exclusive: bool,
+}
+
+impl BackendProcess {
+    /// Has it offer these services, each once, and no others.
+    ///
+    /// # Errors
+    /// Why they cannot be offered together.
+    pub fn offer(&mut self, services: Vec<Service>) -> Result<(), &'static str> {
+        if self.foreign_users && services.contains(&Service::User) {
+            return Err(
+                "users are either this service's own or kept elsewhere: take \"user\" out of services",
+            );
+        }
+        self.services.clear();
+        for service in services {
+            if !self.services.contains(&service) {
+                self.services.push(service);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `[log]`: the program's own log.

@@ -73,17 +73,19 @@ pub(super) fn zookeeper_hosts(text: &str) -> Result<(), String> {
     if !root.is_empty() && (root == "/" || root.ends_with('/') || root.contains("//")) {
         return Err(format!("{root:?} is not a root path such as \"/im\""));
     }
-    hosts.split(',').try_for_each(host_and_port)
+    hosts
+        .split(',')
+        .try_for_each(|host| host_and_port(host, "zk1:2181"))
 }
 
-fn host_and_port(text: &str) -> Result<(), String> {
+fn host_and_port(text: &str, example: &str) -> Result<(), String> {
     let port = text
         .trim()
         .rsplit_once(':')
         .filter(|(name, _)| !name.is_empty())
         .and_then(|(_, port)| port.parse::<u16>().ok());
     if port.is_none_or(|port| port == 0) {
-        return Err(format!("{text:?} is not an address such as \"zk1:2181\""));
+        return Err(format!("{text:?} is not an address such as {example:?}"));
     }
     Ok(())
 }
@@ -174,7 +176,7 @@ pub(super) fn rpc(values: &File, check: &Check<'_>) -> Result<Rpc, StartupError>
 /// Checks `[redis]`.
 pub(super) fn redis(values: &File, check: &Check<'_>) -> Result<Redis, StartupError> {
     let section = &values.redis;
-    if let Err(problem) = host_and_port(&section.address) {
+    if let Err(problem) = host_and_port(&section.address, "127.0.0.1:6379") {
         return Err(check.broken("redis", "address", problem));
     }
     let not_empty = |text: &String| (!text.is_empty()).then(|| text.clone());
@@ -216,7 +218,7 @@ pub(super) fn backend(values: &File, check: &Check<'_>) -> Result<BackendProcess
     };
     let listen = address("listen", &section.listen)?;
     let told = advertise.unwrap_or(listen);
-    if told.ip().is_unspecified() {
+    if told.ip().is_unspecified() || advertise.is_some_and(|address| address.port() == 0) {
         return Err(check.broken(
             SECTION,
             "advertise",
@@ -232,32 +234,32 @@ pub(super) fn backend(values: &File, check: &Check<'_>) -> Result<BackendProcess
         let problem = format!("{unknown:?} is neither instances nor methods");
         return Err(check.broken(SECTION, "layouts", problem));
     }
+    if section.layouts.is_empty() {
+        return Err(check.broken(SECTION, "layouts", "gateways find nobody by none"));
+    }
     let mut services = Vec::new();
     for text in &section.services {
         let service = service_named(text).ok_or_else(|| {
             let problem = format!("{text:?} is not one of user, presence, message and group");
             check.broken(SECTION, "services", problem)
         })?;
-        if !services.contains(&service) {
-            services.push(service);
-        }
+        services.push(service);
     }
     if services.is_empty() {
         return Err(check.broken(SECTION, "services", "there is none to offer"));
     }
-    if section.foreign_users && services.contains(&Service::User) {
-        let problem =
-            "users are either this service's own or kept elsewhere: take \"user\" out of services";
-        return Err(check.broken(SECTION, "foreign_users", problem));
-    }
-    Ok(BackendProcess {
+    let mut backend = BackendProcess {
         listen,
         advertise,
-        services,
+        services: Vec::new(),
         registers_instances: layout("instances"),
         registers_methods: layout("methods"),
         weight: check.in_range(SECTION, "weight", section.weight, (0, WEIGHT_MAX))?,
         foreign_users: section.foreign_users,
         exclusive: section.exclusive,
-    })
+    };
+    backend
+        .offer(services)
+        .map_err(|problem| check.broken(SECTION, "foreign_users", problem))?;
+    Ok(backend)
 }

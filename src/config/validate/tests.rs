@@ -116,10 +116,12 @@ fn every_rule_names_the_key_it_is_about() {
         ("[redis]\naddress = 'localhost'", "address"),
         ("[presence]\nroute_lifetime = '10ms'", "route_lifetime"),
         ("[backend]\nadvertise = '0.0.0.0:5001'", "advertise"),
+        ("[backend]\nadvertise = '10.0.0.5:0'", "advertise"),
         ("[backend]\nforeign_users = true", "foreign_users"),
         ("[backend]\nservices = []", "services"),
         ("[backend]\nservices = ['mail']", "services"),
         ("[backend]\nlayouts = ['etcd']", "layouts"),
+        ("[backend]\nlayouts = []", "layouts"),
         ("[backend]\nweight = 1000001", "weight"),
         (
             "[load_balancer]\ncircuit_breaker_threshold = 0",

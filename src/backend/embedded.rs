@@ -70,7 +70,10 @@ impl Backend for Embedded {
         };
         let outcome = match self.client.submit(call) {
             Ok(()) => ticket.outcome().await,
-            Err(_) => Err(CallError::Overloaded),
+            Err(_) => {
+                drop(ticket);
+                Err(CallError::Overloaded)
+            }
         };
         self.count_calls();
         let outcome = outcome

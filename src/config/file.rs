@@ -125,7 +125,7 @@ sections! {
         algorithm: String = "round_robin".to_owned(),
         /// Further attempts after a failed call.
         max_retries: u32 = 3,
-        /// Pause before the first of them.
+        /// Pause before one instance is asked a third time; it doubles from there.
         retry_interval: Milliseconds = Milliseconds::from_ms(1000),
         /// Failures in a row that take an instance out.
         circuit_breaker_threshold: u32 = 5,

@@ -78,7 +78,9 @@ async fn converse(upstreams: &Rc<Upstreams>, calls: &Calls<'_>) -> bool {
             return false;
         }
     };
-    calls.remote.opened(calls.server, calls.link);
+    if !calls.remote.opened(calls.server, calls.link) {
+        return false;
+    }
     match upstream.carry(calls).await {
         Ok(()) => log::debug!("closed a connection to backend {address}"),
         Err(error) => log::info!("lost a connection to backend {address}: {error}"),

@@ -37,7 +37,9 @@ impl Remote {
             .hosts
             .iter()
             .enumerate()
-            .filter(|(_, host)| host.methods.contains::<M>() && host.server.is_eligible(now_ms))
+            // Weight 0 means "no new calls" whatever the algorithm.
+            .filter(|(_, host)| host.weight > 0 && host.methods.contains::<M>())
+            .filter(|(_, host)| host.server.is_eligible(now_ms))
             .filter(|(_, host)| !avoided.iter().any(|other| Rc::ptr_eq(other, &host.server)))
             .map(|(index, host)| Candidate {
                 index,

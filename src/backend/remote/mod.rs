@@ -58,7 +58,7 @@ pub struct RemoteOptions {
     pub algorithm: Algorithm,
     /// Further attempts.
     pub max_retries: u32,
-    /// The pause before a server is asked a second time.
+    /// The pause before one server is asked a third time; it doubles from there.
     pub retry_interval_ms: u64,
     /// Failures in a row that take a server out.
     pub breaker_threshold: u32,
@@ -274,14 +274,18 @@ impl Remote {
         server.opening(self.new_way(), hopeful, purpose == Purpose::Further)
     }
 
-    /// The connection is open.
-    pub fn opened(&self, server: &Server, link: &Link) {
+    /// The connection is open. `false`: it was given up while it was being opened, and must be let go.
+    pub fn opened(&self, server: &Server, link: &Link) -> bool {
+        if link.was_closed() {
+            return false;
+        }
         server.opened(link, &self.calls);
         self.metrics.backend_connections.inc();
         if !server.breaker.borrow().is_closed() {
             // It failed before, and may be another process by now.
             server.ping(self.now_ms.get(), self.options.timeout_ms);
         }
+        true
     }
 
     /// Bytes came over the connection.

@@ -246,6 +246,47 @@ fn what_a_server_says_instead_of_an_answer_decides_what_comes_next() {
 }
 
 #[test]
+fn a_server_of_weight_0_gets_no_calls_and_is_nobody_to_turn_to() {
+    for algorithm in Algorithm::ALL {
+        let world = World::new(|options| options.algorithm = algorithm);
+        world.list_weighted(&[(Wire::WithIds, 0), (Wire::WithIds, 0)]);
+        world.open();
+        let mut nowhere = world.login("alice");
+        assert_eq!(poll(&mut nowhere), Some(Err(CallError::Unavailable)));
+
+        let world = World::new(|options| options.algorithm = algorithm);
+        world.list_weighted(&[(Wire::WithIds, 0), (Wire::WithIds, 5)]);
+        let lines = world.open();
+        let mut login = world.login("alice");
+        assert!(poll(&mut login).is_none());
+        assert!(lines[0].asked().is_empty());
+        let id = lines[1].asked()[0].header.call_id;
+        world.answer(&lines[1], &status(id, ReplyStatus::ReplyOverloaded));
+        assert_eq!(poll(&mut login), Some(Err(CallError::Overloaded)));
+        assert!(lines.iter().all(|line| line.asked().is_empty()));
+    }
+}
+
+#[test]
+fn a_connection_that_was_given_up_while_it_was_opened_takes_nothing() {
+    let world = World::with(&[Wire::WithIds]);
+    let (server, purpose) = world.dialled.borrow_mut().remove(0);
+    let link = world.remote.opening(&server, true, purpose);
+    let mut register = world.register("alice");
+    assert!(poll(&mut register).is_none(), "it waits for the connection");
+    server.give_up(world.clock.get());
+    assert!(!world.remote.opened(&server, &link));
+    let line = Line {
+        server: Rc::clone(&server),
+        link,
+    };
+    assert!(line.asked().is_empty());
+    world.remote.lost(&server, &line.link, false);
+    assert_eq!(server.reach(), Reach::Down);
+    assert_eq!(poll(&mut register), Some(false));
+}
+
+#[test]
 fn a_server_that_times_out_again_and_again_is_left_alone_until_it_answers_a_ping() {
     let world = World::with(&[Wire::WithIds, Wire::WithIds]);
     let lines = world.open();

@@ -96,13 +96,19 @@ impl World {
     }
 
     pub fn list(&self, wires: &[Wire]) {
+        let usual: Vec<_> = wires.iter().map(|wire| (*wire, 100)).collect();
+        self.list_weighted(&usual);
+    }
+
+    /// As [`list`](Self::list), each with its weight.
+    pub fn list_weighted(&self, wires: &[(Wire, u32)]) {
         let mut builder = EndpointsBuilder::default();
-        for (index, wire) in wires.iter().enumerate() {
+        for (index, (wire, weight)) in wires.iter().enumerate() {
             for service in Service::ALL {
                 let instance = Instance {
                     address: SocketAddr::from(([127, 0, 0, 1], index as u16 + 1)),
                     wire: *wire,
-                    weight: 100,
+                    weight: *weight,
                     methods: MethodSet::all_of(service),
                 };
                 builder.instance(service, instance);
@@ -129,7 +135,7 @@ impl World {
 
     pub fn open_to(&self, server: Rc<Server>, purpose: Purpose) -> Line {
         let link = self.remote.opening(&server, true, purpose);
-        self.remote.opened(&server, &link);
+        assert!(self.remote.opened(&server, &link));
         Line { server, link }
     }
 

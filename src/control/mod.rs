@@ -153,7 +153,7 @@ async fn supervise(
     let first = tokio::select! {
         signal = signals.next() => signal,
         _ = &mut cores_drained => {
-            error!("what serves has ended although nobody asked it to");
+            error!("the serving threads have ended although nobody asked them to");
             return Ok(End::Outcome(Outcome::CoresLost));
         }
     };
@@ -169,7 +169,7 @@ async fn supervise(
         drained = cores_drained => Ok(End::Outcome(match drained {
             Ok(()) => Outcome::Drained,
             Err(_) => {
-                error!("what serves has ended without having drained");
+                error!("the serving threads have ended without having drained");
                 Outcome::CoresLost
             }
         })),

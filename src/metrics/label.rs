@@ -57,7 +57,7 @@ impl<L: Label, T: Default, const N: usize> Default for PerLabel<L, T, N> {
     }
 }
 
-/// Why a push that arrived at a core was not written to anyone.
+/// Why a push that arrived at a core, or a message that was handed out to it, was not written to anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushDrop {
     /// Nobody it is meant for is connected to this core.

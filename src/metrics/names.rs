@@ -144,7 +144,7 @@ table! {
     PROTOCOL_ERRORS = "im_gateway_protocol_errors_total", Counter of Count, ["core"],
         "Lines that break the protocol: malformed, unknown or too long.";
     PUSH_DROPPED = "im_gateway_push_dropped_total", Counter of Count, ["core", "reason"],
-        "Pushes that arrived and were written to nobody; the store still has the messages.";
+        "Pushes that arrived and were written to nobody, and messages handed out to somebody they are not for; the store still has them.";
     PUSH_GAPS = "im_gateway_push_gaps_total", Counter of Count, ["core"],
         "Holes in the numbering of pushes, each filled from the store.";
     FANOUT_RECIPIENTS = "im_gateway_fanout_recipients", Histogram of Count, ["core"],
@@ -166,7 +166,7 @@ table! {
     BUS_CONNECTED = "im_gateway_bus_connected", Gauge of Count, ["core"],
         "1 while the core is subscribed to the push bus, else 0.";
     BUS_CONNECTIONS = "im_gateway_bus_connections_total", Counter of Count, ["core"],
-        "Connections made to Redis; each after the first is followed by fetching what may have been missed.";
+        "Connections opened to Redis; once one is subscribed, what may have been missed is fetched.";
     CORE_QUEUE_DEPTH = "im_gateway_core_queue_depth", Gauge of Count, ["core"],
         "Replies and pushes from other threads that the core has not yet taken.";
     CORE_LOOP_STALL = "im_gateway_core_loop_stall_seconds", Gauge of Seconds, ["core"],

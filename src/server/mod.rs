@@ -1,8 +1,8 @@
 //! `im-gateway backend` towards the cluster: calls come in over mprpc, pushes go out over Redis.
 //!
 //! Owns the listener for calls, a task per connection (`link`, with its rules in `connection` and `turns`), the way of
-//! the answers from the store's thread (`replies`), and the [`publisher`]. Never looks into a request: what is asked goes
-//! to the services as it is. Everything runs on the one thread that also runs [`crate::control`].
+//! the answers from the store's thread (`replies`), and the [`publisher`]. Never looks into a request beyond its
+//! kind: what is asked goes to the services as it is. Everything runs on the one thread that also runs [`crate::control`].
 //!
 //! ```text
 //! gateway ── call ──▶ link ──▶ ServiceClient ──▶ store thread ── replies ──▶ link ── reply ──▶ gateway

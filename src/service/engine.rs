@@ -34,7 +34,7 @@ const SHORTEN_LOG_EVERY_MS: i64 = 5000;
 
 /// One thing to do.
 pub(super) enum Item {
-    /// A call from a core.
+    /// A call.
     Call(Call),
     /// The password pool is done with a log-in or a registration.
     Judged(Judged),

@@ -38,7 +38,7 @@ const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// What travels to the store thread.
 pub(super) enum Envelope {
-    /// A core asks.
+    /// A caller asks.
     Call(Call),
     /// The password pool answers.
     Judged(Judged),
@@ -291,7 +291,7 @@ type SinkReplies = (Arc<dyn ReplySink>, Vec<(u64, Response)>);
 impl Replies {
     fn push(&mut self, item: &Item, response: Response) {
         let (sink, call_id) = item.reply_to();
-        // A handful of sinks, one per core.
+        // One for each core or connection with a call in the batch: few, and never more than the batch has calls.
         let known = self
             .by_sink
             .iter_mut()

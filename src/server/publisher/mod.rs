@@ -35,7 +35,7 @@ pub struct RedisOptions {
     pub credentials: Option<Credentials>,
 }
 
-/// The store's handle on the publisher. The work is done by `publish`.
+/// The store's handle on the publisher. The work is done by the task that [`publisher`] returns.
 pub struct RedisPublisher {
     queue: Arc<Queue>,
 }

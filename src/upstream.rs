@@ -144,6 +144,11 @@ mod tests {
             assert!((full / 2..=full).contains(wait), "{waits:?}");
         }
         back_off.reset();
-        assert!(back_off.next_ms() <= 50);
+        assert!((25..=50).contains(&back_off.next_ms()));
+        let mut back_off = BackOff::new(50, 2000, 8);
+        for _ in 0..40 {
+            back_off.next_ms();
+        }
+        assert!((1000..=2000).contains(&back_off.next_ms()));
     }
 }

@@ -6,7 +6,11 @@
 //! Invariants: an address stands in the list of a service once; a record of its own says more about an address than the nodes
 //! of single methods do.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -197,7 +201,7 @@ pub fn parse_method_node(data: &[u8]) -> Result<SocketAddr, BadRecord> {
 pub struct Endpoints {
     services: [Vec<Instance>; Service::ALL.len()],
     /// Where `HealthService.Ping` is answered.
-    pinged: Vec<SocketAddr>,
+    pinged: BTreeSet<SocketAddr>,
 }
 
 impl Endpoints {
@@ -232,7 +236,7 @@ impl fmt::Display for Endpoints {
 pub struct EndpointsBuilder {
     recorded: BTreeMap<(usize, SocketAddr), Instance>,
     by_method: BTreeMap<(usize, SocketAddr), MethodSet>,
-    pinged: Vec<SocketAddr>,
+    pinged: BTreeSet<SocketAddr>,
 }
 
 impl EndpointsBuilder {
@@ -256,9 +260,7 @@ impl EndpointsBuilder {
 
     /// An address that answers `HealthService.Ping`.
     pub fn health(&mut self, address: SocketAddr) -> &mut Self {
-        if !self.pinged.contains(&address) {
-            self.pinged.push(address);
-        }
+        self.pinged.insert(address);
         self
     }
 

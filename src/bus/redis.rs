@@ -86,6 +86,8 @@ enum GivenUp {
 /// One core's subscriptions. Shared by the core, which wants channels, and the task that holds the connection.
 pub struct Subscriber {
     route: RouteId,
+    /// The channel of the core's own probes.
+    probe_channel: String,
     credentials: Option<Arc<Credentials>>,
     /// Groups that are wanted; whether the present connection has confirmed each.
     groups: RefCell<HashMap<GroupId, bool>>,
@@ -128,6 +130,7 @@ impl Subscriber {
     /// The subscriber of the core that `route` names.
     pub fn new(route: RouteId, credentials: Option<Arc<Credentials>>) -> Rc<Self> {
         Rc::new(Self {
+            probe_channel: channels::probe(&route),
             route,
             credentials,
             groups: RefCell::default(),
@@ -155,7 +158,7 @@ impl Subscriber {
             channels::push(&self.route),
             channels::mpim(&self.route),
             channels::BROADCAST.to_owned(),
-            channels::probe(&self.route),
+            self.probe_channel.clone(),
         ];
         for (group, confirmed) in &mut *self.groups.borrow_mut() {
             *confirmed = false;
@@ -246,7 +249,7 @@ impl Subscriber {
             return hear(BusEvent::Malformed);
         };
         let channel = String::from_utf8_lossy(channel);
-        if channel == channels::probe(&self.route) {
+        if channel == self.probe_channel {
             self.probe.set(Probe {
                 is_out: false,
                 ..self.probe.get()
@@ -314,7 +317,7 @@ impl Subscriber {
             }
             Phase::Listening if !probe.is_out && now_ms >= probe.sent_ms + PROBE_INTERVAL_MS => {
                 let mut publish = redis::cmd("PUBLISH");
-                publish.arg(channels::probe(&self.route)).arg("");
+                publish.arg(&self.probe_channel).arg("");
                 outgoing.append(|bytes| publish.write_packed_command(bytes));
                 self.probe.set(Probe {
                     sent_ms: now_ms,

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     backend::{
-        METHODS, Service,
+        Service,
         endpoints::{Record, Wire, parse_method_node},
     },
     config::settings::{BackendProcess, ServiceDiscovery},
@@ -301,13 +301,13 @@ fn verdict(owner: Owner, node: &Node, data: &[u8], address: SocketAddr, is_first
 /// All nodes of a backend.
 fn nodes(options: &RegisterOptions, host: &str) -> Vec<Node> {
     let name = node_name(host, options.address);
-    let services = options.services.iter().map(|service| {
-        let methods = METHODS.iter().filter(|(of, _)| of == service);
-        let methods: Vec<&str> = methods.map(|(_, method)| *method).collect();
-        (Place::Service(*service), methods)
-    });
+    let services = options
+        .services
+        .iter()
+        .map(|service| Place::Service(*service));
     let mut nodes = Vec::new();
-    for (place, methods) in services.chain([(Place::Health, vec!["Ping"])]) {
+    for place in services.chain([Place::Health]) {
+        let methods: Vec<&str> = place.methods().collect();
         if options.registers_instances {
             nodes.push(Node {
                 place,

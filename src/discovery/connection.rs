@@ -13,10 +13,12 @@ use futures_lite::FutureExt;
 use log::{info, warn};
 use zookeeper_client as zk;
 
-use super::{
-    Status,
-    pacing::{Complaints, retry_after},
-};
+use super::{Status, pacing::Complaints};
+use crate::upstream::BackOff;
+
+/// The first wait after a failure, and the longest: how long ZooKeeper's return may go unnoticed.
+const FIRST_PAUSE_MS: u64 = 50;
+const LONGEST_PAUSE_MS: u64 = 2000;
 
 /// How many of its earlier sessions a process remembers. Their nodes are gone after a session time-out, so the last few
 /// are all that can matter.
@@ -55,8 +57,9 @@ pub(super) struct Connection<'a> {
     status: &'a Status,
     client: Option<zk::Client>,
     earlier: VecDeque<i64>,
-    /// Failures since a session lasted.
-    failures: u32,
+    /// Whether there was an attempt since a session lasted. Until it has lasted, each is a failure.
+    has_failed: bool,
+    back_off: BackOff,
     begun: Instant,
     complaints: Complaints,
 }
@@ -199,7 +202,12 @@ impl<'a> Connection<'a> {
             status,
             client: None,
             earlier: VecDeque::new(),
-            failures: 0,
+            has_failed: false,
+            back_off: BackOff::new(
+                FIRST_PAUSE_MS,
+                LONGEST_PAUSE_MS,
+                getrandom::u64().unwrap_or(0),
+            ),
             begun: Instant::now(),
             complaints: Complaints::default(),
         }
@@ -208,12 +216,10 @@ impl<'a> Connection<'a> {
     /// A new session. Tries until there is one.
     pub(super) async fn begin(&mut self) -> Session {
         loop {
-            if self.failures > 0 {
-                let chance = getrandom::u32().unwrap_or(0) as u16;
-                tokio::time::sleep(retry_after(self.failures - 1, chance)).await;
+            if self.has_failed {
+                tokio::time::sleep(Duration::from_millis(self.back_off.next_ms())).await;
             }
-            // Until it has lasted, each is a failure.
-            self.failures = self.failures.saturating_add(1);
+            self.has_failed = true;
             match connect(&self.ensemble, self.session_timeout).await {
                 Ok(client) => return self.begun(client),
                 Err(error) => {
@@ -252,7 +258,8 @@ impl<'a> Connection<'a> {
         self.status.set_registered(false);
         self.status.session_lost();
         if self.begun.elapsed() >= LASTING {
-            self.failures = 0;
+            self.has_failed = false;
+            self.back_off.reset();
         }
         if let Some(client) = self.client.take() {
             if self.earlier.len() == SESSIONS_REMEMBERED {

@@ -1,23 +1,8 @@
-//! When to try again, when to read, when to complain: the rules that keep trouble elsewhere cheap here.
+//! When to read, when to complain: the rules that keep trouble elsewhere cheap here.
 //!
-//! Owns the waits. Pure: the time is handed in, and so is chance.
+//! Owns the waits. Pure: the time is handed in.
 
 use std::time::{Duration, Instant};
-
-/// The wait after the first failure.
-const RETRY_MIN: Duration = Duration::from_millis(50);
-
-/// The longest wait between attempts: how long ZooKeeper's return may go unnoticed.
-const RETRY_MAX: Duration = Duration::from_secs(2);
-
-/// The wait before attempt `attempt` (0: the first repeat). It doubles, and half of it is left to chance so that many
-/// processes do not come at once.
-pub(super) fn retry_after(attempt: u32, chance: u16) -> Duration {
-    let full = RETRY_MIN
-        .saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX))
-        .min(RETRY_MAX);
-    full / 2 + (full / 2).mul_f64(f64::from(chance) / f64::from(u16::MAX))
-}
 
 /// Events are gathered for this long, because they come in groups: a backend registers dozens of nodes.
 const GATHER: Duration = Duration::from_millis(50);
@@ -86,15 +71,6 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_double_up_to_a_bound_and_chance_takes_at_most_half() {
-        for (attempt, full_ms) in [(0, 50), (1, 100), (5, 1600), (6, 2000), (40, 2000)] {
-            let full = Duration::from_millis(full_ms);
-            assert_eq!(retry_after(attempt, 0), full / 2);
-            assert_eq!(retry_after(attempt, u16::MAX), full);
-        }
-    }
 
     #[test]
     fn the_first_change_is_read_soon_and_a_stream_of_changes_four_times_a_second() {

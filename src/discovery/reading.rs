@@ -16,7 +16,7 @@ use super::{
     table::{Found, PLACES, Place},
 };
 use crate::backend::{
-    METHODS, Service,
+    Service,
     endpoints::{BadRecord, parse_method_node, parse_record},
 };
 
@@ -58,7 +58,8 @@ pub(super) async fn read(client: &zk::Client, place: Place) -> Result<Reading, z
     let mut reading = Reading::default();
     let root = place.path();
     let children = list(client, &root, &mut reading.broken).await?;
-    let methods: Vec<&'static str> = methods_of(place)
+    let methods: Vec<&'static str> = place
+        .methods()
         .filter(|method| children.iter().any(|child| child == method))
         .collect();
     for group in methods.chunks(READS_AT_ONCE) {
@@ -103,15 +104,6 @@ pub(super) async fn read(client: &zk::Client, place: Place) -> Result<Reading, z
         }
     }
     Ok(reading)
-}
-
-/// The names of the methods that may have a node of their own.
-fn methods_of(place: Place) -> impl Iterator<Item = &'static str> {
-    let of_service = METHODS
-        .iter()
-        .filter(move |(service, _)| place == Place::Service(*service))
-        .map(|(_, name)| *name);
-    of_service.chain((place == Place::Health).then_some("Ping"))
 }
 
 /// The names below `path`. One that does not exist has none, nor has one that we may not look at, which is `broken`.
@@ -245,8 +237,8 @@ mod tests {
 
     #[test]
     fn method_nodes_are_looked_for_by_the_names_of_the_methods() {
-        let user: Vec<&str> = methods_of(Place::Service(Service::User)).collect();
+        let user: Vec<&str> = Place::Service(Service::User).methods().collect();
         assert!(user.contains(&"Login") && !user.contains(&"Send") && !user.contains(&"Ping"));
-        assert_eq!(methods_of(Place::Health).collect::<Vec<_>>(), ["Ping"]);
+        assert_eq!(Place::Health.methods().collect::<Vec<_>>(), ["Ping"]);
     }
 }

@@ -10,7 +10,6 @@ use crate::backend::{Service, endpoints::Endpoints};
 #[derive(Debug, Default)]
 pub struct Status {
     connected: AtomicBool,
-    reached: AtomicBool,
     registered: AtomicBool,
     sessions: AtomicU64,
     expirations: AtomicU64,
@@ -24,11 +23,6 @@ impl Status {
     /// Whether there is a connection to ZooKeeper now.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Relaxed)
-    }
-
-    /// Whether there ever was one.
-    pub fn was_reached(&self) -> bool {
-        self.reached.load(Relaxed)
     }
 
     /// Whether this process stands in ZooKeeper, as far as is known.
@@ -68,9 +62,6 @@ impl Status {
 
     pub(super) fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Relaxed);
-        if connected {
-            self.reached.store(true, Relaxed);
-        }
     }
 
     pub(super) fn set_registered(&self, registered: bool) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::backend::{
-    Service,
+    METHODS, Service,
     endpoints::{Endpoints, EndpointsBuilder, Instance},
 };
 
@@ -45,6 +45,15 @@ impl Place {
             Self::Service(service) => service.name(),
             Self::Health => "HealthService",
         }
+    }
+
+    /// The methods that may have a node of their own there.
+    pub(super) fn methods(self) -> impl Iterator<Item = &'static str> {
+        let of_service = METHODS
+            .iter()
+            .filter(move |(service, _)| self == Self::Service(*service))
+            .map(|(_, name)| *name);
+        of_service.chain((self == Self::Health).then_some("Ping"))
     }
 
     /// Its node below the root.

@@ -94,9 +94,8 @@ impl Server {
     /// Every service and outcome with its count.
     pub fn calls(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         self.calls.iter().flat_map(|(service, outcomes)| {
-            let mut outcomes = outcomes.iter();
-            std::iter::from_fn(move || outcomes.next())
-                .map(move |(outcome, count)| (service, outcome, count.get()))
+            let outcomes = outcomes.iter();
+            outcomes.map(move |(outcome, count)| (service, outcome, count.get()))
         })
     }
 

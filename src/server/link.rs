@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     backend::{Request, mprpc::FramingError},
-    service::{Call, ReplySink, ServiceClient},
+    service::{Call, ServiceClient},
     unix_time::unix_ms,
 };
 
@@ -67,7 +67,6 @@ pub(super) struct Link {
     connection: Connection,
     services: ServiceClient,
     replies: Arc<Replies>,
-    sink: Arc<dyn ReplySink>,
     batch: Vec<Answered>,
     stall: Option<Pin<Box<Sleep>>>,
     peer_has_closed: bool,
@@ -83,13 +82,11 @@ impl Link {
         services: ServiceClient,
         shared: Arc<Shared>,
     ) -> Self {
-        let replies = Arc::new(Replies::default());
         Self {
             stream,
             connection,
             services,
-            sink: Arc::clone(&replies) as _,
-            replies,
+            replies: Arc::default(),
             batch: Vec::new(),
             stall: None,
             peer_has_closed: false,
@@ -137,14 +134,14 @@ impl Link {
 
     /// Hands bytes to the connection and its calls to the services.
     fn receive(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
-        let (services, sink) = (&self.services, &self.sink);
+        let (services, replies) = (&self.services, &self.replies);
         let now = Instant::now();
         let mut submit = |call_id: u64, request: Request, timeout_ms: u32| {
             let waits = (timeout_ms != 0).then(|| Duration::from_millis(timeout_ms.into()));
             let call = Call {
                 request,
                 call_id,
-                sink: Arc::clone(sink),
+                sink: Arc::clone(replies) as _,
                 deadline: waits.and_then(|waits| now.checked_add(waits)),
             };
             services.submit(call).map_err(|call| call.request)

@@ -134,9 +134,8 @@ pub(super) struct Engine<S = Sqlite> {
 
 /// Why a batch could not be carried out as it is.
 enum Abort {
-    Panicked(usize),
-    /// A call failed that had written before.
-    DoneByHalf(usize),
+    /// This call panicked, or failed with a part of it written: the batch goes without it.
+    LeaveOut(usize),
     Storage(Failure),
 }
 
@@ -180,14 +179,7 @@ impl<S: Storage> Engine<S> {
                         outcomes,
                     };
                 }
-                Err(Abort::Panicked(index)) => {
-                    log::error!("a call to the services panicked; it is refused");
-                    self.metrics.panics.inc();
-                    self.take_back();
-                    self.forget_all();
-                    left_out.push(index);
-                }
-                Err(Abort::DoneByHalf(index)) => {
+                Err(Abort::LeaveOut(index)) => {
                     self.take_back();
                     self.forget_all();
                     left_out.push(index);
@@ -282,8 +274,11 @@ impl<S: Storage> Engine<S> {
             }
             let pushes_before = self.pushes.len();
             let writes_before = self.store.writes();
-            let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(item)))
-                .map_err(|_| Abort::Panicked(index))?;
+            let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(item))).map_err(|_| {
+                log::error!("a call to the services panicked; it is refused");
+                self.metrics.panics.inc();
+                Abort::LeaveOut(index)
+            })?;
             let done = done.and_then(|outcome| self.store.refuse_marks().map(|()| outcome));
             let refusal = match done {
                 Ok(outcome) => {
@@ -295,7 +290,7 @@ impl<S: Storage> Engine<S> {
                     let refusal = self.refusal(error)?;
                     if !is_answer {
                         if self.store.writes() != writes_before {
-                            return Err(Abort::DoneByHalf(index));
+                            return Err(Abort::LeaveOut(index));
                         }
                         // What the storage has of it counts.
                         self.presence.forget();

@@ -165,11 +165,9 @@ impl Presence {
         if let Some(index) = devices.iter().position(|bound| bound.device == new.device) {
             displaced.push(devices.remove(index));
         }
-        while devices.len() >= max_devices.max(1) {
-            let sessions = devices.iter().map(|bound| bound.session_id).enumerate();
-            let Some((oldest, _)) = sessions.min_by_key(|(_, session_id)| *session_id) else {
-                break;
-            };
+        while devices.len() >= max_devices
+            && let Some(oldest) = (0..devices.len()).min_by_key(|index| devices[*index].session_id)
+        {
             displaced.push(devices.remove(oldest));
         }
         devices.push(new);

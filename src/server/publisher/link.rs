@@ -26,15 +26,15 @@ use super::{
     packing::Packer,
     queue::{Commit, Queue},
 };
-use crate::metrics;
+use crate::{metrics, upstream::BackOff};
 
 /// How long Redis may take to be connected to, and for any one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which it is asked whether it is there, so that its loss is noticed before the next push.
 const IDLE_BEFORE_PING: Duration = Duration::from_secs(5);
 /// Pauses between attempts.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+const FIRST_PAUSE_MS: u64 = 50;
+const LONGEST_PAUSE_MS: u64 = 2000;
 /// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a connection there is no more than
 /// one in this time.
 const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
@@ -65,7 +65,14 @@ enum End {
 
 /// Keeps a connection and publishes what comes by the queue, until that is finished.
 pub(super) async fn run(options: RedisOptions, queue: Arc<Queue>, metrics: Arc<metrics::Server>) {
-    let mut outage = Outage::default();
+    let mut outage = Outage {
+        back_off: BackOff::new(
+            FIRST_PAUSE_MS,
+            LONGEST_PAUSE_MS,
+            getrandom::u64().unwrap_or(0),
+        ),
+        said: None,
+    };
     loop {
         let end = tokio::select! {
             biased;
@@ -85,7 +92,7 @@ pub(super) async fn run(options: RedisOptions, queue: Arc<Queue>, metrics: Arc<m
         tokio::select! {
             biased;
             () = finished(&queue) => return,
-            () = sleep(outage.pause()) => {}
+            () = sleep(Duration::from_millis(outage.back_off.next_ms())) => {}
         }
     }
 }
@@ -107,9 +114,8 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 }
 
 /// The time without a connection that works.
-#[derive(Default)]
 struct Outage {
-    attempts: u32,
+    back_off: BackOff,
     said: Option<Instant>,
 }
 
@@ -123,20 +129,9 @@ impl Outage {
         }
     }
 
-    /// Doubles with each attempt, and is longer by up to a half at random, so that not all come back at the same moment.
-    fn pause(&mut self) -> Duration {
-        let whole = PAUSE_FIRST
-            .saturating_mul(1 << self.attempts.min(10))
-            .min(PAUSE_MAX);
-        self.attempts += 1;
-        let mut random = [0_u8; 1];
-        // Without randomness the pause is a little shorter, no more.
-        let _ = getrandom::fill(&mut random);
-        (whole + whole / 2 * u32::from(random[0]) / 255).min(PAUSE_MAX)
-    }
-
     fn ended(&mut self) {
-        *self = Self::default();
+        self.back_off.reset();
+        self.said = None;
     }
 }
 
@@ -275,13 +270,11 @@ impl<'a> Session<'a> {
         let found = self.queue.take(room, &mut self.commits, context.waker());
         self.owes_catch_up |= found.has_lost;
         self.is_finished = found.is_finished;
-        let mut commits = std::mem::take(&mut self.commits);
-        let has_taken = !commits.is_empty();
+        let has_taken = !self.commits.is_empty();
         let mut publishes = 0;
-        for commit in commits.drain(..) {
+        for commit in self.commits.drain(..) {
             publishes += self.packer.pack(&commit, &mut self.output);
         }
-        self.commits = commits;
         if publishes > 0 {
             self.expect(Asked::Publish, publishes, now);
         }

@@ -6,10 +6,7 @@
 
 use std::collections::HashMap;
 
-use prost::{
-    Message,
-    encoding::{encode_varint, encoded_len_varint},
-};
+use prost::{Message, encoding};
 use redis::Cmd;
 
 use super::queue::Commit;
@@ -20,22 +17,20 @@ use crate::{
 
 /// A batch that has grown to this takes no further message, so that no subscriber has to buffer a huge payload.
 const PAYLOAD_BYTES: usize = 256 * 1024;
-/// The key of `PushBatch.messages`.
-const BATCH_ITEM: u8 = 0x0a;
+/// The number of `PushBatch.messages`.
+const BATCH_ITEM: u32 = 1;
 
-/// Writes commands; keeps its buffers from one commit to the next.
+/// Writes commands; keeps its buffers from one to the next.
 #[derive(Default)]
 pub(super) struct Packer {
     command: Cmd,
     payload: Vec<u8>,
-    /// The place in `groups` of each channel that takes further messages.
-    open: HashMap<Channel, usize>,
-    groups: Vec<Group>,
 }
 
-/// Pushes that are published together: places in the commit.
-struct Group {
-    pushes: Vec<usize>,
+/// Pushes of one commit that are published together.
+struct Group<'a> {
+    channel: &'a Channel,
+    pushes: Vec<&'a PushMessage>,
     bytes: usize,
 }
 
@@ -43,16 +38,12 @@ impl Packer {
     /// Appends a `PUBLISH` for everything in `commit`, and says how many those are.
     pub(super) fn pack(&mut self, commit: &Commit, into: &mut Vec<u8>) -> usize {
         if let [(channel, push)] = &commit[..] {
-            self.publish(channel, std::iter::once(push), into);
+            self.publish(channel, &[push], into);
             return 1;
         }
-        self.group(commit);
-        let groups = std::mem::take(&mut self.groups);
+        let groups = groups(commit);
         for group in &groups {
-            let pushes = group.pushes.iter().filter_map(|place| commit.get(*place));
-            if let Some((channel, _)) = pushes.clone().next() {
-                self.publish(channel, pushes.map(|(_, push)| push), into);
-            }
+            self.publish(group.channel, &group.pushes, into);
         }
         groups.len()
     }
@@ -63,7 +54,7 @@ impl Packer {
             kind: PushKind::CatchUp.into(),
             ..PushMessage::default()
         };
-        self.publish(&Channel::Broadcast, std::iter::once(&push), into);
+        self.publish(&Channel::Broadcast, &[&push], into);
     }
 
     /// Appends any other command.
@@ -75,49 +66,16 @@ impl Packer {
         self.command.write_packed_command(into);
     }
 
-    fn group(&mut self, commit: &Commit) {
-        self.open.clear();
-        self.groups.clear();
-        for (place, (channel, push)) in commit.iter().enumerate() {
-            let bytes = push.encoded_len();
-            let is_message = push.kind == i32::from(PushKind::Message);
-            if !is_message {
-                self.open.clear();
-            }
-            let group = self
-                .open
-                .get(channel)
-                .and_then(|group| self.groups.get_mut(*group))
-                .filter(|group| group.bytes + bytes <= PAYLOAD_BYTES);
-            match group {
-                Some(group) => {
-                    group.pushes.push(place);
-                    group.bytes += bytes;
-                }
-                None => {
-                    if is_message {
-                        self.open.insert(channel.clone(), self.groups.len());
-                    }
-                    self.groups.push(Group {
-                        pushes: vec![place],
-                        bytes,
-                    });
-                }
-            }
-        }
-    }
-
-    fn publish<'a>(
-        &mut self,
-        channel: &Channel,
-        pushes: impl Iterator<Item = &'a PushMessage> + Clone,
-        into: &mut Vec<u8>,
-    ) {
+    fn publish(&mut self, channel: &Channel, pushes: &[&PushMessage], into: &mut Vec<u8>) {
         self.payload.clear();
-        let mut rest = pushes.clone().skip(1);
-        match (pushes.clone().next(), rest.next()) {
-            (Some(push), None) => push.encode_raw(&mut self.payload),
-            _ => pushes.for_each(|push| write_item(push, &mut self.payload)),
+        match pushes {
+            [push] => push.encode_raw(&mut self.payload),
+            // A `PushBatch`, without a copy of the pushes. A test holds it to the message's own encoding.
+            pushes => {
+                for push in pushes {
+                    encoding::message::encode(BATCH_ITEM, *push, &mut self.payload);
+                }
+            }
         }
         self.command.clear();
         self.command
@@ -128,11 +86,36 @@ impl Packer {
     }
 }
 
-/// One item of a `PushBatch`, without a copy of the push. A test holds it to the message's own encoding.
-fn write_item(push: &PushMessage, into: &mut Vec<u8>) {
-    let len = push.encoded_len() as u64;
-    into.reserve(1 + encoded_len_varint(len) + push.encoded_len());
-    into.push(BATCH_ITEM);
-    encode_varint(len, into);
-    push.encode_raw(into);
+fn groups(commit: &Commit) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    // The place of the group of each channel that takes further messages.
+    let mut open: HashMap<&Channel, usize> = HashMap::new();
+    for (channel, push) in commit {
+        let bytes = push.encoded_len();
+        let is_message = push.kind == i32::from(PushKind::Message);
+        if !is_message {
+            open.clear();
+        }
+        let group = open
+            .get(channel)
+            .and_then(|group| groups.get_mut(*group))
+            .filter(|group| group.bytes + bytes <= PAYLOAD_BYTES);
+        match group {
+            Some(group) => {
+                group.pushes.push(push);
+                group.bytes += bytes;
+            }
+            None => {
+                if is_message {
+                    open.insert(channel, groups.len());
+                }
+                groups.push(Group {
+                    channel,
+                    pushes: vec![push],
+                    bytes,
+                });
+            }
+        }
+    }
+    groups
 }

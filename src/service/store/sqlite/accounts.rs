@@ -1,8 +1,8 @@
 //! Users and their contacts as rows.
 
-use rusqlite::{ErrorCode, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
-use super::Sqlite;
+use super::{Sqlite, failure::is_conflict};
 use crate::{
     id::UserId,
     service::store::{Failure, storage::Accounts},
@@ -46,9 +46,7 @@ impl Accounts for Sqlite {
             .execute(params![name, hash, now_ms]);
         match inserted {
             Ok(_) => Ok(Some(self.connection.last_insert_rowid())),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                Ok(None)
-            }
+            Err(error) if is_conflict(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

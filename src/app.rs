@@ -168,22 +168,27 @@ impl Foundation {
             companion,
         )
         .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
-        match outcome {
-            control::Outcome::Drained => Ok(()),
-            control::Outcome::DeadlineHit { connections_left } => Err(StartupError::new(
-                ExitCode::DrainTimeout,
-                format!("{connections_left} connections were still open after drain_timeout"),
-                "",
-                "raise gateway_service.drain_timeout",
-            )),
-            control::Outcome::CoresLost => Err(StartupError::new(
-                ExitCode::Runtime,
-                "a core ended unexpectedly",
-                "see the log above",
-                "",
-            )),
-            control::Outcome::CompanionEnded(error) => Err(error),
-        }
+        ended(outcome, "were still open", "a core")
+    }
+}
+
+/// How the process ends. `still`: what connections left over were doing; `serving`: what serves.
+fn ended(outcome: control::Outcome, still: &str, serving: &str) -> Result<(), StartupError> {
+    match outcome {
+        control::Outcome::Drained => Ok(()),
+        control::Outcome::DeadlineHit { connections_left } => Err(StartupError::new(
+            ExitCode::DrainTimeout,
+            format!("{connections_left} connections {still} after drain_timeout"),
+            "",
+            "raise gateway_service.drain_timeout",
+        )),
+        control::Outcome::CoresLost => Err(StartupError::new(
+            ExitCode::Runtime,
+            format!("{serving} ended unexpectedly"),
+            "see the log above",
+            "",
+        )),
+        control::Outcome::CompanionEnded(error) => Err(error),
     }
 }
 
@@ -193,19 +198,25 @@ fn bind_ops(
     let Some(address) = settings.ops.listen else {
         return Ok((None, None));
     };
+    let remedy = "set ops.listen to a free address, or to \"\" for none";
+    let (listener, bound) = bind(address, "operations", remedy)?;
+    Ok((Some(listener), Some(bound)))
+}
+
+/// Listens on `address`; says where that is, if any free port is meant.
+fn bind(
+    address: SocketAddr,
+    purpose: &str,
+    remedy: &str,
+) -> Result<(TcpListener, SocketAddr), StartupError> {
     TcpListener::bind(address)
         .and_then(|listener| {
-            listener.set_nonblocking(true)?;
             let bound = listener.local_addr()?;
-            Ok((Some(listener), Some(bound)))
+            Ok((listener, bound))
         })
         .map_err(|error| {
-            StartupError::new(
-                ExitCode::Preflight,
-                format!("cannot listen on {address} for operations"),
-                error,
-                "set ops.listen to a free address, or to \"\" for none",
-            )
+            let what = format!("cannot listen on {address} for {purpose}");
+            StartupError::new(ExitCode::Preflight, what, error, remedy)
         })
 }
 

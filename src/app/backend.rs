@@ -5,7 +5,6 @@
 //! calls, then the last pushes, then the services, so that whatever was answered is stored and published.
 
 use std::{
-    io::Write,
     net::{SocketAddr, TcpListener},
     pin::pin,
     sync::Arc,
@@ -17,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{bind_ops, clock::Clock};
+use super::{banner, bind, bind_ops, clock::Clock, ended};
 use crate::{
     backend::Service,
     bus::credentials::Credentials,
@@ -58,7 +57,11 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     // Held as long: ids that the services make themselves are this process's own.
     let seat = data_dir::take_seat(&settings.gateway_service.data_dir, PROCESSES_MAX)?;
     let redis = redis_options(&settings)?;
-    let (listener, calls_address) = bind_calls(settings.backend.listen)?;
+    let (listener, calls_address) = bind(
+        settings.backend.listen,
+        "calls",
+        "set backend.listen to a free address",
+    )?;
     let (ops_listener, ops_address) = bind_ops(&settings)?;
 
     let clock = Clock::start();
@@ -138,26 +141,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     )
     .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
     services.stop();
-    ended(outcome)
-}
-
-fn ended(outcome: control::Outcome) -> Result<(), StartupError> {
-    match outcome {
-        control::Outcome::Drained => Ok(()),
-        control::Outcome::DeadlineHit { connections_left } => Err(StartupError::new(
-            ExitCode::DrainTimeout,
-            format!("{connections_left} connections still had calls under way after drain_timeout"),
-            "",
-            "raise gateway_service.drain_timeout",
-        )),
-        control::Outcome::CoresLost => Err(StartupError::new(
-            ExitCode::Runtime,
-            "the server of calls ended unexpectedly",
-            "see the log above",
-            "",
-        )),
-        control::Outcome::CompanionEnded(error) => Err(error),
-    }
+    ended(outcome, "still had calls under way", "the server of calls")
 }
 
 /// What serves, until it is told to stop.
@@ -260,22 +244,6 @@ fn is_registered(status: &Arc<discovery::Status>) -> control::Condition {
     })
 }
 
-fn bind_calls(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartupError> {
-    TcpListener::bind(address)
-        .and_then(|listener| {
-            let bound = listener.local_addr()?;
-            Ok((listener, bound))
-        })
-        .map_err(|error| {
-            StartupError::new(
-                ExitCode::Preflight,
-                format!("cannot listen on {address} for calls"),
-                error,
-                "set backend.listen to a free address",
-            )
-        })
-}
-
 /// What whoever starts it sees first.
 struct Banner {
     calls_address: SocketAddr,
@@ -286,10 +254,7 @@ struct Banner {
 
 impl Banner {
     fn print(&self) {
-        let operations = self.ops_address.map_or_else(
-            || "off".to_owned(),
-            |address| format!("http://{address}  (/health /livez /readyz /metrics)"),
-        );
+        let operations = banner::operations(self.ops_address);
         let services: Vec<&str> = self.services.iter().map(|service| service.word()).collect();
         let text = format!(
             "im-gateway {version} backend\n\
@@ -302,8 +267,6 @@ impl Banner {
             data = self.data_dir,
             services = services.join(" "),
         );
-        // A closed standard output is no reason not to serve.
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        banner::print(&text);
     }
 }

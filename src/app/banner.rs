@@ -13,10 +13,7 @@ pub(super) struct Banner {
 
 impl Banner {
     pub(super) fn print(&self) {
-        let operations = self.ops_address.map_or_else(
-            || "off".to_owned(),
-            |address| format!("http://{address}  (/health /livez /readyz /metrics)"),
-        );
+        let operations = operations(self.ops_address);
         let text = format!(
             "im-gateway {version}\n\
              \x20 line protocol   {line}\n\
@@ -36,8 +33,20 @@ impl Banner {
             host = self.line_address.ip(),
             port = self.line_address.port(),
         );
-        // A closed standard output is no reason not to serve.
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        print(&text);
     }
+}
+
+/// Where operators find what, or that they find nothing.
+pub(super) fn operations(address: Option<SocketAddr>) -> String {
+    address.map_or_else(
+        || "off".to_owned(),
+        |address| format!("http://{address}  (/health /livez /readyz /metrics)"),
+    )
+}
+
+/// Prints the whole banner. A closed standard output is no reason not to serve.
+pub(super) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -226,19 +226,29 @@ async fn query<B: Backend, P: PushSource>(
     }
 }
 
+/// What binds a session to this core.
+pub(super) fn bind_request<B, P>(
+    core: &Core<B, P>,
+    user: UserId,
+    session_id: SessionId,
+    device: String,
+) -> BindRouteRequest {
+    BindRouteRequest {
+        user_id: user,
+        gateway_id: core.route.as_str().to_owned(),
+        device,
+        session_id,
+        max_devices: core.gateway.max_devices,
+    }
+}
+
 async fn bind<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
     session_id: SessionId,
     device: String,
 ) -> Result<(), NotRefreshed> {
-    let request = BindRouteRequest {
-        user_id: user,
-        gateway_id: core.route.as_str().to_owned(),
-        device,
-        session_id,
-        max_devices: core.gateway.max_devices,
-    };
+    let request = bind_request(core, user, session_id, device);
     let bound = core.backend.call::<method::BindRoute>(request).await;
     let response = bound.map_err(|_| NotRefreshed)?;
     if response.code() != Code::Ok {

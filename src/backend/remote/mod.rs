@@ -192,13 +192,6 @@ impl Remote {
         way
     }
 
-    fn links_max(&self, wire: Wire) -> usize {
-        match wire {
-            Wire::Classic => self.options.pool_size,
-            Wire::WithIds => self.options.connections_per_instance,
-        }
-    }
-
     /// Takes over a new table: connects to servers that are new, and lets go of those that are gone.
     fn update(self: &Rc<Self>, endpoints: &Endpoints) {
         let mut new = Vec::new();
@@ -264,7 +257,7 @@ impl Remote {
             address,
             wire,
             self.new_way(),
-            (self.links_max(wire), self.options.max_reply_bytes),
+            (self.options.pool_size, self.options.max_reply_bytes),
             Breaker::new(self.options.breaker_threshold),
         ))
     }
@@ -316,19 +309,19 @@ impl Remote {
 
     /// A connection was opened to see whether that can be done, and it cannot.
     pub fn unreachable(&self, server: &Server) {
-        self.metrics.backend_ejections_total.inc();
-        log::warn!(
-            "{} cannot be reached and is left alone for a while",
-            server.address
-        );
+        self.ejected(server, "cannot be reached");
         server.give_up(self.now_ms.get());
     }
 
     fn count_failure(&self, server: &Server) {
         if server.breaker.borrow_mut().failed(self.now_ms.get()) {
-            self.metrics.backend_ejections_total.inc();
-            log::warn!("{} fails and is left alone for a while", server.address);
+            self.ejected(server, "fails");
         }
+    }
+
+    fn ejected(&self, server: &Server, why: &str) {
+        self.metrics.backend_ejections_total.inc();
+        log::warn!("{} {why} and is left alone for a while", server.address);
     }
 
     fn check_health(self: &Rc<Self>, now_ms: u64) {
@@ -338,11 +331,7 @@ impl Remote {
         }
         for server in self.servers.borrow().values() {
             if server.gave_no_sign(now_ms, self.options.timeout_ms) {
-                self.metrics.backend_ejections_total.inc();
-                log::warn!(
-                    "{} gives no sign of life and is left alone for a while",
-                    server.address
-                );
+                self.ejected(server, "gives no sign of life");
                 server.give_up(now_ms);
             }
             let may_be_back = {

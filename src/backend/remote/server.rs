@@ -115,8 +115,8 @@ pub struct Server {
     /// The way of calls that have no connection yet.
     way: u64,
     max_reply_bytes: usize,
-    /// Connections at most.
-    links_max: usize,
+    /// Connections of the classic wire at most.
+    pool_size: usize,
     links: RefCell<Vec<Rc<Link>>>,
     /// Further connections that were asked for, and of which nothing has been heard yet.
     expected_links: Cell<usize>,
@@ -132,14 +132,6 @@ pub struct Server {
     retired: Cell<bool>,
     outstanding: Cell<usize>,
     next_ping: Cell<u64>,
-}
-
-/// What a reply turned out to be.
-enum Reply {
-    /// It ended a call, or a ping.
-    Taken,
-    /// Nobody waits for it.
-    Stray,
 }
 
 /// Why a connection cannot go on.
@@ -159,7 +151,7 @@ impl Server {
         address: SocketAddr,
         wire: Wire,
         way: u64,
-        (links_max, max_reply_bytes): (usize, usize),
+        (pool_size, max_reply_bytes): (usize, usize),
         breaker: Breaker,
     ) -> Self {
         Self {
@@ -167,7 +159,7 @@ impl Server {
             wire,
             way,
             max_reply_bytes,
-            links_max,
+            pool_size,
             links: RefCell::default(),
             expected_links: Cell::default(),
             queue: RefCell::default(),
@@ -315,7 +307,7 @@ impl Server {
         let wanted = self.wire == Wire::Classic
             && self.reach() == Reach::Up
             && self.queue.borrow().len() > closed + expected
-            && links.len() + expected < self.links_max;
+            && links.len() + expected < self.pool_size;
         if wanted {
             self.expected_links.set(expected + 1);
         }
@@ -439,7 +431,7 @@ impl Server {
         let mut strays = 0;
         let mut input = link.input.borrow_mut();
         input.feed(bytes, |rest| {
-            let (reply, taken) = match self.wire {
+            let (number, outcome, taken) = match self.wire {
                 Wire::Classic => {
                     let Some((body, taken)) =
                         mprpc::read_classic_reply(rest, self.max_reply_bytes)?
@@ -453,10 +445,7 @@ impl Server {
                         };
                     };
                     let number = link.current.take().ok_or(BrokenStream::Unasked)?;
-                    (
-                        self.take_reply(link, number, Outcome::answered(body, link.way), calls),
-                        taken,
-                    )
+                    (number, Outcome::answered(body, link.way), taken)
                 }
                 Wire::WithIds => {
                     let Some((frame, taken)) = mprpc::read_reply(rest, self.max_reply_bytes)?
@@ -464,14 +453,11 @@ impl Server {
                         return Ok(None);
                     };
                     let outcome = Outcome::of_frame(&frame, link.way);
-                    (
-                        self.take_reply(link, frame.header.call_id, outcome, calls),
-                        taken,
-                    )
+                    (frame.header.call_id, outcome, taken)
                 }
             };
             link.useful.set(true);
-            if matches!(reply, Reply::Stray) {
+            if !self.take_reply(link, number, outcome, calls) {
                 strays += 1;
             }
             Ok(Some(taken))
@@ -483,23 +469,20 @@ impl Server {
         Ok(strays)
     }
 
+    /// Ends the call or the ping with this number; `false`: nobody waits for that.
     fn take_reply(
         &self,
         link: &Link,
         number: u64,
         outcome: Outcome,
         calls: &Calls<Outcome>,
-    ) -> Reply {
+    ) -> bool {
         if number >= FIRST_PING {
             link.pinged_ms.set(None);
             self.breaker.borrow_mut().succeeded();
-            return Reply::Taken;
+            return true;
         }
-        if calls.finish(number, link.way, outcome) {
-            Reply::Taken
-        } else {
-            Reply::Stray
-        }
+        calls.finish(number, link.way, outcome)
     }
 
     /// Asks the server whether it is alive, over each connection on which that can be asked now.

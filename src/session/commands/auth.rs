@@ -9,11 +9,11 @@ use crate::{
     id::{SessionId, UserId},
     limits::LoginOutcome,
     proto::{
-        BindRouteRequest, Code, GetUserGroupsRequest, LoginRequest, LoginResponse, LogoutRequest,
-        PullOfflineRequest, RegisterRequest,
+        Code, GetUserGroupsRequest, LoginRequest, LoginResponse, LogoutRequest, PullOfflineRequest,
+        RegisterRequest,
     },
     protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply, secret::Secret},
-    session::{commands::message, job::Job},
+    session::{commands::message, job::Job, routes::bind_request},
     shard::core::Core,
     token::TokenError,
 };
@@ -219,15 +219,8 @@ async fn bind<B: Backend, P: PushSource>(
         .shard()
         .connection(job.key)
         .map_or_else(String::new, |c| c.session.device().to_owned());
-    let bound = core
-        .ask::<method::BindRoute>(BindRouteRequest {
-            user_id: user,
-            gateway_id: core.route.as_str().to_owned(),
-            device,
-            session_id,
-            max_devices: core.gateway.max_devices,
-        })
-        .await?;
+    let request = bind_request(core, user, session_id, device);
+    let bound = core.ask::<method::BindRoute>(request).await?;
     {
         let mut shard = core.shard();
         shard.set_baseline(job.key, bound.last_seq);

@@ -11,10 +11,12 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net};
 
 mod admission;
+mod bad_lines;
 mod login_guard;
 mod token_bucket;
 
 pub use admission::{Admission, Refusal};
+pub use bad_lines::{BadLines, Patience};
 pub use login_guard::{LoginGuard, LoginGuardOptions, LoginOutcome, REGISTRATIONS_UNDER_WAY};
 pub use token_bucket::{Rate, TokenBucket};
 

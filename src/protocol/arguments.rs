@@ -4,6 +4,9 @@
 
 use super::verb::Dialect;
 
+/// What is forgiven before a command word and behind every argument that is not a text.
+pub(super) const BLANKS: [char; 2] = [' ', '\t'];
+
 /// The arguments of a line, taken from the front one after another.
 pub(super) struct Arguments<'a> {
     rest: &'a str,
@@ -23,7 +26,7 @@ impl<'a> Arguments<'a> {
         };
         let (argument, rest) = rest.split_once(self.dialect.separator())?;
         self.rest = rest;
-        Some(argument)
+        Some(argument.trim_end_matches(BLANKS))
     }
 
     /// The rest of the line, just as it is: separators and all.
@@ -31,11 +34,11 @@ impl<'a> Arguments<'a> {
         self.rest
     }
 
-    /// The rest of the line as one word or name: spaces around it mean nothing in the space dialect.
+    /// The rest of the line as one word or name: blanks behind it mean nothing, and in the space dialect those before it.
     pub(super) fn last(self) -> &'a str {
         match self.dialect {
-            Dialect::Colon => self.rest,
-            Dialect::Space => self.rest.trim_matches(' '),
+            Dialect::Colon => self.rest.trim_end_matches(BLANKS),
+            Dialect::Space => self.rest.trim_matches(BLANKS),
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::{borrow::Cow, fmt};
 
 use super::{
-    arguments::{Arguments, is_device_name, is_group_name, is_user_name, positive},
+    arguments::{Arguments, BLANKS, is_device_name, is_group_name, is_user_name, positive},
     error_code::ErrorCode,
     escape::{is_plain, unescape},
     secret::Secret,
@@ -67,19 +67,25 @@ impl fmt::Debug for Line<'_> {
 }
 
 /// A line that is no command: what to reply. Counts toward `protocol_error_limit`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
     /// The client's mark, where it could be read.
     pub tag: Option<Tag>,
     /// [`ErrorCode::BadRequest`] or [`ErrorCode::UnknownCommand`].
     pub code: ErrorCode,
     /// The human-readable words of the reply.
-    pub words: &'static str,
+    pub words: Cow<'static, str>,
 }
 
 /// Arguments that do not fit their command: the human-readable words of a [`ErrorCode::BadArgument`] reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadArgument(pub &'static str);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadArgument(pub Cow<'static, str>);
+
+impl BadArgument {
+    const fn new(words: &'static str) -> Self {
+        Self(Cow::Borrowed(words))
+    }
+}
 
 /// Who confirms deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +124,7 @@ impl<'a> MessageIdList<'a> {
         let dialect = self.dialect;
         self.text
             .split(dialect.separator())
+            .map(|word| word.trim_end_matches(BLANKS))
             .filter(move |word| dialect == Dialect::Colon || !word.is_empty())
     }
 }
@@ -192,16 +199,18 @@ pub enum Command<'a> {
 /// Takes a line apart as far as its command word, and checks that all of it is text.
 ///
 /// `line` comes without its terminator. Empty lines are to be skipped before: here they are [`ErrorCode::BadRequest`].
+/// Blanks before the tag and before the command word mean nothing.
 pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
-    let (tag, line) = split_tag(line)?;
+    let (tag, line) = split_tag(trim_blanks(line))?;
+    let line = trim_blanks(line);
     let bad = |code, words| BadLine { tag, code, words };
     let Ok(line) = std::str::from_utf8(line) else {
-        return Err(bad(ErrorCode::BadRequest, "the line is not UTF-8"));
+        return Err(bad(ErrorCode::BadRequest, "the line is not UTF-8".into()));
     };
     if !is_plain(line) {
         return Err(bad(
             ErrorCode::BadRequest,
-            "the line holds a control character",
+            "the line holds a control character".into(),
         ));
     }
     let (word, dialect, arguments) = match line.bytes().position(|byte| matches!(byte, b':' | b' '))
@@ -209,13 +218,15 @@ pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
         Some(end) if line.as_bytes()[end] == b':' => {
             (&line[..end], Some(Dialect::Colon), &line[end + 1..])
         }
+        // Blanks at the end of a line separate nothing.
+        Some(end) if line[end..].trim_end_matches(BLANKS).is_empty() => (&line[..end], None, ""),
         Some(end) => (&line[..end], Some(Dialect::Space), &line[end + 1..]),
-        None => (line, None, ""),
+        None => (line.trim_end_matches(BLANKS), None, ""),
     };
     if word.is_empty() {
         return Err(bad(
             ErrorCode::BadRequest,
-            "the line begins with no command",
+            "the line begins with no command".into(),
         ));
     }
     match Verb::lookup(word) {
@@ -226,7 +237,21 @@ pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
             arguments,
             word_of: verb.word_of(word),
         }),
-        None => Err(bad(ErrorCode::UnknownCommand, "no such command, try help")),
+        None => Err(bad(ErrorCode::UnknownCommand, unknown_command(word))),
+    }
+}
+
+/// The line without the blanks it begins with.
+pub fn trim_blanks(line: &[u8]) -> &[u8] {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    &line[line.iter().take_while(|byte| is_blank(byte)).count()..]
+}
+
+/// The words for a command word that does not exist.
+fn unknown_command(word: &str) -> Cow<'static, str> {
+    match Verb::nearest(word) {
+        Some(name) => format!("no such command, did you mean {name}? try help:{name}").into(),
+        None => "no such command, try help".into(),
     }
 }
 
@@ -244,7 +269,7 @@ fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
         None => Err(BadLine {
             tag: None,
             code: ErrorCode::BadRequest,
-            words: "a tag is @, 1 to 32 letters, digits, _ or -, and a space",
+            words: "a tag is @, 1 to 32 letters, digits, _ or -, and a space".into(),
         }),
     }
 }
@@ -253,15 +278,15 @@ fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
 pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<'a>, BadArgument> {
     let verb = line.verb;
     let arguments = Arguments::new(line.arguments, dialect);
-    let bare = |command| match line.arguments.trim_matches(' ') {
+    let bare = |command| match line.arguments.trim_matches(BLANKS) {
         "" => Ok(command),
-        _ => Err(BadArgument(verb.usage())),
+        _ => Err(BadArgument::new(verb.usage())),
     };
     match verb {
-        Verb::Chat => numbered_text(verb, arguments).map(|(to, text)| Command::Chat { to, text }),
-        Verb::GroupChat => {
-            numbered_text(verb, arguments).map(|(group, text)| Command::GroupChat { group, text })
-        }
+        Verb::Chat => numbered_text(verb, arguments, Numbered::User)
+            .map(|(to, text)| Command::Chat { to, text }),
+        Verb::GroupChat => numbered_text(verb, arguments, Numbered::Group)
+            .map(|(group, text)| Command::GroupChat { group, text }),
         Verb::Ping => Ok(Command::Ping {
             text: Some(arguments.text()).filter(|text| !text.is_empty()),
         }),
@@ -283,7 +308,7 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
         )
         .map(|(user, password)| Command::Login { user, password }),
         Verb::Auth => match arguments.last() {
-            "" => Err(BadArgument(verb.usage())),
+            "" => Err(BadArgument::new(verb.usage())),
             token => Ok(Command::Auth {
                 token: Secret::new(token),
             }),
@@ -291,18 +316,18 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
         Verb::Refresh => bare(Command::Refresh),
         Verb::Logout => bare(Command::Logout),
         Verb::Set => setting(verb, arguments),
-        Verb::AddFriend => number(verb, arguments).map(Command::AddFriend),
-        Verb::RemoveFriend => number(verb, arguments).map(Command::RemoveFriend),
+        Verb::AddFriend => number(verb, arguments, Numbered::User).map(Command::AddFriend),
+        Verb::RemoveFriend => number(verb, arguments, Numbered::User).map(Command::RemoveFriend),
         Verb::Friends => bare(Command::Friends),
         Verb::CreateGroup => new_group(verb, arguments.last(), dialect),
-        Verb::JoinGroup => number(verb, arguments).map(Command::JoinGroup),
-        Verb::LeaveGroup => number(verb, arguments).map(Command::LeaveGroup),
+        Verb::JoinGroup => number(verb, arguments, Numbered::Group).map(Command::JoinGroup),
+        Verb::LeaveGroup => number(verb, arguments, Numbered::Group).map(Command::LeaveGroup),
         Verb::Groups => bare(Command::Groups),
-        Verb::GroupMembers => number(verb, arguments).map(Command::GroupMembers),
-        Verb::Who => number(verb, arguments).map(Command::Who),
-        Verb::Profile => number(verb, arguments).map(Command::Profile),
+        Verb::GroupMembers => number(verb, arguments, Numbered::Group).map(Command::GroupMembers),
+        Verb::Who => number(verb, arguments, Numbered::User).map(Command::Who),
+        Verb::Profile => number(verb, arguments, Numbered::User).map(Command::Profile),
         Verb::Search => match arguments.last() {
-            "" => Err(BadArgument(verb.usage())),
+            "" => Err(BadArgument::new(verb.usage())),
             prefix => user_name(prefix).map(|prefix| Command::Search { prefix }),
         },
         Verb::WhoAmI => bare(Command::WhoAmI),
@@ -310,7 +335,7 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
             "" => Ok(Command::Help(None)),
             name => match Verb::lookup(name) {
                 Some(verb) => Ok(Command::Help(Some(verb))),
-                None => Err(BadArgument("no such command, try help")),
+                None => Err(BadArgument(unknown_command(name))),
             },
         },
         Verb::Quit => bare(Command::Quit),
@@ -319,38 +344,65 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
     }
 }
 
-const NOT_A_NUMBER: BadArgument = BadArgument("an id is a positive decimal number");
+/// What a number in an argument stands for.
+#[derive(Clone, Copy)]
+enum Numbered {
+    User,
+    Group,
+    Message,
+}
 
-fn number(verb: Verb, arguments: Arguments<'_>) -> Result<i64, BadArgument> {
+impl Numbered {
+    /// The number that `text` is, or words that help whoever wrote a name instead.
+    fn parse(self, text: &str) -> Result<i64, BadArgument> {
+        positive(text).ok_or_else(|| {
+            let is_name = !text.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+');
+            match self {
+                Self::User if is_name && is_user_name(text) => BadArgument(
+                    format!("a user is meant by number, which search:{text} finds").into(),
+                ),
+                Self::Group if is_name => {
+                    BadArgument::new("a group is meant by number; groups lists yours")
+                }
+                Self::User | Self::Group | Self::Message => NOT_A_NUMBER,
+            }
+        })
+    }
+}
+
+const NOT_A_NUMBER: BadArgument =
+    BadArgument::new("an id is a decimal number from 1 to 9223372036854775807");
+
+fn number(verb: Verb, arguments: Arguments<'_>, of: Numbered) -> Result<i64, BadArgument> {
     match arguments.last() {
-        "" => Err(BadArgument(verb.usage())),
-        text => positive(text).ok_or(NOT_A_NUMBER),
+        "" => Err(BadArgument::new(verb.usage())),
+        text => of.parse(text),
     }
 }
 
 fn numbered_text<'a>(
     verb: Verb,
     mut arguments: Arguments<'a>,
+    to: Numbered,
 ) -> Result<(i64, Cow<'a, str>), BadArgument> {
-    let number = arguments.middle().ok_or(BadArgument(verb.usage()))?;
-    let number = positive(number).ok_or(NOT_A_NUMBER)?;
+    let number = arguments.middle().ok_or(BadArgument::new(verb.usage()))?;
+    let number = to.parse(number)?;
     let text = unescape(arguments.text());
     if text.trim().is_empty() {
-        return Err(BadArgument("the text is empty"));
+        return Err(BadArgument::new("the text is empty"));
     }
     Ok((number, text))
 }
 
 fn message_ids(verb: Verb, text: &str, dialect: Dialect) -> Result<MessageIdList<'_>, BadArgument> {
     if text.is_empty() {
-        return Err(BadArgument(verb.usage()));
+        return Err(BadArgument::new(verb.usage()));
     }
     let ids = MessageIdList { text, dialect };
-    if ids.words().all(|word| positive(word).is_some()) {
-        Ok(ids)
-    } else {
-        Err(NOT_A_NUMBER)
+    for word in ids.words() {
+        Numbered::Message.parse(word)?;
     }
+    Ok(ids)
 }
 
 fn pull_limit(text: &str) -> Result<u32, BadArgument> {
@@ -360,14 +412,14 @@ fn pull_limit(text: &str) -> Result<u32, BadArgument> {
     positive(text)
         .and_then(|limit| u32::try_from(limit).ok())
         .filter(|limit| *limit <= PULL_LIMIT_MAX)
-        .ok_or(BadArgument("a limit is 1 to 1000"))
+        .ok_or(BadArgument::new("a limit is 1 to 1000"))
 }
 
 fn user_name(text: &str) -> Result<&str, BadArgument> {
     if is_user_name(text) {
         Ok(text)
     } else {
-        Err(BadArgument(
+        Err(BadArgument::new(
             "a user name is 1 to 64 bytes without spaces, control characters, : or ,",
         ))
     }
@@ -379,34 +431,33 @@ fn credentials<'a>(
     password_bytes: std::ops::RangeInclusive<usize>,
     password_rule: &'static str,
 ) -> Result<(&'a str, Secret<&'a str>), BadArgument> {
-    let user = user_name(arguments.middle().ok_or(BadArgument(verb.usage()))?)?;
+    let user = user_name(arguments.middle().ok_or(BadArgument::new(verb.usage()))?)?;
     match arguments.text() {
-        "" => Err(BadArgument(verb.usage())),
+        "" => Err(BadArgument::new(verb.usage())),
         password if password_bytes.contains(&password.len()) => Ok((user, Secret::new(password))),
-        _ => Err(BadArgument(password_rule)),
+        _ => Err(BadArgument::new(password_rule)),
     }
 }
 
 fn setting<'a>(verb: Verb, mut arguments: Arguments<'a>) -> Result<Command<'a>, BadArgument> {
-    let usage = BadArgument(verb.usage());
-    let key = arguments.middle().ok_or(usage)?;
+    let key = arguments.middle().ok_or(BadArgument::new(verb.usage()))?;
     let value = arguments.last();
     if key.eq_ignore_ascii_case("ack") {
         [AckMode::Auto, AckMode::Manual]
             .into_iter()
             .find(|mode| mode.word().eq_ignore_ascii_case(value))
             .map(Command::SetAck)
-            .ok_or(BadArgument("ack is auto or manual"))
+            .ok_or(BadArgument::new("ack is auto or manual"))
     } else if key.eq_ignore_ascii_case("device") {
         if is_device_name(value) {
             Ok(Command::SetDevice(value))
         } else {
-            Err(BadArgument(
+            Err(BadArgument::new(
                 "a device name is 1 to 16 letters, digits, _ or -",
             ))
         }
     } else {
-        Err(usage)
+        Err(BadArgument::new(verb.usage()))
     }
 }
 
@@ -416,14 +467,14 @@ fn new_group(verb: Verb, text: &str, dialect: Dialect) -> Result<Command<'_>, Ba
         Dialect::Space => text.split_once(' ').unwrap_or((text, "")),
     };
     if name.is_empty() {
-        Err(BadArgument(verb.usage()))
+        Err(BadArgument::new(verb.usage()))
     } else if is_group_name(name) {
         Ok(Command::CreateGroup {
             name,
             description: description.trim_matches(' '),
         })
     } else {
-        Err(BadArgument(
+        Err(BadArgument::new(
             "a group name is 1 to 64 bytes without control characters or :",
         ))
     }

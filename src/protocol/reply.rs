@@ -11,6 +11,7 @@ use super::{
     error_code::ErrorCode,
     escape::{item_into, plain_into, word_into},
     secret::Secret,
+    verb::Family,
 };
 use crate::id::{GroupId, MessageId, SessionId, UserId};
 
@@ -99,9 +100,9 @@ pub enum Reply {
         /// Who confirms deliveries here.
         ack_mode: AckMode,
     },
-    /// To `help`: all commands.
+    /// To `help`: all commands, by family.
     Commands,
-    /// To `help:command`: how it is written.
+    /// To `help:command`: how it is written, an example, and what it does.
     Form(Verb),
     /// To `quit`.
     Bye,
@@ -249,13 +250,31 @@ impl Reply {
                 word(" device=", device, out);
                 word(" ack=", ack_mode.word(), out);
             }
-            Self::Commands => list(" commands=", &Verb::ALL, out, |verb, out| {
-                out.extend_from_slice(verb.name().as_bytes());
-            }),
-            Self::Form(verb) => word(" form=", verb.form(), out),
+            Self::Commands => write_commands(out),
+            Self::Form(verb) => {
+                word(" form=", verb.form(), out);
+                word(" example=", verb.example(), out);
+                out.extend_from_slice(b" text=");
+                out.extend_from_slice(verb.sense().as_bytes());
+            }
             Self::Bye => out.extend_from_slice(b" bye"),
         }
     }
+}
+
+/// All commands, those of one family side by side, and how to learn more of one.
+fn write_commands(out: &mut Vec<u8>) {
+    for (index, family) in Family::ALL.into_iter().enumerate() {
+        let names: Vec<Verb> = Verb::ALL
+            .into_iter()
+            .filter(|verb| verb.family() == family)
+            .collect();
+        let before = if index == 0 { " commands=" } else { ";" };
+        list(before, &names, out, |verb, out| {
+            out.extend_from_slice(verb.name().as_bytes());
+        });
+    }
+    word(" example=", Verb::Help.example(), out);
 }
 
 fn write_error(code: ErrorCode, retry_ms: Option<u64>, words: &str, out: &mut Vec<u8>) {

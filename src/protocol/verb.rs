@@ -21,7 +21,8 @@ impl Dialect {
 }
 
 macro_rules! verbs {
-    ($($(#[$attribute:meta])* $verb:ident = $name:literal $(| $alias:literal)?, $form:literal;)*) => {
+    ($($(#[$attribute:meta])* $verb:ident = $name:literal $(| $alias:literal)?,
+        $form:literal, $example:literal, $sense:literal;)*) => {
         /// A command, by name.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Verb {
@@ -47,6 +48,16 @@ macro_rules! verbs {
                 match self { $($(#[$attribute])* Self::$verb => $form,)* }
             }
 
+            /// A line that a person can try, for `help`. Holds no space.
+            pub fn example(self) -> &'static str {
+                match self { $($(#[$attribute])* Self::$verb => $example,)* }
+            }
+
+            /// What the command does, for `help`.
+            pub fn sense(self) -> &'static str {
+                match self { $($(#[$attribute])* Self::$verb => $sense,)* }
+            }
+
             /// The words of the error about a wrong number of arguments.
             pub(super) fn usage(self) -> &'static str {
                 match self { $($(#[$attribute])* Self::$verb => concat!("usage: ", $form),)* }
@@ -64,34 +75,115 @@ macro_rules! verbs {
 
 // The commands of a busy connection stand first: `lookup` tries them in this order.
 verbs! {
-    Chat = "chat" | "send", "chat:uid:text";
-    Ping = "ping", "ping[:text]";
-    Ack = "ack", "ack:id[:id…]";
-    GroupChat = "group_chat" | "sendgroup", "group_chat:gid:text";
-    Pull = "pull", "pull[:limit]";
-    Register = "register", "register:user:password";
-    Login = "login", "login:user:password";
-    Auth = "auth", "auth:token";
-    Refresh = "refresh", "refresh";
-    Logout = "logout", "logout";
-    Set = "set", "set:(ack:manual|ack:auto|device:name)";
-    AddFriend = "add_friend" | "addfriend", "add_friend:uid";
-    RemoveFriend = "remove_friend", "remove_friend:uid";
-    Friends = "friends" | "getfriends", "friends";
-    CreateGroup = "create_group" | "creategroup", "create_group:name";
-    JoinGroup = "join_group" | "joingroup", "join_group:gid";
-    LeaveGroup = "leave_group", "leave_group:gid";
-    Groups = "groups", "groups";
-    GroupMembers = "group_members", "group_members:gid";
-    Who = "who", "who:uid";
-    Profile = "profile", "profile:uid";
-    Search = "search", "search:prefix";
-    WhoAmI = "whoami", "whoami";
-    Help = "help", "help[:command]";
-    Quit = "quit", "quit";
+    Chat = "chat" | "send",
+        "chat:uid:text", "chat:42:hello",
+        "sends a message to a user; search:name finds the number";
+    Ping = "ping",
+        "ping[:text]", "ping:hello",
+        "answers pong and the text; shows that both sides are alive";
+    Ack = "ack",
+        "ack:id[:id…]", "ack:7310000000000000001",
+        "confirms messages, which then leave the inbox";
+    GroupChat = "group_chat" | "sendgroup",
+        "group_chat:gid:text", "group_chat:7:hello",
+        "sends a message to a group you are in";
+    Pull = "pull",
+        "pull[:limit]", "pull:20",
+        "brings what is unconfirmed in your inbox and groups, oldest first";
+    Register = "register",
+        "register:user:password", "register:alice:wonderland",
+        "makes an account and logs in";
+    Login = "login",
+        "login:user:password", "login:alice:wonderland",
+        "logs in; replaces your session on a device of the same name";
+    Auth = "auth",
+        "auth:token", "auth:eyJ0eXAi…",
+        "logs in with a token from register, login or refresh";
+    Refresh = "refresh",
+        "refresh", "refresh",
+        "gives a fresh token";
+    Logout = "logout",
+        "logout", "logout",
+        "ends your session; the connection stays";
+    Set = "set",
+        "set:(ack:manual|ack:auto|device:name)", "set:device:phone",
+        "says who confirms messages, or, before login, names the device";
+    AddFriend = "add_friend" | "addfriend",
+        "add_friend:uid", "add_friend:42",
+        "puts a user on your friend list";
+    RemoveFriend = "remove_friend",
+        "remove_friend:uid", "remove_friend:42",
+        "takes a user off your friend list";
+    Friends = "friends" | "getfriends",
+        "friends", "friends",
+        "lists the users on your friend list";
+    CreateGroup = "create_group" | "creategroup",
+        "create_group:name", "create_group:teatime",
+        "makes a group with you as its first member";
+    JoinGroup = "join_group" | "joingroup",
+        "join_group:gid", "join_group:7",
+        "makes you a member of a group";
+    LeaveGroup = "leave_group",
+        "leave_group:gid", "leave_group:7",
+        "ends your membership in a group";
+    Groups = "groups",
+        "groups", "groups",
+        "lists the groups you are in";
+    GroupMembers = "group_members",
+        "group_members:gid", "group_members:7",
+        "lists the members of a group you are in";
+    Who = "who",
+        "who:uid", "who:42",
+        "says whether a user is online";
+    Profile = "profile",
+        "profile:uid", "profile:42",
+        "says the name of a user";
+    Search = "search",
+        "search:prefix", "search:ali",
+        "finds users, with their numbers, by the beginning of their names";
+    WhoAmI = "whoami",
+        "whoami", "whoami",
+        "says who you are on this connection";
+    Help = "help",
+        "help[:command]", "help:chat",
+        "lists the commands, or says how one is used";
+    Quit = "quit",
+        "quit", "quit",
+        "ends the connection";
     #[cfg(feature = "test-hooks")]
-    Panic = "panic", "panic";
+    Panic = "panic",
+        "panic", "panic",
+        "fails, for tests";
 }
+
+/// What a command is about: `help` lists the commands in these groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Accounts and logging in.
+    Account,
+    /// Messages and their confirmation.
+    Messages,
+    /// Other users.
+    Users,
+    /// Groups.
+    Groups,
+    /// The connection itself.
+    Connection,
+}
+
+impl Family {
+    /// All families, in the order of `help`.
+    pub const ALL: [Self; 5] = [
+        Self::Account,
+        Self::Messages,
+        Self::Users,
+        Self::Groups,
+        Self::Connection,
+    ];
+}
+
+/// Most letters that may differ between a word and the command it is taken to mean.
+const TYPING_ERRORS: usize = 2;
 
 impl Verb {
     /// The command of this name, in any case; MPIM's names are aliases.
@@ -100,6 +192,52 @@ impl Verb {
         Self::ALL
             .into_iter()
             .find(|verb| named(verb.name()) || verb.alias().is_some_and(named))
+    }
+
+    /// The command whose name is nearest to `word`, which names none; `None`: no name is near.
+    pub(super) fn nearest(word: &str) -> Option<&'static str> {
+        // Longer words are no typing errors, and comparing them would cost.
+        let longest = Self::ALL.iter().map(|verb| verb.name().len()).max();
+        if word.len() > longest.unwrap_or(0) + TYPING_ERRORS {
+            return None;
+        }
+        let word = word.to_ascii_lowercase();
+        Self::ALL
+            .into_iter()
+            .filter(|verb| verb.name() != "panic")
+            .flat_map(|verb| std::iter::once(verb.name()).chain(verb.alias()))
+            .map(|name| (strsim::osa_distance(&word, name), name))
+            // Half of a short word must be right: `xx` is not nearly `set`.
+            .filter(|(distance, name)| *distance <= TYPING_ERRORS && distance * 2 <= name.len())
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, name)| name)
+    }
+
+    /// What the command is about.
+    pub fn family(self) -> Family {
+        match self {
+            Self::Register
+            | Self::Login
+            | Self::Auth
+            | Self::Refresh
+            | Self::Logout
+            | Self::WhoAmI => Family::Account,
+            Self::Chat | Self::GroupChat | Self::Pull | Self::Ack => Family::Messages,
+            Self::AddFriend
+            | Self::RemoveFriend
+            | Self::Friends
+            | Self::Who
+            | Self::Profile
+            | Self::Search => Family::Users,
+            Self::CreateGroup
+            | Self::JoinGroup
+            | Self::LeaveGroup
+            | Self::Groups
+            | Self::GroupMembers => Family::Groups,
+            Self::Set | Self::Ping | Self::Help | Self::Quit => Family::Connection,
+            #[cfg(feature = "test-hooks")]
+            Self::Panic => Family::Connection,
+        }
     }
 
     /// Whether `word`, which names this command, is one that only MPIM has, or one that only the gateway has.
@@ -150,6 +288,7 @@ mod tests {
             assert_eq!(Verb::lookup(&verb.name().to_uppercase()), Some(verb));
             assert!(verb.form().starts_with(verb.name()));
             assert!(!verb.form().contains(' '));
+            assert!(!verb.sense().is_empty());
         }
         assert_eq!(Verb::lookup("nope"), None);
         assert_eq!(Verb::lookup(""), None);
@@ -166,6 +305,36 @@ mod tests {
             ("JOINGROUP", Verb::JoinGroup),
         ] {
             assert_eq!(Verb::lookup(alias), Some(verb));
+        }
+    }
+
+    #[test]
+    fn a_word_mistyped_finds_the_command_that_was_meant() {
+        for (word, name) in [
+            ("caht", Some("chat")),
+            ("CHATT", Some("chat")),
+            ("logn", Some("login")),
+            ("registr", Some("register")),
+            ("groupchat", Some("group_chat")),
+            ("whoiam", Some("whoami")),
+            ("pul", Some("pull")),
+            ("exit", Some("quit")),
+            ("SENDGRUP", Some("sendgroup")),
+            ("xx", None),
+            ("dance", None),
+            ("", None),
+            ("GET", Some("set")),
+            ("group_members_of_all_groups", None),
+        ] {
+            assert_eq!(Verb::nearest(word), name, "{word}");
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_line_of_its_command() {
+        for verb in Verb::ALL {
+            let word = verb.example().split(':').next();
+            assert_eq!(word, Some(verb.name()));
         }
     }
 

@@ -188,8 +188,12 @@ impl<S: Storage> Engine<S> {
 
     /// Refuses what can never be stored and fills in what was left out.
     fn check(&mut self, draft: &mut Draft<'_>) -> Result<(), Failure> {
-        if draft.sender <= 0 || draft.stream.owner() <= 0 {
-            return Err(Failure::Refused(Code::Invalid, "not a user or group"));
+        if draft.sender <= 0 {
+            return Err(Failure::Refused(Code::Invalid, "not a sender"));
+        }
+        if draft.stream.owner() <= 0 {
+            // Nobody has such a number, or one so great that it is no stream's owner.
+            return Err(Failure::Refused(Code::NotFound, "no such user or group"));
         }
         if draft.text.len() > TEXT_BYTES {
             return Err(Failure::Refused(Code::Invalid, "the text is too long"));

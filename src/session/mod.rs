@@ -38,7 +38,7 @@ use std::{
 use crate::{
     close::CloseReason,
     id::{GroupId, MessageId, SessionId, UserId},
-    limits::TokenBucket,
+    limits::{BadLines, TokenBucket},
     protocol::command::{AckMode, Dialect},
     session::outbox::Delivery,
 };
@@ -177,8 +177,8 @@ pub struct Session {
     pub bucket: TokenBucket,
     /// Since when it has been over its rate without a break, in ms; 0: it is not.
     pub throttled_since_ms: u64,
-    /// Lines that made no sense so far.
-    pub bad_lines: u32,
+    /// Lines that made no sense lately.
+    pub bad_lines: BadLines,
     /// A command of it waits for a backend.
     pub busy: bool,
     /// The client has closed its sending side.
@@ -202,7 +202,7 @@ impl Session {
             device: None,
             bucket,
             throttled_since_ms: 0,
-            bad_lines: 0,
+            bad_lines: BadLines::default(),
             busy: false,
             input_ended: false,
             ended: None,

@@ -3,12 +3,15 @@
 //! Owns the order of checks a line goes through. Invariant: while a job of a connection is out, none of its lines is
 //! looked at, so replies come in the order of the commands.
 
+use std::borrow::Cow;
+
 use super::{Connection, Shard};
 use crate::{
     close::CloseReason,
     id::ConnectionKey,
+    limits::Patience,
     protocol::{
-        command::{AckMode, Command, Verb, parse_arguments, parse_line},
+        command::{AckMode, Command, Verb, parse_arguments, parse_line, trim_blanks},
         error_code::ErrorCode,
         line::{Split, split_line},
         reply::Reply,
@@ -232,7 +235,7 @@ impl Shard {
                     return (bytes.len(), None);
                 }
             };
-            if !line.is_empty() {
+            if !trim_blanks(line).is_empty() {
                 if !self.within_rate(key) {
                     return (consumed, None);
                 }
@@ -291,12 +294,22 @@ impl Shard {
             Ok(line) => line,
             Err(bad) => {
                 let dialect = session.dialect;
-                session.bad_lines += 1;
-                let too_many = session.bad_lines >= self.options.protocol_error_limit;
+                let patience = session.bad_lines.note(
+                    self.now.monotonic_us / 1000,
+                    self.options.protocol_error_limit,
+                );
                 self.metrics.protocol_errors_total.inc();
-                let reply = Reply::error(bad.code, bad.words);
-                self.reply(slot, bad.tag.as_ref(), dialect, &reply);
-                if too_many {
+                let words = match patience {
+                    Patience::Short(left) => with_warning(&bad.words, left),
+                    Patience::Ample | Patience::Over => bad.words,
+                };
+                self.reply(
+                    slot,
+                    bad.tag.as_ref(),
+                    dialect,
+                    &Reply::error(bad.code, words),
+                );
+                if patience == Patience::Over {
                     self.end(key, CloseReason::Protocol);
                 }
                 return None;
@@ -305,9 +318,13 @@ impl Shard {
         let dialect = line.answer_dialect(session.dialect);
         session.dialect = line.spoken_dialect(session.dialect);
         let permitted = if self.draining {
-            Err((ErrorCode::ShuttingDown, "the gateway is going down"))
+            Err((
+                ErrorCode::ShuttingDown,
+                Cow::from("the gateway is going down"),
+            ))
         } else {
             permission(line.verb, session.login().is_some())
+                .map_err(|(code, words)| (code, Cow::from(words)))
         };
         let command = permitted.and_then(|()| {
             parse_arguments(&line, dialect).map_err(|bad| (ErrorCode::BadArgument, bad.0))
@@ -374,6 +391,12 @@ impl Shard {
             AckMode::Auto => self.catch_up_if_behind(key),
         }
     }
+}
+
+/// The words about a bad line, when the connection bears few more.
+fn with_warning(words: &str, left: u32) -> Cow<'static, str> {
+    let lines = if left == 1 { "line ends" } else { "lines end" };
+    format!("{words} ({left} more bad {lines} this connection)").into()
 }
 
 /// Whether a session may use `verb` now.

@@ -218,6 +218,28 @@ fn after_protocol_error_limit_bad_lines_the_connection_ends() {
 }
 
 #[test]
+fn the_last_two_bad_lines_before_the_end_are_announced() {
+    let gateway = Gateway::start(|_| {});
+    let mut client = gateway.client();
+    let mut replies: Vec<String> = (0..9).map(|_| client.ask("nonsense")).collect();
+    let warned = replies.split_off(7);
+    assert!(
+        replies.iter().all(|reply| !reply.contains("more bad line")),
+        "{replies:?}"
+    );
+    assert!(
+        warned[0].contains("2 more bad lines end this connection"),
+        "{warned:?}"
+    );
+    assert!(
+        warned[1].contains("1 more bad line ends this connection"),
+        "{warned:?}"
+    );
+    assert_error(&client.ask("nonsense"), "UNKNOWN_COMMAND");
+    client.assert_kicked("protocol");
+}
+
+#[test]
 fn wrong_arguments_are_no_bad_lines() {
     let gateway = Gateway::start(|config| {
         config.limit("protocol_error_limit", 3);

@@ -143,7 +143,12 @@ fn help_lists_every_command_and_explains_each() {
         );
         let form = client.ask(&format!("help:{command}"));
         assert!(form.starts_with("+OK ") && form.contains(command), "{form}");
+        assert!(
+            form.contains(" example=") && form.contains(" text="),
+            "{form}"
+        );
     }
+    assert!(list.contains("help:chat"), "{list}");
     assert!(client.ask("help:chat").contains("uid"));
     assert!(client.ask("help:nonsense").starts_with("-ERR "));
 }
@@ -189,6 +194,46 @@ fn an_unknown_command_is_named_as_such_and_harms_nothing() {
     assert_error(&client.ask("dance:now"), "UNKNOWN_COMMAND");
     assert_error(&client.ask("dance now"), "UNKNOWN_COMMAND");
     assert_error(&client.ask(":x"), "BAD_REQUEST");
-    assert_error(&client.ask(" x"), "BAD_REQUEST");
+    assert_error(&client.ask(" x"), "UNKNOWN_COMMAND");
     assert_eq!(client.ask("ping"), "+OK pong");
+}
+
+#[test]
+fn whoever_mistypes_hears_what_would_have_been_right() {
+    let gateway = Gateway::start(|_| {});
+    let mut alice = gateway.register("alice");
+    for (line, code, words) in [
+        ("caht:1:hi", "UNKNOWN_COMMAND", "did you mean chat?"),
+        ("chat:bob:hi", "BAD_ARGUMENT", "search:bob"),
+        ("who:bob", "BAD_ARGUMENT", "search:bob"),
+        ("chat:9223372036854775807:x", "NOT_FOUND", "no such user"),
+        (
+            "chat:9223372036854775808:x",
+            "BAD_ARGUMENT",
+            "decimal number",
+        ),
+    ] {
+        let reply = alice.ask(line);
+        assert_error(&reply, code);
+        assert!(reply.contains(words), "{reply}");
+    }
+    let reply = alice.ask(&format!("add_friend:{}", alice.uid));
+    assert_error(&reply, "BAD_ARGUMENT");
+    assert!(reply.contains("your own friend list"), "{reply}");
+}
+
+#[test]
+fn blanks_around_a_command_are_forgiven() {
+    let gateway = Gateway::start(|_| {});
+    let mut alice = gateway.register("alice");
+    assert_eq!(alice.ask("  ping"), "+OK pong");
+    assert_eq!(alice.ask("\t@t  ping "), "@t +OK pong");
+    assert_eq!(alice.ask("friends ").trim_end(), "+OK friends=");
+    assert!(alice.ask("whoami  ").contains("name=alice"));
+    // Nothing but blanks is an empty line.
+    alice.send("   \t");
+    assert_eq!(alice.ask("ping:next"), "+OK pong next");
+    let uid = alice.uid;
+    alice.chat(uid, " kept as it is ");
+    assert_eq!(alice.push().text(), " kept as it is ");
 }

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 /// The command in `line`, spoken on a fresh connection.
-fn command(line: &str) -> Result<Command<'_>, &'static str> {
+fn command(line: &str) -> Result<Command<'_>, Cow<'static, str>> {
     let line = parse_line(line.as_bytes()).expect("a known command");
     parse_arguments(&line, line.dialect.unwrap_or_default()).map_err(|BadArgument(words)| words)
 }
@@ -14,7 +14,7 @@ fn bad_line(line: &[u8]) -> (Option<Tag>, ErrorCode) {
     (bad.tag, bad.code)
 }
 
-fn chat(to: UserId, text: &str) -> Result<Command<'_>, &'static str> {
+fn chat(to: UserId, text: &str) -> Result<Command<'_>, Cow<'static, str>> {
     Ok(Command::Chat {
         to,
         text: Cow::Borrowed(text),
@@ -83,7 +83,9 @@ fn the_separator_after_the_command_word_decides_the_dialect() {
         ("chat 42:x", Some(Dialect::Space)),
         ("pull", None),
         ("pull:", Some(Dialect::Colon)),
-        ("pull ", Some(Dialect::Space)),
+        // Blanks at the end of a line separate nothing.
+        ("pull ", None),
+        ("pull \t ", None),
     ] {
         assert_eq!(
             parse_line(line.as_bytes()).expect("a command").dialect,
@@ -183,12 +185,84 @@ fn every_command_of_the_contract_is_understood() {
 }
 
 #[test]
+fn blanks_around_a_command_mean_nothing_but_in_a_text() {
+    assert_eq!(command("  chat:42: hi "), chat(42, " hi "));
+    assert_eq!(command("\tchat:42 : hi "), chat(42, " hi "));
+    assert_eq!(command("@t  chat:42:hi"), chat(42, "hi"));
+    assert_eq!(
+        parse_line(b" @t  ping").expect("a command").tag,
+        Tag::new(b"t")
+    );
+    for (line, expected) in [
+        ("whoami  ", Command::WhoAmI),
+        (" friends\t", Command::Friends),
+        ("pull:7 ", Command::Pull { limit: 7 }),
+        ("who:2 ", Command::Who(2)),
+        ("set:device :phone ", Command::SetDevice("phone")),
+        ("help:send ", Command::Help(Some(Verb::Chat))),
+        ("search:ali ", Command::Search { prefix: "ali" }),
+        (
+            "create_group:my team ",
+            Command::CreateGroup {
+                name: "my team",
+                description: "",
+            },
+        ),
+        (
+            // A password is a text.
+            "login:alice : secret ",
+            Command::Login {
+                user: "alice",
+                password: Secret::new(" secret "),
+            },
+        ),
+    ] {
+        assert_eq!(command(line), Ok(expected), "{line:?}");
+    }
+    assert_eq!(ids("ack:3 :1 "), [3, 1]);
+}
+
+#[test]
+fn a_name_where_a_number_belongs_is_answered_with_the_way_to_the_number() {
+    for (line, hint) in [
+        ("chat:bob:hi", "search:bob"),
+        ("SEND bob hi", "search:bob"),
+        ("who:alice", "search:alice"),
+        ("add_friend:élise", "search:élise"),
+        ("join_group:tea", "groups"),
+        ("group_chat:tea:hi", "groups"),
+    ] {
+        let words = command(line).expect_err("not a number");
+        assert!(words.contains(hint), "{line}: {words}");
+    }
+    for line in [
+        "chat:-1:hi",
+        "who:9223372036854775808",
+        "chat:4x:hi",
+        "ack:x",
+    ] {
+        let words = command(line).expect_err("not a number");
+        assert!(words.contains("decimal number"), "{line}: {words}");
+    }
+}
+
+#[test]
+fn a_mistyped_command_is_told_the_nearest_one() {
+    let words = |line: &[u8]| parse_line(line).expect_err("no command").words;
+    assert!(words(b"caht:42:hi").contains("did you mean chat?"));
+    assert_eq!(words(b"dance"), "no such command, try help");
+    let words = command("help:regster").expect_err("no command");
+    assert!(words.contains("register"), "{words}");
+}
+
+#[test]
 fn an_ack_names_one_or_more_messages() {
     assert_eq!(ids("ack:1"), [1]);
     assert_eq!(ids("ack:3:1:9223372036854775807"), [3, 1, i64::MAX]);
     assert_eq!(ids("ack 3  1 "), [3, 1]);
     for bad in [
         "ack", "ack:", "ack:1:", "ack::1", "ack:0", "ack:-1", "ack:1 2", "ack 1:2", "ack:x",
+        "ack: 1",
     ] {
         assert!(command(bad).is_err(), "{bad}");
     }
@@ -297,7 +371,7 @@ fn a_tag_comes_back_even_with_an_error() {
         (tag, ErrorCode::BadRequest)
     );
     assert_eq!(bad_line(b"@m-1_A "), (tag, ErrorCode::BadRequest));
-    assert_eq!(bad_line(b"@m-1_A  ping"), (tag, ErrorCode::BadRequest));
+    assert_eq!(bad_line(b"@m-1_A \t "), (tag, ErrorCode::BadRequest));
     let longest = [b"@".as_slice(), &[b't'; 32], b" ping"].concat();
     assert!(parse_line(&longest).expect("a command").tag.is_some());
     let too_long = [b"@".as_slice(), &[b't'; 33], b" ping"].concat();
@@ -319,7 +393,7 @@ fn lines_that_are_no_text_are_refused() {
     for bad in [
         b"".as_slice(),
         b":x",
-        b" x",
+        b" :x",
         b"chat:42:\0",
         b"chat:42:\x1b[1m",
         b"chat:42:\x7f",
@@ -333,6 +407,7 @@ fn lines_that_are_no_text_are_refused() {
     for unknown in [
         "nope",
         "nope:1",
+        " x",
         "chat\t42 hi",
         "GET / HTTP/1.1",
         "Host: x",

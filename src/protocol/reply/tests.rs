@@ -13,6 +13,9 @@ fn secret(text: &str) -> Secret<String> {
     Secret::new(text.to_owned())
 }
 
+const FORM_OF_CHAT: &str = "+OK form=chat:uid:text example=chat:42:hello \
+    text=sends a message to a user; search:name finds the number";
+
 #[test]
 fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
     let logged_in = |token| Reply::LoggedIn {
@@ -155,11 +158,7 @@ fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
             "+OK uid=42 name=alice device=cli ack=auto",
             "+OK uid=42 name=alice device=cli ack=auto",
         ),
-        (
-            Reply::Form(Verb::Chat),
-            "+OK form=chat:uid:text",
-            "+OK form=chat:uid:text",
-        ),
+        (Reply::Form(Verb::Chat), FORM_OF_CHAT, FORM_OF_CHAT),
         (Reply::Bye, "+OK bye", "+OK bye"),
         (
             Reply::error(ErrorCode::NotFound, "no such user"),
@@ -187,16 +186,24 @@ fn a_tag_stands_before_its_reply() {
 }
 
 #[test]
-fn help_lists_every_command_once() {
+fn help_lists_every_command_once_beside_those_of_its_family() {
     let help = line(&Reply::Commands, Dialect::Colon);
-    let names: Vec<_> = help
+    let families: Vec<Vec<_>> = help
         .trim_end()
         .strip_prefix("+OK commands=")
-        .expect("a list")
-        .split(',')
+        .and_then(|rest| rest.strip_suffix(" example=help:chat"))
+        .expect("a list, and how to ask for more")
+        .split(';')
+        .map(|family| family.split(',').filter_map(Verb::lookup).collect())
         .collect();
-    let expected: Vec<_> = Verb::ALL.into_iter().map(Verb::name).collect();
-    assert_eq!(names, expected);
+    assert_eq!(families.concat().len(), Verb::COUNT);
+    for (verbs, family) in families.iter().zip(Family::ALL) {
+        assert!(!verbs.is_empty());
+        for verb in verbs {
+            assert_eq!(verb.family(), family, "{verb:?}");
+        }
+    }
+    assert_eq!(families.len(), Family::ALL.len());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     bus::PushSource,
     id::UserId,
     proto::{AddFriendRequest, GetFriendsRequest, RemoveFriendRequest},
-    protocol::reply::Reply,
+    protocol::{error_code::ErrorCode, reply::Reply},
     session::job::Job,
     shard::core::Core,
 };
@@ -16,12 +16,19 @@ pub(super) async fn add<B: Backend, P: PushSource>(
     job: &Job,
     friend: UserId,
 ) -> Result<Reply, Failure> {
+    if friend == job.user {
+        return Err(Failure::Refused(
+            ErrorCode::BadArgument,
+            "you cannot be on your own friend list",
+        ));
+    }
     core.ask::<method::AddFriend>(AddFriendRequest {
         user_id: job.user,
         friend_id: friend,
         message: String::new(),
     })
-    .await?;
+    .await
+    .map_err(|failure| failure.or_refused("your friend list is full"))?;
     Ok(Reply::FriendAdded)
 }
 

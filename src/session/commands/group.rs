@@ -29,7 +29,10 @@ pub(super) async fn create<B: Backend, P: PushSource>(
             group_name: name.to_owned(),
             description: description.to_owned(),
         })
-        .await?;
+        .await
+        .map_err(|failure| {
+            failure.or_refused("the name is refused, or you are in too many groups")
+        })?;
     check_numbers([response.group_id])?;
     take_up(core, job, response.group_id).await;
     Ok(Reply::GroupCreated(response.group_id))
@@ -44,7 +47,8 @@ pub(super) async fn join<B: Backend, P: PushSource>(
         user_id: job.user,
         group_id: group,
     })
-    .await?;
+    .await
+    .map_err(|failure| failure.or_refused("the group is full, or you are in too many groups"))?;
     take_up(core, job, group).await;
     Ok(Reply::Joined(group))
 }

@@ -68,6 +68,14 @@ impl From<CallError> for Failure {
 }
 
 impl Failure {
+    /// The same failure; where the service refused the arguments, in words that fit the command.
+    fn or_refused(self, words: &'static str) -> Self {
+        match self {
+            Self::Backend(Code::Invalid) => Self::Refused(ErrorCode::BadArgument, words),
+            other => other,
+        }
+    }
+
     /// What the client hears. Words of backends never reach it.
     fn reply(&self) -> Reply {
         let (code, words) = match self {

@@ -1,13 +1,27 @@
 //! The program's own log: one line per message on standard error.
 //!
-//! Owns the format of a line. Never writes a message's control characters as they are, so nothing a peer sends can
-//! end a line and begin a forged one. Under systemd the journal adds the time and takes the level as a number.
+//! Owns the format of a line, and that panics are lines of it. Never writes a message's control
+//! characters as they are, so nothing a peer sends can end a line and begin a forged one; never makes
+//! a thread wait for whoever reads the log (`writer`). Under systemd the journal adds the time and
+//! takes the level as a number.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
-use std::io::{self, Write};
+mod writer;
 
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    borrow::Cow,
+    fmt::{Display, Write as _},
+    io::{self, Write},
+    panic::{self, PanicHookInfo},
+    thread,
+    time::Duration,
+};
+
+use env_logger::{Target, fmt::Formatter};
 use log::{Level, LevelFilter};
+
+/// How long the end of the process may wait for whoever reads the log.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Starts logging at `level`, or as `RUST_LOG` says if it is set. Later calls change nothing.
 pub fn init(level: LevelFilter) {
@@ -17,7 +31,7 @@ pub fn init(level: LevelFilter) {
         _ => builder.filter_level(level),
     };
     let journal = stderr_is_the_journal();
-    builder.format(move |buffer, record| {
+    builder.format(move |buffer: &mut Formatter, record| {
         let message = record.args().to_string();
         if journal {
             write_for_journal(buffer, record.level(), &message)
@@ -26,8 +40,72 @@ pub fn init(level: LevelFilter) {
             write_line(buffer, &time, record.level(), &message)
         }
     });
+    builder.target(Target::Pipe(Box::new(StandardError)));
     // A second call finds a logger in place, which is as good.
-    let _ = builder.try_init();
+    if builder.try_init().is_ok() {
+        panic::set_hook(Box::new(log_panic));
+    }
+}
+
+/// Lines lost since the start because nobody read standard error.
+pub fn lines_dropped() -> u64 {
+    writer::of_standard_error().map_or(0, writer::Writer::dropped)
+}
+
+/// Says the last words of the process on standard error, as they are, behind what was logged.
+pub fn say_last(words: &impl Display) {
+    let line = format!("{words}\n");
+    // There is nobody left to tell if it cannot be written.
+    let _ = StandardError.write_all(line.as_bytes());
+}
+
+/// Waits until what was logged is written, but only so long: whoever reads it may never do so.
+pub fn flush() {
+    if let Some(writer) = writer::of_standard_error() {
+        writer.flush(LAST_LINES);
+    }
+}
+
+/// Hands lines to the writer's thread; without one it writes them itself.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        match writer::of_standard_error() {
+            Some(writer) => {
+                writer.put(lines);
+                Ok(lines.len())
+            }
+            None => io::stderr().write(lines),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What panics is logged as everything else: the standard hook would write to standard error itself,
+/// on the thread of a core.
+fn log_panic(info: &PanicHookInfo) {
+    let thread = thread::current();
+    let place = info.location().map(ToString::to_string);
+    log::error!(
+        "thread {:?} panicked at {}: {}",
+        thread.name().unwrap_or("unnamed"),
+        place.as_deref().unwrap_or("an unknown place"),
+        info.payload_as_str().unwrap_or("no message")
+    );
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        for line in backtrace.to_string().lines() {
+            log::error!("{line}");
+        }
+    }
+    // It may be one that aborts the process.
+    if let Some(writer) = writer::of_standard_error() {
+        writer.flush_unless_stuck();
+    }
 }
 
 /// Whether standard error goes to the journal: systemd names the stream's device and inode in `JOURNAL_STREAM`, which a

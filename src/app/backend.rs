@@ -267,6 +267,6 @@ impl Banner {
             data = self.data_dir,
             services = services.join(" "),
         );
-        banner::print(&text);
+        banner::print(text);
     }
 }

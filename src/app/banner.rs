@@ -1,6 +1,6 @@
 //! What a newcomer sees first.
 
-use std::{io::Write, net::SocketAddr};
+use std::{io::Write, net::SocketAddr, thread};
 
 /// The facts in it.
 pub(super) struct Banner {
@@ -33,7 +33,7 @@ impl Banner {
             host = self.line_address.ip(),
             port = self.line_address.port(),
         );
-        print(&text);
+        print(text);
     }
 }
 
@@ -45,8 +45,17 @@ pub(super) fn operations(address: Option<SocketAddr>) -> String {
     )
 }
 
-/// Prints the whole banner. A closed standard output is no reason not to serve.
-pub(super) fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+/// Prints the whole banner, on a thread of its own: a closed standard output is no reason not to
+/// serve, and neither is one that nobody reads.
+pub(super) fn print(text: String) {
+    let write = move || {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    };
+    if let Err(error) = thread::Builder::new()
+        .name("banner".to_owned())
+        .spawn(write)
+    {
+        log::warn!("cannot print the banner: {error}");
+    }
 }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 pub use readiness::{Condition, Readiness};
 
-use crate::{error::StartupError, metrics::Registry};
+use crate::{error::StartupError, logging, metrics::Registry};
 use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;
@@ -93,6 +93,7 @@ pub fn run(
         End::Outcome(outcome) => Ok(outcome),
         End::SecondSignal(signal) => {
             error!("second signal: exiting now");
+            logging::flush();
             std::process::exit(signal.exit_code())
         }
     }

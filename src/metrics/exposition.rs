@@ -16,7 +16,7 @@ use prometheus_client::{
     registry,
 };
 
-use crate::backend::Service;
+use crate::{backend::Service, logging};
 
 use super::{
     Core, Histogram, Registry, Server,
@@ -278,6 +278,7 @@ fn write_discovery(writer: &mut Writer, registry: &Registry) -> fmt::Result {
 
 fn write_process(writer: &mut Writer, registry: &Registry, ready: bool) -> fmt::Result {
     let usage = ProcessUsage::read();
+    writer.counter(&names::LOG_LINES_DROPPED, logging::lines_dropped())?;
     writer.gauge(&names::READY, u64::from(ready))?;
     writer.family(&names::BUILD_INFO, |family| {
         family.info(&[env!("CARGO_PKG_VERSION")])

@@ -215,6 +215,8 @@ table! {
         "Backend instances known.";
     DISCOVERY_BAD_RECORDS = "im_gateway_discovery_bad_records", Gauge of Count, [],
         "Nodes under the services in ZooKeeper that cannot be read as an instance and are left out.";
+    LOG_LINES_DROPPED = "im_gateway_log_lines_dropped_total", Counter of Count, [],
+        "Lines of the log lost because standard error was not read, or could not be written to.";
     READY = "im_gateway_ready", Gauge of Count, [],
         "1 while /readyz answers 200, else 0.";
     BUILD_INFO = "im_gateway_build_info", Info of Count, ["version"],

@@ -19,6 +19,7 @@ mod command_line;
 mod common;
 mod durability;
 mod limits;
+mod logging;
 mod operations;
 mod protocol_auth;
 mod protocol_devices;

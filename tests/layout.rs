@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Folders and files that turn values into values.
-const PURE: [&str; 18] = [
+const PURE: [&str; 19] = [
     "protocol",
     "session",
     "shard",
@@ -22,6 +22,7 @@ const PURE: [&str; 18] = [
     "upstream.rs",
     "backend/calls.rs",
     "backend/endpoints.rs",
+    "backend/mpim.rs",
     "backend/mprpc.rs",
     "backend/remote",
     "bus/channels.rs",

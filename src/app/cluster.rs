@@ -8,7 +8,7 @@ use super::{Foundation, cores::CoreParts, options};
 use crate::{
     backend::{
         BackendNews, Service,
-        remote::{Remote, Surroundings},
+        remote::{Remote, SerialCalls, Surroundings},
     },
     bus::redis::{Credentials, Subscriber},
     control::Condition,
@@ -28,7 +28,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
     let credentials = Credentials::of(&settings.redis)?.map(Arc::new);
-    let registration = Arc::default();
+    let serial = Arc::new(SerialCalls::new(&settings.mpim.serial_calls));
     let data = format!(
         "with backends, pushes from Redis at {}",
         settings.redis.address
@@ -40,7 +40,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
         let _ = leave.send(());
     };
     foundation.serve(data, companion, on_drain, |_| {
-        let (credentials, registration) = (credentials.clone(), Arc::clone(&registration));
+        let (credentials, serial) = (credentials.clone(), Arc::clone(&serial));
         move |parts: &CoreParts, upstreams: &Rc<Upstreams>| {
             let remote = Remote::new(
                 options::remote_options(&parts.settings),
@@ -48,7 +48,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
                 Surroundings {
                     dial: backend_link::dial(upstreams),
                     pause: Box::new(|length: Duration| Box::pin(glommio::timer::sleep(length))),
-                    registration,
+                    serial,
                     seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
                 },
             );

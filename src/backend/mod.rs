@@ -7,6 +7,7 @@ pub mod calls;
 pub mod embedded;
 pub mod endpoints;
 mod methods;
+pub mod mpim;
 pub mod mprpc;
 pub mod remote;
 

@@ -231,6 +231,12 @@ sections! {
         exclusive: bool = false,
     }
 
+    /// What is conceded to services that are MPIM's.
+    mpim: MpimSection {
+        /// Calls of which one may be under way at a time; in each text, methods that wait for each other.
+        serial_calls: Vec<String> = vec!["Register".to_owned()],
+    }
+
     /// The program's own log.
     log: LogSection {
         /// `off`, `error`, `warn`, `info`, `debug` or `trace`.

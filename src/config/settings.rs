@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
-use crate::backend::{Service, endpoints::Instance};
+use crate::backend::{Service, endpoints::Instance, mpim::Concessions};
 
 /// Everything that is configured. Sections and names are those of the file; a unit is added where a number needs one.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,8 @@ pub struct Settings {
     pub presence: Presence,
     /// `[backend]`.
     pub backend: BackendProcess,
+    /// `[mpim]`.
+    pub mpim: Concessions,
     /// `[log]`.
     pub log: Log,
 }

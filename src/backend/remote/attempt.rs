@@ -5,7 +5,6 @@
 
 use std::{rc::Rc, time::Duration};
 
-use async_lock::MutexGuard;
 use futures_lite::FutureExt;
 use prost::Message;
 use smallvec::SmallVec;
@@ -13,6 +12,7 @@ use smallvec::SmallVec;
 use super::{
     Offer, Outcome, Purpose, Remote, Server,
     balance::Candidate,
+    serial::Permit,
     server::{Reach, Refused},
 };
 use crate::{
@@ -28,6 +28,8 @@ use crate::{
 /// The servers a call has been sent to.
 type Tried = SmallVec<[Rc<Server>; 4]>;
 type Candidates = SmallVec<[Candidate; 8]>;
+/// After the loss of a connection over which a call was out that bears no other beside it.
+const REST_AFTER_LOSS_MS: u64 = 100;
 
 impl Remote {
     /// The hosts that can take `M` and are not in `avoided`.
@@ -162,11 +164,9 @@ impl Remote {
         request: &M::Request,
         deadline_ms: u64,
     ) -> Result<M::Response, Failure> {
-        let mut turn = match server.wire {
-            Wire::Classic if M::INDEX == method::Register::INDEX => {
-                Some(self.registration_turn(deadline_ms).await?)
-            }
-            _ => None,
+        let mut permit = match server.wire {
+            Wire::Classic => self.permit::<M>(deadline_ms).await?,
+            Wire::WithIds => None,
         };
         let ticket = self.calls.begin(server.way(), deadline_ms);
         let number = ticket.number();
@@ -188,6 +188,10 @@ impl Remote {
                 mprpc::write_call(head, request, bytes);
             })
             .map_err(Failure::refused)?;
+        if let Some(rest) = permit.as_deref_mut() {
+            // For the case that this flow does not live to see how it ends.
+            rest.rest_until(now_ms + self.rest_after(&Outcome::TimedOut));
+        }
         server.breaker.borrow_mut().started(now_ms);
         let _sent = Sent {
             server,
@@ -199,31 +203,43 @@ impl Remote {
             (self.surroundings.dial)(self, server, Purpose::Further);
         }
         let outcome = ticket.outcome().await;
-        if let (Some(next_ms), Outcome::TimedOut | Outcome::Lost) = (turn.as_deref_mut(), &outcome)
-        {
-            // It may still be going on: the next one gives it time.
-            *next_ms = self.now_ms.get() + self.options.timeout_ms;
+        if let Some(rest) = permit.as_deref_mut() {
+            rest.rest_until(self.now_ms.get() + self.rest_after(&outcome));
         }
         self.judge::<M>(server, outcome)
     }
 
-    /// Waits until no other registration is under way: MPIM's User Service breaks where two come at a time.
-    async fn registration_turn(&self, deadline_ms: u64) -> Result<MutexGuard<'_, u64>, Failure> {
+    /// The permit for `M`, where it takes one, once no other call that needs it is under way.
+    async fn permit<M: Method>(&self, deadline_ms: u64) -> Result<Option<Permit<'_>>, Failure> {
+        let Some(permit) = self.surroundings.serial.permit_of::<M>() else {
+            return Ok(None);
+        };
         let pause_until = |time_ms: u64| {
             let length_ms = time_ms.saturating_sub(self.now_ms.get());
             (self.surroundings.pause)(Duration::from_millis(length_ms))
         };
-        let timeout = async {
-            pause_until(deadline_ms).await;
+        let granted = async {
+            let permit = permit.lock().await;
+            pause_until(permit.until_ms()).await;
+            Some(permit)
+        };
+        let too_late = async {
+            pause_until(deadline_ms.saturating_sub(self.options.timeout_ms / 2)).await;
             None
         };
-        let turn = async {
-            let turn = self.surroundings.registration.lock().await;
-            pause_until(*turn).await;
-            Some(turn)
-        };
-        let turn = turn.or(timeout).await;
-        turn.ok_or(Failure::refused(Refused::Full))
+        let granted = granted.or(too_late).await;
+        granted.map(Some).ok_or(Failure::refused(Refused::Full))
+    }
+
+    /// How long no other call of its set may follow one that ended so.
+    fn rest_after(&self, outcome: &Outcome) -> u64 {
+        match outcome {
+            // Whoever worked on it may still do.
+            Outcome::TimedOut => self.options.timeout_ms,
+            // Whoever worked on it is gone; whom it had asked may take a moment.
+            Outcome::Lost => REST_AFTER_LOSS_MS,
+            Outcome::Answered { .. } | Outcome::Status(_) | Outcome::NotWritten => 0,
+        }
     }
 
     /// What an attempt came to, for the caller and for the server's reputation.

@@ -9,7 +9,7 @@
 //! Owns the servers of one core, the calls under way and the rules of repeating. Pure: it is told the time, has connections
 //! opened by a hook, and each connection's task tells it what came. Where to look: `attempt` makes a call, `server` is one
 //! process with its connections, `balance` chooses among several, `breaker` leaves one alone that fails, `budget` bounds
-//! repeating.
+//! repeating, `serial` keeps calls apart.
 //!
 //! Invariants: a reply reaches the one call it was numbered for, or nobody; a call that may not be repeated is written at
 //! most once; nobody waits for a server that is known to be unreachable.
@@ -18,6 +18,7 @@ mod attempt;
 mod balance;
 mod breaker;
 mod budget;
+mod serial;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,7 @@ use std::{
     time::Duration,
 };
 
-use async_lock::Mutex;
-
+pub use self::serial::SerialCalls;
 pub use self::server::{BrokenStream, Link, Server};
 use self::{balance::Balancer, breaker::Breaker, budget::Budget, server::Reach};
 use super::{
@@ -124,9 +124,8 @@ pub struct Surroundings {
     pub dial: Dial,
     /// Lets time pass.
     pub pause: Box<dyn Fn(Duration) -> Pause>,
-    /// Held by the one registration that the cores make at a time with services that cannot take two. Within: the time
-    /// before which the next must not begin.
-    pub registration: Arc<Mutex<u64>>,
+    /// Permits of calls that services of the classic wire cannot take two of at one time; the cores share them.
+    pub serial: Arc<SerialCalls>,
     /// Where random draws begin.
     pub seed: u64,
 }

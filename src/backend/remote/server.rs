@@ -80,6 +80,12 @@ impl Link {
         self.useful.get()
     }
 
+    /// Whether a call of the classic wire is out over it.
+    #[cfg(test)]
+    pub fn is_busy(&self) -> bool {
+        self.current.get().is_some()
+    }
+
     /// Whether calls may go over it.
     pub fn is_open(&self) -> bool {
         self.open.get()

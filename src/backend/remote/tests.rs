@@ -1,6 +1,7 @@
 //! Remote calls against servers that behave and misbehave, without a socket: the tests are the tasks that hold connections.
 
 mod misdeeds;
+mod serial;
 mod world;
 
 use self::world::*;
@@ -358,28 +359,6 @@ fn a_server_that_is_no_longer_listed_finishes_what_it_has_and_gets_nothing_more(
 }
 
 #[test]
-fn registrations_with_classic_services_come_one_after_the_other() {
-    let world = World::with(&[Wire::Classic, Wire::Classic]);
-    let lines = world.open();
-    let (mut first, mut second) = (world.register("a"), world.register("b"));
-    assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
-    let out: Vec<usize> = lines.iter().map(|line| line.asked().len()).collect();
-    assert_eq!(out.iter().sum::<usize>(), 1);
-    let busy = out
-        .iter()
-        .position(|count| *count == 1)
-        .expect("one is out");
-    world.answer(&lines[busy], &reply(Wire::Classic, 0, ""));
-    assert_eq!(poll(&mut first), Some(true));
-    drop(first);
-    assert!(poll(&mut second).is_none());
-    assert_eq!(
-        lines.iter().map(|line| line.asked().len()).sum::<usize>(),
-        1
-    );
-}
-
-#[test]
 fn the_same_server_is_asked_again_at_once_and_then_with_pauses() {
     let world = World::with(&[Wire::WithIds]);
     let mut line = world.open().remove(0);
@@ -447,19 +426,4 @@ fn each_connection_is_pinged_and_one_that_is_lost_hides_no_other() {
     world.lose(&lines[0]);
     world.pass(TIMEOUT_MS);
     assert!(lines[1].is_closed());
-}
-
-#[test]
-fn a_registration_that_may_still_be_going_on_is_given_time() {
-    let world = World::with(&[Wire::Classic, Wire::Classic]);
-    let lines = world.open();
-    let mut first = world.register("a");
-    assert!(poll(&mut first).is_none());
-    world.pass(TIMEOUT_MS);
-    assert_eq!(poll(&mut first), Some(false));
-    lines.iter().for_each(|line| drop(line.asked()));
-    let mut second = world.register("b");
-    world.pass(TIMEOUT_MS / 2);
-    assert!(poll(&mut second).is_none());
-    assert!(lines.iter().all(|line| line.asked().is_empty()));
 }

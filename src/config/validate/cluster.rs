@@ -10,6 +10,7 @@ use super::{Check, timeout};
 use crate::backend::{
     Service,
     endpoints::{Instance, MethodSet, WEIGHT_MAX, Wire},
+    mpim::{Concessions, SerialSet},
 };
 use crate::config::file::File;
 use crate::config::settings::{
@@ -197,6 +198,17 @@ pub(super) fn presence(values: &File, check: &Check<'_>) -> Result<Presence, Sta
     )?;
     Ok(Presence {
         route_lifetime: lifetime.as_duration(),
+    })
+}
+
+/// Checks `[mpim]`.
+pub(super) fn mpim(values: &File, check: &Check<'_>) -> Result<Concessions, StartupError> {
+    let section = &values.mpim;
+    let sets = section.serial_calls.iter().map(|text| {
+        SerialSet::parse(text).map_err(|problem| check.broken("mpim", "serial_calls", problem))
+    });
+    Ok(Concessions {
+        serial_calls: sets.collect::<Result<_, _>>()?,
     })
 }
 

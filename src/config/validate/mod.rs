@@ -48,6 +48,7 @@ pub fn validate(
         redis: cluster::redis(values, &check)?,
         presence: cluster::presence(values, &check)?,
         backend: cluster::backend(values, &check)?,
+        mpim: cluster::mpim(values, &check)?,
         log: Log {
             level: check.parse::<LevelFilter>(
                 "log",

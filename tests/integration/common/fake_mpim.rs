@@ -9,7 +9,7 @@ mod state;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ use state::State;
 pub use channel::channel;
 pub use state::Binding;
 
-/// How long `Register` takes, so that two at once are seen to be two.
-const REGISTER_TAKES: Duration = Duration::from_millis(3);
+/// How long what bears one use at a time is used, so that two at once are seen to be two.
+const USE_TAKES: Duration = Duration::from_millis(2);
 
 /// How this MPIM behaves where its kind was seen to behave in two ways, or where a test cannot wait.
 pub struct Options {
@@ -47,8 +47,33 @@ struct Shared {
     state: Mutex<State>,
     calls: Mutex<BTreeMap<String, usize>>,
     unanswered: Mutex<Vec<String>>,
-    registering: AtomicUsize,
-    most_registering: AtomicUsize,
+    /// The one database connection of the User Service.
+    database: Unlocked,
+    /// The one Redis connection over which Presence publishes.
+    publishing: Unlocked,
+}
+
+/// What MPIM uses from several threads without a lock. It does not survive two uses at one time.
+#[derive(Default)]
+struct Unlocked {
+    uses: AtomicUsize,
+    broken: AtomicBool,
+}
+
+impl Unlocked {
+    fn used<T>(&self, work: impl FnOnce() -> T) -> T {
+        if self.uses.fetch_add(1, Ordering::AcqRel) > 0 {
+            self.broken.store(true, Ordering::Release);
+        }
+        std::thread::sleep(USE_TAKES);
+        let value = work();
+        self.uses.fetch_sub(1, Ordering::AcqRel);
+        value
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
 }
 
 impl FakeMpim {
@@ -61,8 +86,8 @@ impl FakeMpim {
             state: Mutex::new(State::new(options, connection)),
             calls: Mutex::new(BTreeMap::new()),
             unanswered: Mutex::new(Vec::new()),
-            registering: AtomicUsize::new(0),
-            most_registering: AtomicUsize::new(0),
+            database: Unlocked::default(),
+            publishing: Unlocked::default(),
         });
         let nodes = Znodes::connect(zookeeper_hosts);
         let servers = state::METHODS
@@ -108,9 +133,14 @@ impl FakeMpim {
         self.shared.unanswered.lock().expect("the list").clone()
     }
 
-    /// The most `Register` calls under way at one time. A real one does not survive two.
-    pub fn most_registering(&self) -> usize {
-        self.shared.most_registering.load(Ordering::Acquire)
+    /// Whether two calls met on the database connection of the User Service: nobody can register any more.
+    pub fn database_is_broken(&self) -> bool {
+        self.shared.database.is_broken()
+    }
+
+    /// Whether two messages met on the connection over which Presence publishes: it never answers again.
+    pub fn presence_is_wedged(&self) -> bool {
+        self.shared.publishing.is_broken()
     }
 
     /// Every `BindRoute` so far.
@@ -169,15 +199,23 @@ impl Shared {
     }
 
     fn answer(&self, service: &str, method: &str, args: &[u8]) -> Option<Vec<u8>> {
-        if method != "Register" {
-            return self.state().answer(service, method, args);
+        let answer = || self.state().answer(service, method, args);
+        let is_online = |to| self.state().route(to).is_some();
+        match method {
+            "Register" if self.database.is_broken() => self.state().fail_to_register(),
+            "Register" | "AddFriend" | "GetFriends" | "RemoveFriend" => self.database.used(answer),
+            // The Message Service asks Presence about every receiver.
+            "Send" | "Deliver" | "BindRoute" | "QueryRoute" if self.presence_is_wedged() => None,
+            "Send" | "Deliver" if state::receiver(method, args).is_some_and(is_online) => self
+                .publishing
+                .used(answer)
+                .filter(|_| !self.presence_is_wedged()),
+            _ => answer(),
         }
-        let under_way = self.registering.fetch_add(1, Ordering::AcqRel) + 1;
-        self.most_registering.fetch_max(under_way, Ordering::AcqRel);
-        std::thread::sleep(REGISTER_TAKES);
-        let answer = self.state().answer(service, method, args);
-        self.registering.fetch_sub(1, Ordering::AcqRel);
-        answer
+    }
+
+    fn presence_is_wedged(&self) -> bool {
+        self.publishing.is_broken()
     }
 }
 

@@ -8,7 +8,9 @@ use super::super::*;
 use crate::{
     backend::{
         endpoints::{EndpointsBuilder, Instance},
-        method, mprpc,
+        method,
+        mpim::SerialSet,
+        mprpc,
     },
     proto::{self, RpcHeader},
 };
@@ -78,7 +80,10 @@ impl World {
                     }))
                 })
             },
-            registration: Arc::default(),
+            serial: Arc::new(SerialCalls::new(&[
+                SerialSet::parse("Send").expect("a method"),
+                SerialSet::parse("Register AddFriend").expect("two methods"),
+            ])),
             seed: 7,
         };
         Self {

@@ -354,6 +354,15 @@ impl State {
         }
     }
 
+    /// The answer to a `Register` over a database connection that two calls have spoilt.
+    pub fn fail_to_register(&self) -> Option<Vec<u8>> {
+        let response = RegisterResponse {
+            result: result(Code::Internal, "db fail"),
+            user_id: 0,
+        };
+        Some(response.encode_to_vec())
+    }
+
     /// Checks nothing, and leaves the route where it is.
     fn logout(&mut self, request: LogoutRequest) -> LogoutResponse {
         let index = usize::try_from(request.user_id - 1).ok();
@@ -391,7 +400,8 @@ impl State {
         }
     }
 
-    fn route(&mut self, user_id: i64) -> Option<String> {
+    /// The route of a user who has one.
+    pub fn route(&mut self, user_id: i64) -> Option<String> {
         redis::cmd("GET")
             .arg(route_key(user_id))
             .query(&mut self.redis)
@@ -431,6 +441,15 @@ impl State {
     fn next_message_id(&mut self) -> i64 {
         self.last_message_id += 1;
         self.last_message_id
+    }
+}
+
+/// To whom a `Send` or a `Deliver` is.
+pub fn receiver(method: &str, args: &[u8]) -> Option<i64> {
+    match method {
+        "Send" => Some(SendRequest::decode(args).ok()?.msg?.to),
+        "Deliver" => Some(DeliverRequest::decode(args).ok()?.to),
+        _ => None,
     }
 }
 

@@ -52,6 +52,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
             uid: number.into(),
             session: number.into(),
             token: None,
+            replaced: false,
         };
         shard.complete(&job, &logged_in);
         key

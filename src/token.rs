@@ -15,7 +15,7 @@ use std::{fmt, time::Duration};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::id::UserId;
+use crate::id::{SessionId, UserId};
 
 /// The least length of a secret: what HS256 asks for (RFC 7518, section 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
@@ -24,7 +24,8 @@ pub const TOKEN_BYTES_MAX: usize = 4096;
 
 const ISSUER: &str = "im-gateway";
 const TYPE: &str = "access";
-const LEEWAY_S: u64 = 60;
+/// So long a token outlives its end: clocks differ.
+const EXPIRY_LEEWAY_S: u64 = 60;
 
 /// Why a token does not log anybody in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,9 +33,26 @@ pub enum TokenError {
     /// It was right once.
     #[error("the token has expired")]
     Expired,
+    /// It is ours, but by this clock it will be issued only so much later: clocks differ.
+    #[error("the token is dated {ahead_s} s ahead of this clock")]
+    FromTheFuture {
+        /// How far its time of issue lies ahead.
+        ahead_s: u64,
+    },
     /// It is not a token of ours.
     #[error("the token is not valid")]
     Invalid,
+}
+
+/// What a token says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Whom it logs in.
+    pub user: UserId,
+    /// The session of the login that it belongs to; `None`: the release that made it did not say.
+    pub session: Option<SessionId>,
+    /// When it was made, in seconds since 1970.
+    pub issued_s: u64,
 }
 
 /// The secret is too short to sign with.
@@ -50,6 +68,7 @@ pub struct Tokens {
     signing: EncodingKey,
     verifying: Vec<VerifyingKey>,
     lifetime_s: u64,
+    clock_leeway_s: u64,
 }
 
 /// A key and the one algorithm it is for.
@@ -61,7 +80,7 @@ struct VerifyingKey {
 impl VerifyingKey {
     fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
         let mut validation = Validation::new(algorithm);
-        // The library would compare with its own clock. All claims are checked in `verified_user`, so that each rule
+        // The library would compare with its own clock. All claims are checked in `granted`, so that each rule
         // stands in one place; only an audience, which no key here is for, is left to it to refuse.
         validation.validate_exp = false;
         validation.validate_nbf = false;
@@ -74,20 +93,38 @@ impl VerifyingKey {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// What a token is made of.
+#[derive(Serialize)]
 struct Claims {
-    iss: String,
+    iss: &'static str,
     sub: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
     iat: u64,
-    nbf: u64,
     exp: u64,
     jti: String,
+    typ: &'static str,
+}
+
+/// What of a token is looked at. A release that made tokens with `nbf` put the time of issue there too.
+#[derive(Deserialize)]
+struct ReadClaims {
+    iss: String,
+    sub: String,
+    sid: Option<String>,
+    iat: u64,
+    exp: u64,
     typ: String,
 }
 
 impl Tokens {
-    /// Signs and verifies with the gateway's own `secret`; a token is good for `lifetime`, counted in whole seconds.
-    pub fn new(secret: &[u8], lifetime: Duration) -> Result<Self, WeakSecret> {
+    /// Signs and verifies with the gateway's own `secret`; a token is good for `lifetime`, and may be dated `clock_leeway`
+    /// ahead, both counted in whole seconds.
+    pub fn new(
+        secret: &[u8],
+        lifetime: Duration,
+        clock_leeway: Duration,
+    ) -> Result<Self, WeakSecret> {
         if secret.len() < SECRET_BYTES_MIN {
             return Err(WeakSecret {
                 length_bytes: secret.len(),
@@ -100,26 +137,27 @@ impl Tokens {
                 Algorithm::HS256,
             )],
             lifetime_s: lifetime.as_secs(),
+            clock_leeway_s: clock_leeway.as_secs(),
         })
     }
 
-    /// A token for `user`. `jti` names this one token and should be random.
-    pub fn issue(&self, user: UserId, now_unix_s: u64, jti: u128) -> String {
+    /// A token that says `grant`. `jti` names this one token and should be random.
+    pub fn issue(&self, grant: &Grant, jti: u128) -> String {
         let claims = Claims {
-            iss: ISSUER.to_owned(),
-            sub: user.to_string(),
-            iat: now_unix_s,
-            nbf: now_unix_s,
-            exp: now_unix_s.saturating_add(self.lifetime_s),
+            iss: ISSUER,
+            sub: grant.user.to_string(),
+            sid: grant.session.map(|session| session.to_string()),
+            iat: grant.issued_s,
+            exp: grant.issued_s.saturating_add(self.lifetime_s),
             jti: format!("{jti:032x}"),
-            typ: TYPE.to_owned(),
+            typ: TYPE,
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
             .expect("strings and numbers always encode, and HMAC takes a key of any length")
     }
 
-    /// Whose token this is, if it is good at `now_unix_s`.
-    pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<UserId, TokenError> {
+    /// What `token` says, if it is good at `now_unix_s`.
+    pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Grant, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Invalid);
         }
@@ -131,30 +169,41 @@ impl Tokens {
             .verifying
             .iter()
             .filter(|key| key.is_for(header.alg))
-            .find_map(|key| jsonwebtoken::decode::<Claims>(token, &key.key, &key.validation).ok())
+            .find_map(|key| {
+                jsonwebtoken::decode::<ReadClaims>(token, &key.key, &key.validation).ok()
+            })
             .ok_or(TokenError::Invalid)?
             .claims;
-        verified_user(&claims, now_unix_s)
+        self.granted(&claims, now_unix_s)
     }
-}
 
-/// The rules for the claims of a token whose signature is right.
-fn verified_user(claims: &Claims, now_unix_s: u64) -> Result<UserId, TokenError> {
-    if claims.iss != ISSUER || claims.typ != TYPE {
-        return Err(TokenError::Invalid);
+    /// The rules for the claims of a token whose signature is right.
+    fn granted(&self, claims: &ReadClaims, now_unix_s: u64) -> Result<Grant, TokenError> {
+        if claims.iss != ISSUER || claims.typ != TYPE {
+            return Err(TokenError::Invalid);
+        }
+        let user = positive_integer(&claims.sub).ok_or(TokenError::Invalid)?;
+        let session = claims.sid.as_deref().map(positive_integer);
+        if session == Some(None) {
+            return Err(TokenError::Invalid);
+        }
+        let ahead_s = claims.iat.saturating_sub(now_unix_s);
+        if ahead_s > self.clock_leeway_s {
+            return Err(TokenError::FromTheFuture { ahead_s });
+        }
+        if now_unix_s >= claims.exp.saturating_add(EXPIRY_LEEWAY_S) {
+            return Err(TokenError::Expired);
+        }
+        Ok(Grant {
+            user,
+            session: session.flatten().map(i64::cast_unsigned),
+            issued_s: claims.iat,
+        })
     }
-    if claims.nbf > now_unix_s.saturating_add(LEEWAY_S) {
-        return Err(TokenError::Invalid);
-    }
-    let user = positive_integer(&claims.sub).ok_or(TokenError::Invalid)?;
-    if now_unix_s >= claims.exp.saturating_add(LEEWAY_S) {
-        return Err(TokenError::Expired);
-    }
-    Ok(user)
 }
 
 /// The number that `text` is the one way to write: digits only, no sign, no leading zero.
-fn positive_integer(text: &str) -> Option<UserId> {
+fn positive_integer(text: &str) -> Option<i64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits || text.starts_with('0') {
         return None;

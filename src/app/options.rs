@@ -34,7 +34,8 @@ pub(super) fn gateway(
 ) -> Result<Gateway, StartupError> {
     let secret = secret_file::load_or_create(&settings.auth.token_secret_file)?;
     let lifetime = Duration::from_secs(settings.auth.token_lifetime_seconds);
-    let tokens = Tokens::new(secret.expose(), lifetime)
+    let clock_leeway = Duration::from_secs(settings.auth.clock_leeway_seconds);
+    let tokens = Tokens::new(secret.expose(), lifetime, clock_leeway)
         .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?;
     let limits = &settings.limits;
     Ok(Gateway::new(

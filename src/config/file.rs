@@ -177,6 +177,8 @@ sections! {
     auth: AuthSection {
         /// How long a token is good.
         token_lifetime: Seconds = Seconds::from_ms(86_400_000),
+        /// How far ahead of this clock a token may be dated.
+        clock_leeway: Seconds = Seconds::from_ms(300_000),
         /// The file with the key; empty means `token.secret` in the data directory.
         token_secret_file: String = String::new(),
         /// Threads that hash passwords.

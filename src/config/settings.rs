@@ -193,6 +193,8 @@ pub struct Limits {
 pub struct Auth {
     /// How long a token is good, in whole seconds.
     pub token_lifetime_seconds: u64,
+    /// How far ahead of this clock a token may be dated, in whole seconds.
+    pub clock_leeway_seconds: u64,
     /// The file with the key that signs tokens.
     pub token_secret_file: PathBuf,
     /// Threads that hash passwords.

@@ -24,10 +24,12 @@ pub enum Reply {
     LoggedIn {
         /// Who logged in.
         uid: UserId,
-        /// The session's number.
+        /// The number of the session: `auth` continues that of the login which made the token.
         session: SessionId,
         /// A token for `auth`; `None`: it was by `auth`.
         token: Option<Secret<String>>,
+        /// Another connection lost its place to this one.
+        replaced: bool,
     },
     /// To `refresh`: the fresh token.
     Token(Secret<String>),
@@ -173,11 +175,15 @@ impl Reply {
                 uid,
                 session,
                 token,
+                replaced,
             } => {
                 integer(" uid=", *uid, out);
                 integer(" session=", *session, out);
                 if let Some(token) = token {
                     word(" token=", token.expose(), out);
+                }
+                if *replaced {
+                    out.extend_from_slice(b" replaced=1");
                 }
             }
             Self::Token(token) => word(" token=", token.expose(), out),

@@ -58,8 +58,10 @@ pub enum Phase {
 pub struct Login {
     /// The user.
     pub user: UserId,
-    /// The session's own number.
+    /// The number of this connection's session.
     pub session_id: SessionId,
+    /// The session that it belongs to, as clients know it: that of the login by password which made its token.
+    pub login_session: SessionId,
     /// The user's name, where it is known.
     pub name: String,
     /// Direct messages up to this number came before the log-in: they wait for `pull`.

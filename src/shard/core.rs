@@ -5,7 +5,10 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::Waker,
     time::Duration,
 };
@@ -30,7 +33,12 @@ pub struct Gateway {
     login_guard: Mutex<LoginGuard>,
     admission: Mutex<Admission>,
     known_users: Mutex<HashMap<String, UserId>>,
+    /// When it may be said again that clocks differ, in ms since the process began.
+    clock_warning_due_ms: AtomicU64,
 }
+
+/// A client with a token from the future tries again and again.
+const CLOCK_WARNING_EVERY_MS: u64 = 60_000;
 
 /// Names of users that are remembered with their numbers; at more, all are forgotten.
 const KNOWN_USERS: usize = 64 * 1024;
@@ -53,7 +61,18 @@ impl Gateway {
             login_guard: Mutex::new(login_guard),
             admission: Mutex::new(admission),
             known_users: Mutex::default(),
+            clock_warning_due_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the log is to say now that clocks differ: not more often than once a minute.
+    pub fn may_warn_of_clocks(&self, now_ms: u64) -> bool {
+        let next = now_ms + CLOCK_WARNING_EVERY_MS;
+        self.clock_warning_due_ms
+            .try_update(Relaxed, Relaxed, |due_ms| {
+                (due_ms <= now_ms).then_some(next)
+            })
+            .is_ok()
     }
 
     /// Remembers whose name `name` is, for a service that may refuse the next log-in without saying.

@@ -34,7 +34,8 @@ pub(crate) fn gateway() -> Arc<Gateway> {
         capacity: 100,
     };
     Arc::new(Gateway::new(
-        Tokens::new(&[7; 32], Duration::from_secs(3600)).expect("a long secret"),
+        Tokens::new(&[7; 32], Duration::from_secs(3600), Duration::from_secs(60))
+            .expect("a long secret"),
         5,
         Exempt::default(),
         LoginGuard::new(guard),

@@ -33,6 +33,7 @@ impl Shard {
         connection.session.phase = Phase::LoggedIn(Box::new(Login {
             user,
             session_id,
+            login_session: session_id,
             name,
             baseline: 0,
             ready: false,
@@ -56,6 +57,13 @@ impl Shard {
         self.membership_changed(user);
         self.check_invariants();
         true
+    }
+
+    /// The login continues `login_session`, by one of its tokens.
+    pub fn set_login_session(&mut self, key: ConnectionKey, login_session: SessionId) {
+        if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
+            login.login_session = login_session;
+        }
     }
 
     /// The route is bound; direct messages after number `last_seq` will be pushed (`None`: the backend

@@ -7,9 +7,24 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const OTHER_SECRET: &[u8] = b"fedcba9876543210fedcba9876543210";
 const NOW: u64 = 1_760_000_000;
 const LIFETIME_S: u64 = 86_400;
+const CLOCK_LEEWAY_S: u64 = 300;
 
 fn tokens() -> Tokens {
-    Tokens::new(SECRET, Duration::from_secs(LIFETIME_S)).unwrap()
+    Tokens::new(
+        SECRET,
+        Duration::from_secs(LIFETIME_S),
+        Duration::from_secs(CLOCK_LEEWAY_S),
+    )
+    .unwrap()
+}
+
+/// Of the user 42, by the login 9, now.
+fn grant() -> Grant {
+    Grant {
+        user: 42,
+        session: Some(9),
+        issued_s: NOW,
+    }
 }
 
 fn base64url(bytes: &[u8]) -> String {
@@ -52,8 +67,8 @@ fn claims_with(name: &str, value: Option<&str>) -> String {
     let mut claims = vec![
         ("iss", "\"im-gateway\"".to_owned()),
         ("sub", "\"42\"".to_owned()),
+        ("sid", "\"9\"".to_owned()),
         ("iat", NOW.to_string()),
-        ("nbf", NOW.to_string()),
         ("exp", (NOW + LIFETIME_S).to_string()),
         ("jti", "\"00000000000000000000000000000007\"".to_owned()),
         ("typ", "\"access\"".to_owned()),
@@ -71,35 +86,57 @@ fn good_claims() -> String {
 }
 
 #[test]
-fn a_token_names_its_user_until_it_expires() {
+fn a_token_names_its_user_and_session_until_it_expires() {
     let tokens = tokens();
-    let token = tokens.issue(42, NOW, 7);
-    assert_eq!(tokens.verify(&token, NOW), Ok(42));
-    assert_eq!(
-        tokens.verify(&token, NOW + LIFETIME_S + LEEWAY_S - 1),
-        Ok(42)
-    );
-    assert_eq!(
-        tokens.verify(&token, NOW + LIFETIME_S + LEEWAY_S),
-        Err(TokenError::Expired)
-    );
+    let token = tokens.issue(&grant(), 7);
+    assert_eq!(tokens.verify(&token, NOW), Ok(grant()));
+    let end = NOW + LIFETIME_S + EXPIRY_LEEWAY_S;
+    assert_eq!(tokens.verify(&token, end - 1), Ok(grant()));
+    assert_eq!(tokens.verify(&token, end), Err(TokenError::Expired));
     assert_eq!(tokens.verify(&token, u64::MAX), Err(TokenError::Expired));
 }
 
 #[test]
-fn a_token_from_a_clock_a_little_ahead_is_good() {
+fn a_token_from_a_clock_ahead_is_good_within_the_leeway_and_past_it_says_by_how_much() {
     let tokens = tokens();
-    let token = tokens.issue(42, NOW, 7);
-    assert_eq!(tokens.verify(&token, NOW - LEEWAY_S), Ok(42));
-    assert_eq!(
-        tokens.verify(&token, NOW - LEEWAY_S - 1),
-        Err(TokenError::Invalid)
-    );
+    let token = tokens.issue(&grant(), 7);
+    assert_eq!(tokens.verify(&token, NOW - CLOCK_LEEWAY_S), Ok(grant()));
+    for ahead_s in [CLOCK_LEEWAY_S + 1, 3600] {
+        assert_eq!(
+            tokens.verify(&token, NOW - ahead_s),
+            Err(TokenError::FromTheFuture { ahead_s })
+        );
+    }
+}
+
+#[test]
+fn a_token_carries_the_claims_of_the_contract_and_no_others() {
+    let token = tokens().issue(&grant(), 7);
+    let claims = token.split('.').nth(1).unwrap();
+    let expected = claims_with("", None);
+    assert_eq!(claims, base64url(expected.as_bytes()));
+}
+
+#[test]
+fn a_token_of_the_release_before_is_good_and_names_no_session() {
+    let claims = claims_with("sid", None).replace("\"exp\"", &format!("\"nbf\":{NOW},\"exp\""));
+    let expected = Grant {
+        session: None,
+        ..grant()
+    };
+    for now in [NOW, NOW - CLOCK_LEEWAY_S] {
+        assert_eq!(tokens().verify(&signed(HEADER, &claims), now), Ok(expected));
+    }
 }
 
 #[test]
 fn a_token_fits_into_a_line_before_login() {
-    let token = tokens().issue(i64::MAX, u64::MAX, u128::MAX);
+    let grant = Grant {
+        user: i64::MAX,
+        session: Some(u64::MAX),
+        issued_s: u64::MAX,
+    };
+    let token = tokens().issue(&grant, u128::MAX);
     assert!(
         token.len() + "@".len() + 32 + " auth:\r\n".len() <= 512,
         "{}",
@@ -115,14 +152,14 @@ fn a_token_fits_into_a_line_before_login() {
 #[test]
 fn two_tokens_differ_by_their_own_number() {
     let tokens = tokens();
-    assert_ne!(tokens.issue(42, NOW, 7), tokens.issue(42, NOW, 8));
+    assert_ne!(tokens.issue(&grant(), 7), tokens.issue(&grant(), 8));
 }
 
 #[test]
 fn the_forger_of_these_tests_makes_good_tokens_from_good_parts() {
     assert_eq!(
         tokens().verify(&signed(HEADER, &good_claims()), NOW),
-        Ok(42)
+        Ok(grant())
     );
 }
 
@@ -135,7 +172,7 @@ fn claims_that_mean_nothing_here_change_nothing() {
         ("aud", "null"),
     ] {
         let token = signed(HEADER, &claims_with(name, Some(value)));
-        assert_eq!(tokens().verify(&token, NOW), Ok(42), "{name}");
+        assert_eq!(tokens().verify(&token, NOW), Ok(grant()), "{name}");
     }
 }
 
@@ -153,7 +190,7 @@ fn nothing_in_a_header_is_followed() {
         let header = format!(r#"{{"typ":"JWT","alg":"HS256",{extra}}}"#);
         assert_eq!(
             tokens().verify(&signed(&header, &good_claims()), NOW),
-            Ok(42),
+            Ok(grant()),
             "{extra}"
         );
         let other = forged(&header, &good_claims(), OTHER_SECRET, Algorithm::HS256);
@@ -381,20 +418,12 @@ fn a_token_with_one_thing_wrong_is_refused() {
         ("exp negative", with_claim("exp", Some("-1"))),
         ("exp infinite", with_claim("exp", Some("1e999"))),
         ("exp null", with_claim("exp", Some("null"))),
-        ("no nbf", with_claim("nbf", None)),
-        (
-            "nbf to come",
-            with_claim("nbf", Some(&(NOW + LEEWAY_S + 1).to_string())),
-        ),
-        ("nbf never", with_claim("nbf", Some("18446744073709551615"))),
-        (
-            "nbf to come, expired",
-            signed(
-                HEADER,
-                &claims_with("nbf", Some("9999999999"))
-                    .replace(&(NOW + LIFETIME_S).to_string(), "1"),
-            ),
-        ),
+        ("no iat", with_claim("iat", None)),
+        ("iat text", with_claim("iat", Some("\"1\""))),
+        ("sid empty", with_claim("sid", Some("\"\""))),
+        ("sid 0", with_claim("sid", Some("\"0\""))),
+        ("sid a number", with_claim("sid", Some("9"))),
+        ("sid a word", with_claim("sid", Some("\"mine\""))),
     ];
     assert!(bad.len() >= 40);
     let tokens = tokens();
@@ -410,7 +439,7 @@ fn a_token_with_one_thing_wrong_is_refused() {
 #[test]
 fn only_a_token_right_in_all_else_is_called_expired() {
     let expired = |claims: String| claims.replace(&(NOW + LIFETIME_S).to_string(), "1760000000");
-    let later = NOW + LEEWAY_S;
+    let later = NOW + EXPIRY_LEEWAY_S;
     let verify = |token: &str| tokens().verify(token, later);
     assert_eq!(
         verify(&signed(HEADER, &expired(good_claims()))),
@@ -433,16 +462,20 @@ fn only_a_token_right_in_all_else_is_called_expired() {
 
 #[test]
 fn the_largest_times_do_not_overflow() {
-    let tokens = Tokens::new(SECRET, Duration::MAX).unwrap();
-    let token = tokens.issue(1, u64::MAX, 0);
+    let tokens = Tokens::new(SECRET, Duration::MAX, Duration::MAX).unwrap();
+    let grant = Grant {
+        issued_s: u64::MAX,
+        ..grant()
+    };
+    let token = tokens.issue(&grant, 0);
     assert_eq!(tokens.verify(&token, u64::MAX), Err(TokenError::Expired));
-    assert_eq!(tokens.verify(&token, u64::MAX - 1), Ok(1));
-    assert_eq!(tokens.verify(&token, 0), Err(TokenError::Invalid));
+    assert_eq!(tokens.verify(&token, u64::MAX - 1), Ok(grant));
+    assert_eq!(tokens.verify(&token, 0), Ok(grant));
 }
 
 #[test]
 fn a_short_secret_is_refused() {
-    let error = Tokens::new(&SECRET[..31], Duration::from_secs(1)).unwrap_err();
+    let error = Tokens::new(&SECRET[..31], Duration::MAX, Duration::MAX).unwrap_err();
     assert_eq!(error.length_bytes, 31);
 }
 
@@ -455,9 +488,14 @@ fn debug_prints_no_secret() {
 
 proptest! {
     #[test]
-    fn every_user_comes_back_out(user in 1..=i64::MAX, issued in 0..u64::MAX / 2, jti in any::<u128>()) {
-        let tokens = tokens();
-        prop_assert_eq!(tokens.verify(&tokens.issue(user, issued, jti), issued), Ok(user));
+    fn every_grant_comes_back_out(
+        user in 1..=i64::MAX,
+        session in prop::option::of(1..=u64::MAX >> 1),
+        issued_s in 0..u64::MAX / 2,
+        jti in any::<u128>(),
+    ) {
+        let (tokens, grant) = (tokens(), Grant { user, session, issued_s });
+        prop_assert_eq!(tokens.verify(&tokens.issue(&grant, jti), issued_s), Ok(grant));
     }
 
     #[test]
@@ -474,7 +512,7 @@ proptest! {
     #[test]
     fn a_token_changed_anywhere_is_refused(index in any::<prop::sample::Index>(), replacement in "[A-Za-z0-9_.-]") {
         let tokens = tokens();
-        let token = tokens.issue(42, NOW, 7);
+        let token = tokens.issue(&grant(), 7);
         let at = index.index(token.len());
         let mut changed = token.clone();
         changed.replace_range(at..=at, &replacement);

@@ -100,6 +100,26 @@ fn the_same_device_name_replaces_the_older_connection_on_any_core() {
 }
 
 #[test]
+fn a_login_that_displaced_a_session_says_so_but_not_to_mpims_client() {
+    let gateway = Gateway::start_on_two_cores();
+    let first = gateway.register("bob");
+    let displaced = |reply: &str| reply.ends_with(" replaced=1");
+    let other = gateway.client().ask("login:bob:password-of-bob");
+    assert!(displaced(&other), "{other}");
+    let mut phone = gateway.client();
+    phone.ask("set:device:phone");
+    let reply = phone.ask(&format!("auth:{}", first.token));
+    assert!(!displaced(&reply), "{reply}");
+    let mut again = gateway.client();
+    again.ask("set:device:phone");
+    let reply = again.ask(&format!("auth:{}", first.token));
+    assert!(displaced(&reply), "{reply}");
+    phone.assert_kicked("replaced");
+    let reply = gateway.client().ask("LOGIN bob password-of-bob");
+    assert_eq!(reply, format!("+OK uid={}", first.uid));
+}
+
+#[test]
 fn another_device_name_replaces_nobody() {
     let gateway = Gateway::start_on_two_cores();
     let mut cli = gateway.register("bob");

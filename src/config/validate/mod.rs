@@ -302,12 +302,20 @@ fn auth(values: &File, check: &Check<'_>, environment: &Environment) -> Result<A
     const SECTION: &str = "auth";
     /// Ten years; a token that outlives its gateway is a password.
     const LONGEST_TOKEN: Seconds = Seconds::from_ms(10 * 366 * 24 * 3_600_000);
+    /// Clocks that differ by more are wrong, not inexact.
+    const LONGEST_LEEWAY: Seconds = Seconds::from_ms(24 * 3_600_000);
     let section = &values.auth;
     let lifetime = check.in_range(
         SECTION,
         "token_lifetime",
         section.token_lifetime,
         (Seconds::from_ms(1000), LONGEST_TOKEN),
+    )?;
+    let clock_leeway = check.in_range(
+        SECTION,
+        "clock_leeway",
+        section.clock_leeway,
+        (Seconds::from_ms(0), LONGEST_LEEWAY),
     )?;
     let threads = check.in_range(
         SECTION,
@@ -328,6 +336,7 @@ fn auth(values: &File, check: &Check<'_>, environment: &Environment) -> Result<A
     };
     Ok(Auth {
         token_lifetime_seconds: lifetime.as_ms() / 1000,
+        clock_leeway_seconds: clock_leeway.as_ms() / 1000,
         token_secret_file,
         password_threads: threads as usize,
         password_queue: queue as usize,

@@ -18,10 +18,11 @@ const FORM_OF_CHAT: &str = "+OK form=chat:uid:text example=chat:42:hello \
 
 #[test]
 fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
-    let logged_in = |token| Reply::LoggedIn {
+    let logged_in = |token, replaced| Reply::LoggedIn {
         uid: 42,
         session: 7,
         token,
+        replaced,
     };
     let stored = |group, duplicate| Reply::Stored {
         group,
@@ -50,12 +51,22 @@ fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
     for (reply, colon, space) in [
         (Reply::Welcome, welcome.as_str(), welcome.as_str()),
         (
-            logged_in(Some(secret("a.b"))),
+            logged_in(Some(secret("a.b")), false),
             "+OK uid=42 session=7 token=a.b",
             "+OK uid=42",
         ),
         (
-            logged_in(None),
+            logged_in(Some(secret("a.b")), true),
+            "+OK uid=42 session=7 token=a.b replaced=1",
+            "+OK uid=42",
+        ),
+        (
+            logged_in(None, true),
+            "+OK uid=42 session=7 replaced=1",
+            "+OK uid=42 session=7 replaced=1",
+        ),
+        (
+            logged_in(None, false),
             "+OK uid=42 session=7",
             "+OK uid=42 session=7",
         ),
@@ -212,6 +223,7 @@ fn no_reply_formats_a_token() {
         uid: 1,
         session: 1,
         token: Some(secret("hunter2")),
+        replaced: false,
     };
     assert!(!format!("{reply:?} {:?}", Reply::Token(secret("hunter2"))).contains("hunter2"));
 }

@@ -15,8 +15,10 @@ use crate::{
     protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply, secret::Secret},
     session::{commands::message, job::Job, routes::bind_request},
     shard::core::Core,
-    token::TokenError,
+    token::{Grant, TokenError},
 };
+
+const NOT_VALID: Failure = Failure::Refused(ErrorCode::AuthFailed, "the token is not valid");
 
 pub(super) async fn register<B: Backend, P: PushSource>(
     core: &Core<B, P>,
@@ -35,7 +37,7 @@ pub(super) async fn register<B: Backend, P: PushSource>(
         })
         .await?;
     drop(attempt);
-    begin_session(core, job, response.user_id, user, true).await
+    begin_session(core, job, Login::by_password(response.user_id, user)).await
 }
 
 pub(super) async fn login<B: Backend, P: PushSource>(
@@ -51,7 +53,7 @@ pub(super) async fn login<B: Backend, P: PushSource>(
     match check_password(core, user, password).await {
         Ok(user_id) => {
             attempt.judged(LoginOutcome::Succeeded, now_ms(core));
-            begin_session(core, job, user_id, user, true).await
+            begin_session(core, job, Login::by_password(user_id, user)).await
         }
         // A wrong password and an unknown user must look the same.
         Err(Failure::Backend(Code::Unauthenticated | Code::NotFound | Code::Invalid)) => {
@@ -117,31 +119,51 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
     job: &Job,
     token: &Secret<String>,
 ) -> Result<Reply, Failure> {
-    let now_s = core.shard().now().unix_ms / 1000;
-    let user = core
-        .gateway
-        .tokens
-        .verify(token.expose(), now_s)
-        .map_err(|error| match error {
-            TokenError::Expired => {
-                Failure::Refused(ErrorCode::TokenExpired, "the token has expired")
-            }
-            TokenError::Invalid => {
-                Failure::Refused(ErrorCode::AuthFailed, "the token is not valid")
-            }
-        })?;
-    match begin_session(core, job, user, "", false).await {
+    let grant = verify(core, token)?;
+    let login = Login {
+        user: grant.user,
+        name: "",
+        grant: Some(grant),
+    };
+    match begin_session(core, job, login).await {
         // The token is good, but its user is not there (any more).
-        Err(Failure::Backend(Code::NotFound)) => Err(Failure::Refused(
-            ErrorCode::AuthFailed,
-            "the token is not valid",
-        )),
+        Err(Failure::Backend(Code::NotFound)) => Err(NOT_VALID),
         outcome => outcome,
     }
 }
 
+/// What the token says, if it is good now.
+fn verify<B, P>(core: &Core<B, P>, token: &Secret<String>) -> Result<Grant, Failure> {
+    let now = core.shard().now();
+    let verified = core
+        .gateway
+        .tokens
+        .verify(token.expose(), now.unix_ms / 1000);
+    verified.map_err(|error| match error {
+        TokenError::Expired => Failure::Refused(ErrorCode::TokenExpired, "the token has expired"),
+        TokenError::FromTheFuture { ahead_s } => {
+            if core.gateway.may_warn_of_clocks(now.monotonic_us / 1000) {
+                log::warn!(
+                    "a token is refused as it is dated {ahead_s} s ahead of this gateway's clock, more than \
+                     auth.clock_leeway: the clocks of the gateways differ"
+                );
+            }
+            Failure::Refused(
+                ErrorCode::AuthFailed,
+                "the token is dated ahead of the gateway's clock",
+            )
+        }
+        TokenError::Invalid => NOT_VALID,
+    })
+}
+
 pub(super) fn refresh<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
-    Reply::Token(issue_token(core, job.user))
+    let login_session = {
+        let shard = core.shard();
+        let login = shard.connection(job.key).and_then(|c| c.session.login());
+        login.map_or(job.session_id, |login| login.login_session)
+    };
+    Reply::Token(issue_token(core, job.user, login_session))
 }
 
 pub(super) async fn logout<B: Backend, P: PushSource>(
@@ -167,14 +189,32 @@ pub(super) async fn logout<B: Backend, P: PushSource>(
     Ok(Reply::LoggedOut)
 }
 
+/// A user on the way in.
+struct Login<'a> {
+    user: UserId,
+    /// Empty: not known.
+    name: &'a str,
+    /// The token that the login is by; `None`: it is by password, and gets one.
+    grant: Option<Grant>,
+}
+
+impl<'a> Login<'a> {
+    fn by_password(user: UserId, name: &'a str) -> Self {
+        Self {
+            user,
+            name,
+            grant: None,
+        }
+    }
+}
+
 /// The user is known: binds the route, takes up the groups, and settles from which numbers on pushes go out.
 async fn begin_session<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
-    user: UserId,
-    name: &str,
-    with_token: bool,
+    login: Login<'_>,
 ) -> Result<Reply, Failure> {
+    let Login { user, name, grant } = login;
     check_numbers([user])?;
     let session_id = core.shard().next_id() as SessionId;
     // Attached before it is bound: what is published in between is held, not lost.
@@ -187,6 +227,9 @@ async fn begin_session<B: Backend, P: PushSource>(
             "the connection is closed",
         ));
     }
+    // A token that names no session goes on as one of its own.
+    let login_session = grant.and_then(|grant| grant.session).unwrap_or(session_id);
+    core.shard().set_login_session(job.key, login_session);
     let bound = bind(core, job, (user, name), session_id).await;
     if !core.shard().is_logged_in(job.key, session_id) {
         // The connection ended while it was being bound; its own unbinding may have overtaken the binding.
@@ -197,16 +240,24 @@ async fn begin_session<B: Backend, P: PushSource>(
             "the connection is closed",
         ));
     }
-    if let Err(failure) = bound {
+    let Bound { replaced } = bound.inspect_err(|_| {
         core.shard().log_out_in_place(job.key, false);
         core.notify();
-        return Err(failure);
-    }
+    })?;
     Ok(Reply::LoggedIn {
         uid: user,
-        session: session_id,
-        token: with_token.then(|| issue_token(core, user)),
+        session: login_session,
+        token: grant
+            .is_none()
+            .then(|| issue_token(core, user, login_session)),
+        replaced,
     })
+}
+
+/// What the binding of a session brought about.
+struct Bound {
+    /// Another session was displaced.
+    replaced: bool,
 }
 
 async fn bind<B: Backend, P: PushSource>(
@@ -214,13 +265,16 @@ async fn bind<B: Backend, P: PushSource>(
     job: &Job,
     (user, name): (UserId, &str),
     session_id: SessionId,
-) -> Result<(), Failure> {
+) -> Result<Bound, Failure> {
     let device = core
         .shard()
         .connection(job.key)
         .map_or_else(String::new, |c| c.session.device().to_owned());
     let request = bind_request(core, user, session_id, device);
     let bound = core.ask::<method::BindRoute>(request).await?;
+    // A session that comes late is told that it is displaced itself.
+    let mut displaced = bound.displaced.iter();
+    let replaced = displaced.any(|gone| gone.session_id != session_id);
     {
         let mut shard = core.shard();
         shard.set_baseline(job.key, bound.last_seq);
@@ -242,7 +296,7 @@ async fn bind<B: Backend, P: PushSource>(
     } else if !name.is_empty() {
         core.gateway.remember_user(name, user);
     }
-    Ok(())
+    Ok(Bound { replaced })
 }
 
 /// Takes up the user's groups. Groups that are new to this core are listened to before their last numbers are read, so
@@ -316,9 +370,13 @@ async fn redeliver<B: Backend, P: PushSource>(
     Ok(())
 }
 
-fn issue_token<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) -> Secret<String> {
+fn issue_token<B, P>(core: &Core<B, P>, user: UserId, login_session: SessionId) -> Secret<String> {
     let mut shard = core.shard();
     let number = shard.next_id() as u128;
-    let now_s = shard.now().unix_ms / 1000;
-    Secret::new(core.gateway.tokens.issue(user, now_s, number))
+    let grant = Grant {
+        user,
+        session: Some(login_session),
+        issued_s: shard.now().unix_ms / 1000,
+    };
+    Secret::new(core.gateway.tokens.issue(&grant, number))
 }

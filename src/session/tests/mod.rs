@@ -154,6 +154,7 @@ impl World {
             uid: user,
             session: session_id,
             token: None,
+            replaced: false,
         };
         assert!(shard.complete(&job, &reply).is_none());
         (key, session_id)

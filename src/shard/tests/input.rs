@@ -31,6 +31,7 @@ fn play(script: &[u8], cuts: &[usize]) -> (String, Vec<String>, Option<CloseReas
                         uid: 7,
                         session: 1,
                         token: None,
+                        replaced: false,
                     }
                 }
                 Call::Logout => {

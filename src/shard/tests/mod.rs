@@ -95,6 +95,7 @@ fn finish_log_in(shard: &mut Shard, job: &Job, user: UserId) {
         uid: user,
         session: 9,
         token: None,
+        replaced: false,
     };
     assert!(shard.complete(job, &reply).is_none());
 }

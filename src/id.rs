@@ -107,6 +107,11 @@ impl MessageIds {
         };
     }
 
+    /// Leaves out `count` ids.
+    pub fn skip(&mut self, count: u32) {
+        self.next += u64::from(count);
+    }
+
     /// The next id. A clock that shows a time outside of the 69 years that 41 bits hold is ignored.
     pub fn next(&mut self, unix_ms: u64) -> MessageId {
         let since_epoch_ms = unix_ms

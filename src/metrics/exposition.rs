@@ -119,6 +119,9 @@ fn write_messages(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
     writer.counters(&names::MESSAGES_RECEIVED, cores, |core| {
         core.messages_received_total.get()
     })?;
+    writer.counters(&names::MESSAGE_ID_CONFLICTS, cores, |core| {
+        core.message_id_conflicts_total.get()
+    })?;
     writer.counters(&names::MESSAGES_SENT, cores, |core| {
         core.messages_sent_total.get()
     })?;

@@ -67,6 +67,8 @@ pub struct Core {
     errors: PerLabel<ErrorCode, Counter, { ErrorCode::COUNT }>,
     /// Messages from clients that were stored.
     pub messages_received_total: Counter,
+    /// Ids of messages that the store had for other messages.
+    pub message_id_conflicts_total: Counter,
     /// MSG and GMSG lines written.
     pub messages_sent_total: Counter,
     /// Bytes read from client sockets.
@@ -132,6 +134,7 @@ impl Core {
             command_duration: PerLabel::new(Histogram::of_durations),
             errors: PerLabel::default(),
             messages_received_total: Counter::default(),
+            message_id_conflicts_total: Counter::default(),
             messages_sent_total: Counter::default(),
             transport_received_bytes_total: Counter::default(),
             transport_sent_bytes_total: Counter::default(),

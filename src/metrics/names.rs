@@ -129,6 +129,8 @@ table! {
         "Replies of -ERR, by code.";
     MESSAGES_RECEIVED = "im_gateway_messages_received_total", Counter of Count, ["core"],
         "Messages from clients that were stored.";
+    MESSAGE_ID_CONFLICTS = "im_gateway_message_id_conflicts_total", Counter of Count, ["core"],
+        "Ids this gateway made for messages that the store had for others; each message was sent again under another id.";
     MESSAGES_SENT = "im_gateway_messages_sent_total", Counter of Count, ["core"],
         "MSG and GMSG lines written to clients.";
     TRANSPORT_RECEIVED = "im_gateway_transport_received_bytes_total", Counter of Bytes, ["core"],

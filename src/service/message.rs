@@ -1,7 +1,10 @@
 //! Messages: storing each once, with the next number of its stream, and telling whoever is connected.
 //!
-//! Invariants: a message and its number are one row of one transaction; numbers of a stream have no hole; a repeat (the same
-//! sender's `client_msg_id` within [`REPEAT_WINDOW_MS`], or the same `msg_id`) stores and publishes nothing.
+//! Invariants: a message and its number are one row of one transaction; numbers of a stream have no
+//! hole; a repeat stores and publishes nothing. A message is a repeat only if it is the stored one in all
+//! that its sender said: under the same `msg_id` the sender, stream, time, tag and text; under the same
+//! sender's `client_msg_id`, within [`REPEAT_WINDOW_MS`], the stream and text. Else the call is refused,
+//! and no id is ever replaced by another: the caller would take a second message for stored.
 
 use super::{
     engine::{Engine, ok},
@@ -18,12 +21,17 @@ pub(super) const REPEAT_WINDOW_MS: i64 = 24 * 60 * 60 * 1000;
 /// Longest text and longest `client_msg_id`, in bytes: far above what a line can carry.
 const TEXT_BYTES: usize = 1 << 20;
 const CLIENT_MSG_ID_BYTES: usize = 128;
-/// Each attempt removes one cause of a conflict, and there are three.
-const INSERT_ATTEMPTS: usize = 4;
+/// Each attempt removes one cause of a conflict, and there are two.
+const INSERT_ATTEMPTS: usize = 3;
 
 /// Ids tried for one message: more than a worker gives in a millisecond.
 const ID_ATTEMPTS: usize = 8192;
 
+const ID_TAKEN: Failure = Failure::Refused(Code::Conflict, "the id is another message's");
+const TAG_TAKEN: Failure = Failure::Refused(
+    Code::Invalid,
+    "the client's message id is another message's",
+);
 const INBOX_FULL: Failure = Failure::Refused(Code::Unavailable, "inbox full");
 
 /// How storing ended.
@@ -44,6 +52,7 @@ impl<S: Storage> Engine<S> {
         let mut draft = Draft {
             msg_id: msg.msg_id,
             is_own_id: false,
+            is_own_time: false,
             stream: StreamId::inbox(msg.to),
             sender: msg.from,
             ts_ms: msg.ts_ms,
@@ -133,6 +142,7 @@ impl<S: Storage> Engine<S> {
         let mut draft = Draft {
             msg_id: msg.msg_id,
             is_own_id: false,
+            is_own_time: false,
             stream: StreamId::group(group),
             sender: msg.from,
             ts_ms: msg.ts_ms,
@@ -210,6 +220,7 @@ impl<S: Storage> Engine<S> {
         }
         if draft.ts_ms <= 0 {
             draft.ts_ms = self.now_ms;
+            draft.is_own_time = true;
         }
         if draft.msg_id <= 0 {
             draft.msg_id = self.own_message_id();
@@ -231,10 +242,9 @@ impl<S: Storage> Engine<S> {
             if let Some(msg_id) = self.find_repeat(draft)? {
                 return Ok(Stored::Repeat(msg_id));
             }
-            if self.store.read().sender_of(draft.msg_id)?.is_some() {
-                // Somebody else's id, or one that another process gave, too: ours is not the same message.
+            if draft.is_own_id && self.store.read().message_by_id(draft.msg_id)?.is_some() {
+                // Another process gave it, too: that is not the same message.
                 draft.msg_id = self.unused_message_id()?;
-                draft.is_own_id = true;
             } else if let Some(client_msg_id) = draft.client_msg_id {
                 // An old message gives up its sender's id, which is free again.
                 let before_ms = self.now_ms - REPEAT_WINDOW_MS;
@@ -246,7 +256,7 @@ impl<S: Storage> Engine<S> {
         Err(Failure::Damaged("the numbers of a stream"))
     }
 
-    /// An id for a message that came without one, or with somebody else's.
+    /// An id for a message that came without one.
     fn own_message_id(&mut self) -> MessageId {
         self.message_ids
             .next(u64::try_from(self.now_ms).unwrap_or(0))
@@ -256,7 +266,7 @@ impl<S: Storage> Engine<S> {
     fn unused_message_id(&mut self) -> Result<MessageId, Failure> {
         for _ in 0..ID_ATTEMPTS {
             let msg_id = self.own_message_id();
-            if self.store.read().sender_of(msg_id)?.is_none() {
+            if self.store.read().message_by_id(msg_id)?.is_none() {
                 return Ok(msg_id);
             }
         }
@@ -264,15 +274,28 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The message that `draft` repeats, if it repeats one.
+    ///
+    /// # Errors
+    /// Its id or its tag is another message's.
     fn find_repeat(&self, draft: &Draft<'_>) -> Result<Option<MessageId>, Failure> {
         let rows = self.store.read();
-        // An id of our own says nothing: its message is new, and another process may have given the id, too.
-        if !draft.is_own_id && rows.sender_of(draft.msg_id)? == Some(draft.sender) {
-            return Ok(Some(draft.msg_id));
+        if let Some(client_msg_id) = draft.client_msg_id {
+            let after_ms = self.now_ms - REPEAT_WINDOW_MS;
+            let first = rows.message_by_client_id(draft.sender, client_msg_id, after_ms)?;
+            if let Some(first) = first {
+                // Its time may differ: the client says the line again, and the gateway stamps it anew.
+                let is_repeat = first.says_the_same_as(draft);
+                return is_repeat.then_some(Some(first.msg_id)).ok_or(TAG_TAKEN);
+            }
         }
-        let Some(client_msg_id) = draft.client_msg_id else {
+        if draft.is_own_id {
+            // The message is new, and another process may have given the id, too.
             return Ok(None);
-        };
-        rows.message_by_client_id(draft.sender, client_msg_id, self.now_ms - REPEAT_WINDOW_MS)
+        }
+        match rows.message_by_id(draft.msg_id)? {
+            None => Ok(None),
+            Some(stored) if stored.is_repeated_by(draft) => Ok(Some(stored.msg_id)),
+            Some(_) => Err(ID_TAKEN),
+        }
     }
 }

@@ -287,6 +287,11 @@ impl Shard {
         self.ids.next(self.now.unix_ms)
     }
 
+    /// Leaves out `count` ids: somebody else makes the same ones.
+    pub fn skip_ids(&mut self, count: u32) {
+        self.ids.skip(count);
+    }
+
     /// Takes in a new connection and greets it.
     pub fn accept(&mut self, peer: Peer) -> ConnectionKey {
         self.next_generation = self.next_generation.wrapping_add(1);

@@ -179,6 +179,28 @@ fn a_repeated_tag_answers_the_first_id_and_stores_nothing() {
 }
 
 #[test]
+fn a_tag_with_another_receiver_group_or_text_is_refused_and_nothing_is_stored() {
+    let gateway = Gateway::start(|_| {});
+    let (mut alice, mut bob) = two_users(&gateway);
+    let group = number(&alice.ask("create_group:g"), "group_id");
+    let (me, receiver) = (alice.uid, bob.uid);
+    let line = format!("@m1 chat:{receiver}:hi");
+    let id = number(&alice.ask(&line), "msg_id");
+    for other in [
+        format!("@m1 chat:{receiver}:something else"),
+        format!("@m1 chat:{me}:hi"),
+        format!("@m1 group_chat:{group}:hi"),
+    ] {
+        let reply = alice.ask(&other);
+        assert!(reply.starts_with("@m1 -ERR BAD_ARGUMENT "), "{reply}");
+    }
+    assert_eq!(alice.ask(&line), format!("@m1 +OK msg_id={id} dup=1"));
+    assert_eq!(bob.pushes(1)[0].id(), id);
+    bob.assert_no_push();
+    alice.assert_no_push();
+}
+
+#[test]
 fn a_tag_of_a_refused_message_can_be_used_again() {
     let gateway = Gateway::start(|_| {});
     let (mut alice, mut bob) = two_users(&gateway);

@@ -108,6 +108,8 @@ pub(in crate::service) struct Draft<'a> {
     pub(in crate::service) msg_id: MessageId,
     /// Whether the services gave the id themselves, rather than the caller.
     pub(in crate::service) is_own_id: bool,
+    /// Whether the services gave the time themselves: then it says nothing about a repeat.
+    pub(in crate::service) is_own_time: bool,
     pub(in crate::service) stream: StreamId,
     pub(in crate::service) sender: UserId,
     pub(in crate::service) ts_ms: i64,
@@ -122,6 +124,31 @@ pub(in crate::service) struct StoredMessage {
     pub(in crate::service) sender: UserId,
     pub(in crate::service) ts_ms: i64,
     pub(in crate::service) text: String,
+}
+
+/// A stored message as far as it tells whether another one is the same.
+pub(in crate::service) struct Original {
+    pub(in crate::service) msg_id: MessageId,
+    pub(in crate::service) stream: StreamId,
+    pub(in crate::service) sender: UserId,
+    pub(in crate::service) ts_ms: i64,
+    pub(in crate::service) client_msg_id: Option<String>,
+    pub(in crate::service) text: String,
+}
+
+impl Original {
+    /// Whether `draft`, which has the same id, is this message sent once more.
+    pub(in crate::service) fn is_repeated_by(&self, draft: &Draft<'_>) -> bool {
+        self.sender == draft.sender
+            && self.says_the_same_as(draft)
+            && (draft.is_own_time || self.ts_ms == draft.ts_ms)
+            && self.client_msg_id.as_deref() == draft.client_msg_id
+    }
+
+    /// Whether `draft` has the same text for the same receiver or group.
+    pub(in crate::service) fn says_the_same_as(&self, draft: &Draft<'_>) -> bool {
+        self.stream == draft.stream && self.text == draft.text
+    }
 }
 
 /// Where a stored message stands.
@@ -140,8 +167,8 @@ pub(in crate::service) trait Messages {
     /// Inserts a message as number `seq` of its stream; `false`: something that must be unique is there already.
     fn insert_message(&mut self, draft: &Draft<'_>, seq: u64) -> Result<bool, Failure>;
 
-    /// Who sent a message.
-    fn sender_of(&self, msg_id: MessageId) -> Result<Option<UserId>, Failure>;
+    /// The message of this id.
+    fn message_by_id(&self, msg_id: MessageId) -> Result<Option<Original>, Failure>;
 
     /// The message that `sender` calls `client_msg_id`, if it is younger than `after_ms`.
     fn message_by_client_id(
@@ -149,7 +176,7 @@ pub(in crate::service) trait Messages {
         sender: UserId,
         client_msg_id: &str,
         after_ms: i64,
-    ) -> Result<Option<MessageId>, Failure>;
+    ) -> Result<Option<Original>, Failure>;
 
     /// The message that `sender` calls `client_msg_id` is called so no longer, if it is not younger than `before_ms`.
     fn release_client_id(

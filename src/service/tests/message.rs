@@ -156,18 +156,103 @@ fn the_same_message_id_is_stored_once_even_within_one_batch() {
     assert_eq!(world.pull(bob).msg_list.len(), 1);
 }
 
+/// `request` with another value in one of the fields that make it the message it is.
+fn changed_in_one_field(request: &proto::SendRequest, other: UserId) -> Vec<proto::SendRequest> {
+    type Change = fn(&mut proto::C2cMsg, UserId);
+    let changes: [Change; 4] = [
+        |msg, other| msg.from = other,
+        |msg, other| msg.to = other,
+        |msg, _| msg.ts_ms += 1,
+        |msg, _| msg.text.push('!'),
+    ];
+    let changed = changes.iter().map(|change| {
+        let mut changed = request.clone();
+        change(changed.msg.as_mut().expect("a message"), other);
+        changed
+    });
+    let with_tag = proto::SendRequest {
+        client_msg_id: "another tag".to_owned(),
+        ..request.clone()
+    };
+    changed.chain([with_tag]).collect()
+}
+
 #[test]
-fn a_message_id_of_another_sender_is_replaced_by_a_fresh_one() {
+fn an_id_that_another_message_has_is_refused_and_never_replaced() {
     let mut world = World::new();
     let (alice, bob) = (world.user("alice"), world.user("bob"));
-    let request = world.draft(alice, bob, "from alice");
+    let carol = world.user("carol");
+    let group = world.group(alice, &[]);
+    for tag in ["", "tag"] {
+        let mut request = world.draft(alice, bob, "from alice");
+        request.client_msg_id = tag.to_owned();
+        let first = world.call::<method::Send>(request.clone());
+        let stored = world.count("SELECT count(*) FROM messages");
+        world.published();
+        for changed in changed_in_one_field(&request, carol) {
+            let is_tag_in_the_way = !tag.is_empty()
+                && changed.client_msg_id == tag
+                && changed.msg.as_ref().is_some_and(|msg| msg.from == alice);
+            if is_tag_in_the_way {
+                continue;
+            }
+            let refused = world.call::<method::Send>(changed.clone());
+            assert_eq!(code(&refused.result), Code::Conflict, "{changed:?}");
+            assert!(!refused.duplicate && refused.msg_id == 0);
+        }
+        // In a group, too: ids are unique over both.
+        let mut to_group = world.group_draft(alice, group, "from alice");
+        to_group.msg.as_mut().expect("a message").msg_id = first.msg_id;
+        let refused = world.call::<method::SendGroup>(to_group);
+        assert_eq!(code(&refused.result), Code::Conflict);
+        assert_eq!(world.count("SELECT count(*) FROM messages"), stored);
+        assert!(world.published().is_empty());
+        // What was stored is still what it was, and its repeat one.
+        let again = world.call::<method::Send>(request);
+        assert_eq!((again.msg_id, again.duplicate), (first.msg_id, true));
+    }
+}
+
+#[test]
+fn a_tag_with_another_receiver_group_or_text_is_refused_and_nothing_is_stored() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let group = world.group(alice, &[bob]);
+    let mut request = world.draft(alice, bob, "once");
+    request.client_msg_id = "tag".to_owned();
+    let first = world.call::<method::Send>(request);
+    world.published();
+    for (to, text) in [(alice, "once"), (bob, "twice")] {
+        let mut other = world.draft(alice, to, text);
+        other.client_msg_id = "tag".to_owned();
+        let refused = world.call::<method::Send>(other);
+        assert_eq!(code(&refused.result), Code::Invalid, "{to} {text}");
+        assert!(!refused.duplicate);
+    }
+    let mut to_group = world.group_draft(alice, group, "once");
+    to_group.client_msg_id = "tag".to_owned();
+    let refused = world.call::<method::SendGroup>(to_group);
+    assert_eq!(code(&refused.result), Code::Invalid);
+    assert_eq!(world.count("SELECT count(*) FROM messages"), 1);
+    assert!(world.published().is_empty());
+    // Its time may differ: the gateway stamps a line anew each time the client says it.
+    world.now_ms += 5000;
+    let mut again = world.draft(alice, bob, "once");
+    again.client_msg_id = "tag".to_owned();
+    let again = world.call::<method::Send>(again);
+    assert_eq!((again.msg_id, again.duplicate), (first.msg_id, true));
+}
+
+#[test]
+fn a_repeat_without_a_time_of_its_own_is_one() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let mut request = world.draft(alice, bob, "once");
+    request.msg.as_mut().expect("a message").ts_ms = 0;
     let first = world.call::<method::Send>(request.clone());
-    let mut stolen = request;
-    stolen.msg.as_mut().expect("a message").from = bob;
-    let second = world.call::<method::Send>(stolen);
-    assert!(!second.duplicate);
-    assert_ne!(first.msg_id, second.msg_id);
-    assert_eq!(world.pull(bob).msg_list.len(), 2);
+    world.now_ms += 1000;
+    let again = world.call::<method::Send>(request);
+    assert_eq!((again.msg_id, again.duplicate), (first.msg_id, true));
 }
 
 #[test]

@@ -72,6 +72,23 @@ fn a_repeat_sent_to_the_other_process_is_known() {
 }
 
 #[test]
+fn an_id_that_is_another_messages_is_refused_by_the_other_process_too() {
+    let (mut one, mut other) = pair();
+    let (alice, bob) = (one.user("alice"), one.user("bob"));
+    let first = one.draft(alice, bob, "first");
+    one.call::<method::Send>(first.clone());
+    let mut second = first.clone();
+    second.msg.as_mut().expect("a message").text = "second".to_owned();
+    for world in [&mut one, &mut other] {
+        let refused = world.call::<method::Send>(second.clone());
+        assert_eq!(code(&refused.result), Code::Conflict);
+        let again = world.call::<method::Send>(first.clone());
+        assert!(again.duplicate, "the retry of a call stays harmless");
+    }
+    assert_eq!(texts(&other.pull(bob)), ["first"]);
+}
+
+#[test]
 fn ids_that_both_processes_give_alike_lose_no_message() {
     let (mut one, mut other) = pair();
     let (alice, bob) = (one.user("alice"), one.user("bob"));

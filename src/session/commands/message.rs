@@ -4,21 +4,25 @@ use futures_lite::future::yield_now;
 
 use super::{Failure, check_numbers};
 use crate::{
-    backend::{Backend, CallError, method},
+    backend::{Backend, CallError, Method, method},
     bus::PushSource,
     id::{GroupId, MessageId, UserId},
     metrics::PushDrop,
     proto::{
-        AckBatchRequest, AckRequest, C2cMsg, GroupMsg, PullOfflineRequest, PullOfflineResponse,
-        PushKind, PushMessage, SendGroupRequest, SendRequest,
+        AckBatchRequest, AckRequest, C2cMsg, Code, GroupMsg, PullOfflineRequest,
+        PullOfflineResponse, PushKind, PushMessage, SendGroupRequest, SendGroupResponse,
+        SendRequest, SendResponse,
     },
-    protocol::reply::Reply,
+    protocol::{error_code::ErrorCode, reply::Reply},
     session::{job::Job, outbox::Delivery},
     shard::{core::Core, push::encode_message},
 };
 
 /// A message ready to be sent: its line, its id, and what sending it confirms.
 pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
+
+/// Ids tried for one message. The last of them is some hundred ids away from the first.
+const ID_ATTEMPTS: u32 = 8;
 
 /// A pull lets the core's loop come by so often to send what is unsent: it may let flows run twice before it sends, and a
 /// client that does not read is not waited for.
@@ -30,28 +34,19 @@ pub(super) async fn chat<B: Backend, P: PushSource>(
     to: UserId,
     text: &str,
 ) -> Result<Reply, Failure> {
-    let (message_id, ts_ms) = stamp(core);
-    let response = core
-        .ask::<method::Send>(SendRequest {
-            msg: Some(C2cMsg {
-                msg_id: message_id,
-                from: job.user,
-                to,
-                ts_ms,
-                text: text.to_owned(),
-                ..Default::default()
-            }),
-            client_msg_id: client_message_id(job),
-            session_id: job.session_id,
-        })
-        .await?;
-    core.shard().metrics().messages_received_total.inc();
-    check_numbers([response.msg_id])?;
-    Ok(Reply::Stored {
-        group: false,
-        message_id: response.msg_id,
-        duplicate: is_repeat(response.duplicate, response.msg_id, message_id),
+    store::<method::Send, _, _>(core, job, false, |msg_id, ts_ms| SendRequest {
+        msg: Some(C2cMsg {
+            msg_id,
+            from: job.user,
+            to,
+            ts_ms,
+            text: text.to_owned(),
+            ..Default::default()
+        }),
+        client_msg_id: client_message_id(job),
+        session_id: job.session_id,
     })
+    .await
 }
 
 pub(super) async fn group_chat<B: Backend, P: PushSource>(
@@ -60,28 +55,92 @@ pub(super) async fn group_chat<B: Backend, P: PushSource>(
     group: GroupId,
     text: &str,
 ) -> Result<Reply, Failure> {
-    let (message_id, ts_ms) = stamp(core);
-    let response = core
-        .ask::<method::SendGroup>(SendGroupRequest {
-            msg: Some(GroupMsg {
-                msg_id: message_id,
-                from: job.user,
-                group_id: group,
-                ts_ms,
-                text: text.to_owned(),
-                ..Default::default()
-            }),
-            client_msg_id: client_message_id(job),
-            session_id: job.session_id,
-        })
-        .await?;
-    core.shard().metrics().messages_received_total.inc();
-    check_numbers([response.msg_id])?;
-    Ok(Reply::Stored {
-        group: true,
-        message_id: response.msg_id,
-        duplicate: is_repeat(response.duplicate, response.msg_id, message_id),
+    store::<method::SendGroup, _, _>(core, job, true, |msg_id, ts_ms| SendGroupRequest {
+        msg: Some(GroupMsg {
+            msg_id,
+            from: job.user,
+            group_id: group,
+            ts_ms,
+            text: text.to_owned(),
+            ..Default::default()
+        }),
+        client_msg_id: client_message_id(job),
+        session_id: job.session_id,
     })
+    .await
+}
+
+/// What a service answers to a message.
+trait StoredAnswer {
+    /// The message's id, and whether the service had it already.
+    fn stored(&self) -> (MessageId, bool);
+}
+
+impl StoredAnswer for SendResponse {
+    fn stored(&self) -> (MessageId, bool) {
+        (self.msg_id, self.duplicate)
+    }
+}
+
+impl StoredAnswer for SendGroupResponse {
+    fn stored(&self) -> (MessageId, bool) {
+        (self.msg_id, self.duplicate)
+    }
+}
+
+/// Has a message stored, under one id after the other until one is no other message's.
+async fn store<M, B, P>(
+    core: &Core<B, P>,
+    job: &Job,
+    group: bool,
+    request: impl Fn(MessageId, i64) -> M::Request,
+) -> Result<Reply, Failure>
+where
+    M: Method<Response: StoredAnswer>,
+    B: Backend,
+    P: PushSource,
+{
+    for attempt in 0..ID_ATTEMPTS {
+        let (made, ts_ms) = stamp(core);
+        match core.ask::<M>(request(made, ts_ms)).await {
+            Ok(response) => {
+                core.shard().metrics().messages_received_total.inc();
+                let (message_id, duplicate) = response.stored();
+                check_numbers([message_id])?;
+                return Ok(Reply::Stored {
+                    group,
+                    message_id,
+                    duplicate: is_repeat(duplicate, message_id, made),
+                });
+            }
+            Err(Failure::Backend(Code::Conflict)) => id_is_taken(core, made, attempt),
+            Err(Failure::Backend(Code::Invalid)) if job.tag.is_some() => {
+                return Err(Failure::Refused(
+                    ErrorCode::BadArgument,
+                    "the service refused this; a tag belongs to one receiver and one text",
+                ));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::Backend(Code::Conflict))
+}
+
+/// The store has another message under this id: whoever made it, it makes the same ids as this core.
+fn id_is_taken<B: Backend, P: PushSource>(core: &Core<B, P>, made: MessageId, attempt: u32) {
+    let mut shard = core.shard();
+    let conflicts = &shard.metrics().message_id_conflicts_total;
+    conflicts.inc();
+    // The first, and then less and less often: there may be one for each message.
+    if conflicts.get().is_power_of_two() {
+        log::warn!(
+            "the message id {made} was taken by another message ({} so far); trying others. \
+             Another gateway may have the same worker number, see gateway_service.first_worker",
+            conflicts.get()
+        );
+    }
+    // Further each time: within a millisecond the other one's ids stand close together.
+    shard.skip_ids(1 << attempt);
 }
 
 /// Whether the client repeated itself. Where the service has stored this very message before, under the id that was made for

@@ -94,6 +94,7 @@ impl Failure {
                 Code::Forbidden => (ErrorCode::Forbidden, "this is for members only"),
                 Code::AlreadyExists => (ErrorCode::UserExists, "this name is taken"),
                 Code::Unavailable => (ErrorCode::Overloaded, "this cannot be taken in now"),
+                Code::Conflict => (ErrorCode::Overloaded, "no free id was found, try again"),
                 Code::Ok | Code::Internal => (ErrorCode::Internal, "the service failed"),
             },
             Self::Call(error) => match error {

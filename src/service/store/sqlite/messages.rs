@@ -1,13 +1,13 @@
 //! Messages and the last numbers of streams as rows.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Sqlite, failure::is_conflict};
 use crate::{
     id::{MessageId, UserId},
     service::store::{
         Failure, StreamId,
-        storage::{Draft, Messages, Place, StoredMessage},
+        storage::{Draft, Messages, Original, Place, StoredMessage},
     },
 };
 
@@ -35,11 +35,14 @@ impl Messages for Sqlite {
         }
     }
 
-    fn sender_of(&self, msg_id: MessageId) -> Result<Option<UserId>, Failure> {
+    fn message_by_id(&self, msg_id: MessageId) -> Result<Option<Original>, Failure> {
         Ok(self
             .connection
-            .prepare_cached("SELECT sender FROM messages WHERE msg_id = ?1")?
-            .query_row([msg_id], |row| row.get(0))
+            .prepare_cached(
+                "SELECT msg_id, stream, sender, ts_ms, client_msg_id, text FROM messages
+                 WHERE msg_id = ?1",
+            )?
+            .query_row([msg_id], original)
             .optional()?)
     }
 
@@ -48,13 +51,14 @@ impl Messages for Sqlite {
         sender: UserId,
         client_msg_id: &str,
         after_ms: i64,
-    ) -> Result<Option<MessageId>, Failure> {
+    ) -> Result<Option<Original>, Failure> {
         Ok(self
             .connection
             .prepare_cached(
-                "SELECT msg_id FROM messages WHERE sender = ?1 AND client_msg_id = ?2 AND ts_ms > ?3",
+                "SELECT msg_id, stream, sender, ts_ms, client_msg_id, text FROM messages
+                 WHERE sender = ?1 AND client_msg_id = ?2 AND ts_ms > ?3",
             )?
-            .query_row(params![sender, client_msg_id, after_ms], |row| row.get(0))
+            .query_row(params![sender, client_msg_id, after_ms], original)
             .optional()?)
     }
 
@@ -165,4 +169,15 @@ impl Messages for Sqlite {
             .execute(params![stream.row(), last_seq as i64])?;
         Ok(())
     }
+}
+
+fn original(row: &Row<'_>) -> rusqlite::Result<Original> {
+    Ok(Original {
+        msg_id: row.get(0)?,
+        stream: StreamId::from_row(row.get(1)?),
+        sender: row.get(2)?,
+        ts_ms: row.get(3)?,
+        client_msg_id: row.get(4)?,
+        text: row.get(5)?,
+    })
 }

@@ -183,7 +183,7 @@ sections! {
         token_secret_file: String = String::new(),
         /// Threads that hash passwords.
         password_threads: u32 = 1,
-        /// Log-ins that may wait for them.
+        /// Logins that may wait for them, and as many registrations.
         password_queue: u32 = 256,
     }
 

@@ -199,7 +199,7 @@ pub struct Auth {
     pub token_secret_file: PathBuf,
     /// Threads that hash passwords.
     pub password_threads: usize,
-    /// Log-ins that may wait for them.
+    /// Logins that may wait for them, and as many registrations.
     pub password_queue: usize,
 }
 

@@ -78,6 +78,11 @@ impl Gauge {
 pub struct SharedCounter(AtomicU64);
 
 impl SharedCounter {
+    /// One more.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
     /// `count` more; zero costs nothing.
     pub fn add(&self, count: u64) {
         if count > 0 {

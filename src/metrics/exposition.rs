@@ -225,7 +225,11 @@ fn write_store(writer: &mut Writer, registry: &Registry) -> fmt::Result {
     writer.gauge(
         &names::PASSWORD_QUEUE_DEPTH,
         store.password_queue_depth.get(),
-    )
+    )?;
+    writer.family(&names::PASSWORDS_UNHASHED, |family| {
+        let mut losses = store.passwords_unhashed.iter();
+        losses.try_for_each(|(reason, count)| family.counter(&[reason], count.get()))
+    })
 }
 
 /// A gateway has none of these: it writes only their heads.

@@ -68,6 +68,15 @@ pub enum PushDrop {
     Duplicate,
 }
 
+/// Why a password was not hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PasswordLoss {
+    /// As many were waiting as can be hashed in time.
+    NoRoom,
+    /// Its caller had given up before its turn came.
+    TooLate,
+}
+
 /// Labels whose words stand here, as they are names of nothing else.
 macro_rules! labels {
     ($($label:ident { $($value:ident => $word:literal,)* })*) => {$(
@@ -95,6 +104,10 @@ labels! {
         NoReceiver => "no_receiver",
         Malformed => "malformed",
         Duplicate => "duplicate",
+    }
+    PasswordLoss {
+        NoRoom => "no_room",
+        TooLate => "too_late",
     }
     CallError {
         Unavailable => "unavailable",
@@ -163,6 +176,7 @@ pub(super) mod tests {
     fn each_label_value_has_its_own_cell_and_word() {
         indexes_and_words_are_unique::<Refusal>();
         indexes_and_words_are_unique::<PushDrop>();
+        indexes_and_words_are_unique::<PasswordLoss>();
         indexes_and_words_are_unique::<CallError>();
         indexes_and_words_are_unique::<CloseReason>();
         indexes_and_words_are_unique::<Service>();

@@ -16,7 +16,7 @@ pub mod server;
 use std::{sync::Arc, time::Instant};
 
 pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
-pub use label::{Label, PerLabel, PushDrop};
+pub use label::{Label, PasswordLoss, PerLabel, PushDrop};
 pub use server::Server;
 
 use crate::{
@@ -248,6 +248,9 @@ pub struct Store {
     pub queue_depth: Gauge,
     /// Log-ins and registrations waiting for the password pool.
     pub password_queue_depth: SharedGauge,
+    /// Passwords that were not hashed, by why.
+    pub passwords_unhashed:
+        PerLabel<PasswordLoss, SharedCounter, { <PasswordLoss as Label>::ALL.len() }>,
 }
 
 impl Store {
@@ -263,6 +266,7 @@ impl Store {
             swept_messages: Counter::default(),
             queue_depth: Gauge::default(),
             password_queue_depth: SharedGauge::default(),
+            passwords_unhashed: PerLabel::default(),
         }
     }
 }

@@ -193,6 +193,8 @@ table! {
         "Calls left waiting for the store when it last took a batch.";
     PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
         "Log-ins and registrations waiting for a password to be hashed.";
+    PASSWORDS_UNHASHED = "im_gateway_passwords_unhashed_total", Counter of Count, ["reason"],
+        "Logins and registrations refused because there was no room to wait, or because their time was up before their turn.";
     RPC_CONNECTIONS = "im_gateway_rpc_connections", Gauge of Count, [],
         "Of a backend process: open connections of gateways.";
     RPC_CONNECTIONS_PARTED = "im_gateway_rpc_connections_parted_total", Counter of Count, ["reason"],

@@ -53,8 +53,12 @@ impl Item {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Call(call) => call.deadline,
-            // The work is done.
-            Self::Judged(_) => None,
+            Self::Judged(judged) => match judged.verdict {
+                // Its caller is about to be told that it failed, so there must be no account of it later.
+                Verdict::Hashed { .. } => judged.act_before,
+                // The work is done.
+                _ => None,
+            },
         }
     }
 
@@ -78,18 +82,7 @@ impl Item {
     fn failed(&self, result: proto::Result) -> Response {
         match self {
             Self::Call(call) => call.request.failed(result),
-            Self::Judged(judged) => match judged.verdict {
-                Verdict::Login(_) | Verdict::LoginFailed => Response::Login(proto::LoginResponse {
-                    result: Some(result),
-                    ..Default::default()
-                }),
-                Verdict::Hashed { .. } | Verdict::HashFailed => {
-                    Response::Register(proto::RegisterResponse {
-                        result: Some(result),
-                        ..Default::default()
-                    })
-                }
-            },
+            Self::Judged(judged) => judged.verdict.purpose().failed(result),
         }
     }
 }
@@ -403,6 +396,7 @@ pub(super) fn job(item: &Item, task: Task) -> Job {
     Job {
         call_id,
         sink: Arc::clone(sink),
+        deadline: item.deadline(),
         task,
     }
 }
@@ -415,10 +409,11 @@ pub(super) fn too_late(item: &Item) -> Response {
     ))
 }
 
-/// The answer to an item that found the password pool full.
-pub(super) fn too_many_passwords(item: &Item) -> Response {
-    item.failed(result(
+/// The answer to a job for which the password pool has no room.
+pub(super) fn too_many_passwords(job: &Job) -> Response {
+    let result = result(
         Code::Unavailable,
-        "too many log-ins are waiting, try again",
-    ))
+        "too many passwords are waiting, try again",
+    );
+    job.purpose().failed(result)
 }

@@ -94,7 +94,7 @@ pub struct ServiceOptions {
     pub inbox_limit: u64,
     /// Threads that hash passwords.
     pub password_threads: usize,
-    /// Log-ins and registrations that may wait for them; more are refused as unavailable.
+    /// Logins that may wait for them, and as many registrations; more are refused as unavailable.
     pub password_queue: usize,
     /// The worker number in message ids given by the services themselves (ten bits); must not be that of a core.
     pub own_worker_id: u16,

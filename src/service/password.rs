@@ -3,30 +3,43 @@
 //! Argon2id takes some fifteen milliseconds and 19 MiB, so it happens neither on a core nor on the store thread. A job carries
 //! what its verdict needs to find its way back; the verdict goes to the store thread, which answers.
 //! Never logs or keeps a password.
+//!
+//! Logins and registrations wait in lanes of their own, and each lane serves networks in turn ([`lanes`]), so that nobody waits for
+//! what somebody else piled up. A lane is no longer than can be hashed before its jobs' deadlines, by the time that hashes have
+//! taken lately; what is late all the same is not hashed.
+
+mod lanes;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use argon2::{
     Algorithm, Argon2, Block, Params, Version,
     password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
 };
-use crossbeam_channel::{Receiver, Sender, TrySendError};
 
+use self::lanes::{Lane, Lanes};
 use super::ReplySink;
 use crate::{
+    backend::Response,
     error::{ExitCode, StartupError},
     id::UserId,
-    metrics,
+    metrics::{self, PasswordLoss},
+    proto,
 };
 
 /// OWASP's minimum for Argon2id: 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
+
+/// A new account is inserted only so long before its caller gives up that the commit and the reply are there in time, too:
+/// a tenth of what the caller waits, and no more than this.
+const INSERT_MARGIN_MAX: Duration = Duration::from_millis(250);
 
 /// What an unknown user's password is checked against, so that it takes the time of a known one's. No password matches it
 /// but by chance, and its verdict is "wrong" in any case.
@@ -40,29 +53,98 @@ pub(super) enum Task {
     Verify {
         account: Option<(UserId, String)>,
         password: Vec<u8>,
+        network: Vec<u8>,
     },
     /// The hash of a new account's password.
-    Hash { name: String, password: Vec<u8> },
+    Hash {
+        name: String,
+        password: Vec<u8>,
+        network: Vec<u8>,
+    },
+}
+
+impl Task {
+    fn purpose(&self) -> Purpose {
+        match self {
+            Self::Verify { .. } => Purpose::Login,
+            Self::Hash { .. } => Purpose::Registration,
+        }
+    }
+
+    fn network(&self) -> &[u8] {
+        match self {
+            Self::Verify { network, .. } | Self::Hash { network, .. } => network,
+        }
+    }
+}
+
+/// What a password is hashed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Login,
+    Registration,
+}
+
+impl Purpose {
+    fn lane(self) -> Lane {
+        match self {
+            Self::Login => Lane::Logins,
+            Self::Registration => Lane::Registrations,
+        }
+    }
+
+    /// The answer to such a call that carries nothing but `result`.
+    pub(super) fn failed(self, result: proto::Result) -> Response {
+        let result = Some(result);
+        match self {
+            Self::Login => Response::Login(proto::LoginResponse {
+                result,
+                ..Default::default()
+            }),
+            Self::Registration => Response::Register(proto::RegisterResponse {
+                result,
+                ..Default::default()
+            }),
+        }
+    }
 }
 
 /// A task and whom its answer is for.
 pub(super) struct Job {
     pub(super) call_id: u64,
     pub(super) sink: Arc<dyn ReplySink>,
+    /// When the caller gives up.
+    pub(super) deadline: Option<Instant>,
     pub(super) task: Task,
+}
+
+impl Job {
+    pub(super) fn purpose(&self) -> Purpose {
+        self.task.purpose()
+    }
 }
 
 /// What came of a task.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
-    /// A log-in: the user whose password it was, or `None` if it was not.
+    /// A login: the user whose password it was, or `None` if it was not.
     Login(Option<UserId>),
     /// A registration: the new account's name and hash.
     Hashed { name: String, hash: String },
-    /// A log-in could not be checked.
-    LoginFailed,
-    /// A password could not be hashed.
-    HashFailed,
+    /// The caller had given up before the password's turn came.
+    TooLate(Purpose),
+    /// The password could not be checked or hashed.
+    Failed(Purpose),
+}
+
+impl Verdict {
+    pub(super) fn purpose(&self) -> Purpose {
+        match self {
+            Self::Login(_) => Purpose::Login,
+            Self::Hashed { .. } => Purpose::Registration,
+            Self::TooLate(purpose) | Self::Failed(purpose) => *purpose,
+        }
+    }
 }
 
 /// A verdict and whom it is for.
@@ -70,32 +152,76 @@ pub(super) struct Judged {
     pub(super) call_id: u64,
     pub(super) sink: Arc<dyn ReplySink>,
     pub(super) verdict: Verdict,
+    /// Past this moment nothing more may come of it: the caller would be told that it failed.
+    pub(super) act_before: Option<Instant>,
 }
 
-/// The threads and the queue before them. They end when the pool is dropped and the queue is empty.
+/// The threads and the lanes before them. They end when the pool is dropped and the lanes are empty.
 pub(super) struct PasswordPool {
-    jobs: Sender<Job>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// There is a job, or there will be none any more.
+    news: Condvar,
+    thread_count: usize,
+    lane_limit: usize,
     metrics: Arc<metrics::Store>,
 }
 
+struct Waiting {
+    lanes: Lanes<Queued>,
+    /// How long a hash takes at present; `None`: not known yet.
+    hash_time: Option<Duration>,
+    is_closed: bool,
+}
+
+/// A job, and since when it waits.
+struct Queued {
+    job: Job,
+    since: Instant,
+}
+
+impl Queued {
+    /// When the job's result must be acted upon at the latest.
+    fn act_before(&self) -> Option<Instant> {
+        let deadline = self.job.deadline?;
+        let margin = (deadline.saturating_duration_since(self.since) / 10).min(INSERT_MARGIN_MAX);
+        deadline.checked_sub(margin)
+    }
+}
+
 impl PasswordPool {
-    /// Starts `thread_count` threads behind a queue for `queue_length` jobs; `deliver` takes each verdict.
+    /// Starts `thread_count` threads, with room for `lane_limit` jobs in either lane; `deliver` takes each verdict.
     pub(super) fn start(
         thread_count: usize,
-        queue_length: usize,
+        lane_limit: usize,
         metrics: Arc<metrics::Store>,
         deliver: impl Fn(Judged) + Send + Clone + 'static,
     ) -> Result<Self, StartupError> {
-        let (jobs, queue) = crossbeam_channel::bounded(queue_length.max(1));
-        let mut threads = Vec::new();
-        for number in 0..thread_count.max(1) {
-            let queue = queue.clone();
+        let thread_count = thread_count.max(1);
+        let mut pool = Self {
+            shared: Arc::new(Shared {
+                waiting: Mutex::new(Waiting {
+                    lanes: Lanes::default(),
+                    hash_time: None,
+                    is_closed: false,
+                }),
+                news: Condvar::new(),
+                thread_count,
+                lane_limit: lane_limit.max(1),
+                metrics,
+            }),
+            threads: Vec::new(),
+        };
+        for number in 0..thread_count {
+            let shared = Arc::clone(&pool.shared);
             let deliver = deliver.clone();
-            let metrics = Arc::clone(&metrics);
             let thread = thread::Builder::new()
                 .name(format!("password-{number}"))
-                .spawn(move || work(&queue, &metrics, deliver))
+                .spawn(move || shared.work(deliver))
                 .map_err(|error| {
                     StartupError::new(
                         ExitCode::Preflight,
@@ -104,30 +230,43 @@ impl PasswordPool {
                         "raise the limit on threads for this user",
                     )
                 })?;
-            threads.push(thread);
+            pool.threads.push(thread);
         }
-        Ok(Self {
-            jobs,
-            threads,
-            metrics,
-        })
+        Ok(pool)
     }
 
-    /// Queues a job, or gives it back when the queue is full.
-    pub(super) fn submit(&self, job: Job) -> Result<(), Box<Job>> {
-        self.metrics.password_queue_depth.inc();
-        self.jobs.try_send(job).map_err(|refused| {
-            self.metrics.password_queue_depth.dec();
-            match refused {
-                TrySendError::Full(job) | TrySendError::Disconnected(job) => Box::new(job),
-            }
-        })
+    /// Queues a job. Where there is no room for one more, the job is handed back that loses its place: this one, or the last of
+    /// the network that has the most.
+    pub(super) fn submit(&self, job: Job) -> Option<Box<Job>> {
+        let since = Instant::now();
+        let purpose = job.purpose();
+        let network = job.task.network().to_vec();
+        self.shared.metrics.password_queue_depth.inc();
+        let lost = {
+            let mut waiting = self.shared.waiting();
+            let time_left = job
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(since));
+            let room = self.shared.room(&waiting, purpose, time_left);
+            waiting
+                .lanes
+                .push(purpose.lane(), network, room, Queued { job, since })
+        };
+        self.shared.news.notify_one();
+        let lost = lost?;
+        self.shared.metrics.password_queue_depth.dec();
+        self.shared
+            .metrics
+            .passwords_unhashed
+            .at(PasswordLoss::NoRoom)
+            .inc();
+        Some(Box::new(lost.job))
     }
 
-    /// Lets the threads finish their queue and waits for them.
-    pub(super) fn stop(self) {
-        drop(self.jobs);
-        for thread in self.threads {
+    /// Lets the threads finish what waits, and waits for them.
+    pub(super) fn stop(mut self) {
+        self.shared.close();
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("a password thread panicked");
             }
@@ -135,31 +274,112 @@ impl PasswordPool {
     }
 }
 
-fn work(queue: &Receiver<Job>, metrics: &metrics::Store, deliver: impl Fn(Judged)) {
-    let mut memory = Vec::new();
-    for job in queue {
-        let failed = match &job.task {
-            Task::Verify { .. } => Verdict::LoginFailed,
-            Task::Hash { .. } => Verdict::HashFailed,
+impl Drop for PasswordPool {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.waiting().is_closed = true;
+        self.news.notify_all();
+    }
+
+    /// How many jobs for `purpose` may wait, if the last of them is to be done in `time_left`. Never fewer than there are threads:
+    /// one hash that took for ever must not keep out those that would show that it was an exception.
+    fn room(&self, waiting: &Waiting, purpose: Purpose, time_left: Option<Duration>) -> usize {
+        let (Some(hash_time), Some(time_left)) = (waiting.hash_time, time_left) else {
+            return self.lane_limit;
         };
-        let verdict = catch_unwind(AssertUnwindSafe(|| judge(job.task, &mut memory)));
-        let verdict = match verdict {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(error)) => {
-                log::error!("a password could not be hashed: {error}");
-                failed
-            }
-            Err(_) => {
-                memory = Vec::new();
-                failed
-            }
+        let each = time_left.as_micros() / hash_time.as_micros().max(1);
+        let in_time = usize::try_from(each)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(self.thread_count);
+        let share = if waiting.lanes.is_other_empty(purpose.lane()) {
+            in_time
+        } else {
+            in_time / 2
         };
-        deliver(Judged {
-            call_id: job.call_id,
-            sink: job.sink,
-            verdict,
+        share.max(self.thread_count).min(self.lane_limit)
+    }
+
+    /// The next job; `None`: there will be none any more.
+    fn next(&self) -> Option<Queued> {
+        let mut waiting = self.waiting();
+        loop {
+            if let Some(queued) = waiting.lanes.pop() {
+                return Some(queued);
+            }
+            if waiting.is_closed {
+                return None;
+            }
+            waiting = self
+                .news
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Counts one more hash into the present time of a hash: an eighth of it, so that one odd hash changes little.
+    fn hash_took(&self, time: Duration) {
+        let mut waiting = self.waiting();
+        waiting.hash_time = Some(match waiting.hash_time {
+            Some(known) => (known * 7 + time) / 8,
+            None => time,
         });
-        metrics.password_queue_depth.dec();
+    }
+
+    fn work(&self, deliver: impl Fn(Judged)) {
+        let mut memory = Vec::new();
+        while let Some(queued) = self.next() {
+            let act_before = queued.act_before();
+            let Job {
+                call_id,
+                sink,
+                deadline,
+                task,
+            } = queued.job;
+            let began = Instant::now();
+            let verdict = if deadline.is_some_and(|deadline| deadline <= began) {
+                self.metrics
+                    .passwords_unhashed
+                    .at(PasswordLoss::TooLate)
+                    .inc();
+                Verdict::TooLate(task.purpose())
+            } else {
+                let verdict = judge_safely(task, &mut memory);
+                self.hash_took(began.elapsed());
+                verdict
+            };
+            deliver(Judged {
+                call_id,
+                sink,
+                verdict,
+                act_before,
+            });
+            self.metrics.password_queue_depth.dec();
+        }
+    }
+}
+
+/// Does the task, whatever is in it.
+fn judge_safely(task: Task, memory: &mut Vec<Block>) -> Verdict {
+    let purpose = task.purpose();
+    match catch_unwind(AssertUnwindSafe(|| judge(task, memory))) {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(error)) => {
+            log::error!("a password could not be hashed: {error}");
+            Verdict::Failed(purpose)
+        }
+        Err(_) => {
+            *memory = Vec::new();
+            Verdict::Failed(purpose)
+        }
     }
 }
 
@@ -177,12 +397,14 @@ enum HashError {
 /// Does the task. `memory` is Argon2's working memory, kept from job to job.
 fn judge(task: Task, memory: &mut Vec<Block>) -> Result<Verdict, HashError> {
     match task {
-        Task::Verify { account, password } => {
+        Task::Verify {
+            account, password, ..
+        } => {
             let (user_id, hash) = account.unzip();
             let matches = verify(&password, hash.as_deref().unwrap_or(NOBODY), memory)?;
             Ok(Verdict::Login(user_id.filter(|_| matches)))
         }
-        Task::Hash { name, password } => {
+        Task::Hash { name, password, .. } => {
             let hash = hash(&password, &Salt::generate(), memory)?;
             Ok(Verdict::Hashed { name, hash })
         }
@@ -245,42 +467,4 @@ fn derive(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hash_names_its_algorithm_and_cost_and_verifies_only_its_own_password() {
-        let mut memory = Vec::new();
-        let stored = hash(b"secret-1", &Salt::generate(), &mut memory).expect("hash");
-        assert!(
-            stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
-            "{stored}"
-        );
-        assert!(verify(b"secret-1", &stored, &mut memory).expect("verify"));
-        assert!(!verify(b"secret-2", &stored, &mut memory).expect("verify"));
-    }
-
-    #[test]
-    fn an_unknown_user_is_checked_at_the_full_cost_and_refused() {
-        let mut memory = Vec::new();
-        let task = Task::Verify {
-            account: None,
-            password: b"anything".to_vec(),
-        };
-        let verdict = judge(task, &mut memory).expect("the fixed hash is well formed");
-        assert!(matches!(verdict, Verdict::Login(None)));
-        assert_eq!(memory.len(), MEMORY_KIB as usize);
-    }
-
-    #[test]
-    fn a_damaged_stored_hash_is_an_error_and_not_a_match() {
-        for stored in [
-            "",
-            "x",
-            "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5",
-            "$scrypt$a$b",
-        ] {
-            assert!(verify(b"secret-1", stored, &mut Vec::new()).is_err());
-        }
-    }
-}
+mod tests;

@@ -144,10 +144,13 @@ impl StoreThread {
             match outcome {
                 Outcome::Reply(response) => replies.push(&item, response),
                 Outcome::Password(task) => {
-                    if self.passwords.submit(engine::job(&item, task)).is_ok() {
-                        awaited += 1;
-                    } else {
-                        replies.push(&item, engine::too_many_passwords(&item));
+                    match self.passwords.submit(engine::job(&item, task)) {
+                        None => awaited += 1,
+                        // It, or one that waited: in any case one verdict less than calls.
+                        Some(lost) => {
+                            let response = engine::too_many_passwords(&lost);
+                            replies.push_to(&lost.sink, lost.call_id, response);
+                        }
                     }
                 }
             }
@@ -291,6 +294,10 @@ type SinkReplies = (Arc<dyn ReplySink>, Vec<(u64, Response)>);
 impl Replies {
     fn push(&mut self, item: &Item, response: Response) {
         let (sink, call_id) = item.reply_to();
+        self.push_to(sink, call_id, response);
+    }
+
+    fn push_to(&mut self, sink: &Arc<dyn ReplySink>, call_id: u64, response: Response) {
         // One for each core or connection with a call in the batch: few, and never more than the batch has calls.
         let known = self
             .by_sink

@@ -45,6 +45,7 @@ impl<S: Storage> Engine<S> {
         Ok(Task::Verify {
             account,
             password: request.password[..password_bytes].to_vec(),
+            network: request.network.clone(),
         })
     }
 
@@ -65,6 +66,7 @@ impl<S: Storage> Engine<S> {
         Ok(Task::Hash {
             name: name.to_owned(),
             password: request.password.clone(),
+            network: request.network.clone(),
         })
     }
 
@@ -74,7 +76,7 @@ impl<S: Storage> Engine<S> {
             Verdict::Login(Some(user_id)) => Ok(Response::Login(proto::LoginResponse {
                 result: ok(),
                 user_id: *user_id,
-                token: String::new(),
+                ..Default::default()
             })),
             Verdict::Login(None) => Err(WRONG),
             Verdict::Hashed { name, hash } => {
@@ -86,7 +88,11 @@ impl<S: Storage> Engine<S> {
                     user_id,
                 }))
             }
-            Verdict::LoginFailed | Verdict::HashFailed => Err(Failure::Refused(
+            Verdict::TooLate(_) => Err(Failure::Refused(
+                Code::Unavailable,
+                "too many passwords were waiting, try again",
+            )),
+            Verdict::Failed(_) => Err(Failure::Refused(
                 Code::Internal,
                 "the password could not be checked",
             )),

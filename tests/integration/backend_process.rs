@@ -147,7 +147,11 @@ fn credentials(name: &str) -> (Vec<u8>, Vec<u8>) {
 
 fn register(caller: &mut Caller, name: &str) -> i64 {
     let (username, password) = credentials(name);
-    let answer = caller.classic::<method::Register>(RegisterRequest { username, password });
+    let answer = caller.classic::<method::Register>(RegisterRequest {
+        username,
+        password,
+        ..Default::default()
+    });
     assert_ok(&answer);
     answer.user_id
 }
@@ -242,11 +246,19 @@ fn calls_are_served_in_both_reply_forms_and_outlive_a_kill_9() {
     let alice = register(&mut caller, "alice");
     let bob = register(&mut caller, "bob");
     let (username, password) = credentials("alice");
-    let login = caller.with_id::<method::Login>(LoginRequest { username, password });
+    let login = caller.with_id::<method::Login>(LoginRequest {
+        username,
+        password,
+        ..Default::default()
+    });
     assert_ok(&login);
     assert_eq!(login.user_id, alice);
     let (username, password) = (b"alice".to_vec(), b"guess".to_vec());
-    let login = caller.classic::<method::Login>(LoginRequest { username, password });
+    let login = caller.classic::<method::Login>(LoginRequest {
+        username,
+        password,
+        ..Default::default()
+    });
     assert_ne!(login.result.expect("a result").code(), Code::Ok);
 
     assert_ok(&caller.with_id::<method::BindRoute>(bind(bob)));
@@ -295,7 +307,11 @@ fn a_hundred_classic_calls_in_one_write_are_answered_in_their_order() {
             0 if number < 8 => {
                 let (username, password) = credentials("ann");
                 bytes.extend(call::<method::Login>(
-                    &LoginRequest { username, password },
+                    &LoginRequest {
+                        username,
+                        password,
+                        ..Default::default()
+                    },
                     0,
                 ));
             }
@@ -505,7 +521,11 @@ fn a_stop_answers_what_is_under_way_and_exits_with_0() {
     assert_ok(&caller.with_id::<method::BindRoute>(bind(bob)));
     // Passwords take their time, and the message in front of them says that all was taken.
     let (username, password) = credentials("alice");
-    let login = LoginRequest { username, password };
+    let login = LoginRequest {
+        username,
+        password,
+        ..Default::default()
+    };
     let mut bytes = call::<method::Send>(&message(alice, bob, "last"), 1);
     for id in 2..6 {
         bytes.extend(call::<method::Login>(&login, id));

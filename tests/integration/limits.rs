@@ -399,3 +399,38 @@ fn cpu_ticks(pid: u32) -> u64 {
         .filter_map(|ticks| ticks.parse::<u64>().ok())
         .sum()
 }
+
+#[test]
+fn logins_get_in_while_more_registrations_wait_than_there_is_room_for() {
+    let gateway = Gateway::start(|config| {
+        config.set("auth", "password_queue", 6);
+    });
+    gateway.register("alice");
+    let mut newcomers: Vec<Client> = (0..40).map(|_| gateway.client()).collect();
+    let mut known: Vec<Client> = (0..4).map(|_| gateway.client()).collect();
+    for (n, newcomer) in newcomers.iter_mut().enumerate() {
+        newcomer.send(&format!("register:newcomer-{n}:password"));
+    }
+    for client in &mut known {
+        client.send("login:alice:password-of-alice");
+    }
+    for client in &mut known {
+        let reply = client.reply();
+        assert!(reply.starts_with("+OK uid="), "{reply}");
+    }
+    // Who was told of failure has no account, and who was told of success has one.
+    for (n, newcomer) in newcomers.iter_mut().enumerate() {
+        let reply = newcomer.reply();
+        let again = gateway
+            .client()
+            .ask(&format!("register:newcomer-{n}:password"));
+        if reply.starts_with("+OK uid=") {
+            assert_error(&again, "USER_EXISTS");
+        } else {
+            assert_error(&reply, "OVERLOADED");
+            assert!(again.starts_with("+OK uid="), "{again}");
+        }
+    }
+    let refused = gateway.metric("passwords_unhashed_total", &[("reason", "no_room")]);
+    assert!(refused >= 1.0, "{refused}");
+}

@@ -35,6 +35,7 @@ fn the_bytes_in_the_document_are_those_that_travel() {
     let request = proto::LoginRequest {
         username: b"alice".to_vec(),
         password: b"wonderland".to_vec(),
+        ..Default::default()
     };
     let service = Service::start();
     service

@@ -197,6 +197,7 @@ fn calls_in_one_write_are_answered_in_order_without_ids_and_each_once_with_them(
     let mut calls = with_ids.frame_of(&proto::LoginRequest {
         username: b"alice".to_vec(),
         password: b"wonderland".to_vec(),
+        ..Default::default()
     });
     for number in 2..=CALLS {
         calls.extend(with_ids.frame_of(&payload(number)));
@@ -250,6 +251,7 @@ fn what_cannot_be_called_has_a_status_with_an_id_and_ends_the_connection_without
     let not_utf8 = proto::LoginRequest {
         username: b"\xff\xfe".to_vec(),
         password: Vec::new(),
+        ..Default::default()
     };
     let nothing = proto::PingRequest::default();
     for (service_name, method, status) in [
@@ -341,6 +343,7 @@ fn sigterm_ends_it_with_0_and_what_was_answered_is_kept() {
     let frame = connection.frame_of(&proto::LoginRequest {
         username: b"alice".to_vec(),
         password: b"wonderland".to_vec(),
+        ..Default::default()
     });
     connection.send(&frame);
     let ping = connection.frame_of(&proto::PingRequest::default());

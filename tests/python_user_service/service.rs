@@ -296,6 +296,7 @@ impl Connection {
         let response = self.ask(proto::RegisterRequest {
             username: name.into(),
             password: password.into(),
+            ..Default::default()
         });
         (code(response.result), response.user_id)
     }
@@ -304,6 +305,7 @@ impl Connection {
         let response = self.ask(proto::LoginRequest {
             username: name.into(),
             password: password.into(),
+            ..Default::default()
         });
         (code(response.result), response.user_id)
     }

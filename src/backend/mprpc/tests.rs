@@ -11,6 +11,7 @@ fn login() -> LoginRequest {
     LoginRequest {
         username: b"sunyusen1".to_vec(),
         password: b"123456".to_vec(),
+        ..Default::default()
     }
 }
 
@@ -112,7 +113,7 @@ proptest! {
         timeout_ms: u32,
         username in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        let args = LoginRequest { username, password: Vec::new() };
+        let args = LoginRequest { username, password: Vec::new(), ..Default::default() };
         let mut bytes = Vec::new();
         write_call(head(call_id, timeout_ms), &args, &mut bytes);
         let (frame, taken) = read_call(&bytes, MAX).unwrap().unwrap();
@@ -136,7 +137,7 @@ proptest! {
     ) {
         let mut stream = Vec::new();
         for (index, size) in sizes.iter().enumerate() {
-            let args = LoginRequest { username: vec![b'u'; *size], password: Vec::new() };
+            let args = LoginRequest { username: vec![b'u'; *size], password: Vec::new(), ..Default::default() };
             write_call(head(index as u64, 0), &args, &mut stream);
         }
         let frames = in_pieces(&stream, &cuts, |bytes| {

@@ -93,12 +93,14 @@ fn names_and_passwords_that_break_the_rules_are_refused_before_any_hashing() {
         let response = world.call::<method::Register>(proto::RegisterRequest {
             username: name.as_bytes().to_vec(),
             password: password.as_bytes().to_vec(),
+            ..Default::default()
         });
         assert_eq!(code(&response.result), Code::Invalid, "{name:?}");
     }
     let response = world.call::<method::Register>(proto::RegisterRequest {
         username: vec![0xff, 0xfe],
         password: b"secret".to_vec(),
+        ..Default::default()
     });
     assert_eq!(code(&response.result), Code::Invalid);
 }

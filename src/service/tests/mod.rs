@@ -150,6 +150,7 @@ impl World {
                 name: name.to_owned(),
                 hash: "no hash".to_owned(),
             },
+            act_before: None,
         });
         let effects = self.engine.run(&[item], self.now_ms);
         match &effects.outcomes[..] {

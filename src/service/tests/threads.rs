@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     bus::Publisher,
     metrics,
-    service::{ServiceClient, ServiceOptions, Services, start},
+    service::{ServiceClient, ServiceOptions, Services, start, thread::Envelope},
 };
 
 /// Longest wait for anything here.
@@ -120,6 +120,7 @@ impl Running {
         let request = proto::RegisterRequest {
             username: name.as_bytes().to_vec(),
             password: password.as_bytes().to_vec(),
+            ..Default::default()
         };
         let response = self.call(request);
         proto::RegisterResponse::try_from(response).expect("a registration")
@@ -135,6 +136,7 @@ fn login(name: &str, password: &str) -> proto::LoginRequest {
     proto::LoginRequest {
         username: name.as_bytes().to_vec(),
         password: password.as_bytes().to_vec(),
+        ..Default::default()
     }
 }
 
@@ -201,6 +203,7 @@ fn of_two_registrations_of_one_name_at_once_one_wins() {
     let request = proto::RegisterRequest {
         username: b"alice".to_vec(),
         password: b"secret-1".to_vec(),
+        ..Default::default()
     };
     let calls = [
         running.submit(request.clone()),
@@ -375,6 +378,42 @@ fn a_call_that_nobody_waits_for_any_more_is_refused_and_not_done() {
     running.services.stop();
     let page = World::over(directory, 100).pull(alice);
     assert_eq!(page.msg_list.len(), 2);
+}
+
+#[test]
+fn an_account_whose_caller_is_being_told_of_failure_is_not_made_later() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 8);
+    let now = Instant::now();
+    for (call_id, name, act_before) in [
+        (100, "late", Some(now)),
+        (101, "in-time", Some(now + PATIENCE)),
+        (102, "no-hurry", None),
+    ] {
+        let judged = Judged {
+            call_id,
+            sink: running.log.clone(),
+            verdict: Verdict::Hashed {
+                name: name.to_owned(),
+                hash: "no hash".to_owned(),
+            },
+            act_before,
+        };
+        let queue = &running.client.queue;
+        assert!(queue.send(Envelope::Judged(judged)).is_ok());
+    }
+    let codes = [100, 101, 102].map(|call_id| {
+        let reply = running.log.wait_for(call_id);
+        let reply = proto::RegisterResponse::try_from(reply).expect("a registration");
+        code(&reply.result)
+    });
+    assert_eq!(codes, [Code::Unavailable, Code::Ok, Code::Ok]);
+    assert_eq!(
+        code(&running.register("late", "secret-1").result),
+        Code::Ok,
+        "the name is free"
+    );
+    running.services.stop();
 }
 
 #[test]

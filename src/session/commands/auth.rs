@@ -34,6 +34,7 @@ pub(super) async fn register<B: Backend, P: PushSource>(
         .ask::<method::Register>(RegisterRequest {
             username: user.into(),
             password: password.expose().as_bytes().into(),
+            ..Default::default()
         })
         .await?;
     drop(attempt);
@@ -73,6 +74,7 @@ async fn check_password<B: Backend, P: PushSource>(
     let request = || LoginRequest {
         username: user.into(),
         password: password.expose().as_bytes().into(),
+        ..Default::default()
     };
     let refused = core.backend.call::<method::Login>(request()).await?;
     if !says_already_online(&refused) {

@@ -161,6 +161,7 @@ impl World {
         let request = proto::LoginRequest {
             username: username.into(),
             password: Vec::new(),
+            ..Default::default()
         };
         Box::pin(async move { self.remote.call::<method::Login>(request).await })
     }
@@ -169,6 +170,7 @@ impl World {
         let request = proto::RegisterRequest {
             username: username.into(),
             password: Vec::new(),
+            ..Default::default()
         };
         Box::pin(async move { self.remote.call::<method::Register>(request).await.is_ok() })
     }
@@ -218,6 +220,7 @@ pub fn response(username: &str) -> proto::LoginResponse {
         result: Some(proto::Result::default()),
         user_id: 1,
         token: username.to_owned(),
+        ..Default::default()
     }
 }
 

@@ -89,6 +89,7 @@ pub fn answer(request: &Request) -> Response {
             result: ok(),
             user_id: user_id(&text_of(&login.username)) as i64,
             token: "token".to_string(),
+            ..Default::default()
         }
         .into(),
         Request::Register(register) => RegisterResponse {

@@ -310,7 +310,7 @@ impl State {
         let refused = |words: &str, user_id| LoginResponse {
             result: result(Code::Invalid, words),
             user_id,
-            token: String::new(),
+            ..Default::default()
         };
         let found = (1..)
             .zip(&mut self.accounts)
@@ -326,6 +326,7 @@ impl State {
                     result: ok(),
                     user_id,
                     token: format!("tok_{user_id}"),
+                    ..Default::default()
                 }
             }
             _ => refused("bad cred", 0),

@@ -76,6 +76,7 @@ fn it_answers_as_mpim_does() {
     let credentials = RegisterRequest {
         username: "sunyusen1".into(),
         password: "123456".into(),
+        ..Default::default()
     };
     user.write("UserService", "Register", &credentials.encode_to_vec());
     let _: LoginResponse = user.read();
@@ -90,6 +91,7 @@ fn it_answers_as_mpim_does() {
     let login = LoginRequest {
         username: "sunyusen1".into(),
         password: "123456".into(),
+        ..Default::default()
     };
     user.write("UserService", "GetProfile", &[]);
     user.write("UserService", "Login", b"\x0a\xff");

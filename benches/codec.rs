@@ -4,6 +4,10 @@
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use im_gateway::{
+    bus::{
+        mac::PushKey,
+        payload::{self, Belief},
+    },
     proto::{PushBatch, PushMessage},
     protocol::{
         command::{Dialect, parse_arguments, parse_line},
@@ -170,4 +174,33 @@ fn encode_push_message(bencher: Bencher) {
         bytes.clear();
         black_box(&message).encode(black_box(&mut bytes))
     });
+}
+
+const CHANNEL: &str = "im:push:gateway-1#0";
+
+/// What a push costs a publisher beyond its encoding.
+#[divan::bench]
+fn seal_push(bencher: Bencher) {
+    let key = PushKey::new(&[7; 32]);
+    let message = push_message();
+    let mut bytes = Vec::with_capacity(MAX_LINE_BYTES);
+    bencher.bench_local(|| {
+        bytes.clear();
+        black_box(&message).encode_raw(&mut bytes);
+        black_box(&key).of_channel(CHANNEL).seal(&mut bytes, 0);
+    });
+}
+
+/// What a core makes of a payload, with and without a push secret.
+#[divan::bench(args = ["unsigned", "signed"])]
+fn read_push(bencher: Bencher, kind: &str) {
+    let key = PushKey::new(&[7; 32]);
+    let mut bytes = push_message().encode_to_vec();
+    key.of_channel(CHANNEL).seal(&mut bytes, 0);
+    let belief = if kind == "signed" {
+        Belief::Signed(&key)
+    } else {
+        Belief::All
+    };
+    bencher.bench(|| payload::read(CHANNEL, black_box(&bytes), belief));
 }

@@ -1,4 +1,5 @@
-//! The file with the secret that signs log-in tokens: made at the first start, readable by its owner alone.
+//! The files with secrets: the one that signs log-in tokens, made at the first start, and the one that signs pushes, which is
+//! given. Each is hexadecimal, and readable by its owner alone.
 //!
 //! There is no built-in secret. A file that is there but cannot be used is an error, never a reason to make another.
 //!
@@ -9,13 +10,33 @@ use std::{
     env, fs,
     io::{self, Write},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
     error::{ExitCode, StartupError},
     protocol::secret::Secret,
     token::SECRET_BYTES_MIN,
+};
+
+/// What a secret is for, as far as words about its file depend on it.
+struct Purpose {
+    what: &'static str,
+    key: &'static str,
+    /// What to do about a file that holds no secret, or that others have read.
+    renew: &'static str,
+}
+
+const TOKENS: Purpose = Purpose {
+    what: "token secret",
+    key: "auth.token_secret_file",
+    renew: "delete it to have a new one made at the next start: all tokens become void",
+};
+
+const PUSHES: Purpose = Purpose {
+    what: "push secret",
+    key: "redis.push_secret_file",
+    renew: "make another (openssl rand -hex 32) for all gateways and backends, and restart them",
 };
 
 /// Names the directory of this service's credentials; systemd sets it.
@@ -27,29 +48,47 @@ const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// A file that cannot be read or written, that others may read, or that holds no secret of at least
 /// [`SECRET_BYTES_MIN`] bytes.
 pub fn load_or_create(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
-    let credentials = env::var_os(CREDENTIALS_VARIABLE);
-    load_or_create_beside(path, credentials.as_deref().map(Path::new))
+    load_or_create_beside(path, credentials().as_deref())
+}
+
+/// Reads the secret that signs pushes. All processes of a cluster have the same, so none makes one.
+///
+/// # Errors
+/// As [`load_or_create`], and a file that is not there.
+pub fn load_push_secret(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
+    read(&PUSHES, path, credentials().as_deref())?.ok_or_else(|| {
+        PUSHES.cannot_use(
+            path,
+            &"it is not there",
+            "make it once (openssl rand -hex 32) and copy it, with mode 600, to every gateway and backend",
+        )
+    })
+}
+
+fn credentials() -> Option<PathBuf> {
+    env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from)
 }
 
 fn load_or_create_beside(
     path: &Path,
     credentials: Option<&Path>,
 ) -> Result<Secret<Vec<u8>>, StartupError> {
-    if let Some(secret) = read(path, credentials)? {
+    if let Some(secret) = read(&TOKENS, path, credentials)? {
         return Ok(secret);
     }
     match create(path) {
         Ok(secret) => Ok(Secret::new(secret)),
         // Another gateway that shares it was quicker: whole or not at all, so it can be read.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read(path, credentials)?
-            .ok_or_else(|| {
-                cannot_use(
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            read(&TOKENS, path, credentials)?.ok_or_else(|| {
+                TOKENS.cannot_use(
                     path,
                     &"it is a link to a file that is not there",
                     "make that file available, or remove the link to have a secret made here",
                 )
-            }),
-        Err(error) => Err(cannot_use(
+            })
+        }
+        Err(error) => Err(TOKENS.cannot_use(
             path,
             &error,
             "make its directory writable, or set auth.token_secret_file",
@@ -58,42 +97,48 @@ fn load_or_create_beside(
 }
 
 /// The secret in the file; `None`: there is no file.
-fn read(path: &Path, credentials: Option<&Path>) -> Result<Option<Secret<Vec<u8>>>, StartupError> {
+fn read(
+    purpose: &Purpose,
+    path: &Path,
+    credentials: Option<&Path>,
+) -> Result<Option<Secret<Vec<u8>>>, StartupError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
-            return Err(cannot_use(
-                path,
-                &error,
-                "make it readable for the user the gateway runs as, or set auth.token_secret_file",
-            ));
+            let remedy = format!(
+                "make it readable for the user this runs as, or set {}",
+                purpose.key
+            );
+            return Err(purpose.cannot_use(path, &error, &remedy));
         }
     };
     let mode = fs::metadata(path)
-        .map_err(|error| cannot_use(path, &error, ""))?
+        .map_err(|error| purpose.cannot_use(path, &error, ""))?
         .permissions()
         .mode();
     if mode & rights_of_others(path, credentials) != 0 {
-        return Err(cannot_use(
-            path,
-            &"others may read or write it",
-            "chmod 600 it; if others may have read it, delete it and start again: all tokens become void",
-        ));
+        let remedy = format!(
+            "chmod 600 it; if others may have read it, {}",
+            purpose.renew
+        );
+        return Err(purpose.cannot_use(path, &"others may read or write it", &remedy));
     }
     match decode(text.trim()) {
         Some(secret) => Ok(Some(Secret::new(secret))),
-        None => Err(cannot_use(
+        None => Err(purpose.cannot_use(
             path,
             &format!("it holds no {SECRET_BYTES_MIN} bytes or more in hexadecimal"),
-            "delete it to have a new one made at the next start: all tokens become void",
+            purpose.renew,
         )),
     }
 }
 
-fn cannot_use(path: &Path, cause: &dyn std::fmt::Display, remedy: &str) -> StartupError {
-    let what = format!("cannot use the token secret {}", path.display());
-    StartupError::new(ExitCode::Preflight, what, cause, remedy)
+impl Purpose {
+    fn cannot_use(&self, path: &Path, cause: &dyn std::fmt::Display, remedy: &str) -> StartupError {
+        let what = format!("cannot use the {} {}", self.what, path.display());
+        StartupError::new(ExitCode::Preflight, what, cause, remedy)
+    }
 }
 
 /// The bits of a mode that would let others at the secret.
@@ -197,6 +242,25 @@ mod tests {
             assert_eq!(error.code, ExitCode::Preflight);
             assert_eq!(fs::read_to_string(&path).expect("still there"), bad);
         }
+    }
+
+    #[test]
+    fn a_push_secret_is_never_made_here() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("push.secret");
+        let error = load_push_secret(&path).expect_err("no file");
+        assert!(error.remedy.contains("openssl rand -hex 32"), "{error}");
+        assert!(!path.exists());
+        fs::write(&path, format!("{}\n", "ab".repeat(SECRET_BYTES_MIN))).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        let error = load_push_secret(&path).expect_err("readable for others");
+        assert!(error.what.contains("push secret"), "{error}");
+        assert!(!error.to_string().contains("abab"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let secret = load_push_secret(&path).expect("read");
+        assert_eq!(*secret.expose(), [0xab; SECRET_BYTES_MIN]);
+        fs::write(&path, "ab").expect("written");
+        assert!(load_push_secret(&path).is_err(), "too short");
     }
 
     #[test]

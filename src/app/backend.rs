@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{banner, bind, bind_ops, clock::Clock, ended};
+use super::{banner, bind, bind_ops, clock::Clock, ended, options};
 use crate::{
     backend::Service,
     bus::credentials::Credentials,
@@ -226,6 +226,7 @@ fn redis_options(settings: &Settings) -> Result<RedisOptions, StartupError> {
     Ok(RedisOptions {
         address: settings.redis.address.clone(),
         credentials: Credentials::of(&settings.redis)?,
+        push_key: options::push_key(settings)?,
     })
 }
 

@@ -28,6 +28,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
     let credentials = Credentials::of(&settings.redis)?.map(Arc::new);
+    let push_key = options::push_key(settings)?;
     let serial = Arc::new(SerialCalls::new(&settings.mpim.serial_calls));
     let data = format!(
         "with backends, pushes from Redis at {}",
@@ -40,7 +41,8 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
         let _ = leave.send(());
     };
     foundation.serve(data, companion, on_drain, |_| {
-        let (credentials, serial) = (credentials.clone(), Arc::clone(&serial));
+        let (credentials, push_key) = (credentials.clone(), push_key.clone());
+        let serial = Arc::clone(&serial);
         move |parts: &CoreParts, upstreams: &Rc<Upstreams>| {
             let remote = Remote::new(
                 options::remote_options(&parts.settings),
@@ -52,7 +54,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
                     seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
                 },
             );
-            let subscriber = Subscriber::new(parts.route(), credentials);
+            let subscriber = Subscriber::new(parts.route(), credentials, push_key);
             let core = parts.core(remote, subscriber, MessageIds::new(parts.number as u16));
             let address = parts.settings.redis.address.clone();
             glommio::spawn_local(bus_link::keep(

@@ -1,9 +1,10 @@
 //! From settings to the options of the parts that are put together.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     backend::remote::RemoteOptions,
+    bus::mac::PushKey,
     config::settings::Settings,
     error::{ExitCode, StartupError},
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
@@ -51,6 +52,18 @@ pub(super) fn gateway(
         }),
         Admission::new(max_connections, limits.connections_per_ip as usize),
     ))
+}
+
+/// What pushes over Redis are signed with; `None`: nothing is configured, which is said.
+pub(super) fn push_key(settings: &Settings) -> Result<Option<Arc<PushKey>>, StartupError> {
+    let Some(path) = &settings.redis.push_secret_file else {
+        log::warn!(
+            "redis.push_secret_file is not set: whoever can publish on Redis can show clients anything"
+        );
+        return Ok(None);
+    };
+    let secret = secret_file::load_push_secret(path)?;
+    Ok(Some(Arc::new(PushKey::new(secret.expose()))))
 }
 
 pub(super) fn shard_options(settings: &Settings) -> ShardOptions {

@@ -58,6 +58,7 @@ mod tests {
             address: "127.0.0.1:6379".to_owned(),
             user: None,
             password_file: Some(path.to_owned()),
+            push_secret_file: None,
         }
     }
 

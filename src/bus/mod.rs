@@ -6,6 +6,7 @@
 pub mod channels;
 pub mod credentials;
 pub mod local;
+pub mod mac;
 pub mod payload;
 pub mod redis;
 

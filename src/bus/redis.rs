@@ -31,7 +31,8 @@ use redis::{Parser, PushKind as RespPush, Value};
 pub use super::credentials::Credentials;
 use super::{
     PushSource, channels,
-    payload::{self, NotAPush},
+    mac::PushKey,
+    payload::{self, Belief, Refused},
 };
 use crate::{
     id::{GroupId, RouteId},
@@ -59,6 +60,8 @@ pub enum BusEvent {
     Push(PushMessage),
     /// A payload that is no push.
     Malformed,
+    /// A push without proof of who published it.
+    Unsigned,
     /// Everything is subscribed to from now on; before, pushes may have been lost.
     Listening,
     /// A group is subscribed to from now on, later than somebody waited for it.
@@ -88,7 +91,11 @@ pub struct Subscriber {
     route: RouteId,
     /// The channel of the core's own probes.
     probe_channel: String,
+    /// The channel on which MPIM's Presence publishes.
+    mpim_channel: String,
     credentials: Option<Arc<Credentials>>,
+    /// What pushes are signed with; `None`: they are believed without.
+    key: Option<Arc<PushKey>>,
     /// Groups that are wanted; whether the present connection has confirmed each.
     groups: RefCell<HashMap<GroupId, bool>>,
     phase: Cell<Phase>,
@@ -128,11 +135,17 @@ struct Probe {
 
 impl Subscriber {
     /// The subscriber of the core that `route` names.
-    pub fn new(route: RouteId, credentials: Option<Arc<Credentials>>) -> Rc<Self> {
+    pub fn new(
+        route: RouteId,
+        credentials: Option<Arc<Credentials>>,
+        key: Option<Arc<PushKey>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             probe_channel: channels::probe(&route),
+            mpim_channel: channels::mpim(&route),
             route,
             credentials,
+            key,
             groups: RefCell::default(),
             late: RefCell::default(),
             phase: Cell::new(Phase::Closed),
@@ -156,7 +169,7 @@ impl Subscriber {
         *self.input.borrow_mut() = Input::default();
         let mut names = vec![
             channels::push(&self.route),
-            channels::mpim(&self.route),
+            self.mpim_channel.clone(),
             channels::BROADCAST.to_owned(),
             self.probe_channel.clone(),
         ];
@@ -256,11 +269,18 @@ impl Subscriber {
             });
             return;
         }
-        match payload::read(&channel, payload) {
-            Ok(messages) => messages.into_iter().for_each(|message| {
-                hear(message.map_or(BusEvent::Malformed, BusEvent::Push));
-            }),
-            Err(NotAPush) => hear(BusEvent::Malformed),
+        let belief = match &self.key {
+            None => Belief::All,
+            Some(_) if channel == self.mpim_channel => Belief::Plain,
+            Some(key) => Belief::Signed(key),
+        };
+        let messages = payload::read(&channel, payload, belief);
+        for message in messages.unwrap_or_else(|refused| vec![Err(refused)]) {
+            hear(match message {
+                Ok(message) => BusEvent::Push(message),
+                Err(Refused::NotAPush) => BusEvent::Malformed,
+                Err(Refused::Unsigned) => BusEvent::Unsigned,
+            });
         }
     }
 

@@ -207,6 +207,8 @@ sections! {
         user: String = String::new(),
         /// The file with the password; empty: none is sent.
         password_file: String = String::new(),
+        /// The file with the secret that publishers and gateways share; empty: pushes are believed without proof.
+        push_secret_file: String = String::new(),
     }
 
     /// Who is connected where.

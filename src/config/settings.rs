@@ -225,6 +225,8 @@ pub struct Redis {
     pub user: Option<String>,
     /// The file with the password; `None`: none is sent.
     pub password_file: Option<PathBuf>,
+    /// The file with the secret that publishers and gateways share; `None`: pushes are believed without proof.
+    pub push_secret_file: Option<PathBuf>,
 }
 
 /// `[presence]`: who is connected where.

@@ -66,6 +66,8 @@ pub enum PushDrop {
     Malformed,
     /// Its number was pushed before.
     Duplicate,
+    /// It carries no proof that it comes from one who knows the push secret.
+    Unsigned,
 }
 
 /// Why a password was not hashed.
@@ -104,6 +106,7 @@ labels! {
         NoReceiver => "no_receiver",
         Malformed => "malformed",
         Duplicate => "duplicate",
+        Unsigned => "unsigned",
     }
     PasswordLoss {
         NoRoom => "no_room",

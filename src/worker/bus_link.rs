@@ -92,6 +92,7 @@ impl<B: Backend> Pushes<'_, B> {
             BusEvent::Push(message) => shard.on_push(Arc::new(message)),
             BusEvent::LateGroup(group) => shard.group_subscribed(group),
             BusEvent::Malformed => shard.metrics().push_dropped(PushDrop::Malformed),
+            BusEvent::Unsigned => shard.metrics().push_dropped(PushDrop::Unsigned),
             BusEvent::Listening => {
                 log::info!("pushes come from Redis");
                 shard.metrics().bus_connected.set(1);

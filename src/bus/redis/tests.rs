@@ -10,7 +10,7 @@ use super::*;
 use crate::protocol::secret::Secret;
 
 fn subscriber() -> Rc<Subscriber> {
-    Subscriber::new(RouteId::new("gw-1", 0), None)
+    Subscriber::new(RouteId::new("gw-1", 0), None, None)
 }
 
 fn said(outgoing: &Outgoing) -> Vec<u8> {
@@ -71,7 +71,7 @@ fn it_greets_with_its_credentials_and_subscribes_to_all_its_channels() {
         user: "gateway".to_owned(),
         password: Secret::new("open sesame".to_owned()),
     };
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)));
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)), None);
     block_on(poll_once(subscriber.subscribe(7)));
     let said = String::from_utf8(said(&subscriber.connected())).expect("text");
     assert!(said.starts_with(
@@ -99,12 +99,36 @@ fn it_listens_once_every_channel_is_confirmed() {
 }
 
 #[test]
+fn with_a_key_only_signed_pushes_are_believed_and_on_mpims_channel_plain_ones() {
+    let key = Arc::new(PushKey::new(b"the secret of the cluster"));
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None, Some(Arc::clone(&key)));
+    listen(&subscriber);
+    let push = PushMessage {
+        msg_id: 1,
+        to: 42,
+        text: "hi".to_owned(),
+        ..Default::default()
+    };
+    let bare = push.encode_to_vec();
+    let mut signed = bare.clone();
+    key.of_channel(CHANNELS[0]).seal(&mut signed, 0);
+    let hear = |channel: &str, payload: &[u8]| events(&subscriber, &published(channel, payload));
+    assert_eq!(hear(CHANNELS[0], &signed), [BusEvent::Push(push.clone())]);
+    assert_eq!(hear(CHANNELS[0], &bare), [BusEvent::Unsigned]);
+    assert_eq!(hear(CHANNELS[2], &signed), [BusEvent::Unsigned]);
+    assert_eq!(hear("im:group:7", &bare), [BusEvent::Unsigned]);
+    assert_eq!(hear(CHANNELS[1], &bare), [BusEvent::Push(push.clone())]);
+    let numbered = PushMessage { seq: 1, ..push }.encode_to_vec();
+    assert_eq!(hear(CHANNELS[1], &numbered), [BusEvent::Unsigned]);
+}
+
+#[test]
 fn a_refusal_ends_the_connection_and_tells_no_password() {
     let credentials = Credentials {
         user: "default".to_owned(),
         password: Secret::new("open sesame".to_owned()),
     };
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)));
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)), None);
     subscriber.connected();
     let error = subscriber
         .received(b"-WRONGPASS invalid username-password pair\r\n", |_| {

@@ -185,6 +185,7 @@ pub(super) fn redis(values: &File, check: &Check<'_>) -> Result<Redis, StartupEr
         address: section.address.clone(),
         user: not_empty(&section.user),
         password_file: not_empty(&section.password_file).map(PathBuf::from),
+        push_secret_file: not_empty(&section.push_secret_file).map(PathBuf::from),
     })
 }
 

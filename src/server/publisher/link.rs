@@ -192,7 +192,7 @@ impl<'a> Session<'a> {
             queue,
             metrics,
             outage,
-            packer: Packer::default(),
+            packer: Packer::new(options.push_key.clone()),
             commits: VecDeque::new(),
             output: Vec::new(),
             sent: 0,

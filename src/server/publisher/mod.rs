@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use self::queue::Queue;
 use crate::{
-    bus::{Channel, Publisher, credentials::Credentials},
+    bus::{Channel, Publisher, credentials::Credentials, mac::PushKey},
     metrics,
     proto::PushMessage,
 };
@@ -33,6 +33,8 @@ pub struct RedisOptions {
     pub address: String,
     /// Who to be; `None`: nothing is sent.
     pub credentials: Option<Credentials>,
+    /// What pushes are signed with; `None`: they are not.
+    pub push_key: Option<Arc<PushKey>>,
 }
 
 /// The store's handle on the publisher. The work is done by the task that [`publisher`] returns.

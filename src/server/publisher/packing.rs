@@ -4,14 +4,20 @@
 //! Redis and its subscribers more than a message does. Only messages are gathered so. Other kinds change who gets what, and
 //! stay before what was published after them and behind what was published before, on whatever channel. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use prost::{Message, encoding};
+use prost::{
+    Message,
+    encoding::{self, WireType},
+};
 use redis::Cmd;
 
 use super::queue::Commit;
 use crate::{
-    bus::{Channel, channels},
+    bus::{
+        Channel, channels,
+        mac::{ChannelKey, PushKey, SEAL_BYTES},
+    },
     proto::{PushKind, PushMessage},
 };
 
@@ -25,6 +31,8 @@ const BATCH_ITEM: u32 = 1;
 pub(super) struct Packer {
     command: Cmd,
     payload: Vec<u8>,
+    /// What each push is signed with; `None`: they are not.
+    key: Option<Arc<PushKey>>,
 }
 
 /// Pushes of one commit that are published together.
@@ -35,6 +43,14 @@ struct Group<'a> {
 }
 
 impl Packer {
+    /// One that signs with `key`, if there is one.
+    pub(super) fn new(key: Option<Arc<PushKey>>) -> Self {
+        Self {
+            key,
+            ..Self::default()
+        }
+    }
+
     /// Appends a `PUBLISH` for everything in `commit`, and says how many those are.
     pub(super) fn pack(&mut self, commit: &Commit, into: &mut Vec<u8>) -> usize {
         if let [(channel, push)] = &commit[..] {
@@ -67,22 +83,38 @@ impl Packer {
     }
 
     fn publish(&mut self, channel: &Channel, pushes: &[&PushMessage], into: &mut Vec<u8>) {
+        let channel = channels::name(channel);
+        let key = self.key.as_ref().map(|key| key.of_channel(&channel));
         self.payload.clear();
         match pushes {
-            [push] => push.encode_raw(&mut self.payload),
+            [push] => encode(push, key.as_ref(), &mut self.payload),
             // A `PushBatch`, without a copy of the pushes. A test holds it to the message's own encoding.
             pushes => {
+                let seal_bytes = if key.is_some() { SEAL_BYTES } else { 0 };
                 for push in pushes {
-                    encoding::message::encode(BATCH_ITEM, *push, &mut self.payload);
+                    let bytes = push.encoded_len() + seal_bytes;
+                    encoding::encode_key(BATCH_ITEM, WireType::LengthDelimited, &mut self.payload);
+                    encoding::encode_varint(bytes as u64, &mut self.payload);
+                    encode(push, key.as_ref(), &mut self.payload);
                 }
             }
         }
         self.command.clear();
         self.command
             .arg("PUBLISH")
-            .arg(channels::name(channel))
+            .arg(channel)
             .arg(&self.payload[..]);
         self.command.write_packed_command(into);
+    }
+}
+
+/// Appends one push and, with a key, its seal.
+fn encode(push: &PushMessage, key: Option<&ChannelKey>, into: &mut Vec<u8>) {
+    debug_assert!(push.mac.is_empty(), "only this signs");
+    let begin = into.len();
+    push.encode_raw(into);
+    if let Some(key) = key {
+        key.seal(into, begin);
     }
 }
 
@@ -91,7 +123,7 @@ fn groups(commit: &Commit) -> Vec<Group<'_>> {
     // The place of the group of each channel that takes further messages.
     let mut open: HashMap<&Channel, usize> = HashMap::new();
     for (channel, push) in commit {
-        let bytes = push.encoded_len();
+        let bytes = push.encoded_len() + SEAL_BYTES;
         let is_message = push.kind == i32::from(PushKind::Message);
         if !is_message {
             open.clear();

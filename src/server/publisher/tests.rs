@@ -17,7 +17,12 @@ use super::{
     queue::{Commit, Queue},
 };
 use crate::{
-    bus::{Channel, Publisher, credentials::Credentials},
+    bus::{
+        Channel, Publisher,
+        credentials::Credentials,
+        mac::PushKey,
+        payload::{self, Belief, Refused},
+    },
     id::RouteId,
     metrics,
     proto::{PushBatch, PushKind, PushMessage},
@@ -112,6 +117,45 @@ fn pack(commit: &Commit) -> Vec<Published> {
     assert!(bytes.is_empty());
     assert_eq!(found.len(), count);
     found
+}
+
+#[test]
+fn with_a_key_each_push_of_a_payload_is_signed_for_its_channel() {
+    let key = Arc::new(PushKey::new(b"the secret of the cluster"));
+    let to_bob = |text: &str| PushMessage {
+        to: 42,
+        ..message(text)
+    };
+    let commit: Commit = vec![
+        (route(0), to_bob("a")),
+        (route(0), to_bob("b")),
+        (route(1), of_kind(PushKind::Kick)),
+    ];
+    let mut packer = Packer::new(Some(Arc::clone(&key)));
+    let mut bytes = Vec::new();
+    packer.pack(&commit, &mut bytes);
+    packer.pack_catch_up(&mut bytes);
+    let mut read = Vec::new();
+    for words in commands(&mut bytes) {
+        // As the messages encode themselves, the seal their last field.
+        let (channel, _) = published(&words);
+        let payload = payload::read(&channel, &words[2], Belief::Signed(&key));
+        for message in payload.expect("it parses") {
+            match message {
+                Ok(message) => read.push((channel.clone(), message.kind(), message.text)),
+                // A kick to nobody is no push, but it is signed.
+                Err(refused) => assert_eq!(refused, Refused::NotAPush),
+            }
+        }
+    }
+    let expected = [
+        ("im:push:gateway#0", PushKind::Message, "a"),
+        ("im:push:gateway#0", PushKind::Message, "b"),
+        ("im:broadcast", PushKind::CatchUp, ""),
+    ];
+    let expected =
+        expected.map(|(channel, kind, text)| (channel.to_owned(), kind, text.to_owned()));
+    assert_eq!(read, expected);
 }
 
 fn expected(channel: &str, texts: &[&str]) -> Published {
@@ -228,6 +272,7 @@ impl FakeRedis {
                 user: "default".to_owned(),
                 password: Secret::new(password.to_owned()),
             }),
+            push_key: None,
         }
     }
 

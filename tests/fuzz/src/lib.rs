@@ -304,7 +304,7 @@ pub fn bus(data: &[u8]) {
 
 /// What a new connection that brings `stream` in pieces of `piece` bytes leads to, and whether it was given up.
 fn events_of(stream: &[u8], piece: usize) -> (Vec<BusEvent>, bool) {
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None);
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None, None);
     subscriber.connected();
     let mut events = Vec::new();
     for arrived in stream.chunks(piece) {

@@ -51,6 +51,11 @@ impl BackendProcess {
         self.process
     }
 
+    /// What the last start printed: standard output and standard error.
+    pub fn output(&self) -> (String, String) {
+        self.process.output()
+    }
+
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()

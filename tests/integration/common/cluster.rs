@@ -3,7 +3,10 @@
 //! Each part can be killed and brought back. What is fast in it is set fast: sessions, health checks and retries are
 //! measured in tenths of a second, so that tests wait for little.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
@@ -15,6 +18,9 @@ use super::gateway::Gateway;
 use super::znodes::Znodes;
 use crate::redis_server::RedisServer;
 use crate::zookeeper_server::Zookeeper;
+
+/// The secret that signs pushes, where they are.
+pub const PUSH_SECRET: [u8; 32] = [0x5a; 32];
 
 /// The node below which everything of a cluster stands.
 const ROOT: &str = "/im";
@@ -53,6 +59,18 @@ impl Ground {
     /// A connection to Redis to publish on.
     pub fn bus(&self) -> Bus {
         Bus::connect(&self.redis)
+    }
+
+    /// Makes the file with the secret that signs pushes, for the configuration of every process.
+    pub fn make_push_secret(&self) -> PathBuf {
+        let path = self.directory.path().join("push.secret");
+        std::fs::write(
+            &path,
+            PUSH_SECRET.map(|byte| format!("{byte:02x}")).concat(),
+        )
+        .expect("a file");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+        path
     }
 
     /// What gateways and backends have in common.
@@ -113,19 +131,7 @@ impl Cluster {
 
     /// The same with further settings, for backends and gateways alike.
     pub fn start_with(backends: usize, gateways: usize, configure: impl Fn(&mut Config)) -> Self {
-        let mut cluster = Self {
-            gateways: Vec::new(),
-            backends: Vec::new(),
-            ground: Ground::start(),
-        };
-        for _ in 0..backends {
-            cluster.launch_backend(&configure);
-        }
-        for _ in 0..gateways {
-            cluster.launch_gateway(&configure);
-        }
-        cluster.wait_until_ready();
-        cluster
+        Self::start_on(Ground::start(), backends, gateways, configure)
     }
 
     /// Starts one more backend and waits until it listens.
@@ -144,6 +150,37 @@ impl Cluster {
             ground.configure_gateway(number, config);
             configure(config);
         }));
+    }
+
+    /// The same, with pushes signed.
+    pub fn start_signed(backends: usize, gateways: usize, configure: impl Fn(&mut Config)) -> Self {
+        let ground = Ground::start();
+        let secret = ground.make_push_secret().display().to_string();
+        Self::start_on(ground, backends, gateways, |config| {
+            config.set("redis", "push_secret_file", secret.clone());
+            configure(config);
+        })
+    }
+
+    fn start_on(
+        ground: Ground,
+        backends: usize,
+        gateways: usize,
+        configure: impl Fn(&mut Config),
+    ) -> Self {
+        let mut cluster = Self {
+            gateways: Vec::new(),
+            backends: Vec::new(),
+            ground,
+        };
+        for _ in 0..backends {
+            cluster.launch_backend(&configure);
+        }
+        for _ in 0..gateways {
+            cluster.launch_gateway(&configure);
+        }
+        cluster.wait_until_ready();
+        cluster
     }
 
     /// Waits until every process says it is ready.

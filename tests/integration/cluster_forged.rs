@@ -1,0 +1,141 @@
+//! What somebody may do who can publish on Redis and does not know the secret, and what a gateway does that believed him
+//! where there is none: a push is a hint, the store is the truth.
+
+use im_gateway::bus::mac::PushKey;
+use im_gateway::proto::{PushBatch, PushKind, PushMessage};
+use prost::Message;
+
+use crate::common::cluster::{Cluster, PUSH_SECRET, gateway_id};
+use crate::common::config::Config;
+use crate::common::gateway::Gateway;
+use crate::common::{Client, eventually};
+
+/// The channel of the one core of the first gateway.
+fn push_channel() -> String {
+    format!("im:push:{}#0", gateway_id(0))
+}
+
+fn one_core(config: &mut Config) {
+    config.cores(1);
+}
+
+/// A message that nobody sent.
+fn forged(from: &Client, to: &Client, seq: u64) -> PushMessage {
+    PushMessage {
+        msg_id: 1 + seq as i64,
+        from: from.uid as i64,
+        to: to.uid as i64,
+        ts_ms: 1,
+        text: "forged".to_string(),
+        seq,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn with_a_secret_everything_forged_is_dropped_and_counted_and_everything_real_arrives() {
+    let mut cluster = Cluster::start_signed(1, 1, one_core);
+    let mut alice = cluster.register(0, "alice");
+    let mut bob = cluster.register(0, "bob");
+    let group = alice.create_group("team");
+    bob.ask(&format!("join_group:{group}"));
+    let mut bus = cluster.ground.bus();
+    let gateway = &cluster.gateways[0];
+    let count = |reason| gateway.metric("push_dropped_total", &[("reason", reason)]);
+    let (channel, group_channel) = (push_channel(), format!("im:group:{group}"));
+    let to_bob = |kind: PushKind| PushMessage {
+        kind: kind.into(),
+        text: "admin".to_string(),
+        group_id: group as i64,
+        ..forged(&alice, &bob, 1)
+    };
+    let of_group = PushMessage {
+        to: 0,
+        ..to_bob(PushKind::Message)
+    };
+    let mut sealed_for_another = forged(&alice, &bob, 1).encode_to_vec();
+    let key = PushKey::new(&PUSH_SECRET);
+    key.of_channel("im:push:gateway-0#1")
+        .seal(&mut sealed_for_another, 0);
+    let forgeries = [
+        (&channel, forged(&alice, &bob, 1).encode_to_vec()),
+        (&channel, to_bob(PushKind::Kick).encode_to_vec()),
+        (&channel, to_bob(PushKind::Notice).encode_to_vec()),
+        (&channel, to_bob(PushKind::GroupLeft).encode_to_vec()),
+        (&group_channel, of_group.encode_to_vec()),
+        (
+            &"im:broadcast".to_string(),
+            to_bob(PushKind::CatchUp).encode_to_vec(),
+        ),
+        (&channel, sealed_for_another),
+        (
+            &channel,
+            PushBatch {
+                messages: vec![forged(&alice, &bob, 1)],
+            }
+            .encode_to_vec(),
+        ),
+    ];
+    for round in 0..40 {
+        for (channel, payload) in &forgeries {
+            assert_eq!(bus.publish(channel, payload), 1, "the core listens");
+        }
+        let id = alice.chat(bob.uid, &format!("n{round}"));
+        let push = bob.push();
+        assert_eq!((push.id(), push.number("seq")), (id, round + 1));
+        let id = alice.group_chat(group, &format!("g{round}"));
+        assert_eq!(bob.push().id(), id);
+    }
+    let expected = 40.0 * forgeries.len() as f64;
+    eventually("every forgery is counted", || count("unsigned") == expected);
+    assert_eq!(count("malformed"), 0.0);
+    alice.assert_no_push();
+    bob.assert_no_push();
+    // Whoever knows the secret is believed.
+    let mut kick = PushMessage {
+        to: bob.uid as i64,
+        kind: PushKind::Kick.into(),
+        text: "admin".to_string(),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    key.of_channel(&channel).seal(&mut kick, 0);
+    bus.publish(&channel, &kick);
+    assert_eq!(bob.push().get("reason"), Some("admin"));
+    let (_, stderr) = gateway.output();
+    assert!(
+        !stderr.contains("push_secret_file") && !stderr.contains("5a5a"),
+        "{stderr}"
+    );
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_cluster_without_a_secret_says_so_and_one_whose_secret_is_missing_does_not_start() {
+    let cluster = Cluster::start_with(1, 1, one_core);
+    let (_, stderr) = cluster.gateways[0].output();
+    assert!(
+        stderr.contains("redis.push_secret_file is not set"),
+        "{stderr}"
+    );
+    let (_, stderr) = cluster.backends[0].output();
+    assert!(
+        stderr.contains("redis.push_secret_file is not set"),
+        "{stderr}"
+    );
+    let failed = Gateway::start_and_fail(|config| {
+        cluster.ground.configure_gateway(1, config);
+        config.set("redis", "push_secret_file", "/nowhere/push.secret");
+    });
+    assert_eq!(failed.code, Some(4), "{}", failed.stderr);
+    assert!(
+        failed
+            .stderr
+            .contains("cannot use the push secret /nowhere/push.secret")
+    );
+    assert!(
+        failed.stderr.contains("openssl rand -hex 32"),
+        "{}",
+        failed.stderr
+    );
+}

@@ -142,14 +142,43 @@ fn a_cluster_comes_up_serves_and_goes_down_without_a_trace() {
     assert!(!again.status.success(), "it is up already");
     assert!(processes.iter().all(|(_, pid)| is_alive(*pid)));
 
+    for name in ["redis", "zookeeper", "backend-1", "gateway-2", "nginx"] {
+        assert_restarts(&script, name);
+    }
+    let mut dave = log_in(script.address("gateway-2"), "dave");
+    let id = dave.chat(alice.uid, "hello");
+    assert_eq!(alice.push().id(), id);
+    let processes = script.processes();
+
     let down = script.run(&["down"]);
     assert!(down.status.success(), "{}", text(&down.stderr));
     for (name, pid) in &processes {
         assert!(!is_alive(*pid), "{name} still runs");
     }
     assert_eq!(script.processes(), []);
-    assert_eq!(text(&script.run(&["status"]).stdout), "it is down\n");
+    let status = script.run(&["status"]);
+    assert_eq!(text(&status.stdout), "it is down\n");
+    assert_eq!(status.status.code(), Some(3));
     assert!(script.run(&["down"]).status.success(), "once more");
+}
+
+/// Another process takes the place of `name`, at the same address.
+fn assert_restarts(script: &Script, name: &str) {
+    let pid_of = |processes: Vec<(String, u32)>| {
+        let found = processes.into_iter().find(|(other, _)| other == name);
+        found.expect("a process of this name").1
+    };
+    let (pid, address) = (pid_of(script.processes()), script.address(name));
+    let restart = script.run(&["restart", name]);
+    assert!(
+        restart.status.success(),
+        "{name}: {}",
+        text(&restart.stderr)
+    );
+    assert!(!is_alive(pid), "{name}");
+    assert!(is_alive(pid_of(script.processes())), "{name}");
+    assert_eq!(script.address(name), address);
+    assert!(script.run(&["status"]).status.success(), "{name}");
 }
 
 #[test]
@@ -230,6 +259,9 @@ fn wrong_words_are_one_message() {
         assert!(!output.status.success(), "{arguments:?}");
         assert!(!output.stderr.is_empty());
     }
-    let missing = script.run(&["logs", "nobody"]);
-    assert!(text(&missing.stderr).contains("nobody"));
+    for command in ["logs", "restart"] {
+        let missing = script.run(&[command, "nobody"]);
+        assert!(!missing.status.success());
+        assert!(text(&missing.stderr).contains("nobody"));
+    }
 }

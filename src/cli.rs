@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::backend::Service;
 use crate::config::{self, Environment, Settings};
 use crate::error::{ExitCode, StartupError};
+use crate::preflight::Verdict;
 use crate::{app, doctor, logging};
 
 /// The program's version.
@@ -45,7 +46,7 @@ enum Command {
         #[arg(long = "service", value_name = "SERVICE", value_parser = service)]
         services: Vec<Service>,
     },
-    /// Check a configuration and exit: 0 if it is valid, 3 if not
+    /// Check a configuration, and the files it names, and exit: 0 if it is valid, 3 with all mistakes if not
     CheckConfig(ConfigFile),
     /// Print the default configuration, every key with its meaning
     DefaultConfig,
@@ -69,7 +70,7 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
     match cli.command.unwrap_or(Command::Run(cli.config)) {
         Command::Run(file) => {
             let settings = settings(&file)?;
-            logging::init(settings.log.level);
+            begin_log(&settings);
             app::run(settings)?;
         }
         Command::Backend { file, services } => {
@@ -80,16 +81,10 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
                     StartupError::new(ExitCode::Config, what, problem, "")
                 })?;
             }
-            logging::init(settings.log.level);
+            begin_log(&settings);
             app::backend::run(settings)?;
         }
-        Command::CheckConfig(file) => {
-            settings(&file)?;
-            print(&match &file.config {
-                Some(path) => format!("configuration {} is valid\n", path.display()),
-                None => "configuration is valid (defaults and environment)\n".to_owned(),
-            })?;
-        }
+        Command::CheckConfig(file) => check_config(&file)?,
         Command::DefaultConfig => print(config::DEFAULT_TOML)?,
         Command::Doctor(file) => {
             let checks = doctor::examine(&settings(&file)?);
@@ -105,6 +100,48 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
         Command::Version { json: false } => print(&format!("im-gateway {VERSION}\n"))?,
     }
     Ok(process::ExitCode::SUCCESS)
+}
+
+/// Begins to log, with what may be wrong in the configuration and is no error.
+fn begin_log(settings: &Settings) {
+    logging::init(settings.log.level);
+    for warning in misspelt_variables() {
+        log::warn!("{warning}");
+    }
+}
+
+fn misspelt_variables() -> impl Iterator<Item = String> {
+    config::misspelt_variables(&Environment::of_process())
+        .into_iter()
+        .map(|(name, meant)| {
+            format!("environment variable {name} does nothing; {meant} is the name of a key")
+        })
+}
+
+fn check_config(file: &ConfigFile) -> Result<(), StartupError> {
+    let settings = settings(file)?;
+    let files = doctor::named_files(&settings);
+    let mistakes: Vec<String> = files
+        .iter()
+        .filter(|check| check.verdict == Verdict::Fail)
+        .map(|check| format!("{}\n  remedy: {}", check.detail, check.remedy))
+        .collect();
+    if !mistakes.is_empty() {
+        return Err(StartupError::new(
+            ExitCode::Config,
+            mistakes.join("\n"),
+            "",
+            "",
+        ));
+    }
+    let warnings: String = misspelt_variables()
+        .map(|warning| format!("warning: {warning}\n"))
+        .collect();
+    let valid = match &file.config {
+        Some(path) => format!("configuration {} is valid\n", path.display()),
+        None => "configuration is valid (defaults and environment)\n".to_owned(),
+    };
+    print(&format!("{warnings}{valid}"))
 }
 
 fn service(word: &str) -> Result<Service, String> {

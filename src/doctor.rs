@@ -5,13 +5,18 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 
+use crate::bus::redis::Credentials;
 use crate::config::Settings;
+use crate::error::StartupError;
 use crate::preflight::{self, Check, Verdict};
+use crate::secret_file;
 
 /// All findings for these settings.
 pub fn examine(settings: &Settings) -> Vec<Check> {
     let (_, mut checks) = preflight::inspect(settings);
+    checks.extend(named_files(settings));
     checks.push(check_port("line port", settings.gateway_service.listen));
     checks.push(match settings.ops.listen {
         Some(address) => check_port("ops port", address),
@@ -22,6 +27,45 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
         fs::read_to_string("/proc/sys/net/core/somaxconn").ok(),
     ));
     checks
+}
+
+/// The files that the configuration names, and the one with the token secret.
+pub fn named_files(settings: &Settings) -> Vec<Check> {
+    let mut checks = vec![check_token_secret(&settings.auth.token_secret_file)];
+    if settings.redis.password_file.is_some() {
+        checks.push(match Credentials::of(&settings.redis) {
+            Ok(_) => Check::ok("Redis's password", "can be read"),
+            Err(error) => failed("Redis's password", error),
+        });
+    }
+    if let Some(path) = &settings.redis.push_secret_file {
+        checks.push(match secret_file::load_push_secret(path) {
+            Ok(_) => Check::ok("push secret", path.display().to_string()),
+            Err(error) => failed("push secret", error),
+        });
+    }
+    checks
+}
+
+fn check_token_secret(path: &Path) -> Check {
+    const WHAT: &str = "token secret";
+    match secret_file::token_secret_is_there(path) {
+        Ok(true) => Check::ok(WHAT, path.display().to_string()),
+        Ok(false) => Check::ok(
+            WHAT,
+            format!("{} is made at the first start", path.display()),
+        ),
+        Err(error) => failed(WHAT, error),
+    }
+}
+
+/// The finding that a start would fail so.
+fn failed(what: &'static str, error: StartupError) -> Check {
+    let detail = match error.cause.as_str() {
+        "" => error.what,
+        cause => format!("{}: {cause}", error.what),
+    };
+    Check::fail(what, detail, error.remedy)
 }
 
 /// Whether any finding keeps the gateway from running.

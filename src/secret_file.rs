@@ -69,6 +69,14 @@ fn credentials() -> Option<PathBuf> {
     env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from)
 }
 
+/// Whether the secret that signs tokens is there, and good: what can be known of it without making it.
+///
+/// # Errors
+/// Those of [`load_or_create`], but for a directory that cannot be written.
+pub fn token_secret_is_there(path: &Path) -> Result<bool, StartupError> {
+    read(&TOKENS, path, credentials().as_deref()).map(|secret| secret.is_some())
+}
+
 fn load_or_create_beside(
     path: &Path,
     credentials: Option<&Path>,
@@ -128,8 +136,14 @@ fn read(
         Some(secret) => Ok(Some(Secret::new(secret))),
         None => Err(purpose.cannot_use(
             path,
-            &format!("it holds no {SECRET_BYTES_MIN} bytes or more in hexadecimal"),
-            purpose.renew,
+            &format!(
+                "it does not hold an even number of hexadecimal digits, at least {}, on one line",
+                2 * SECRET_BYTES_MIN
+            ),
+            &format!(
+                "write what `openssl rand -hex 32` prints into it, or {}",
+                purpose.renew
+            ),
         )),
     }
 }

@@ -1,6 +1,7 @@
 //! What the program promises on its command line: commands, messages, exit codes. Runs the real binary.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -99,6 +100,52 @@ fn check_config_without_a_file_checks_defaults_and_environment() {
     let mut command = gateway.command(&["check-config"]);
     command.env("IM_GATEWAY__NETWORK__BACKLOG", "0");
     assert_eq!(code(&output(&mut command)), 3);
+}
+
+#[test]
+fn check_config_tells_all_mistakes_at_once() {
+    let gateway = Gateway::new();
+    let path = gateway.file("[gateway_service]\nport = \"6000\"\nprot = 1\n[redis]\naddress = 5\n");
+    let mut command = gateway.command(&["check-config", "-c", path_text(&path)]);
+    command.env("IM_GATEWAY__OPS__LISTN", "x");
+    let checked = output(&mut command);
+    assert_eq!(code(&checked), 3);
+    assert_eq!(stderr(&checked).lines().count(), 4, "{}", stderr(&checked));
+    let path = gateway.file("[gateway_service]\nhost = \"x\"\n[network]\nbacklog = 0\n");
+    let checked = output(&mut gateway.command(&["check-config", "-c", path_text(&path)]));
+    assert_eq!(code(&checked), 3);
+    assert_eq!(stderr(&checked).lines().count(), 2, "{}", stderr(&checked));
+}
+
+#[test]
+fn check_config_looks_at_the_files_that_are_named() {
+    let gateway = Gateway::new();
+    let secret = gateway.directory.path().join("token.secret");
+    let text = format!(
+        "[redis]\npassword_file = \"nowhere\"\n[auth]\ntoken_secret_file = \"{}\"\n",
+        path_text(&secret)
+    );
+    std::fs::write(&secret, "c2VjcmV0IGluIGJhc2U2NA==\n").expect("written");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    let path = gateway.file(&text);
+    let checked = output(&mut gateway.command(&["check-config", "-c", path_text(&path)]));
+    assert_eq!(code(&checked), 3);
+    let said = stderr(&checked);
+    assert!(said.contains("password in nowhere"), "{said}");
+    assert!(said.contains("hexadecimal digits"), "{said}");
+    assert!(said.contains("openssl rand -hex 32"), "{said}");
+    assert!(!said.contains("c2VjcmV0"), "{said}");
+}
+
+#[test]
+fn a_variable_that_is_nearly_right_is_warned_of() {
+    let gateway = Gateway::new();
+    let mut command = gateway.command(&["check-config"]);
+    command.env("IM_GATEWAY_GATEWAY_SERVICE_PORT", "7000");
+    let checked = output(&mut command);
+    assert_eq!(code(&checked), 0);
+    let said = stdout(&checked);
+    assert!(said.contains("IM_GATEWAY__GATEWAY_SERVICE__PORT"), "{said}");
 }
 
 #[test]

@@ -3,14 +3,15 @@
 //! Owns the list of what can be configured. Never checks whether a value makes sense: [`super::validate`] does.
 //! Invariant: a key that exists here exists in the file, in the environment and in the list of known keys alike.
 
-use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeValue;
 
-use super::value::{FromText, Milliseconds, Seconds, Size};
+use super::value::{BadValue, FromText, FromValue, Milliseconds, Seconds, Size};
 
 /// The names of a section's keys.
 pub type Keys = &'static [&'static str];
 
-/// Declares the sections: for each the struct that serde fills, its defaults, its list of keys and its setter by name.
+/// Declares the sections: for each its struct, its defaults, its list of keys and its setters by name.
 macro_rules! sections {
     ($(
         $(#[$section_doc:meta])*
@@ -20,8 +21,7 @@ macro_rules! sections {
     )*) => {
         $(
             $(#[$section_doc])*
-            #[derive(Clone, Debug, PartialEq, Deserialize)]
-            #[serde(deny_unknown_fields, default)]
+            #[derive(Clone, Debug, PartialEq)]
             pub struct $name {
                 $( $(#[$key_doc])* pub $key: $type, )*
             }
@@ -34,8 +34,7 @@ macro_rules! sections {
         )*
 
         /// The whole file.
-        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
+        #[derive(Clone, Debug, Default, PartialEq)]
         pub struct File {
             $( $(#[$section_doc])* pub $section: $name, )*
         }
@@ -59,6 +58,49 @@ macro_rules! sections {
                     _ => return Err("there is no such key".to_owned()),
                 }
                 Ok(())
+            }
+
+            /// Sets a key from its value in the file. A key that does not exist is left to who lists them.
+            pub fn set_value(
+                &mut self,
+                section: &str,
+                key: &str,
+                value: &Spanned<DeValue<'_>>,
+            ) -> Result<(), BadValue> {
+                match (section, key) {
+                    $( $(
+                        (stringify!($section), stringify!($key)) => {
+                            self.$section.$key = FromValue::from_value(value)?;
+                        }
+                    )* )*
+                    _ => {}
+                }
+                Ok(())
+            }
+
+            /// Gives all keys of a section their defaults again; says whether one had another value.
+            pub fn reset_section(&mut self, section: &str) -> bool {
+                match section {
+                    $(
+                        stringify!($section) => {
+                            let had = std::mem::take(&mut self.$section);
+                            had != self.$section
+                        }
+                    )*
+                    _ => false,
+                }
+            }
+
+            /// Gives a key its default again.
+            pub fn reset(&mut self, section: &str, key: &str) {
+                match (section, key) {
+                    $( $(
+                        (stringify!($section), stringify!($key)) => {
+                            self.$section.$key = $default;
+                        }
+                    )* )*
+                    _ => {}
+                }
             }
         }
     };

@@ -1,8 +1,8 @@
 //! The configuration: default ← file ← environment, checked once, then fixed.
 //!
 //! Owns every key, its default and its rules. Never reads a file nobody named, and never changes the environment.
-//! Invariants: an unknown key is an error that names the nearest known one; every error names the place the value
-//! came from (file and line, or variable), is one line, and carries [`ExitCode::Config`](crate::error::ExitCode::Config).
+//! Invariants: an unknown key is an error that names the nearest known one; every mistake names the place the value
+//! came from (file and line, or variable) and is one line; all of them together carry [`ExitCode::Config`](crate::error::ExitCode::Config).
 //!
 //! In the order of the flow: [`mod@file`] lists the keys, [`value`] reads one value, [`source`] reads file and
 //! environment, [`validate`] turns the result into [`Settings`].
@@ -16,17 +16,24 @@ pub mod value;
 use std::path::Path;
 
 pub use settings::Settings;
-pub use source::Environment;
+pub use source::{Environment, Mistake, misspelt_variables};
 
-use crate::error::StartupError;
+use crate::error::{ExitCode, StartupError};
 
 /// The default configuration with its comments: every key there is.
 pub const DEFAULT_TOML: &str = include_str!("../../conf/im-gateway.toml");
 
 /// Reads, overrides and checks the configuration. Without a file the defaults stand in its place.
+///
+/// # Errors
+/// All mistakes that were found, a line each: of the names and types first, and of the values where all of those are right.
 pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, StartupError> {
-    let (values, origins) = source::read(file, environment)?;
-    validate::validate(&values, &origins, environment)
+    source::read(file, environment)
+        .and_then(|(values, origins)| validate::validate(&values, &origins, environment))
+        .map_err(|mistakes| {
+            let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
+            StartupError::new(ExitCode::Config, lines.join("\n"), "", "")
+        })
 }
 
 #[cfg(test)]
@@ -35,8 +42,8 @@ mod tests {
 
     #[test]
     fn the_default_file_states_exactly_the_defaults() {
-        let written: file::File = toml::from_str(DEFAULT_TOML).expect("the default file parses");
-        assert_eq!(written, file::File::default());
+        let written = source::parse("default", DEFAULT_TOML, &mut source::Origins::default());
+        assert_eq!(written, Ok(file::File::default()));
     }
 
     #[test]

@@ -13,10 +13,11 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::file::{File, SECTIONS};
-use crate::error::{ExitCode, StartupError};
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "IM_GATEWAY__";
+/// A variable with so many wrong letters at most is taken for a misspelt one of ours.
+const MISSPELT_LETTERS: usize = 2;
 /// No configuration is longer; a device or a log given by mistake is not read to its end.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
 
@@ -57,6 +58,11 @@ pub struct Origins {
 }
 
 impl Origins {
+    /// Whether somebody has written the key.
+    pub fn has(&self, section: &str, key: &str) -> bool {
+        self.places.contains_key(&(section, key))
+    }
+
     /// The key with the place of its value, as in `im.toml line 4: [network] backlog`.
     pub fn describe(&self, section: &str, key: &str) -> String {
         match self.places.get(&(section, key)) {
@@ -72,94 +78,117 @@ impl Origins {
     }
 }
 
-/// An error in the configuration: where, and what.
-pub fn config_error(place: impl Into<String>, problem: impl fmt::Display) -> StartupError {
-    StartupError::new(ExitCode::Config, place, problem, "")
+/// Something wrong in the configuration: where, and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    place: String,
+    problem: String,
 }
 
-/// Reads default ← file ← environment.
+impl Mistake {
+    /// A mistake at `place`.
+    pub fn new(place: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Self {
+            place: place.into(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    /// One line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.problem)
+    }
+}
+
+/// Reads default ← file ← environment. The error has all mistakes, those of the file first.
 pub fn read(
     path: Option<&Path>,
     environment: &Environment,
-) -> Result<(File, Origins), StartupError> {
+) -> Result<(File, Origins), Vec<Mistake>> {
     let mut origins = Origins::default();
-    let mut values = match path {
-        Some(path) => {
-            let text = read_text(path)?;
-            parse(&path.display().to_string(), &text, &mut origins)?
+    let mut mistakes = Vec::new();
+    let mut values = File::default();
+    if let Some(path) = path {
+        let read = read_text(path)
+            .map_err(|mistake| vec![mistake])
+            .and_then(|text| parse(&path.display().to_string(), &text, &mut origins));
+        match read {
+            Ok(read) => values = read,
+            Err(found) => mistakes.extend(found),
         }
-        None => File::default(),
-    };
-    override_from(environment, &mut values, &mut origins)?;
-    Ok((values, origins))
+    }
+    mistakes.extend(override_from(environment, &mut values, &mut origins));
+    if mistakes.is_empty() {
+        Ok((values, origins))
+    } else {
+        Err(mistakes)
+    }
 }
 
-fn read_text(path: &Path) -> Result<String, StartupError> {
+fn read_text(path: &Path) -> Result<String, Mistake> {
     let place = format!("cannot read the configuration {}", path.display());
     let mut text = String::new();
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(FILE_LIMIT_BYTES + 1).read_to_string(&mut text));
     match read {
-        Ok(length) if length as u64 > FILE_LIMIT_BYTES => Err(config_error(
+        Ok(length) if length as u64 > FILE_LIMIT_BYTES => Err(Mistake::new(
             place,
             format!("it is longer than {FILE_LIMIT_BYTES} bytes"),
         )),
         Ok(_) => Ok(text),
-        Err(error) => Err(config_error(place, error)),
+        Err(error) => Err(Mistake::new(place, error)),
     }
 }
 
-/// Parses the text of a file; `name` stands for it in messages.
-pub fn parse(name: &str, text: &str, origins: &mut Origins) -> Result<File, StartupError> {
+/// Parses the text of a file; `name` stands for it in messages. The error has all mistakes, in the order of the file.
+pub fn parse(name: &str, text: &str, origins: &mut Origins) -> Result<File, Vec<Mistake>> {
     let at = |offset: usize| format!("{name} line {}", line_of(text, offset));
     let table = DeTable::parse(text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
-        config_error(at(offset), error.message())
+        vec![Mistake::new(at(offset), error.message())]
     })?;
+    let mut values = File::default();
+    let mut mistakes = Vec::new();
     for (section, value) in table.get_ref() {
-        let place = at(section.span().start);
+        let offset = section.span().start;
         let section: &str = section.get_ref();
         let Some((_, keys)) = SECTIONS.iter().find(|(name, _)| *name == section) else {
-            return Err(config_error(
-                place,
+            mistakes.push((
+                offset,
+                at(offset),
                 unknown_section(section, value.get_ref()),
             ));
+            continue;
         };
         let DeValue::Table(entries) = value.get_ref() else {
-            return Err(config_error(
-                place,
-                format!("{section} is a section and is written [{section}]"),
-            ));
+            let problem = format!("{section} is a section and is written [{section}]");
+            mistakes.push((offset, at(offset), problem));
+            continue;
         };
-        for key in entries.keys() {
-            let place = at(key.span().start);
+        for (key, value) in entries {
+            let offset = key.span().start;
             let key: &str = key.get_ref();
             if !keys.contains(&key) {
-                return Err(config_error(place, unknown_key(section, key, keys)));
+                mistakes.push((offset, at(offset), unknown_key(section, key, keys)));
+            } else if let Err(bad) = values.set_value(section, key, value) {
+                let place = format!("{}: [{section}] {key}", at(bad.offset));
+                mistakes.push((bad.offset, place, bad.problem));
+            } else {
+                origins.set(section, key, at(offset));
             }
-            origins.set(section, key, place);
         }
     }
-    toml::from_str(text).map_err(|error| {
-        let offset = error.span().map_or(0, |span| span.start);
-        let place = match key_at(table.get_ref(), offset) {
-            Some((section, key)) => format!("{}: [{section}] {key}", at(offset)),
-            None => at(offset),
-        };
-        config_error(place, error.message())
-    })
-}
-
-/// The key whose value spans `offset`.
-fn key_at<'a>(table: &'a DeTable<'_>, offset: usize) -> Option<(&'a str, &'a str)> {
-    table.iter().find_map(|(section, value)| {
-        let entries = value.get_ref().as_table()?;
-        let (key, _) = entries
-            .iter()
-            .find(|(_, value)| value.span().contains(&offset))?;
-        let (section, key): (&str, &str) = (section.get_ref(), key.get_ref());
-        Some((section, key))
-    })
+    if mistakes.is_empty() {
+        return Ok(values);
+    }
+    // The parser keeps names in the order of the alphabet.
+    mistakes.sort();
+    let in_order = mistakes.into_iter();
+    Err(in_order
+        .map(|(_, place, problem)| Mistake::new(place, problem))
+        .collect())
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -171,7 +200,8 @@ fn override_from(
     environment: &Environment,
     values: &mut File,
     origins: &mut Origins,
-) -> Result<(), StartupError> {
+) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
     let mut ours: Vec<_> = environment
         .variables
         .iter()
@@ -179,7 +209,7 @@ fn override_from(
             name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) && !value.is_empty()
         })
         .collect();
-    // Of several wrong variables the same one is always reported.
+    // Mistakes always come in the same order.
     ours.sort();
     for (name, value) in ours {
         let lossy = name.to_string_lossy();
@@ -189,21 +219,59 @@ fn override_from(
                 .find(|key| variable_name(section, key) == lossy)?;
             Some((*section, *key))
         }) else {
-            return Err(config_error(
-                format!("environment variable {}", lossy.escape_debug()),
-                unknown_variable(&lossy),
-            ));
+            let place = format!("environment variable {}", lossy.escape_debug());
+            mistakes.push(Mistake::new(place, unknown_variable(&lossy)));
+            continue;
         };
         let place = format!("environment variable {lossy}");
-        let Some(text) = value.to_str() else {
-            return Err(config_error(place, "its value is not UTF-8"));
+        let set = match value.to_str() {
+            Some(text) => values.set_text(section, key, text.trim()),
+            None => Err("its value is not UTF-8".to_owned()),
         };
-        values
-            .set_text(section, key, text.trim())
-            .map_err(|problem| config_error(&place, problem))?;
-        origins.set(section, key, place);
+        match set {
+            Ok(()) => origins.set(section, key, place),
+            Err(problem) => mistakes.push(Mistake::new(place, problem)),
+        }
     }
-    Ok(())
+    mistakes
+}
+
+/// Variables that do nothing and look as if they were meant to: each with the one that was probably meant.
+pub fn misspelt_variables(environment: &Environment) -> Vec<(String, String)> {
+    let letters = |name: &str| -> String {
+        let letters = name.chars().filter(char::is_ascii_alphanumeric);
+        letters.collect::<String>().to_ascii_uppercase()
+    };
+    let known: Vec<(String, String)> = variable_names()
+        .map(|name| (letters(&name), name))
+        .collect();
+    let mut found = Vec::new();
+    for (name, _) in &environment.variables {
+        // What begins with the right prefix is an error if it is wrong.
+        let Some(name) = name.to_str().filter(|name| !name.starts_with(PREFIX)) else {
+            continue;
+        };
+        let spelt = letters(name);
+        if !spelt.starts_with("IMGATE") {
+            continue;
+        }
+        let meant = known
+            .iter()
+            .map(|(letters, known)| (strsim::osa_distance(letters, &spelt), known))
+            .min_by_key(|(distance, _)| *distance)
+            .filter(|(distance, _)| *distance <= MISSPELT_LETTERS);
+        if let Some((_, meant)) = meant {
+            found.push((name.to_owned(), meant.clone()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn variable_names() -> impl Iterator<Item = String> {
+    SECTIONS
+        .iter()
+        .flat_map(|(section, keys)| keys.iter().map(|key| variable_name(section, key)))
 }
 
 /// The variable that overrides a key.
@@ -221,7 +289,7 @@ fn unknown_section(name: &str, value: &DeValue<'_>) -> String {
     if !value.is_table()
         && let Some((section, _)) = SECTIONS.iter().find(|(_, keys)| keys.contains(&name))
     {
-        return format!("the key {name} belongs into the section [{section}]");
+        return format!("the key {name} belongs to the section [{section}]");
     }
     let nearest = nearest(name, SECTIONS.iter().map(|(section, _)| *section));
     format!(
@@ -232,7 +300,7 @@ fn unknown_section(name: &str, value: &DeValue<'_>) -> String {
 
 fn unknown_key(section: &str, key: &str, keys: &[&str]) -> String {
     if let Some((other, _)) = SECTIONS.iter().find(|(_, keys)| keys.contains(&key)) {
-        return format!("unknown key {key} in [{section}]; it belongs into [{other}]");
+        return format!("unknown key {key} in [{section}]; it belongs to [{other}]");
     }
     let nearest = nearest(key, keys.iter().copied());
     format!(
@@ -242,10 +310,7 @@ fn unknown_key(section: &str, key: &str, keys: &[&str]) -> String {
 }
 
 fn unknown_variable(name: &str) -> String {
-    let names: Vec<String> = SECTIONS
-        .iter()
-        .flat_map(|(section, keys)| keys.iter().map(|key| variable_name(section, key)))
-        .collect();
+    let names: Vec<String> = variable_names().collect();
     let nearest = nearest(name, names.iter().map(String::as_str));
     format!("it names no key, the nearest is {nearest}")
 }
@@ -263,233 +328,4 @@ fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> &'a str
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::config::value::{Seconds, Size};
-
-    fn parse_text(text: &str) -> Result<File, String> {
-        parse("im.toml", text, &mut Origins::default()).map_err(|error| {
-            assert_eq!(error.code, ExitCode::Config);
-            error.to_string()
-        })
-    }
-
-    fn with_variables(variables: &[(&str, &str)]) -> Result<File, String> {
-        let environment = Environment {
-            variables: variables
-                .iter()
-                .map(|(name, value)| (OsString::from(name), OsString::from(value)))
-                .collect(),
-            host_name: String::new(),
-        };
-        read(None, &environment)
-            .map(|(values, _)| values)
-            .map_err(|error| {
-                assert_eq!(error.code, ExitCode::Config);
-                error.to_string()
-            })
-    }
-
-    #[test]
-    fn keys_that_are_not_written_keep_their_defaults() {
-        let values = parse_text("[gateway_service]\nport = 7000\n").expect("valid");
-        let mut expected = File::default();
-        expected.gateway_service.port = 7000;
-        assert_eq!(values, expected);
-    }
-
-    #[test]
-    fn times_and_sizes_may_be_integers_in_their_units_or_texts_with_a_unit() {
-        let values = parse_text(
-            "[network]\ntcp_keepalive = 90\nsend_buffer_size = 32768\nreceive_buffer_size = '16KiB'\n\
-             [load_balancer]\nretry_interval = 250\n[rpc]\nrpc_timeout = '500ms'\n",
-        )
-        .expect("valid");
-        assert_eq!(values.network.tcp_keepalive, Seconds::from_ms(90_000));
-        assert_eq!(values.network.send_buffer_size, Size::from_bytes(32_768));
-        assert_eq!(values.network.receive_buffer_size, Size::from_kib(16));
-        assert_eq!(values.load_balancer.retry_interval.as_ms(), 250);
-        assert_eq!(values.rpc.rpc_timeout.as_ms(), 500);
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line_its_section_and_the_nearest_key() {
-        assert_eq!(
-            parse_text("# one\n[gateway_service]\nmax_conections = 5\n"),
-            Err(
-                "im.toml line 3: unknown key max_conections in [gateway_service], the nearest is max_connections"
-                    .to_owned()
-            )
-        );
-    }
-
-    #[test]
-    fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
-        let error = parse_text("[network]\nport = 5\n").expect_err("wrong section");
-        assert_eq!(
-            error,
-            "im.toml line 2: unknown key port in [network]; it belongs into [gateway_service]"
-        );
-        let error = parse_text("port = 5\n").expect_err("no section");
-        assert!(
-            error.contains("belongs into the section [gateway_service]"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn an_unknown_section_is_told_the_nearest_one() {
-        let error = parse_text("\n[netwrok]\n").expect_err("unknown section");
-        assert_eq!(
-            error,
-            "im.toml line 2: unknown section [netwrok], the nearest is [network]"
-        );
-    }
-
-    #[test]
-    fn a_wrong_type_is_named_with_its_line_and_key() {
-        for (text, start) in [
-            (
-                "[gateway_service]\n\nport = 'x'\n",
-                "im.toml line 3: [gateway_service] port: ",
-            ),
-            (
-                "[gateway_service]\nport = 70000\n",
-                "im.toml line 2: [gateway_service] port: ",
-            ),
-            (
-                "[network]\ntcp_keepalive = '5 days'\n",
-                "im.toml line 2: [network] tcp_keepalive: ",
-            ),
-            (
-                "[network]\ntcp_keepalive = -5\n",
-                "im.toml line 2: [network] tcp_keepalive: ",
-            ),
-            (
-                "[limits]\nlimit_exempt = [\n'::1',\n7]\n",
-                "im.toml line 4: [limits] limit_exempt: ",
-            ),
-            ("network = 5\n", "im.toml line 1: network is a section"),
-        ] {
-            let error = parse_text(text).expect_err(text);
-            assert!(error.starts_with(start), "{error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
-        }
-    }
-
-    #[test]
-    fn broken_toml_is_named_with_its_line() {
-        for text in [
-            "[network]\nbacklog = \n",
-            "[network]\nbacklog = 1\nbacklog = 2\n",
-            "[ops]\n[",
-        ] {
-            let error = parse_text(text).expect_err(text);
-            assert!(error.starts_with("im.toml line "), "{error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
-        }
-    }
-
-    #[test]
-    fn the_environment_overrides_by_the_type_of_the_key() {
-        let values = with_variables(&[
-            ("IM_GATEWAY__GATEWAY_SERVICE__PORT", "7000"),
-            ("IM_GATEWAY__GATEWAY_SERVICE__BANNER", "false"),
-            ("IM_GATEWAY__GATEWAY_SERVICE__CONNECTION_TIMEOUT", "60"),
-            ("IM_GATEWAY__LIMITS__OUTBOUND_QUEUE_BYTES", "2MiB"),
-            ("IM_GATEWAY__LIMITS__LIMIT_EXEMPT", "10.0.0.0/8, ::1/128"),
-            ("UNRELATED", "x"),
-        ])
-        .expect("valid");
-        assert_eq!(values.gateway_service.port, 7000);
-        assert!(!values.gateway_service.banner);
-        assert_eq!(values.gateway_service.connection_timeout.as_ms(), 60_000);
-        assert_eq!(values.limits.outbound_queue_bytes, Size::from_mib(2));
-        assert_eq!(values.limits.limit_exempt, ["10.0.0.0/8", "::1/128"]);
-    }
-
-    #[test]
-    fn an_empty_variable_counts_as_unset() {
-        let values = with_variables(&[("IM_GATEWAY__GATEWAY_SERVICE__PORT", "")]).expect("valid");
-        assert_eq!(values, File::default());
-    }
-
-    #[test]
-    fn an_unknown_variable_is_told_the_nearest_one() {
-        let error = with_variables(&[("IM_GATEWAY__GATEWAY_SERVICE__PROT", "1")])
-            .expect_err("unknown variable");
-        assert_eq!(
-            error,
-            "environment variable IM_GATEWAY__GATEWAY_SERVICE__PROT: it names no key, \
-             the nearest is IM_GATEWAY__GATEWAY_SERVICE__PORT"
-        );
-    }
-
-    #[test]
-    fn a_wrong_value_in_the_environment_names_the_variable() {
-        let error = with_variables(&[("IM_GATEWAY__GATEWAY_SERVICE__PORT", "many")])
-            .expect_err("wrong value");
-        assert_eq!(
-            error,
-            "environment variable IM_GATEWAY__GATEWAY_SERVICE__PORT: \"many\" is not a whole number"
-        );
-    }
-
-    #[test]
-    fn the_environment_wins_over_the_file() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("im.toml");
-        std::fs::write(&path, "[gateway_service]\nport = 1\nhost = '::1'\n").expect("written");
-        let environment = Environment {
-            variables: vec![("IM_GATEWAY__GATEWAY_SERVICE__PORT".into(), "2".into())],
-            host_name: String::new(),
-        };
-        let (values, origins) = read(Some(&path), &environment).expect("valid");
-        assert_eq!(values.gateway_service.port, 2);
-        assert_eq!(values.gateway_service.host, "::1");
-        assert_eq!(
-            origins.describe("gateway_service", "port"),
-            "environment variable IM_GATEWAY__GATEWAY_SERVICE__PORT: [gateway_service] port"
-        );
-        assert!(
-            origins
-                .describe("gateway_service", "host")
-                .contains("line 3")
-        );
-        assert_eq!(
-            origins.describe("gateway_service", "banner"),
-            "[gateway_service] banner"
-        );
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_is_a_configuration_error() {
-        let environment = Environment::default();
-        for path in ["/nonexistent/im.toml", "/", "/dev/zero"] {
-            let error = read(Some(Path::new(path)), &environment).expect_err(path);
-            assert_eq!(error.code, ExitCode::Config);
-            assert!(error.to_string().contains(path), "{error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_the_parser_panic(text: String) {
-            let _ = parse_text(&text);
-        }
-
-        #[test]
-        fn no_variable_makes_the_reader_panic(name: String, value: String) {
-            let _ = with_variables(&[(&format!("{PREFIX}{name}"), &value)]);
-        }
-
-        #[test]
-        fn every_error_is_one_line(section in "[a-z_\\\\\"]{0,12}", key in "\\PC{0,12}", value in "\\PC{0,12}") {
-            if let Err(error) = parse_text(&format!("[{section}]\n{key} = {value}\n")) {
-                prop_assert_eq!(error.lines().count(), 1, "{}", error);
-            }
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,121 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use toml::Spanned;
+use toml::de::DeValue;
+
+/// Reads a value of a key's type from the file.
+pub trait FromValue: Sized {
+    /// The value, or what is wrong with it.
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue>;
+}
+
+/// A value of the file that its key cannot have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadValue {
+    /// Where it begins in the file, in bytes.
+    pub offset: usize,
+    /// What is wrong with it, in words that continue "KEY: ".
+    pub problem: String,
+}
+
+impl BadValue {
+    fn new(value: &Spanned<DeValue<'_>>, problem: impl Into<String>) -> Self {
+        Self {
+            offset: value.span().start,
+            problem: problem.into(),
+        }
+    }
+
+    /// Of a value that is not what was `wanted`.
+    fn wanted(value: &Spanned<DeValue<'_>>, wanted: &str) -> Self {
+        Self::new(
+            value,
+            format!("{} is not {wanted}", written(value.get_ref())),
+        )
+    }
+}
+
+/// A value as it is named in a message.
+fn written(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(date) => date.to_string(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+impl FromValue for String {
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(text.clone().into_owned()),
+            _ => Err(BadValue::wanted(value, "a text in quotes")),
+        }
+    }
+}
+
+impl FromValue for bool {
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+        match value.get_ref() {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(BadValue::wanted(value, "true or false, without quotes")),
+        }
+    }
+}
+
+impl FromValue for Vec<String> {
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+        match value.get_ref() {
+            DeValue::Array(items) => items.iter().map(String::from_value).collect(),
+            _ => Err(BadValue::wanted(
+                value,
+                "a list of texts such as [\"one\", \"two\"]",
+            )),
+        }
+    }
+}
+
+/// The types that are whole numbers of 0 or more.
+macro_rules! whole_numbers {
+    ($($type:ty),*) => { $(
+        impl FromValue for $type {
+            fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+                let number = whole_number(value, "a whole number, without quotes")?;
+                Self::try_from(number).map_err(|_| {
+                    BadValue::new(value, format!("{number} is not between 0 and {}", Self::MAX))
+                })
+            }
+        }
+    )* };
+}
+
+whole_numbers!(u16, u32, u64);
+
+fn whole_number(value: &Spanned<DeValue<'_>>, wanted: &str) -> Result<u64, BadValue> {
+    let number = match value.get_ref() {
+        DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| BadValue::wanted(value, wanted))
+}
+
+/// A value that the file writes either as an integer or as a number with its unit.
+fn integer_or_text<T>(
+    value: &Spanned<DeValue<'_>>,
+    wanted: &str,
+    integer: fn(u64) -> Result<T, String>,
+    text: fn(&str) -> Result<T, String>,
+) -> Result<T, BadValue> {
+    match value.get_ref() {
+        DeValue::String(written) => text(written),
+        _ => integer(whole_number(value, wanted)?),
+    }
+    .map_err(|problem| BadValue::new(value, problem))
+}
 
 /// Reads a value of a key's type from the text of an environment variable.
 pub trait FromText: Sized {
@@ -132,13 +246,10 @@ impl<const INTEGER_UNIT_MS: u64> fmt::Debug for Interval<INTEGER_UNIT_MS> {
     }
 }
 
-impl<'de, const INTEGER_UNIT_MS: u64> Deserialize<'de> for Interval<INTEGER_UNIT_MS> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(IntegerOrText {
-            expecting: "a time such as \"25s\", or a whole number",
-            integer: Self::from_integer,
-            text: Self::with_unit,
-        })
+impl<const INTEGER_UNIT_MS: u64> FromValue for Interval<INTEGER_UNIT_MS> {
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+        let wanted = "a time such as \"25s\", or a whole number";
+        integer_or_text(value, wanted, Self::from_integer, Self::with_unit)
     }
 }
 
@@ -202,13 +313,10 @@ impl fmt::Debug for Size {
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(IntegerOrText {
-            expecting: "a size such as \"64KiB\", or a whole number of bytes",
-            integer: |bytes| Ok(Self(bytes)),
-            text: Self::with_unit,
-        })
+impl FromValue for Size {
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+        let wanted = "a size such as \"64KiB\", or a whole number of bytes";
+        integer_or_text(value, wanted, |bytes| Ok(Self(bytes)), Self::with_unit)
     }
 }
 
@@ -245,36 +353,6 @@ fn split_number(text: &str) -> (&str, &str) {
         .unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     (digits, unit.trim_start())
-}
-
-/// A value that the file writes either as an integer or as a number with its unit.
-struct IntegerOrText<T> {
-    expecting: &'static str,
-    integer: fn(u64) -> Result<T, String>,
-    text: fn(&str) -> Result<T, String>,
-}
-
-impl<T> Visitor<'_> for IntegerOrText<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expecting)
-    }
-
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-        match u64::try_from(number) {
-            Ok(number) => self.visit_u64(number),
-            Err(_) => Err(E::invalid_value(de::Unexpected::Signed(number), &self)),
-        }
-    }
-
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-        (self.integer)(number).map_err(E::custom)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        (self.text)(text).map_err(E::custom)
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Check, timeout};
+use super::{Broken, Check, timeout};
 use crate::backend::{
     Service,
     endpoints::{Instance, MethodSet, WEIGHT_MAX, Wire},
@@ -17,13 +17,9 @@ use crate::config::settings::{
     Algorithm, BackendProcess, LoadBalancer, Presence, Redis, Rpc, ServiceDiscovery,
 };
 use crate::config::value::{Milliseconds, Seconds, Size};
-use crate::error::StartupError;
 
 /// Checks `[service_discovery]`.
-pub(super) fn service_discovery(
-    values: &File,
-    check: &Check<'_>,
-) -> Result<ServiceDiscovery, StartupError> {
+pub(super) fn service_discovery(values: &File, check: &Check) -> Result<ServiceDiscovery, Broken> {
     const SECTION: &str = "service_discovery";
     const INTERVAL: (Seconds, Seconds) = (Seconds::from_ms(100), Seconds::from_ms(24 * 3_600_000));
     let section = &values.service_discovery;
@@ -80,22 +76,25 @@ pub(super) fn zookeeper_hosts(text: &str) -> Result<(), String> {
 }
 
 fn host_and_port(text: &str, example: &str) -> Result<(), String> {
+    let wanted = format!("an address such as {example:?}");
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(format!("{text:?} is not {wanted}: leave out {scheme}://"));
+    }
+    let is_of_a_name =
+        |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '[' | ']' | ':');
     let port = text
         .trim()
         .rsplit_once(':')
-        .filter(|(name, _)| !name.is_empty())
+        .filter(|(name, _)| !name.is_empty() && name.chars().all(is_of_a_name))
         .and_then(|(_, port)| port.parse::<u16>().ok());
     if port.is_none_or(|port| port == 0) {
-        return Err(format!("{text:?} is not an address such as {example:?}"));
+        return Err(format!("{text:?} is not {wanted}"));
     }
     Ok(())
 }
 
 /// Checks `[load_balancer]`.
-pub(super) fn load_balancer(
-    values: &File,
-    check: &Check<'_>,
-) -> Result<LoadBalancer, StartupError> {
+pub(super) fn load_balancer(values: &File, check: &Check) -> Result<LoadBalancer, Broken> {
     const SECTION: &str = "load_balancer";
     let section = &values.load_balancer;
     let algorithm = Algorithm::ALL
@@ -152,7 +151,7 @@ fn service_named(text: &str) -> Option<Service> {
 }
 
 /// Checks `[rpc]`.
-pub(super) fn rpc(values: &File, check: &Check<'_>) -> Result<Rpc, StartupError> {
+pub(super) fn rpc(values: &File, check: &Check) -> Result<Rpc, Broken> {
     const SECTION: &str = "rpc";
     let section = &values.rpc;
     let connections = check.in_range(
@@ -175,7 +174,7 @@ pub(super) fn rpc(values: &File, check: &Check<'_>) -> Result<Rpc, StartupError>
 }
 
 /// Checks `[redis]`.
-pub(super) fn redis(values: &File, check: &Check<'_>) -> Result<Redis, StartupError> {
+pub(super) fn redis(values: &File, check: &Check) -> Result<Redis, Broken> {
     let section = &values.redis;
     if let Err(problem) = host_and_port(&section.address, "127.0.0.1:6379") {
         return Err(check.broken("redis", "address", problem));
@@ -190,7 +189,7 @@ pub(super) fn redis(values: &File, check: &Check<'_>) -> Result<Redis, StartupEr
 }
 
 /// Checks `[presence]`.
-pub(super) fn presence(values: &File, check: &Check<'_>) -> Result<Presence, StartupError> {
+pub(super) fn presence(values: &File, check: &Check) -> Result<Presence, Broken> {
     let lifetime = check.in_range(
         "presence",
         "route_lifetime",
@@ -203,7 +202,7 @@ pub(super) fn presence(values: &File, check: &Check<'_>) -> Result<Presence, Sta
 }
 
 /// Checks `[mpim]`.
-pub(super) fn mpim(values: &File, check: &Check<'_>) -> Result<Concessions, StartupError> {
+pub(super) fn mpim(values: &File, check: &Check) -> Result<Concessions, Broken> {
     let section = &values.mpim;
     let sets = section.serial_calls.iter().map(|text| {
         SerialSet::parse(text).map_err(|problem| check.broken("mpim", "serial_calls", problem))
@@ -214,10 +213,10 @@ pub(super) fn mpim(values: &File, check: &Check<'_>) -> Result<Concessions, Star
 }
 
 /// Checks `[backend]`.
-pub(super) fn backend(values: &File, check: &Check<'_>) -> Result<BackendProcess, StartupError> {
+pub(super) fn backend(values: &File, check: &Check) -> Result<BackendProcess, Broken> {
     const SECTION: &str = "backend";
     let section = &values.backend;
-    let address = |key: &str, text: &str| -> Result<SocketAddr, StartupError> {
+    let address = |key: &'static str, text: &str| -> Result<SocketAddr, Broken> {
         check.parse(
             SECTION,
             key,

@@ -6,23 +6,23 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Check, timeout};
+use super::{Broken, Check, timeout};
 use crate::config::file::File;
 use crate::config::settings::Limits;
 use crate::config::value::{Seconds, Size};
-use crate::error::StartupError;
 
 /// A push is a line with its head before the text, and escapes lengthen the text: fewer lines than these in a queue
 /// would make slow consumers of clients that read.
 const QUEUE_MIN_LINES: u64 = 4;
 
 /// Checks `[limits]`.
-pub(super) fn limits(values: &File, check: &Check<'_>) -> Result<Limits, StartupError> {
+pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
     const SECTION: &str = "limits";
     const MILLION: u32 = 1_000_000;
     let section = &values.limits;
-    let count = |key: &str, value: u32, high: u32| check.in_range(SECTION, key, value, (1, high));
-    let time = |key: &str, value: Seconds| timeout(check, SECTION, key, value);
+    let count =
+        |key: &'static str, value: u32, high: u32| check.in_range(SECTION, key, value, (1, high));
+    let time = |key: &'static str, value: Seconds| timeout(check, SECTION, key, value);
 
     let line_range = (Size::from_bytes(64), Size::from_mib(1));
     let max_line_bytes = check.bytes(
@@ -105,7 +105,7 @@ pub(super) fn limits(values: &File, check: &Check<'_>) -> Result<Limits, Startup
 }
 
 /// A network such as `10.0.0.0/8`, or a single address.
-fn network_of(text: &str, check: &Check<'_>) -> Result<IpNet, StartupError> {
+fn network_of(text: &str, check: &Check) -> Result<IpNet, Broken> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address));
     }

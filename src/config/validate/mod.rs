@@ -1,7 +1,9 @@
 //! Judges the values and turns them into [`Settings`].
 //!
 //! Owns the ranges, the rules between keys, and what empty values stand for. Reads nothing but its arguments.
-//! Invariant: the first rule that is broken is the error, in the order of the file.
+//!
+//! Invariant: a value that breaks a rule is one mistake. The rest is judged as if its key had its default, so that one mistake
+//! hides no other.
 
 mod cluster;
 mod limits;
@@ -17,9 +19,8 @@ use log::LevelFilter;
 
 use super::file::File;
 use super::settings::{Auth, GatewayService, Log, Network, Ops, Settings};
-use super::source::{Environment, Origins, config_error};
+use super::source::{Environment, Mistake, Origins};
 use super::value::{Seconds, Size};
-use crate::error::StartupError;
 use crate::id::FIRST_SERVICE_WORKER;
 
 /// No wait, interval or time-out of a session is longer.
@@ -29,13 +30,56 @@ const LONGEST_KEEPALIVE: Seconds = Seconds::from_ms(32_767_000);
 /// A gateway's name is a label in metrics, a node in ZooKeeper and a part of each route.
 const GATEWAY_ID_MAX_BYTES: usize = 64;
 
-/// Checks every value and every rule between values.
+/// Checks every value and every rule between values. The error has all mistakes.
 pub fn validate(
     values: &File,
     origins: &Origins,
     environment: &Environment,
-) -> Result<Settings, StartupError> {
-    let check = Check { origins };
+) -> Result<Settings, Vec<Mistake>> {
+    let mut values = values.clone();
+    let mut found: Vec<Broken> = Vec::new();
+    loop {
+        let broken = match settings(&values, environment) {
+            Ok(settings) if found.is_empty() => return Ok(settings),
+            Ok(_) => break,
+            Err(broken) => broken,
+        };
+        let is_known = found.iter().any(|known| known.is_of_the_key_of(&broken));
+        if found.is_empty() || (!is_known && origins.has(broken.section, broken.key)) {
+            values.reset(broken.section, broken.key);
+            found.push(broken);
+        } else if !values.reset_section(broken.section) {
+            // Not even its defaults hold: nothing more can be said.
+            break;
+        }
+        // Else a default does not go with a value beside it, which is nobody's mistake.
+    }
+    let mistakes = found.into_iter();
+    Err(mistakes
+        .map(|broken| {
+            let place = origins.describe(broken.section, broken.key);
+            Mistake::new(place, broken.problem)
+        })
+        .collect())
+}
+
+/// A rule that a value breaks.
+#[derive(Debug)]
+struct Broken {
+    section: &'static str,
+    key: &'static str,
+    problem: String,
+}
+
+impl Broken {
+    fn is_of_the_key_of(&self, other: &Self) -> bool {
+        (self.section, self.key) == (other.section, other.key)
+    }
+}
+
+/// The settings, or the first rule that is broken, in the order of the file.
+fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken> {
+    let check = Check;
     let settings = Settings {
         gateway_service: gateway_service(values, &check, environment)?,
         network: network(values, &check)?,
@@ -73,23 +117,25 @@ pub fn validate(
     Ok(settings)
 }
 
-/// Writes errors that name a key and the place of its value.
-struct Check<'a> {
-    origins: &'a Origins,
-}
+/// Judges single values.
+struct Check;
 
-impl Check<'_> {
-    fn broken(&self, section: &str, key: &str, problem: impl Display) -> StartupError {
-        config_error(self.origins.describe(section, key), problem)
+impl Check {
+    fn broken(&self, section: &'static str, key: &'static str, problem: impl Display) -> Broken {
+        Broken {
+            section,
+            key,
+            problem: problem.to_string(),
+        }
     }
 
     fn in_range<T: PartialOrd + Display>(
         &self,
-        section: &str,
-        key: &str,
+        section: &'static str,
+        key: &'static str,
         value: T,
         (low, high): (T, T),
-    ) -> Result<T, StartupError> {
+    ) -> Result<T, Broken> {
         if value >= low && value <= high {
             return Ok(value);
         }
@@ -99,11 +145,11 @@ impl Check<'_> {
 
     fn parse<T: FromStr>(
         &self,
-        section: &str,
-        key: &str,
+        section: &'static str,
+        key: &'static str,
         text: &str,
         wanted: &str,
-    ) -> Result<T, StartupError> {
+    ) -> Result<T, Broken> {
         text.parse()
             .map_err(|_| self.broken(section, key, format!("{text:?} is not {wanted}")))
     }
@@ -111,11 +157,11 @@ impl Check<'_> {
     /// A size as the type that counts memory; `high` must fit it.
     fn bytes(
         &self,
-        section: &str,
-        key: &str,
+        section: &'static str,
+        key: &'static str,
         value: Size,
         range: (Size, Size),
-    ) -> Result<usize, StartupError> {
+    ) -> Result<usize, Broken> {
         let value = self.in_range(section, key, value, range)?;
         usize::try_from(value.as_bytes()).map_err(|_| {
             self.broken(
@@ -129,20 +175,20 @@ impl Check<'_> {
 
 /// A time-out: never zero, which would end everything at once.
 fn timeout(
-    check: &Check<'_>,
-    section: &str,
-    key: &str,
+    check: &Check,
+    section: &'static str,
+    key: &'static str,
     value: Seconds,
-) -> Result<u64, StartupError> {
+) -> Result<u64, Broken> {
     let range = (Seconds::from_ms(1), LONGEST_TIMEOUT);
     Ok(check.in_range(section, key, value, range)?.as_ms())
 }
 
 fn gateway_service(
     values: &File,
-    check: &Check<'_>,
+    check: &Check,
     environment: &Environment,
-) -> Result<GatewayService, StartupError> {
+) -> Result<GatewayService, Broken> {
     const SECTION: &str = "gateway_service";
     let section = &values.gateway_service;
     let host: IpAddr = check.parse(
@@ -188,11 +234,7 @@ fn gateway_service(
     })
 }
 
-fn gateway_id(
-    written: &str,
-    check: &Check<'_>,
-    environment: &Environment,
-) -> Result<String, StartupError> {
+fn gateway_id(written: &str, check: &Check, environment: &Environment) -> Result<String, Broken> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if written.is_empty() {
         let name: String = environment
@@ -237,7 +279,7 @@ fn data_dir(values: &File, environment: &Environment) -> PathBuf {
     }
 }
 
-fn network(values: &File, check: &Check<'_>) -> Result<Network, StartupError> {
+fn network(values: &File, check: &Check) -> Result<Network, Broken> {
     const SECTION: &str = "network";
     // The kernel doubles what is asked for, and caps it at net.core.{w,r}mem_max by itself.
     const BUFFER: (Size, Size) = (Size::from_kib(1), Size::from_mib(64));
@@ -280,7 +322,7 @@ fn network(values: &File, check: &Check<'_>) -> Result<Network, StartupError> {
     })
 }
 
-fn ops(values: &File, check: &Check<'_>) -> Result<Ops, StartupError> {
+fn ops(values: &File, check: &Check) -> Result<Ops, Broken> {
     if values.ops.listen.is_empty() {
         return Ok(Ops { listen: None });
     }
@@ -298,7 +340,7 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && same_address
 }
 
-fn auth(values: &File, check: &Check<'_>, environment: &Environment) -> Result<Auth, StartupError> {
+fn auth(values: &File, check: &Check, environment: &Environment) -> Result<Auth, Broken> {
     const SECTION: &str = "auth";
     /// Ten years; a token that outlives its gateway is a password.
     const LONGEST_TOKEN: Seconds = Seconds::from_ms(10 * 366 * 24 * 3_600_000);

@@ -5,16 +5,60 @@ use std::time::Duration;
 use super::{cluster::zookeeper_hosts, *};
 use crate::config::settings::Algorithm;
 use crate::config::source;
-use crate::error::ExitCode;
 
 fn settings_of(text: &str) -> Result<Settings, String> {
     let mut origins = Origins::default();
     let values = source::parse("im.toml", text, &mut origins).expect("the types are right");
-    validate(&values, &origins, &Environment::default()).map_err(|error| {
-        assert_eq!(error.code, ExitCode::Config);
-        assert_eq!(error.to_string().lines().count(), 1, "{error}");
-        error.to_string()
+    validate(&values, &origins, &Environment::default()).map_err(|mistakes| {
+        let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.lines().count() == 1));
+        lines.join("\n")
     })
+}
+
+#[test]
+fn one_mistake_hides_no_other() {
+    let error = settings_of(
+        "[gateway_service]\nhost = 'localhost'\nthread_count = 65\n\
+         [network]\nbacklog = 0\n[limits]\nmax_line_bytes = 70\nlogin_line_bytes = 80\n\
+         [redis]\naddress = 'redis://10.0.0.3:6379'\n",
+    )
+    .expect_err("five mistakes");
+    let lines: Vec<&str> = error.lines().collect();
+    for (line, words) in lines.iter().zip([
+        "line 2: [gateway_service] host",
+        "line 3: [gateway_service] thread_count",
+        "line 5: [network] backlog",
+        "line 8: [limits] login_line_bytes",
+        "line 10: [redis] address",
+    ]) {
+        assert!(line.contains(words), "{line}\n{error}");
+    }
+    assert_eq!(lines.len(), 5, "{error}");
+    // The default of a key that nobody wrote is no second mistake.
+    let error =
+        settings_of("[limits]\nmax_line_bytes = 100\n").expect_err("less than before login");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn an_address_with_a_scheme_is_told_the_form_that_is_wanted() {
+    let error = settings_of("[redis]\naddress = 'redis://10.0.0.3:6379'\n").expect_err("a URL");
+    assert!(
+        error.contains("such as \"127.0.0.1:6379\": leave out redis://"),
+        "{error}"
+    );
+    for address in ["10.0.0.3/6379", "user@10.0.0.3:6379", "a b:6379"] {
+        settings_of(&format!("[redis]\naddress = '{address}'\n")).expect_err(address);
+    }
+    for address in [
+        "redis:6379",
+        "redis-1.example.org:6379",
+        "[::1]:6379",
+        "10.0.0.3:6379",
+    ] {
+        settings_of(&format!("[redis]\naddress = '{address}'\n")).expect(address);
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "server/turns.rs",
     "server/publisher/answers.rs",
     "server/publisher/packing.rs",
+    "service/fair_queue.rs",
 ];
 
 /// What a pure module must not name: runtimes, system calls, sockets, clocks and random sources.

@@ -23,6 +23,8 @@ pub use super::{
 pub const PULL_LIMIT_DEFAULT: u32 = 100;
 /// How many messages one `pull` can ask for.
 pub const PULL_LIMIT_MAX: u32 = 1000;
+/// How many members of a group one `group_members` can ask for, and shows where the client names no number.
+pub const MEMBERS_LIMIT_MAX: u32 = 1000;
 
 /// A line taken apart as far as its command word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -183,7 +185,12 @@ pub enum Command<'a> {
     JoinGroup(GroupId),
     LeaveGroup(GroupId),
     Groups,
-    GroupMembers(GroupId),
+    /// `after` is 0 where the client begins; `limit` is within 1 and [`MEMBERS_LIMIT_MAX`].
+    GroupMembers {
+        group: GroupId,
+        after: UserId,
+        limit: u32,
+    },
     Who(UserId),
     Profile(UserId),
     Search {
@@ -323,7 +330,7 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
         Verb::JoinGroup => number(verb, arguments, Numbered::Group).map(Command::JoinGroup),
         Verb::LeaveGroup => number(verb, arguments, Numbered::Group).map(Command::LeaveGroup),
         Verb::Groups => bare(Command::Groups),
-        Verb::GroupMembers => number(verb, arguments, Numbered::Group).map(Command::GroupMembers),
+        Verb::GroupMembers => group_members(verb, arguments),
         Verb::Who => number(verb, arguments, Numbered::User).map(Command::Who),
         Verb::Profile => number(verb, arguments, Numbered::User).map(Command::Profile),
         Verb::Search => match arguments.last() {
@@ -406,13 +413,45 @@ fn message_ids(verb: Verb, text: &str, dialect: Dialect) -> Result<MessageIdList
 }
 
 fn pull_limit(text: &str) -> Result<u32, BadArgument> {
+    page_limit(text, PULL_LIMIT_DEFAULT, PULL_LIMIT_MAX)
+}
+
+fn page_limit(text: &str, default: u32, most: u32) -> Result<u32, BadArgument> {
     if text.is_empty() {
-        return Ok(PULL_LIMIT_DEFAULT);
+        return Ok(default);
     }
     positive(text)
         .and_then(|limit| u32::try_from(limit).ok())
-        .filter(|limit| *limit <= PULL_LIMIT_MAX)
+        .filter(|limit| *limit <= most)
         .ok_or(BadArgument::new("a limit is 1 to 1000"))
+}
+
+fn group_members<'a>(verb: Verb, mut arguments: Arguments<'a>) -> Result<Command<'a>, BadArgument> {
+    let mut page = ["", ""];
+    let group = match arguments.middle() {
+        None => arguments.last(),
+        Some(group) => {
+            page = match arguments.middle() {
+                None => [arguments.last(), ""],
+                Some(after) => [after, arguments.last()],
+            };
+            group
+        }
+    };
+    let group = match group {
+        "" => return Err(BadArgument::new(verb.usage())),
+        group => Numbered::Group.parse(group)?,
+    };
+    let after = match page[0] {
+        "" | "0" => 0,
+        after => Numbered::User.parse(after)?,
+    };
+    let limit = page_limit(page[1], MEMBERS_LIMIT_MAX, MEMBERS_LIMIT_MAX)?;
+    Ok(Command::GroupMembers {
+        group,
+        after,
+        limit,
+    })
 }
 
 fn user_name(text: &str) -> Result<&str, BadArgument> {

@@ -74,7 +74,12 @@ pub enum Reply {
     /// To `groups`.
     Groups(Vec<GroupId>),
     /// To `group_members`.
-    Members(Vec<UserId>),
+    Members {
+        /// The members of this page.
+        ids: Vec<UserId>,
+        /// There are more behind them.
+        more: bool,
+    },
     /// To `who`: online where there is a device.
     Presence {
         /// Who was asked about.
@@ -226,7 +231,12 @@ impl Reply {
             Self::Joined(group) => integer(" joined group_id=", *group, out),
             Self::Left(group) => integer(" left group_id=", *group, out),
             Self::Groups(ids) => integers(" groups=", ids, out),
-            Self::Members(ids) => integers(" members=", ids, out),
+            Self::Members { ids, more } => {
+                integers(" members=", ids, out);
+                if *more {
+                    out.extend_from_slice(b" more=1");
+                }
+            }
             Self::Presence { uid, devices } => {
                 integer(" uid=", *uid, out);
                 integer(" online=", u8::from(!devices.is_empty()), out);

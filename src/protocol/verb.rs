@@ -130,8 +130,8 @@ verbs! {
         "groups", "groups",
         "lists the groups you are in";
     GroupMembers = "group_members",
-        "group_members:gid", "group_members:7",
-        "lists the members of a group you are in";
+        "group_members:gid[:after_uid[:limit]]", "group_members:7",
+        "lists the members of a group you are in, a thousand at a time";
     Who = "who",
         "who:uid", "who:42",
         "says whether a user is online";

@@ -10,7 +10,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -95,13 +95,22 @@ pub(super) enum Outcome {
     Password(Task),
 }
 
+/// Where the items of a batch come from.
+pub(super) trait Batch {
+    /// The next item; asking for it says that the last one is done. `None`: it is time to commit.
+    fn next(&mut self) -> Option<Item>;
+
+    /// The time so far was spent waiting for a storage that others use, or that failed: it is no item's.
+    fn restart(&mut self);
+}
+
 /// What a batch leads to, once it is committed.
 #[derive(Default)]
 pub(super) struct Effects {
     /// To be published first, in this order.
     pub(super) pushes: Vec<(Channel, PushMessage)>,
-    /// One for each item, in the same order.
-    pub(super) outcomes: Vec<Outcome>,
+    /// The items, each with what came of it, in the order they were carried out.
+    pub(super) outcomes: Vec<(Item, Outcome)>,
 }
 
 /// See the module's description.
@@ -114,6 +123,8 @@ pub(super) struct Engine<S = Sqlite> {
     pub(super) health: Health,
     pub(super) metrics: Arc<metrics::Store>,
     pub(super) now_ms: i64,
+    /// How long the last commit took.
+    pub(super) last_commit: Duration,
     /// When the log was last emptied because storage failed.
     log_shortened_ms: i64,
     /// Messages stored by the batch at hand, counted once it is committed.
@@ -150,6 +161,7 @@ impl<S: Storage> Engine<S> {
             health: Health::new(report),
             metrics,
             now_ms: 0,
+            last_commit: Duration::ZERO,
             log_shortened_ms: 0,
             stored_messages: 0,
             swept_messages: 0,
@@ -159,17 +171,18 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Carries out a batch at `now_ms` (Unix time) and commits it.
-    pub(super) fn run(&mut self, items: &[Item], now_ms: i64) -> Effects {
+    pub(super) fn run(&mut self, batch: &mut impl Batch, now_ms: i64) -> Effects {
         self.now_ms = now_ms;
+        let mut items = Vec::new();
         let mut left_out = Vec::new();
         let mut mode = Mode::Normal;
         loop {
             self.store.set_mode(mode);
-            match self.attempt(items, &left_out) {
+            match self.attempt(&mut items, batch, &left_out) {
                 Ok(outcomes) => {
                     return Effects {
                         pushes: std::mem::take(&mut self.pushes),
-                        outcomes,
+                        outcomes: items.into_iter().zip(outcomes).collect(),
                     };
                 }
                 Err(Abort::LeaveOut(index)) => {
@@ -181,6 +194,7 @@ impl<S: Storage> Engine<S> {
                     self.health.failed(now_ms, &error);
                     self.take_back();
                     self.shorten_log();
+                    batch.restart();
                     mode = Mode::ReadsOnly;
                 }
             }
@@ -253,12 +267,26 @@ impl<S: Storage> Engine<S> {
         self.swept_messages = 0;
     }
 
-    fn attempt(&mut self, items: &[Item], left_out: &[usize]) -> Result<Vec<Outcome>, Abort> {
+    /// Carries out `items`, then the rest of `batch`, which joins them, and commits.
+    fn attempt(
+        &mut self,
+        items: &mut Vec<Item>,
+        batch: &mut impl Batch,
+        left_out: &[usize],
+    ) -> Result<Vec<Outcome>, Abort> {
         let mut outcomes = Vec::with_capacity(items.len());
-        if !items.iter().all(Item::only_looks_up) {
-            self.begin().map_err(Abort::Storage)?;
-        }
-        for (index, item) in items.iter().enumerate() {
+        let mut has_begun = false;
+        for index in 0.. {
+            if index == items.len() {
+                let Some(item) = batch.next() else { break };
+                items.push(item);
+            }
+            let item = &items[index];
+            if !has_begun && !item.only_looks_up() {
+                self.begin().map_err(Abort::Storage)?;
+                batch.restart();
+                has_begun = true;
+            }
             if left_out.contains(&index) {
                 outcomes.push(Outcome::Reply(
                     item.failed(result(Code::Internal, "the service failed")),
@@ -302,6 +330,7 @@ impl<S: Storage> Engine<S> {
         if let Some(duration_us) = self.store.commit(self.now_ms)? {
             self.metrics.commits.inc();
             self.metrics.commit_duration.observe_us(duration_us);
+            self.last_commit = Duration::from_micros(duration_us);
             self.health.committed(self.now_ms);
         }
         self.presence.keep();
@@ -406,6 +435,14 @@ pub(super) fn too_late(item: &Item) -> Response {
     item.failed(result(
         Code::Unavailable,
         "too many calls were waiting, try again",
+    ))
+}
+
+/// The answer to an item that found too many of the same user before it.
+pub(super) fn too_many_calls(item: &Item) -> Response {
+    item.failed(result(
+        Code::Unavailable,
+        "too many calls of this user are waiting, try again",
     ))
 }
 

@@ -15,13 +15,14 @@ use crate::{
 /// Longest name and description, in bytes.
 const NAME_BYTES: usize = 128;
 const DESCRIPTION_BYTES: usize = 1024;
-/// Most members of a group.
+/// Most members of a group, and of one answer about them.
 const MEMBERS_LIMIT: u32 = 10_000;
 /// Most groups of a user: each is a cursor to open at every log-in.
 const GROUPS_LIMIT: usize = 500;
 
 const NO_SUCH_USER: Failure = Failure::Refused(Code::NotFound, "no such user");
 const NO_SUCH_GROUP: Failure = Failure::Refused(Code::NotFound, "no such group");
+const NOT_A_MEMBER: Failure = Failure::Refused(Code::Forbidden, "not a member");
 
 impl<S: Storage> Engine<S> {
     pub(super) fn create_group(
@@ -126,7 +127,7 @@ impl<S: Storage> Engine<S> {
             .load_member(StreamId::group(group_id), user)?
             .is_none()
         {
-            return Err(Failure::Refused(Code::Forbidden, "not a member"));
+            return Err(NOT_A_MEMBER);
         }
         self.store.delete_member(group_id, user)?;
         self.publish_membership(PushKind::GroupLeft, user, group_id)?;
@@ -141,10 +142,26 @@ impl<S: Storage> Engine<S> {
             return Err(NO_SUCH_GROUP);
         }
         let stream = StreamId::group(request.group_id);
-        let member_ids = self.store.read().readers(stream)?;
+        let asker_is_member = match request.asker_id {
+            0 => false,
+            asker => self.store.load_member(stream, asker)?.is_some(),
+        };
+        if request.asker_id != 0 && !asker_is_member {
+            return Err(NOT_A_MEMBER);
+        }
+        let limit = match request.limit {
+            0 => MEMBERS_LIMIT,
+            limit => limit.min(MEMBERS_LIMIT),
+        } as usize;
+        let rows = self.store.read();
+        let mut member_ids = rows.readers(stream, request.after_user_id, limit + 1)?;
+        let more = member_ids.len() > limit;
+        member_ids.truncate(limit);
         Ok(proto::GetGroupMembersResponse {
             result: ok(),
             member_ids,
+            more,
+            asker_is_member,
         })
     }
 

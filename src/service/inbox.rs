@@ -291,10 +291,7 @@ impl<S: Storage> Engine<S> {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
         }
         let mut acked = 0;
-        for &msg_id in request.msg_id_list.iter().chain(&request.group_msg_id_list) {
-            let Some((stream, seq)) = self.store.read().place_of(msg_id)? else {
-                continue;
-            };
+        for (stream, seq) in self.store.read().places_of(&named_once(request))? {
             if !self.load_reader(stream, user)? {
                 continue;
             }
@@ -365,6 +362,15 @@ impl Source {
     }
 }
 
+/// The ids of an acknowledgement, each once: gateways name each in both lists. In order, so that neighbours are found on the page
+/// that is at hand.
+fn named_once(request: &proto::AckRequest) -> Vec<MessageId> {
+    let mut msg_ids = [&request.msg_id_list[..], &request.group_msg_id_list[..]].concat();
+    msg_ids.sort_unstable();
+    msg_ids.dedup();
+    msg_ids
+}
+
 fn direct(row: StoredMessage, to: UserId, redelivery: bool) -> proto::C2cMsg {
     proto::C2cMsg {
         msg_id: row.msg_id,
@@ -386,5 +392,20 @@ fn of_group(row: StoredMessage, group_id: i64, redelivery: bool) -> proto::Group
         text: row.text,
         seq: row.seq,
         redelivery,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_looked_up_once_however_often_it_is_named() {
+        let request = proto::AckRequest {
+            user_id: 1,
+            msg_id_list: vec![7, 3, 7, 9],
+            group_msg_id_list: vec![7, 3, 7, 9],
+        };
+        assert_eq!(named_once(&request), [3, 7, 9]);
     }
 }

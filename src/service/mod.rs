@@ -4,21 +4,22 @@
 //! [`Publisher`] for pushes. Never knows a session or a socket.
 //!
 //! ```text
-//! core ── Call ──▶ queue ──▶ store thread: batch → transaction → commit → publish pushes → complete replies
+//! core ── Call ──▶ queue ──▶ store thread: turns → batch → transaction → commit → publish pushes → complete replies
 //!                    ▲                            │ log-in, registration
 //!                    └──── verdict ── password threads ◀──┘
 //! ```
 //!
-//! Invariants: what is answered or published is committed; pushes of a commit go out before its replies; calls of one caller are
-//! carried out in the order submitted (log-ins and registrations wait for a password thread and may be overtaken).
+//! Invariants: what is answered or published is committed; pushes of a commit go out before its replies; calls of one caller in one
+//! user's name are carried out in the order submitted (log-ins and registrations wait for a password thread and may be overtaken).
 //!
-//! Where to look: `thread` gathers batches, `engine` carries them out, `store` keeps the transaction and what is remembered,
+//! Where to look: `thread` gathers batches, `waiting` with `fair_queue` says whose turn it is, `engine` carries them out, `store` keeps the transaction and what is remembered,
 //! `store/storage` says what is asked of a storage and `store/sqlite` has all SQL; `user`, `presence` with `routes`, `message`, `inbox` and `group` serve one subject each, `password` on threads
 //! of its own; `sweep` deletes what everybody has confirmed, `health` tells whether writing works; `cursor` and `range_set`
 //! are the pure arithmetic of who has confirmed what.
 
 mod cursor;
 mod engine;
+mod fair_queue;
 mod group;
 mod health;
 mod inbox;
@@ -33,6 +34,7 @@ mod sweep;
 mod tests;
 mod thread;
 mod user;
+mod waiting;
 
 use std::{
     path::PathBuf,
@@ -55,6 +57,7 @@ use self::{
         storage::{Messages, Routes},
     },
     thread::{Envelope, StoreThread},
+    waiting::Waiting,
 };
 use crate::{
     backend::{Request, Response},
@@ -64,8 +67,8 @@ use crate::{
     metrics,
 };
 
-/// Calls that may wait for the store thread; more are refused.
-const QUEUE_CALLS: usize = 65_536;
+/// Calls that may wait for the store thread to take them up; more are refused. It takes up as many again, in turns.
+const QUEUE_CALLS: usize = 32_768;
 
 /// Where the replies of one caller go.
 pub trait ReplySink: Send + Sync {
@@ -187,6 +190,8 @@ pub fn start(
     let store_thread = StoreThread {
         engine,
         queue,
+        waiting: Waiting::new(),
+        verdicts_awaited: 0,
         passwords,
         publisher,
         metrics,

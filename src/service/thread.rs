@@ -1,7 +1,8 @@
 //! The store thread: takes calls off the queue in batches, runs them, and hands out what came of it.
 //!
 //! Owns the order "commit, publish, reply". It is the only thread that touches the store. It waits only for its queue: a batch is
-//! what has piled up while the last one was committed, so a lone call is not delayed and a crowd shares one commit.
+//! what has piled up while the last one was committed, so a lone call is not delayed and a crowd shares one commit. Whose call
+//! is next is for `waiting` to say; a batch ends when it has taken so long that others should not wait for its end.
 //! It never waits for a password thread (a full pool refuses), so the two queues cannot block each other.
 
 use std::{
@@ -17,11 +18,17 @@ use super::{
     engine::{self, Effects, Engine, Item, Outcome},
     health::{CALM_MS, FailureReport},
     password::{Judged, PasswordPool},
+    waiting::Waiting,
 };
 use crate::{backend::Response, bus::Publisher, metrics, unix_time::unix_ms};
 
-/// Calls in one transaction at most: more would make the first of them wait for the last.
-const BATCH_CALLS: usize = 256;
+/// Calls that may wait in turns; the others wait in the queue.
+const WAITING_CALLS: usize = 32_768;
+/// A batch lasts at least so long, or as long as so many commits, if calls wait: else commits would be most of the work.
+const LEAST_BATCH: Duration = Duration::from_millis(1);
+const BATCH_COMMITS: u32 = 2;
+/// And at most so long: whoever comes now waits for its end.
+const LONGEST_BATCH: Duration = Duration::from_millis(50);
 /// Time between two passes of the sweep, and the longest wait for a call.
 const SWEEP_PASS: Duration = Duration::from_secs(60);
 /// Pause between two slices of a pass when nobody asks.
@@ -50,6 +57,9 @@ pub(super) enum Envelope {
 pub(super) struct StoreThread {
     pub(super) engine: Engine,
     pub(super) queue: Receiver<Envelope>,
+    pub(super) waiting: Waiting,
+    /// Verdicts that the password pool still owes.
+    pub(super) verdicts_awaited: usize,
     pub(super) passwords: PasswordPool,
     pub(super) publisher: Arc<dyn Publisher>,
     pub(super) metrics: Arc<metrics::Store>,
@@ -87,65 +97,75 @@ impl StoreThread {
             expiring: false,
             commits_at_checkpoint: 0,
         };
-        let mut items = Vec::new();
-        let mut awaited = 0;
         let mut stopping = false;
         while !stopping {
             let wait = self.longest_wait(&housekeeping);
             match self.queue.recv_timeout(wait) {
                 Ok(first) => {
-                    stopping = self.gather(first, &mut items);
+                    stopping = self.gather(first);
                     housekeeping.last_call = Instant::now();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => stopping = true,
             }
-            awaited = self.carry_out(&mut items, awaited);
+            self.carry_out();
             self.keep_house(&mut housekeeping);
         }
-        self.finish(awaited);
+        self.finish();
     }
 
     /// Takes what has piled up; `true`: the order to stop was in it.
-    fn gather(&self, first: Envelope, items: &mut Vec<Item>) -> bool {
+    fn gather(&mut self, first: Envelope) -> bool {
+        let mut refused = Replies::default();
+        let mut is_last = false;
         let mut next = Some(first);
         while let Some(envelope) = next {
-            match envelope {
-                Envelope::Call(call) => items.push(Item::Call(call)),
-                Envelope::Judged(judged) => items.push(Item::Judged(judged)),
-                Envelope::Stop => return true,
+            let item = match envelope {
+                Envelope::Call(call) => Item::Call(call),
+                Envelope::Judged(judged) => Item::Judged(judged),
+                Envelope::Stop => {
+                    is_last = true;
+                    break;
+                }
+            };
+            if let Err(item) = self.waiting.push(item) {
+                refused.push(&item, engine::too_many_calls(&item));
             }
-            next = (items.len() < BATCH_CALLS)
+            next = (self.waiting.len() < WAITING_CALLS)
                 .then(|| self.queue.try_recv().ok())
                 .flatten();
         }
-        false
+        refused.complete();
+        is_last
     }
 
-    /// Runs a batch and hands out its effects. `awaited` counts the verdicts the password pool still owes.
-    fn carry_out(&mut self, items: &mut Vec<Item>, mut awaited: usize) -> usize {
-        if items.is_empty() {
-            return awaited;
+    /// Runs a batch of what waits and hands out its effects.
+    fn carry_out(&mut self) {
+        if self.waiting.is_empty() {
+            return;
         }
-        self.metrics.queue_depth.set(self.queue.len() as u64);
-        refuse_late(items);
-        if items.is_empty() {
-            return awaited;
-        }
-        let Effects { pushes, outcomes } = self.engine.run(items, unix_ms());
+        let depth = self.queue.len() + self.waiting.len();
+        self.metrics.queue_depth.set(depth as u64);
+        let longest = (self.engine.last_commit * BATCH_COMMITS).clamp(LEAST_BATCH, LONGEST_BATCH);
+        let mut batch = self.waiting.batch(longest);
+        let Effects { pushes, outcomes } = self.engine.run(&mut batch, unix_ms());
+        let late = batch.end();
         if !pushes.is_empty() {
             self.publisher.publish(pushes);
         }
         let mut replies = Replies::default();
-        for (item, outcome) in items.drain(..).zip(outcomes) {
+        for item in late {
+            replies.push(&item, engine::too_late(&item));
+        }
+        for (item, outcome) in outcomes {
             if matches!(item, Item::Judged(_)) {
-                awaited = awaited.saturating_sub(1);
+                self.verdicts_awaited = self.verdicts_awaited.saturating_sub(1);
             }
             match outcome {
                 Outcome::Reply(response) => replies.push(&item, response),
                 Outcome::Password(task) => {
                     match self.passwords.submit(engine::job(&item, task)) {
-                        None => awaited += 1,
+                        None => self.verdicts_awaited += 1,
                         // It, or one that waited: in any case one verdict less than calls.
                         Some(lost) => {
                             let response = engine::too_many_passwords(&lost);
@@ -156,10 +176,12 @@ impl StoreThread {
             }
         }
         replies.complete();
-        awaited
     }
 
     fn longest_wait(&self, housekeeping: &Housekeeping) -> Duration {
+        if !self.waiting.is_empty() {
+            return Duration::ZERO;
+        }
         let pause = if housekeeping.sweeping {
             SWEEP_PAUSE
         } else if self.engine.health.is_failing() {
@@ -188,7 +210,7 @@ impl StoreThread {
 
     fn keep_house(&mut self, housekeeping: &mut Housekeeping) {
         let now_ms = unix_ms();
-        let is_quiet = self.queue.is_empty();
+        let is_quiet = self.queue.is_empty() && self.waiting.is_empty();
         let since_slice = housekeeping.last_slice.elapsed();
         let pause = match (housekeeping.sweeping, is_quiet) {
             (false, _) => SWEEP_PASS,
@@ -232,23 +254,20 @@ impl StoreThread {
     }
 
     /// Answers all that is still queued or with the password pool, writes what is unwritten, and empties the log.
-    fn finish(mut self, mut awaited: usize) {
-        let mut items = Vec::new();
+    fn finish(mut self) {
         loop {
-            while let Ok(envelope) = self.queue.try_recv() {
-                self.gather(envelope, &mut items);
-                awaited = self.carry_out(&mut items, awaited);
-            }
-            if awaited == 0 {
-                break;
-            }
-            match self.queue.recv() {
-                Ok(envelope) => {
-                    self.gather(envelope, &mut items);
-                    awaited = self.carry_out(&mut items, awaited);
+            if let Ok(envelope) = self.queue.try_recv() {
+                self.gather(envelope);
+            } else if self.waiting.is_empty() {
+                if self.verdicts_awaited == 0 {
+                    break;
                 }
-                Err(_) => break,
+                match self.queue.recv() {
+                    Ok(envelope) => drop(self.gather(envelope)),
+                    Err(_) => break,
+                }
             }
+            self.carry_out();
         }
         self.engine.store.write_back_all();
         self.engine.run_housekeeping(unix_ms(), false);
@@ -263,23 +282,6 @@ pub(super) fn main(thread: StoreThread, report: &FailureReport) {
         log::error!("the store thread panicked: nothing is stored or read any more");
         report(true);
     }
-}
-
-/// Calls that nobody waits for any more are not done; answered they are, as their place may be in the way of other answers.
-fn refuse_late(items: &mut Vec<Item>) {
-    if items.iter().all(|item| item.deadline().is_none()) {
-        return;
-    }
-    let now = Instant::now();
-    let mut replies = Replies::default();
-    items.retain(|item| {
-        let is_late = item.deadline().is_some_and(|deadline| deadline <= now);
-        if is_late {
-            replies.push(item, engine::too_late(item));
-        }
-        !is_late
-    });
-    replies.complete();
 }
 
 /// Replies gathered per sink.

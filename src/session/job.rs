@@ -73,7 +73,11 @@ pub enum Call {
     JoinGroup(GroupId),
     LeaveGroup(GroupId),
     Groups,
-    GroupMembers(GroupId),
+    GroupMembers {
+        group: GroupId,
+        after: UserId,
+        limit: u32,
+    },
     Who(UserId),
     Profile(UserId),
     Search {
@@ -124,7 +128,15 @@ impl Call {
             Command::JoinGroup(group) => Self::JoinGroup(group),
             Command::LeaveGroup(group) => Self::LeaveGroup(group),
             Command::Groups => Self::Groups,
-            Command::GroupMembers(group) => Self::GroupMembers(group),
+            Command::GroupMembers {
+                group,
+                after,
+                limit,
+            } => Self::GroupMembers {
+                group,
+                after,
+                limit,
+            },
             Command::Who(user) => Self::Who(user),
             Command::Profile(user) => Self::Profile(user),
             Command::Search { prefix } => Self::Search {

@@ -39,6 +39,34 @@ fn a_group_is_created_joined_listed_and_left() {
 }
 
 #[test]
+fn members_come_in_pages_that_go_on_behind_the_last_one() {
+    let gateway = Gateway::start(|_| {});
+    let mut alice = gateway.register("alice");
+    let mut bob = gateway.register("bob");
+    let mut carol = gateway.register("carol");
+    let group = alice.create_group("team");
+    for member in [&mut bob, &mut carol] {
+        member.ask(&format!("join_group:{group}"));
+    }
+    assert_eq!(
+        carol.ask(&format!("group_members:{group}::2")),
+        format!("+OK members={},{} more=1", alice.uid, bob.uid)
+    );
+    assert_eq!(
+        carol.ask(&format!("group_members:{group}:{}:2", bob.uid)),
+        format!("+OK members={}", carol.uid)
+    );
+    assert_eq!(
+        alice.ask(&format!("group_members:{group}:{}", carol.uid)),
+        "+OK members="
+    );
+    assert_error(
+        &alice.ask(&format!("group_members:{group}:0:1001")),
+        "BAD_ARGUMENT",
+    );
+}
+
+#[test]
 fn outsiders_are_forbidden_and_unknown_groups_not_found() {
     let gateway = Gateway::start(|_| {});
     let mut alice = gateway.register("alice");

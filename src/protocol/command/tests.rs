@@ -171,7 +171,13 @@ fn every_command_of_the_contract_is_understood() {
         ("join_group:7", Command::JoinGroup(7)),
         ("leave_group:7", Command::LeaveGroup(7)),
         ("groups", Command::Groups),
-        ("group_members:7", Command::GroupMembers(7)),
+        ("group_members:7", members(7, 0, 1000)),
+        ("group_members:7:", members(7, 0, 1000)),
+        ("group_members:7:12", members(7, 12, 1000)),
+        ("group_members:7:12:50", members(7, 12, 50)),
+        ("group_members:7::50", members(7, 0, 50)),
+        ("group_members:7:0:1", members(7, 0, 1)),
+        ("group_members 7 12 50", members(7, 12, 50)),
         ("who:2", Command::Who(2)),
         ("profile:2", Command::Profile(2)),
         ("search:ali", Command::Search { prefix: "ali" }),
@@ -485,5 +491,31 @@ proptest! {
             prop_assert_eq!(command, Ok(Command::Chat { to, text: Cow::Borrowed(text.as_str()) }));
             prop_assert_eq!(parsed.tag.is_some(), tagged);
         }
+    }
+}
+
+fn members(group: GroupId, after: UserId, limit: u32) -> Command<'static> {
+    Command::GroupMembers {
+        group,
+        after,
+        limit,
+    }
+}
+
+#[test]
+fn a_page_of_members_begins_at_a_number_and_has_a_limit() {
+    for bad in [
+        "group_members",
+        "group_members:",
+        "group_members::5",
+        "group_members:x",
+        "group_members:7:x",
+        "group_members:7:-1",
+        "group_members:7:1:0",
+        "group_members:7:1:1001",
+        "group_members:7:1:2:3",
+    ] {
+        let line = parse_line(bad.as_bytes()).unwrap();
+        assert!(parse_arguments(&line, Dialect::Colon).is_err(), "{bad}");
     }
 }

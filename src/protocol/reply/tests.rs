@@ -137,9 +137,20 @@ fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
             "+OK groups=7,9",
         ),
         (
-            Reply::Members(vec![1, 2]),
+            Reply::Members {
+                ids: vec![1, 2],
+                more: false,
+            },
             "+OK members=1,2",
             "+OK members=1,2",
+        ),
+        (
+            Reply::Members {
+                ids: vec![1, 2],
+                more: true,
+            },
+            "+OK members=1,2 more=1",
+            "+OK members=1,2 more=1",
         ),
         (
             presence(&["phone", "cli"]),

@@ -186,8 +186,8 @@ pub(in crate::service) trait Messages {
         before_ms: i64,
     ) -> Result<(), Failure>;
 
-    /// The stream of a message, and its number.
-    fn place_of(&self, msg_id: MessageId) -> Result<Option<(StreamId, u64)>, Failure>;
+    /// The streams of those of these messages that there are, and their numbers there.
+    fn places_of(&self, msg_ids: &[MessageId]) -> Result<Vec<(StreamId, u64)>, Failure>;
 
     /// At most `limit` messages of a stream with numbers in `from..=to`, ascending.
     fn messages(
@@ -235,8 +235,13 @@ pub(in crate::service) trait Cursors {
     /// Shows up to where every reader of a stream has confirmed everything.
     fn each_floor(&self, stream: StreamId, visit: impl FnMut(UserId, u64)) -> Result<(), Failure>;
 
-    /// The readers of a stream, ascending.
-    fn readers(&self, stream: StreamId) -> Result<Vec<UserId>, Failure>;
+    /// At most `limit` readers of a stream with numbers above `after`, ascending.
+    fn readers(
+        &self,
+        stream: StreamId,
+        after: UserId,
+        limit: usize,
+    ) -> Result<Vec<UserId>, Failure>;
 
     /// How many readers a stream has.
     fn reader_count(&self, stream: StreamId) -> Result<u32, Failure>;

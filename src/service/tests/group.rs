@@ -132,8 +132,10 @@ fn lists_and_facts_of_groups_follow_the_memberships() {
     let groups = world.call::<method::GetUserGroups>(proto::GetUserGroupsRequest { user_id: bob });
     assert_eq!(groups.group_ids, [first, second]);
     assert_eq!(groups.last_seqs, [1, 0]);
-    let members =
-        world.call::<method::GetGroupMembers>(proto::GetGroupMembersRequest { group_id: first });
+    let members = world.call::<method::GetGroupMembers>(proto::GetGroupMembersRequest {
+        group_id: first,
+        ..Default::default()
+    });
     assert_eq!(members.member_ids, [alice, bob]);
     let info = world.call::<method::GetGroupInfo>(proto::GetGroupInfoRequest { group_id: first });
     assert_eq!(
@@ -144,6 +146,38 @@ fn lists_and_facts_of_groups_follow_the_memberships() {
     leave(&mut world, bob, first);
     let info = world.call::<method::GetGroupInfo>(proto::GetGroupInfoRequest { group_id: first });
     assert_eq!(info.member_count, 1);
+}
+
+#[test]
+fn members_come_in_pages_and_only_to_members() {
+    let mut world = World::new();
+    let users: Vec<i64> = (0..5).map(|n| world.user(&format!("user{n}"))).collect();
+    let stranger = world.user("stranger");
+    let group = world.group(users[0], &users[1..]);
+    let page = |world: &mut World, asker_id, after_user_id, limit| {
+        world.call::<method::GetGroupMembers>(proto::GetGroupMembersRequest {
+            group_id: group,
+            after_user_id,
+            limit,
+            asker_id,
+        })
+    };
+    let mut found = Vec::new();
+    loop {
+        let after = found.last().copied().unwrap_or(0);
+        let response = page(&mut world, users[4], after, 2);
+        assert!(response.asker_is_member);
+        found.extend(response.member_ids);
+        if !response.more {
+            break;
+        }
+    }
+    assert_eq!(found, users);
+    let whole = page(&mut world, users[4], 0, 5);
+    assert_eq!((whole.member_ids.len(), whole.more), (5, false));
+    let refused = page(&mut world, stranger, 0, 2);
+    assert_eq!(code(&refused.result), Code::Forbidden);
+    assert!(refused.member_ids.is_empty());
 }
 
 #[test]

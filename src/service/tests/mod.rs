@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::{
     Call, ReplySink, StorageMode,
-    engine::{Engine, Item, Outcome},
+    engine::{Batch, Engine, Item, Outcome},
     password::{Judged, Verdict},
     store::{Store, sqlite::Sqlite},
 };
@@ -43,6 +43,14 @@ impl ReplySink for Kept {
     fn complete(&self, replies: Vec<(u64, Response)>) {
         self.0.lock().expect("not poisoned").extend(replies);
     }
+}
+
+impl Batch for std::vec::IntoIter<Item> {
+    fn next(&mut self) -> Option<Item> {
+        Iterator::next(self)
+    }
+
+    fn restart(&mut self) {}
 }
 
 /// An engine over a store of its own.
@@ -123,12 +131,12 @@ impl World {
                 })
             })
             .collect();
-        let effects = self.engine.run(&items, self.now_ms);
+        let effects = self.engine.run(&mut items.into_iter(), self.now_ms);
         self.pushes.extend(effects.pushes);
         effects
             .outcomes
             .into_iter()
-            .map(|outcome| match outcome {
+            .map(|(_, outcome)| match outcome {
                 Outcome::Reply(response) => response,
                 Outcome::Password(_) => panic!("a job for the password pool"),
             })
@@ -152,9 +160,9 @@ impl World {
             },
             act_before: None,
         });
-        let effects = self.engine.run(&[item], self.now_ms);
+        let effects = self.engine.run(&mut vec![item].into_iter(), self.now_ms);
         match &effects.outcomes[..] {
-            [Outcome::Reply(Response::Register(response))] => {
+            [(_, Outcome::Reply(Response::Register(response)))] => {
                 assert_eq!(code(&response.result), Code::Ok);
                 response.user_id
             }

@@ -7,7 +7,7 @@ use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
-    id::GroupId,
+    id::{GroupId, UserId},
     proto::{
         Code, CreateGroupRequest, GetGroupMembersRequest, GetUserGroupsRequest,
         GetUserGroupsResponse, JoinGroupRequest, LeaveGroupRequest,
@@ -107,22 +107,41 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     Ok(Reply::Groups(response.group_ids))
 }
 
+/// The page of members behind `after`, of at most `limit`.
 pub(super) async fn members<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
     group: GroupId,
+    (after, limit): (UserId, u32),
 ) -> Result<Reply, Failure> {
-    let request = GetGroupMembersRequest { group_id: group };
-    match core.ask::<method::GetGroupMembers>(request).await {
-        Ok(response) if response.member_ids.contains(&job.user) => {
-            check_numbers(response.member_ids.iter().copied())?;
-            Ok(Reply::Members(response.member_ids))
+    let request = GetGroupMembersRequest {
+        group_id: group,
+        after_user_id: after,
+        limit,
+        asker_id: job.user,
+    };
+    let response = match core.ask::<method::GetGroupMembers>(request).await {
+        Err(Failure::Backend(Code::NotFound)) => {
+            return Err(Failure::Refused(
+                ErrorCode::NotFound,
+                "there is no such group",
+            ));
         }
-        Ok(_) => Err(Failure::Backend(Code::Forbidden)),
-        Err(Failure::Backend(Code::NotFound)) => Err(Failure::Refused(
-            ErrorCode::NotFound,
-            "there is no such group",
-        )),
-        Err(failure) => Err(failure),
+        response => response?,
+    };
+    check_numbers(response.member_ids.iter().copied())?;
+    if !response.asker_is_member && !response.member_ids.contains(&job.user) {
+        return Err(Failure::Backend(Code::Forbidden));
     }
+    // A service without pages answers with all members, in any order.
+    let mut ids = response.member_ids;
+    ids.retain(|member| *member > after);
+    ids.sort_unstable();
+    ids.dedup();
+    let too_many = ids.len() > limit as usize;
+    ids.truncate(limit as usize);
+    Ok(Reply::Members {
+        ids,
+        more: response.more || too_many,
+    })
 }

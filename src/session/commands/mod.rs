@@ -39,7 +39,11 @@ pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Rep
         Call::JoinGroup(group) => group::join(core, job, *group).await,
         Call::LeaveGroup(group) => group::leave(core, job, *group).await,
         Call::Groups => group::list(core, job).await,
-        Call::GroupMembers(group) => group::members(core, job, *group).await,
+        Call::GroupMembers {
+            group,
+            after,
+            limit,
+        } => group::members(core, job, *group, (*after, *limit)).await,
         Call::Who(user) => info::who(core, *user).await,
         Call::Profile(user) => info::profile(core, *user).await,
         Call::Search { prefix } => info::search(core, prefix).await,

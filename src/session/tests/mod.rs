@@ -1,6 +1,7 @@
 //! Flows that run beside commands, against services that answer what a test says.
 
 mod effects;
+mod groups;
 mod messages;
 mod routes;
 

@@ -118,7 +118,7 @@ fn understood(command: &Command<'_>, line_bytes: usize) {
         | Command::RemoveFriend(number)
         | Command::JoinGroup(number)
         | Command::LeaveGroup(number)
-        | Command::GroupMembers(number)
+        | Command::GroupMembers { group: number, .. }
         | Command::Who(number)
         | Command::Profile(number) => assert!(*number > 0),
         Command::CreateGroup { name, .. } => {

@@ -78,11 +78,17 @@ impl Cursors for Sqlite {
         Ok(())
     }
 
-    fn readers(&self, stream: StreamId) -> Result<Vec<UserId>, Failure> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT user_id FROM cursors WHERE stream = ?1 ORDER BY user_id")?;
-        let readers = statement.query_map([stream.row()], |row| row.get(0))?;
+    fn readers(
+        &self,
+        stream: StreamId,
+        after: UserId,
+        limit: usize,
+    ) -> Result<Vec<UserId>, Failure> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT user_id FROM cursors WHERE stream = ?1 AND user_id > ?2 ORDER BY user_id LIMIT ?3",
+        )?;
+        let readers =
+            statement.query_map(params![stream.row(), after, limit as i64], |row| row.get(0))?;
         Ok(readers.collect::<Result<_, _>>()?)
     }
 

@@ -77,17 +77,21 @@ impl Messages for Sqlite {
         Ok(())
     }
 
-    fn place_of(&self, msg_id: MessageId) -> Result<Option<(StreamId, u64)>, Failure> {
-        Ok(self
+    fn places_of(&self, msg_ids: &[MessageId]) -> Result<Vec<(StreamId, u64)>, Failure> {
+        let mut statement = self
             .connection
-            .prepare_cached("SELECT stream, seq FROM messages WHERE msg_id = ?1")?
-            .query_row([msg_id], |row| {
+            .prepare_cached("SELECT stream, seq FROM messages WHERE msg_id = ?1")?;
+        let mut places = Vec::new();
+        for msg_id in msg_ids {
+            let place = statement.query_row([msg_id], |row| {
                 Ok((
                     StreamId::from_row(row.get(0)?),
                     row.get::<_, i64>(1)? as u64,
                 ))
-            })
-            .optional()?)
+            });
+            places.extend(place.optional()?);
+        }
+        Ok(places)
     }
 
     fn messages(

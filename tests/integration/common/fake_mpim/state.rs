@@ -262,6 +262,8 @@ impl State {
                         .into_iter()
                         .flat_map(|(_, members)| members.iter().copied())
                         .collect(),
+                    // It knows no pages.
+                    ..Default::default()
                 }
                 .encode_to_vec()
             }

@@ -1,0 +1,256 @@
+//! A queue in which everybody's turn comes by what they have used, not by when they asked.
+//!
+//! Start-time fair queueing: an item may begin at the latest of "now" and the moment the same key's last item ended, on a clock
+//! that counts cost instead of time. The earliest beginning is next; now is the beginning of what is taken. So whoever has used
+//! nothing lately goes before all who have, and a key that asks one thing at a time, as most do, pays for the last one all the
+//! same. Pure: costs come in after the fact, in any unit.
+//!
+//! Invariants: items of one key keep their order; a key with items that is not being served has exactly one turn; a key is never
+//! further behind than the cost of its last item; keys remembered without items are bounded.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::Hash,
+};
+
+/// Keys remembered at most, whether or not they have items.
+const KEYS_REMEMBERED: usize = 65_536;
+
+/// See the module's description.
+pub(super) struct FairQueue<K, T> {
+    lanes: HashMap<K, Lane<T>>,
+    /// When each key with items may begin; the second number is the order of coming, for those that may begin together.
+    turns: BTreeMap<(u64, u64), K>,
+    now: u64,
+    next_order: u64,
+    len: usize,
+    lane_limit: usize,
+}
+
+struct Lane<T> {
+    items: VecDeque<T>,
+    /// When what was taken last has ended.
+    ended: u64,
+    /// An item was taken and its cost is not known yet.
+    is_served: bool,
+}
+
+impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
+    /// An empty queue that holds at most `lane_limit` items of one key.
+    pub(super) fn new(lane_limit: usize) -> Self {
+        Self {
+            lanes: HashMap::new(),
+            turns: BTreeMap::new(),
+            now: 0,
+            next_order: 0,
+            len: 0,
+            lane_limit,
+        }
+    }
+
+    /// How many items wait.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Puts an item behind the others of `key`, or gives it back where these are too many.
+    pub(super) fn push(&mut self, key: K, item: T) -> Result<(), T> {
+        if self.lanes.len() >= KEYS_REMEMBERED && !self.lanes.contains_key(&key) {
+            self.lanes
+                .retain(|_, lane| lane.is_served || !lane.items.is_empty());
+        }
+        let now = self.now;
+        let lane = self.lanes.entry(key).or_insert_with(|| Lane {
+            items: VecDeque::new(),
+            ended: now,
+            is_served: false,
+        });
+        if lane.items.len() >= self.lane_limit {
+            return Err(item);
+        }
+        lane.items.push_back(item);
+        self.len += 1;
+        if lane.items.len() == 1 && !lane.is_served {
+            self.schedule(key);
+        }
+        Ok(())
+    }
+
+    /// Takes the item whose turn it is. Its key has no further turn until [`FairQueue::spend`] says what it cost.
+    pub(super) fn pop(&mut self) -> Option<(K, T)> {
+        let ((start, _), key) = self.turns.pop_first()?;
+        let lane = self.lanes.get_mut(&key)?;
+        let item = lane.items.pop_front()?;
+        lane.is_served = true;
+        lane.ended = start;
+        self.now = self.now.max(start);
+        self.len -= 1;
+        Some((key, item))
+    }
+
+    /// What was taken of `key` is done, and cost so much.
+    pub(super) fn spend(&mut self, key: K, cost: u64) {
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            return;
+        };
+        lane.is_served = false;
+        lane.ended = lane.ended.saturating_add(cost);
+        if !lane.items.is_empty() {
+            self.schedule(key);
+        } else if lane.ended <= self.now {
+            self.lanes.remove(&key);
+        }
+    }
+
+    fn schedule(&mut self, key: K) {
+        let ended = self.lanes.get(&key).map_or(0, |lane| lane.ended);
+        self.turns
+            .insert((ended.max(self.now), self.next_order), key);
+        self.next_order += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NO_LIMIT: usize = usize::MAX;
+
+    /// Serves everything at `cost` by key, and says in which order.
+    fn serve(queue: &mut FairQueue<u8, u32>, cost: impl Fn(u8) -> u64) -> Vec<(u8, u32)> {
+        let mut served = Vec::new();
+        while let Some((key, item)) = queue.pop() {
+            served.push((key, item));
+            queue.spend(key, cost(key));
+        }
+        served
+    }
+
+    #[test]
+    fn items_of_one_key_keep_their_order() {
+        let mut queue = FairQueue::new(NO_LIMIT);
+        for item in 0..5 {
+            assert_eq!(queue.push(1, item), Ok(()));
+        }
+        let order: Vec<u32> = serve(&mut queue, |_| 7)
+            .into_iter()
+            .map(|(_, item)| item)
+            .collect();
+        assert_eq!(order, [0, 1, 2, 3, 4]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn whoever_comes_late_and_asks_little_does_not_wait_behind_a_long_line() {
+        let mut queue = FairQueue::new(NO_LIMIT);
+        for item in 0..1000 {
+            assert_eq!(queue.push(1, item), Ok(()));
+        }
+        for _ in 0..10 {
+            let (key, _) = queue.pop().unwrap();
+            queue.spend(key, 100);
+        }
+        assert_eq!(queue.push(2, 0), Ok(()));
+        assert_eq!(queue.pop(), Some((2, 0)));
+    }
+
+    #[test]
+    fn who_asks_one_dear_thing_at_a_time_pays_for_the_last_one() {
+        let mut queue: FairQueue<u8, u32> = FairQueue::new(NO_LIMIT);
+        let mut served = [0u64; 2];
+        let costs = [100, 1];
+        for key in [0, 1] {
+            assert_eq!(queue.push(key, 0), Ok(()));
+        }
+        // Each asks again as soon as it is answered, so nobody ever has two items waiting.
+        for _ in 0..2000 {
+            let (key, item) = queue.pop().unwrap();
+            queue.spend(key, costs[usize::from(key)]);
+            served[usize::from(key)] += costs[usize::from(key)];
+            assert_eq!(queue.push(key, item), Ok(()));
+        }
+        let [dear, cheap] = served;
+        assert!(dear.abs_diff(cheap) <= 100, "{dear} and {cheap}");
+    }
+
+    #[test]
+    fn a_key_holds_no_more_than_it_may() {
+        let mut queue = FairQueue::new(2);
+        assert_eq!(queue.push(1, 0), Ok(()));
+        assert_eq!(queue.push(1, 1), Ok(()));
+        assert_eq!(queue.push(1, 2), Err(2));
+        assert_eq!(queue.push(2, 3), Ok(()));
+        assert_eq!(queue.len(), 3);
+    }
+
+    #[test]
+    fn keys_that_have_nothing_waiting_are_forgotten_in_the_end() {
+        let mut queue = FairQueue::new(NO_LIMIT);
+        for key in 0..3 * KEYS_REMEMBERED {
+            assert_eq!(queue.push(key, ()), Ok(()));
+            assert!(queue.pop().is_some());
+            queue.spend(key, 1);
+        }
+        assert!(queue.lanes.len() <= KEYS_REMEMBERED);
+    }
+
+    proptest! {
+        /// Whatever comes when, nothing is lost or doubled, each key keeps its order, and two keys that wait all the time are
+        /// served alike but for one item of each.
+        #[test]
+        fn everything_is_served_once_and_fairly(
+            steps in prop::collection::vec((0u8..4, 1u64..50, any::<bool>()), 1..300),
+        ) {
+            let mut queue = FairQueue::new(NO_LIMIT);
+            let mut next = [0u32; 4];
+            let mut expected = [0u32; 4];
+            let mut pushed = 0;
+            let mut popped = 0;
+            for (key, cost, is_push) in steps {
+                if is_push {
+                    prop_assert_eq!(queue.push(key, next[usize::from(key)]), Ok(()));
+                    next[usize::from(key)] += 1;
+                    pushed += 1;
+                } else if let Some((key, item)) = queue.pop() {
+                    prop_assert_eq!(item, expected[usize::from(key)]);
+                    expected[usize::from(key)] += 1;
+                    popped += 1;
+                    queue.spend(key, cost);
+                }
+                prop_assert_eq!(queue.len(), pushed - popped);
+                let waiting = queue.lanes.values().filter(|lane| !lane.items.is_empty()).count();
+                prop_assert_eq!(queue.turns.len(), waiting);
+            }
+        }
+
+        #[test]
+        fn backlogged_keys_get_the_same_but_for_one_item_each(
+            costs in prop::collection::vec(1u64..1000, 2..6),
+        ) {
+            let mut queue = FairQueue::new(NO_LIMIT);
+            let mut served = vec![0u64; costs.len()];
+            for (key, _) in costs.iter().enumerate() {
+                for item in 0..100u32 {
+                    prop_assert_eq!(queue.push(key, item), Ok(()));
+                }
+            }
+            // As long as nobody has run out.
+            for _ in 0..100 {
+                let (key, _) = queue.pop().unwrap();
+                queue.spend(key, costs[key]);
+                served[key] += costs[key];
+            }
+            let dearest = *costs.iter().max().unwrap();
+            for (one, other) in served.iter().zip(served.iter().skip(1)) {
+                prop_assert!(one.abs_diff(*other) <= 2 * dearest, "{served:?} of {costs:?}");
+            }
+        }
+    }
+}

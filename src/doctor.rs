@@ -7,7 +7,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use crate::bus::redis::Credentials;
+use crate::bus::credentials::Credentials;
 use crate::config::Settings;
 use crate::error::StartupError;
 use crate::preflight::{self, Check, Verdict};
@@ -33,9 +33,9 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
 pub fn named_files(settings: &Settings) -> Vec<Check> {
     let mut checks = vec![check_token_secret(&settings.auth.token_secret_file)];
     if settings.redis.password_file.is_some() {
-        checks.push(match Credentials::of(&settings.redis) {
+        checks.push(match Credentials::read(&settings.redis) {
             Ok(_) => Check::ok("Redis's password", "can be read"),
-            Err(error) => failed("Redis's password", error),
+            Err(error) => failed("Redis's password", error.into()),
         });
     }
     if let Some(path) = &settings.redis.push_secret_file {

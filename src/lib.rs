@@ -84,6 +84,7 @@ pub mod id;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod outage;
 pub mod preflight;
 pub mod protocol;
 pub mod secret_file;

@@ -28,7 +28,7 @@ use crate::{
     metrics, preflight,
     server::{
         CONNECTIONS_MAX, Server,
-        publisher::{self, RedisOptions, RedisPublisher},
+        publisher::{self, RedisPublisher},
     },
     service::{self, ServiceOptions, StorageMode},
 };
@@ -56,7 +56,9 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     };
     // Held as long: ids that the services make themselves are this process's own.
     let seat = data_dir::take_seat(&settings.gateway_service.data_dir, PROCESSES_MAX)?;
-    let redis = redis_options(&settings)?;
+    // Read again for each connection; a file that is of no use is better found at the start.
+    Credentials::read(&settings.redis)?;
+    let push_key = options::push_key(&settings)?;
     let (listener, calls_address) = bind(
         settings.backend.listen,
         "calls",
@@ -81,7 +83,8 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         conditions.push(is_registered(&registry.discovery));
     }
     let readiness = Arc::new(control::Readiness::with_conditions(conditions));
-    let (publisher, publishing) = publisher::publisher(redis, Arc::clone(&numbers));
+    let (publisher, publishing) =
+        publisher::publisher(settings.redis.clone(), push_key, Arc::clone(&numbers));
     let services = service::start(
         service_options(&settings, WORKERS_MAX - 1 - seat.number),
         Arc::clone(&publisher) as _,
@@ -222,19 +225,12 @@ fn service_options(settings: &Settings, own_worker_id: u16) -> ServiceOptions {
     }
 }
 
-fn redis_options(settings: &Settings) -> Result<RedisOptions, StartupError> {
-    Ok(RedisOptions {
-        address: settings.redis.address.clone(),
-        credentials: Credentials::of(&settings.redis)?,
-        push_key: options::push_key(settings)?,
-    })
-}
-
 fn redis_is_there(numbers: &Arc<metrics::Server>) -> control::Condition {
     let numbers = Arc::clone(numbers);
     Box::new(move || {
-        (numbers.publisher_connected.get() == 0)
-            .then(|| "redis: pushes cannot be published".to_owned())
+        let outage = &numbers.publisher_outage;
+        let is_away = numbers.publisher_connected.get() == 0 || outage.reason().is_some();
+        is_away.then(|| outage.explain("redis: pushes cannot be published"))
     })
 }
 

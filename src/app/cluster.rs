@@ -10,7 +10,7 @@ use crate::{
         BackendNews, Service,
         remote::{Remote, SerialCalls, Surroundings},
     },
-    bus::redis::{Credentials, Subscriber},
+    bus::{credentials::Credentials, redis::Subscriber},
     control::Condition,
     data_dir,
     discovery::{self, News, WatchOptions},
@@ -27,7 +27,8 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     let settings = &foundation.settings;
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
-    let credentials = Credentials::of(&settings.redis)?.map(Arc::new);
+    // Read again for each connection; a file that is of no use is better found at the start.
+    Credentials::read(&settings.redis)?;
     let push_key = options::push_key(settings)?;
     let serial = Arc::new(SerialCalls::new(&settings.mpim.serial_calls));
     let data = format!(
@@ -41,7 +42,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
         let _ = leave.send(());
     };
     foundation.serve(data, companion, on_drain, |_| {
-        let (credentials, push_key) = (credentials.clone(), push_key.clone());
+        let push_key = push_key.clone();
         let serial = Arc::clone(&serial);
         move |parts: &CoreParts, upstreams: &Rc<Upstreams>| {
             let remote = Remote::new(
@@ -54,13 +55,12 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
                     seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
                 },
             );
-            let subscriber = Subscriber::new(parts.route(), credentials, push_key);
+            let subscriber = Subscriber::new(parts.route(), push_key);
             let core = parts.core(remote, subscriber, MessageIds::new(parts.number as u16));
-            let address = parts.settings.redis.address.clone();
             glommio::spawn_local(bus_link::keep(
                 Rc::clone(&core),
                 Rc::clone(upstreams),
-                address,
+                parts.settings.redis.clone(),
             ))
             .detach();
             let lifetime = parts.settings.presence.route_lifetime;
@@ -112,10 +112,9 @@ fn discover(
 pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
     let cores = Arc::clone(registry);
     let pushes: Condition = Box::new(move || {
-        let mut buses = cores.cores.iter().map(|core| core.bus_connected.get());
-        buses
-            .any(|connected| connected == 0)
-            .then(|| "redis: pushes do not arrive".to_owned())
+        let mut cores = cores.cores.iter();
+        let away = cores.find(|core| core.bus_connected.get() == 0)?;
+        Some(away.bus_outage.explain("redis: pushes do not arrive"))
     });
     let services = Service::ALL.map(|service| -> Condition {
         let cores = Arc::clone(registry);

@@ -1,6 +1,6 @@
 //! Who to be on Redis.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::PathBuf};
 
 use crate::{
     config::settings::Redis,
@@ -17,40 +17,59 @@ pub struct Credentials {
     pub password: Secret<String>,
 }
 
+/// Why there is no password.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// The file cannot be read.
+    #[error("cannot read Redis's password in {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// There is none in the file.
+    #[error("the first line of {}, Redis's password, is empty", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl From<CredentialsError> for StartupError {
+    fn from(error: CredentialsError) -> Self {
+        let remedy = "put it on the file's first line, readable for this user alone";
+        Self::new(ExitCode::Preflight, "cannot log in to Redis", error, remedy)
+    }
+}
+
 impl Credentials {
     /// Reads the password of `redis` from its file; `None`: none is to be sent.
     ///
     /// # Errors
     /// A file that cannot be read, or that has no password on its first line.
-    pub fn of(redis: &Redis) -> Result<Option<Self>, StartupError> {
-        let Some(path) = &redis.password_file else {
+    pub fn read(redis: &Redis) -> Result<Option<Self>, CredentialsError> {
+        let Some(path) = redis.password_file.clone() else {
             return Ok(None);
         };
-        Ok(Some(Self {
-            user: redis.user.clone().unwrap_or_else(|| "default".to_owned()),
-            password: Secret::new(first_line(path)?),
-        }))
-    }
-}
-
-fn first_line(path: &Path) -> Result<String, StartupError> {
-    let explain = |cause: &dyn std::fmt::Display| {
-        StartupError::new(
-            ExitCode::Preflight,
-            format!("cannot use Redis's password in {}", path.display()),
-            cause,
-            "put it on the file's first line, readable for this user alone",
-        )
-    };
-    let text = fs::read_to_string(path).map_err(|error| explain(&error))?;
-    match text.lines().next() {
-        Some(password) if !password.is_empty() => Ok(password.to_owned()),
-        _ => Err(explain(&"its first line is empty")),
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => return Err(CredentialsError::Unreadable { path, error }),
+        };
+        match text.lines().next() {
+            Some(password) if !password.is_empty() => Ok(Some(Self {
+                user: redis.user.clone().unwrap_or_else(|| "default".to_owned()),
+                password: Secret::new(password.to_owned()),
+            })),
+            _ => Err(CredentialsError::Empty { path }),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn redis(path: &Path) -> Redis {
@@ -67,7 +86,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("password");
         fs::write(&path, "open sesame\nsecond line\n").expect("a file");
-        let credentials = Credentials::of(&redis(&path)).expect("read").expect("some");
+        let credentials = Credentials::read(&redis(&path))
+            .expect("read")
+            .expect("some");
         assert_eq!(credentials.password.expose(), "open sesame");
         assert_eq!(credentials.user, "default");
         assert!(!format!("{credentials:?}").contains("sesame"));
@@ -77,8 +98,8 @@ mod tests {
     fn a_missing_or_empty_file_is_an_error() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("password");
-        assert!(Credentials::of(&redis(&path)).is_err());
+        assert!(Credentials::read(&redis(&path)).is_err());
         fs::write(&path, "\n").expect("a file");
-        assert!(Credentials::of(&redis(&path)).is_err());
+        assert!(Credentials::read(&redis(&path)).is_err());
     }
 }

@@ -9,6 +9,7 @@ pub mod local;
 pub mod mac;
 pub mod payload;
 pub mod redis;
+pub mod target;
 
 use crate::{
     id::{GroupId, RouteId},

@@ -4,7 +4,7 @@
 //! bytes, and the core's clock comes by [`Subscriber::tick`]. The `redis` crate packs commands and parses values.
 //!
 //! ```text
-//!   Closed ── connected ──▶ Greeting ── all channels confirmed ──▶ Listening
+//!   Closed ── connected ──▶ Greeting ── all confirmed, probed ───▶ Listening
 //!     ▲                        │ refused, or too slow                  │ lost, or a probe did not come back
 //!     └────────────────────────┴────────────────────────────────────────┘
 //! ```
@@ -28,11 +28,12 @@ use std::{
 
 use redis::{Parser, PushKind as RespPush, Value};
 
-pub use super::credentials::Credentials;
 use super::{
     PushSource, channels,
+    credentials::Credentials,
     mac::PushKey,
     payload::{self, Belief, Refused},
+    target::refusal,
 };
 use crate::{
     id::{GroupId, RouteId},
@@ -93,7 +94,6 @@ pub struct Subscriber {
     probe_channel: String,
     /// The channel on which MPIM's Presence publishes.
     mpim_channel: String,
-    credentials: Option<Arc<Credentials>>,
     /// What pushes are signed with; `None`: they are believed without.
     key: Option<Arc<PushKey>>,
     /// Groups that are wanted; whether the present connection has confirmed each.
@@ -107,6 +107,8 @@ pub struct Subscriber {
     probe: Cell<Probe>,
     now_ms: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
+    /// Why this side closed the connection last.
+    closed_because: Cell<&'static str>,
 }
 
 /// What came and is not parsed.
@@ -135,16 +137,11 @@ struct Probe {
 
 impl Subscriber {
     /// The subscriber of the core that `route` names.
-    pub fn new(
-        route: RouteId,
-        credentials: Option<Arc<Credentials>>,
-        key: Option<Arc<PushKey>>,
-    ) -> Rc<Self> {
+    pub fn new(route: RouteId, key: Option<Arc<PushKey>>) -> Rc<Self> {
         Rc::new(Self {
             probe_channel: channels::probe(&route),
             mpim_channel: channels::mpim(&route),
             route,
-            credentials,
             key,
             groups: RefCell::default(),
             late: RefCell::default(),
@@ -154,6 +151,7 @@ impl Subscriber {
             probe: Cell::default(),
             now_ms: Cell::default(),
             waiting: RefCell::default(),
+            closed_because: Cell::default(),
         })
     }
 
@@ -162,8 +160,9 @@ impl Subscriber {
         self.phase.get() == Phase::Listening
     }
 
-    /// A connection is open: greets, and subscribes to everything.
-    pub fn connected(&self) -> Rc<Outgoing> {
+    /// A connection is open: greets as whoever `credentials` say, and subscribes to everything.
+    /// The first probe follows, so that `Listening` is known to work in both directions.
+    pub fn connected(&self, credentials: Option<&Credentials>) -> Rc<Outgoing> {
         let outgoing = Rc::new(Outgoing::default());
         *self.outgoing.borrow_mut() = Rc::clone(&outgoing);
         *self.input.borrow_mut() = Input::default();
@@ -181,12 +180,12 @@ impl Subscriber {
         self.late.borrow_mut().clear();
         self.phase.set(Phase::Greeting {
             until_ms: self.now_ms.get() + GREETING_TIMEOUT_MS,
-            unconfirmed: names.len(),
+            unconfirmed: names.len() + 1,
         });
         outgoing.append(|bytes| {
             let mut hello = redis::cmd("HELLO");
             hello.arg(3);
-            if let Some(credentials) = &self.credentials {
+            if let Some(credentials) = credentials {
                 hello
                     .arg("AUTH")
                     .arg(&credentials.user)
@@ -198,8 +197,26 @@ impl Subscriber {
                     .arg(names)
                     .write_packed_command(bytes);
             }
+            self.pack_probe(bytes);
         });
         outgoing
+    }
+
+    fn pack_probe(&self, bytes: &mut Vec<u8>) {
+        redis::cmd("PUBLISH")
+            .arg(&self.probe_channel)
+            .arg("")
+            .write_packed_command(bytes);
+    }
+
+    /// Why this side has closed the present connection.
+    pub fn closed_because(&self) -> &'static str {
+        self.closed_because.get()
+    }
+
+    fn close(&self, outgoing: &Outgoing, reason: &'static str) {
+        self.closed_because.set(reason);
+        outgoing.close();
     }
 
     /// The connection is gone.
@@ -250,7 +267,7 @@ impl Subscriber {
                 data,
             } => self.confirm(&data, hear),
             // The words of an error are Redis's own, and repeat no argument of ours but the names of channels.
-            Value::ServerError(error) => return Err(GivenUp::Refused(error.to_string())),
+            Value::ServerError(error) => return Err(GivenUp::Refused(refusal(&error))),
             // Answers to HELLO and PUBLISH, and confirmations of leaving, say nothing new.
             _ => {}
         }
@@ -267,6 +284,7 @@ impl Subscriber {
                 is_out: false,
                 ..self.probe.get()
             });
+            self.greeting_goes_on(hear);
             return;
         }
         let belief = match &self.key {
@@ -294,6 +312,12 @@ impl Subscriber {
                 hear(BusEvent::LateGroup(group));
             }
         }
+        self.greeting_goes_on(hear);
+        self.wake_waiting();
+    }
+
+    /// One more of the answers that a greeting waits for has come.
+    fn greeting_goes_on(&self, hear: &mut impl FnMut(BusEvent)) {
         if let Phase::Greeting {
             until_ms,
             unconfirmed,
@@ -315,7 +339,6 @@ impl Subscriber {
                 hear(BusEvent::Listening);
             }
         }
-        self.wake_waiting();
     }
 
     /// Tells the time: sends a probe where one is due, and gives up a connection that is too slow.
@@ -327,18 +350,14 @@ impl Subscriber {
             Phase::Closed => {}
             Phase::Greeting { until_ms, .. } => {
                 if now_ms >= until_ms {
-                    log::warn!("Redis does not answer; connecting again");
-                    outgoing.close();
+                    self.close(&outgoing, "it does not answer");
                 }
             }
             Phase::Listening if probe.is_out && now_ms >= probe.sent_ms + PROBE_TIMEOUT_MS => {
-                log::warn!("the subscriptions on Redis are dead; connecting again");
-                outgoing.close();
+                self.close(&outgoing, "its subscriptions are dead");
             }
             Phase::Listening if !probe.is_out && now_ms >= probe.sent_ms + PROBE_INTERVAL_MS => {
-                let mut publish = redis::cmd("PUBLISH");
-                publish.arg(&self.probe_channel).arg("");
-                outgoing.append(|bytes| publish.write_packed_command(bytes));
+                outgoing.append(|bytes| self.pack_probe(bytes));
                 self.probe.set(Probe {
                     sent_ms: now_ms,
                     is_out: true,

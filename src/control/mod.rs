@@ -88,8 +88,10 @@ pub fn run(
             end = supervise(options, signals, supervisor, Limits::default()) => end,
             error = companion => Ok(End::Outcome(Outcome::CompanionEnded(error))),
         }
-    })?;
-    match end {
+    });
+    // A look-up of a name or a file that hangs keeps nobody from ending.
+    runtime.shutdown_background();
+    match end? {
         End::Outcome(outcome) => Ok(outcome),
         End::SecondSignal(signal) => {
             error!("second signal: exiting now");

@@ -1,8 +1,9 @@
 //! What is counted, who counts it, and how it is told.
 //!
 //! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one [`Store`] for the store;
-//! and [`Registry`], which holds them all for whoever reads, those of discovery too. Never decides anything by them and never locks: a change is a
-//! relaxed load and store ([`cell`]), and a scrape reads what is there.
+//! and [`Registry`], which holds them all for whoever reads, those of discovery too. Never decides anything by them. A number
+//! is never behind a lock: a change is a relaxed load and store ([`cell`]), and a scrape reads what is there. What is away
+//! outside, and why, stands beside the number that says so.
 //!
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
 
@@ -24,6 +25,7 @@ use crate::{
     close::CloseReason,
     discovery,
     limits::Refusal,
+    outage::Outage,
     protocol::{command::Verb, error_code::ErrorCode},
 };
 
@@ -109,6 +111,8 @@ pub struct Core {
     pub backend_ejections_total: Counter,
     /// 1 while the push bus is connected and subscribed to.
     pub bus_connected: Gauge,
+    /// Why there is no connection to the push bus.
+    pub bus_outage: Outage,
     /// Connections made to the push bus.
     pub bus_connections_total: Counter,
     /// Replies and pushes waiting in the core's inbox.
@@ -155,6 +159,7 @@ impl Core {
             backend_stray_replies_total: Counter::default(),
             backend_ejections_total: Counter::default(),
             bus_connected: Gauge::default(),
+            bus_outage: Outage::default(),
             bus_connections_total: Counter::default(),
             core_queue_depth: Gauge::default(),
             core_loop_stall_us: Peak::default(),

@@ -3,7 +3,7 @@
 //! Owns the labels that only these have. One thread, the one that serves, writes all of them, except where a cell is shared.
 
 use super::{Counter, Gauge, Label, PerLabel, SharedCounter, label::labels};
-use crate::backend::Service;
+use crate::{backend::Service, outage::Outage};
 
 /// What a caller asked for, as far as a label may tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Server {
     dropped: PerLabel<PublishDrop, SharedCounter, { <PublishDrop as Label>::ALL.len() }>,
     /// 1 while Redis takes publishes.
     pub publisher_connected: Gauge,
+    /// Why Redis takes none, or why it refused one lately.
+    pub publisher_outage: Outage,
 }
 
 /// The outcomes of calls to one service.

@@ -4,8 +4,7 @@
 
 use std::{
     error::Error,
-    io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -15,7 +14,12 @@ use std::{
 use super::upstream::Upstreams;
 use crate::{
     backend::Backend,
-    bus::redis::{BusEvent, Subscriber},
+    bus::{
+        credentials::Credentials,
+        redis::{BusEvent, Subscriber},
+        target::{Failures, Target},
+    },
+    config::settings::Redis,
     metrics::PushDrop,
     shard::core::Core,
     upstream::{BackOff, Conversation, Outgoing},
@@ -25,59 +29,95 @@ use crate::{
 const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// Keeps the connection to Redis at `address`, for ever.
+/// Keeps the connection to `redis`, for ever.
 pub async fn keep<B: Backend>(
     core: Rc<Core<B, Rc<Subscriber>>>,
     upstreams: Rc<Upstreams>,
-    address: String,
+    redis: Redis,
 ) {
     let seed = std::ptr::from_ref(&*core).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
-    let mut is_lost = false;
     loop {
-        let error = match converse(&core, &upstreams, &address).await {
-            Ok(()) => "it does not answer".into(),
-            Err(error) => error,
-        };
-        if core.bus.is_listening() {
+        let end = attempt(&core, &upstreams, &redis).await;
+        if end.listened {
             back_off.reset();
-            is_lost = false;
         }
-        core.bus.disconnected();
-        core.shard().metrics().bus_connected.set(0);
-        // Once for each time it is lost, however long that lasts.
-        if !std::mem::replace(&mut is_lost, true) {
-            log::warn!("no pushes from Redis at {address}: {error}; trying again");
+        if core.shard().metrics().bus_outage.report(&end.reason) {
+            let (address, reason) = (&redis.address, end.reason);
+            log::warn!("no pushes from Redis at {address}: {reason}; trying again");
         }
         glommio::timer::sleep(Duration::from_millis(back_off.next_ms())).await;
     }
 }
 
-/// One connection from its beginning to its end.
+/// How an attempt ended.
+struct End {
+    reason: String,
+    /// Pushes came for a while.
+    listened: bool,
+}
+
+/// Tries one address after the other until pushes come from one, and stays with that one until it is
+/// lost.
+async fn attempt<B: Backend>(
+    core: &Core<B, Rc<Subscriber>>,
+    upstreams: &Rc<Upstreams>,
+    redis: &Redis,
+) -> End {
+    let mut failures = Failures::default();
+    let target = match look_up(redis).await {
+        Ok(target) => target,
+        Err(reason) => {
+            return End {
+                reason,
+                listened: false,
+            };
+        }
+    };
+    for address in target.addresses {
+        let reason = match converse(core, upstreams, address, target.credentials.as_ref()).await {
+            Ok(()) => core.bus.closed_because().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let listened = core.bus.is_listening();
+        core.bus.disconnected();
+        core.shard().metrics().bus_connected.set(0);
+        if listened {
+            return End { reason, listened };
+        }
+        failures.add(address, reason);
+    }
+    End {
+        reason: failures.to_string(),
+        listened: false,
+    }
+}
+
+/// One connection from its beginning to its end; `Ok`: this side closed it.
 async fn converse<B: Backend>(
     core: &Core<B, Rc<Subscriber>>,
     upstreams: &Rc<Upstreams>,
-    address: &str,
+    address: SocketAddr,
+    credentials: Option<&Credentials>,
 ) -> Result<(), Box<dyn Error>> {
-    let upstream = upstreams.connect(resolve(address).await?).await?;
+    let upstream = upstreams.connect(address).await?;
     let pushes = Pushes {
         core,
-        outgoing: core.bus.connected(),
+        outgoing: core.bus.connected(credentials),
     };
     core.shard().metrics().bus_connections_total.inc();
     upstream.carry(&pushes).await
 }
 
-/// A name is looked up each time, as it may have moved, and elsewhere, as that may take long.
-async fn resolve(address: &str) -> io::Result<SocketAddr> {
-    if let Ok(address) = address.parse() {
-        return Ok(address);
+/// The resolver and the disk may take long: they are waited for elsewhere.
+async fn look_up(redis: &Redis) -> Result<Target, String> {
+    if let Some(target) = Target::at_hand(redis) {
+        return Ok(target);
     }
-    let name = address.to_owned();
-    let found = glommio::executor()
-        .spawn_blocking(move || name.to_socket_addrs().map(|mut found| found.next()))
-        .await?;
-    found.ok_or_else(|| io::Error::other("the name has no address"))
+    let redis = redis.clone();
+    glommio::executor()
+        .spawn_blocking(move || Target::look_up(&redis))
+        .await
 }
 
 struct Pushes<'a, B> {
@@ -95,6 +135,7 @@ impl<B: Backend> Pushes<'_, B> {
             BusEvent::Unsigned => shard.metrics().push_dropped(PushDrop::Unsigned),
             BusEvent::Listening => {
                 log::info!("pushes come from Redis");
+                shard.metrics().bus_outage.end();
                 shard.metrics().bus_connected.set(1);
                 shard.on_gap();
             }

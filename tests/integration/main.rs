@@ -30,6 +30,7 @@ mod protocol_inbox;
 mod protocol_info;
 mod protocol_messages;
 mod protocol_space_dialect;
+mod redis_outages;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod shutdown;

@@ -44,7 +44,12 @@ impl RedisServer {
 
     /// Starts one with further arguments, as in `["--requirepass", "secret"]`, and waits until it answers.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let (reserved, address) = reserve_port();
+        Self::start_at(Ipv4Addr::LOCALHOST, arguments)
+    }
+
+    /// The same on another address of this machine.
+    pub fn start_at(host: Ipv4Addr, arguments: &[&str]) -> Self {
+        let (reserved, address) = reserve_port(host);
         let mut server = Self {
             directory: TempDir::new().expect("a temporary directory"),
             arguments: arguments.iter().map(ToString::to_string).collect(),
@@ -91,7 +96,8 @@ impl RedisServer {
         debug_assert!(self.reserved.local_addr().is_ok());
         let log = File::create(self.directory.path().join("log")).expect("a log file");
         let child = Command::new("redis-server")
-            .args(["--port", &self.port().to_string(), "--bind", "127.0.0.1"])
+            .args(["--port", &self.port().to_string()])
+            .args(["--bind", &self.address.ip().to_string()])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
             .arg("--dir")
             .arg(self.directory.path())
@@ -161,13 +167,13 @@ impl Drop for RedisServer {
     }
 }
 
-fn reserve_port() -> (Socket, SocketAddr) {
+fn reserve_port(host: Ipv4Addr) -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket
         .set_reuse_address(true)
         .expect("an address that can be bound twice");
     socket
-        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .bind(&SocketAddr::from((host, 0)).into())
         .expect("a free port");
     let address = socket.local_addr().ok().and_then(|bound| bound.as_socket());
     (socket, address.expect("an IPv4 address"))

@@ -10,7 +10,7 @@ use super::*;
 use crate::protocol::secret::Secret;
 
 fn subscriber() -> Rc<Subscriber> {
-    Subscriber::new(RouteId::new("gw-1", 0), None, None)
+    Subscriber::new(RouteId::new("gw-1", 0), None)
 }
 
 fn said(outgoing: &Outgoing) -> Vec<u8> {
@@ -55,12 +55,13 @@ fn events(subscriber: &Subscriber, bytes: &[u8]) -> Vec<BusEvent> {
 }
 
 fn listen(subscriber: &Subscriber) -> Rc<Outgoing> {
-    let outgoing = subscriber.connected();
+    let outgoing = subscriber.connected(None);
     said(&outgoing);
     let mut answer = HELLO.to_vec();
     CHANNELS
         .iter()
         .for_each(|name| answer.extend(confirmation(name)));
+    answer.extend(published("im:probe:gw-1#0", b""));
     assert_eq!(events(subscriber, &answer), [BusEvent::Listening]);
     outgoing
 }
@@ -71,9 +72,9 @@ fn it_greets_with_its_credentials_and_subscribes_to_all_its_channels() {
         user: "gateway".to_owned(),
         password: Secret::new("open sesame".to_owned()),
     };
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)), None);
+    let subscriber = subscriber();
     block_on(poll_once(subscriber.subscribe(7)));
-    let said = String::from_utf8(said(&subscriber.connected())).expect("text");
+    let said = String::from_utf8(said(&subscriber.connected(Some(&credentials)))).expect("text");
     assert!(said.starts_with(
         "*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nAUTH\r\n$7\r\ngateway\r\n$11\r\nopen sesame\r\n"
     ));
@@ -83,16 +84,16 @@ fn it_greets_with_its_credentials_and_subscribes_to_all_its_channels() {
 }
 
 #[test]
-fn it_listens_once_every_channel_is_confirmed() {
+fn it_listens_once_every_channel_is_confirmed_and_a_probe_came_back() {
     let subscriber = subscriber();
-    subscriber.connected();
+    subscriber.connected(None);
     assert_eq!(events(&subscriber, HELLO), []);
-    for name in &CHANNELS[..3] {
+    for name in CHANNELS {
         assert_eq!(events(&subscriber, &confirmation(name)), []);
     }
     assert!(!subscriber.is_listening());
     assert_eq!(
-        events(&subscriber, &confirmation(CHANNELS[3])),
+        events(&subscriber, &published(CHANNELS[3], b"")),
         [BusEvent::Listening]
     );
     assert!(subscriber.is_listening());
@@ -101,7 +102,7 @@ fn it_listens_once_every_channel_is_confirmed() {
 #[test]
 fn with_a_key_only_signed_pushes_are_believed_and_on_mpims_channel_plain_ones() {
     let key = Arc::new(PushKey::new(b"the secret of the cluster"));
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None, Some(Arc::clone(&key)));
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::clone(&key)));
     listen(&subscriber);
     let push = PushMessage {
         msg_id: 1,
@@ -128,8 +129,8 @@ fn a_refusal_ends_the_connection_and_tells_no_password() {
         user: "default".to_owned(),
         password: Secret::new("open sesame".to_owned()),
     };
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), Some(Arc::new(credentials)), None);
-    subscriber.connected();
+    let subscriber = subscriber();
+    subscriber.connected(Some(&credentials));
     let error = subscriber
         .received(b"-WRONGPASS invalid username-password pair\r\n", |_| {
             panic!("no event")
@@ -145,9 +146,9 @@ fn a_refusal_ends_the_connection_and_tells_no_password() {
 #[test]
 fn what_is_no_protocol_and_what_is_too_long_ends_the_connection() {
     let subscriber = subscriber();
-    subscriber.connected();
+    subscriber.connected(None);
     assert!(subscriber.received(b"HTTP/1.1 400\r\n", |_| ()).is_err());
-    subscriber.connected();
+    subscriber.connected(None);
     let head = b">3\r\n$7\r\nmessage\r\n$5\r\n31329\r\n$500000000\r\n";
     assert!(subscriber.received(head, |_| ()).is_ok());
     let chunk = vec![b'x'; 1024 * 1024];
@@ -166,7 +167,7 @@ fn a_log_in_waits_for_its_groups_channel_but_not_for_ever() {
         "nobody to wait for"
     );
 
-    let outgoing = subscriber.connected();
+    let outgoing = subscriber.connected(None);
     said(&outgoing);
     let mut confirmed = Box::pin(subscriber.subscribe(2));
     assert!(block_on(poll_once(&mut confirmed)).is_none());
@@ -208,12 +209,31 @@ fn a_probe_that_does_not_come_back_ends_the_connection() {
     events(&subscriber, b":1\r\n");
     subscriber.tick(2 * PROBE_INTERVAL_MS + PROBE_TIMEOUT_MS);
     assert!(is_closed(&outgoing));
+    assert_eq!(subscriber.closed_because(), "its subscriptions are dead");
+}
+
+#[test]
+fn who_may_subscribe_but_not_publish_is_told_in_the_greeting() {
+    let subscriber = subscriber();
+    subscriber.connected(None);
+    let mut answer = HELLO.to_vec();
+    CHANNELS
+        .iter()
+        .for_each(|name| answer.extend(confirmation(name)));
+    answer.extend_from_slice(b"-NOPERM no permissions to access a channel\r\n");
+    let refused = subscriber.received(&answer, |event| panic!("{event:?}"));
+    assert!(
+        refused
+            .expect_err("refused")
+            .to_string()
+            .contains("no permissions")
+    );
 }
 
 #[test]
 fn a_greeting_that_is_not_answered_ends_the_connection() {
     let subscriber = subscriber();
-    let outgoing = subscriber.connected();
+    let outgoing = subscriber.connected(None);
     subscriber.tick(GREETING_TIMEOUT_MS - 1);
     assert!(!is_closed(&outgoing));
     subscriber.tick(GREETING_TIMEOUT_MS);
@@ -252,7 +272,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         let subscriber = subscriber();
-        subscriber.connected();
+        subscriber.connected(None);
         let _ = subscriber.received(&bytes, |_| ());
     }
 }

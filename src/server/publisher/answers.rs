@@ -4,6 +4,8 @@
 
 use redis::Value;
 
+use crate::bus::target::refusal;
+
 /// The longest line: answers to the commands sent here are numbers, or errors in a few words.
 const LINE_BYTES: usize = 4096;
 
@@ -53,7 +55,7 @@ impl Answers {
 fn answer(line: &[u8]) -> Result<Answer, Nonsense> {
     match redis::parse_redis_value(line) {
         Ok(Value::Int(_) | Value::Okay | Value::SimpleString(_)) => Ok(Ok(())),
-        Ok(Value::ServerError(error)) => Ok(Err(error.to_string())),
+        Ok(Value::ServerError(error)) => Ok(Err(refusal(&error))),
         Ok(_) | Err(_) => Err(Nonsense),
     }
 }

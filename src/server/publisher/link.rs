@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -21,14 +22,24 @@ use tokio::{
 };
 
 use super::{
-    RedisOptions,
     answers::{Answer, Answers, Nonsense},
     packing::Packer,
     queue::{Commit, Queue},
 };
-use crate::{metrics, upstream::BackOff};
+use crate::{
+    bus::{
+        credentials::Credentials,
+        mac::PushKey,
+        target::{Failures, Target},
+    },
+    config::settings::Redis,
+    metrics,
+    upstream::BackOff,
+};
 
-/// How long Redis may take to be connected to, and for any one answer.
+/// How long one address may take to be connected to: the next one may be nearer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long Redis may take for any one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which it is asked whether it is there, so that its loss is noticed before the next push.
 const IDLE_BEFORE_PING: Duration = Duration::from_secs(5);
@@ -42,8 +53,8 @@ const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
 const UNSENT_BYTES: usize = 1024 * 1024;
 /// Answers are some bytes each.
 const READ_BYTES: usize = 4096;
-/// While Redis is away the log says so this often.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// How long the refusal of one push stands for the present state.
+const REFUSAL_LASTS: Duration = Duration::from_secs(30);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -64,37 +75,87 @@ enum End {
 }
 
 /// Keeps a connection and publishes what comes by the queue, until that is finished.
-pub(super) async fn run(options: RedisOptions, queue: Arc<Queue>, metrics: Arc<metrics::Server>) {
-    let mut outage = Outage {
-        back_off: BackOff::new(
-            FIRST_PAUSE_MS,
-            LONGEST_PAUSE_MS,
-            getrandom::u64().unwrap_or(0),
-        ),
-        said: None,
-    };
+pub(super) async fn run(
+    redis: Redis,
+    push_key: Option<Arc<PushKey>>,
+    queue: Arc<Queue>,
+    metrics: Arc<metrics::Server>,
+) {
+    let seed = getrandom::u64().unwrap_or(0);
+    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     loop {
-        let end = tokio::select! {
-            biased;
-            () = finished(&queue) => return,
-            connected = connect(&options.address) => match connected {
-                Ok(stream) => {
-                    let mut session = Session::new(stream, &options, &queue, &metrics, &mut outage);
-                    (&mut session).await
-                }
-                Err(error) => End::Lost(error),
-            },
-        };
-        if matches!(end, End::Finished) {
+        let Some(reason) = attempt(&redis, &push_key, &queue, &metrics, &mut back_off).await else {
             return;
+        };
+        if metrics.publisher_outage.report(&reason) {
+            let address = &redis.address;
+            warn!(
+                "no pushes through Redis at {address}: {reason}; gateways fetch them once it is back"
+            );
         }
-        outage.say(&options.address, &end);
         tokio::select! {
             biased;
             () = finished(&queue) => return,
-            () = sleep(Duration::from_millis(outage.back_off.next_ms())) => {}
+            () = sleep(Duration::from_millis(back_off.next_ms())) => {}
         }
     }
+}
+
+/// Tries one address after the other until one takes pushes, and stays with that one until it is
+/// lost. Why it is over; `None`: nothing more will be published.
+async fn attempt(
+    redis: &Redis,
+    push_key: &Option<Arc<PushKey>>,
+    queue: &Queue,
+    metrics: &metrics::Server,
+    back_off: &mut BackOff,
+) -> Option<String> {
+    let target = tokio::select! {
+        biased;
+        () = finished(queue) => return None,
+        target = look_up(redis) => match target {
+            Ok(target) => target,
+            Err(reason) => return Some(reason),
+        },
+    };
+    let mut failures = Failures::default();
+    for address in target.addresses {
+        let stream = tokio::select! {
+            biased;
+            () = finished(queue) => return None,
+            stream = connect(address) => stream,
+        };
+        let end = match stream {
+            Ok(stream) => {
+                let credentials = target.credentials.as_ref();
+                let mut session =
+                    Session::new(stream, credentials, push_key.clone(), queue, metrics);
+                let end = (&mut session).await;
+                if session.is_taking() {
+                    back_off.reset();
+                    return (!matches!(end, End::Finished)).then(|| end.to_string());
+                }
+                end
+            }
+            Err(error) => End::Lost(error),
+        };
+        if matches!(end, End::Finished) {
+            return None;
+        }
+        failures.add(address, end);
+    }
+    Some(failures.to_string())
+}
+
+/// The resolver and the disk may take long: they are waited for elsewhere.
+async fn look_up(redis: &Redis) -> Result<Target, String> {
+    if let Some(target) = Target::at_hand(redis) {
+        return Ok(target);
+    }
+    let redis = redis.clone();
+    tokio::task::spawn_blocking(move || Target::look_up(&redis))
+        .await
+        .unwrap_or_else(|error| Err(error.to_string()))
 }
 
 async fn finished(queue: &Queue) {
@@ -105,34 +166,12 @@ async fn finished(queue: &Queue) {
     .await;
 }
 
-async fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = timeout(ANSWER_TIMEOUT, TcpStream::connect(address))
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// The time without a connection that works.
-struct Outage {
-    back_off: BackOff,
-    said: Option<Instant>,
-}
-
-impl Outage {
-    fn say(&mut self, address: &str, end: &End) {
-        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-            self.said = Some(Instant::now());
-            warn!(
-                "no pushes through Redis at {address}: {end}; gateways fetch them once it is back"
-            );
-        }
-    }
-
-    fn ended(&mut self) {
-        self.back_off.reset();
-        self.said = None;
-    }
 }
 
 /// What an answer is awaited for.
@@ -159,7 +198,6 @@ struct Session<'a> {
     stream: TcpStream,
     queue: &'a Queue,
     metrics: &'a metrics::Server,
-    outage: &'a mut Outage,
     packer: Packer,
     commits: VecDeque<Commit>,
     output: Vec<u8>,
@@ -174,6 +212,8 @@ struct Session<'a> {
     /// Pushes got lost since the last `CATCH_UP`.
     owes_catch_up: bool,
     caught_up: Instant,
+    /// When a push was refused last.
+    refused: Option<Instant>,
     last_heard: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -181,18 +221,17 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(
         stream: TcpStream,
-        options: &RedisOptions,
+        credentials: Option<&Credentials>,
+        push_key: Option<Arc<PushKey>>,
         queue: &'a Queue,
         metrics: &'a metrics::Server,
-        outage: &'a mut Outage,
     ) -> Self {
         let now = Instant::now();
         let mut session = Self {
             stream,
             queue,
             metrics,
-            outage,
-            packer: Packer::new(options.push_key.clone()),
+            packer: Packer::new(push_key),
             commits: VecDeque::new(),
             output: Vec::new(),
             sent: 0,
@@ -203,10 +242,11 @@ impl<'a> Session<'a> {
             is_finished: false,
             owes_catch_up: false,
             caught_up: now,
+            refused: None,
             last_heard: now,
             timer: Box::pin(sleep_until(now + ANSWER_TIMEOUT)),
         };
-        match &options.credentials {
+        match credentials {
             Some(known) => {
                 let words = ["AUTH", &known.user, known.password.expose()];
                 session.packer.pack_command(&words, &mut session.output);
@@ -215,6 +255,11 @@ impl<'a> Session<'a> {
             None => session.open(now),
         }
         session
+    }
+
+    /// Whether it has come so far that Redis takes pushes.
+    fn is_taking(&self) -> bool {
+        self.metrics.publisher_connected.get() == 1
     }
 
     /// From here on pushes are kept, and the first thing to leave makes up for those that were not.
@@ -350,26 +395,43 @@ impl<'a> Session<'a> {
         match (asked, answer) {
             (Asked::LogIn, Ok(())) => self.open(now),
             (Asked::CatchUp, Ok(())) => {
-                if self.metrics.publisher_connected.get() == 0 {
+                if !self.is_taking() {
                     self.metrics.publisher_connected.set(1);
-                    self.outage.ended();
+                    self.metrics.publisher_outage.end();
                     info!("pushes go through Redis");
                 }
             }
-            (Asked::Publish, Ok(())) => self.metrics.publishes.inc(),
+            (Asked::Publish, Ok(())) => {
+                self.metrics.publishes.inc();
+                self.forget_refusal(now);
+            }
             (Asked::Publish, Err(error)) => {
                 self.metrics.publish_failures.inc();
-                if !self.owes_catch_up {
-                    warn!("Redis refused a push: {error}");
-                    self.owes_catch_up = true;
+                self.owes_catch_up = true;
+                self.refused = Some(now);
+                let reason = format!("it refused a push: {error}");
+                if self.metrics.publisher_outage.report(&reason) {
+                    warn!("Redis does not take every push: {reason}");
                 }
             }
-            (Asked::Ping, Ok(())) => {}
+            (Asked::Ping, Ok(())) => self.forget_refusal(now),
             (Asked::LogIn | Asked::CatchUp | Asked::Ping, Err(error)) => {
                 return Err(End::Refused(error));
             }
         }
         Ok(())
+    }
+
+    /// A refusal is no present one any more when none has followed it for a while: what is allowed on
+    /// one channel may not be on another.
+    fn forget_refusal(&mut self, now: Instant) {
+        if self
+            .refused
+            .is_some_and(|refused| now >= refused + REFUSAL_LASTS)
+        {
+            self.refused = None;
+            self.metrics.publisher_outage.end();
+        }
     }
 
     /// Does what is due at its time: gives up, catches up, asks whether Redis is there. Has the task woken for the next of it.

@@ -21,21 +21,11 @@ use std::sync::Arc;
 
 use self::queue::Queue;
 use crate::{
-    bus::{Channel, Publisher, credentials::Credentials, mac::PushKey},
+    bus::{Channel, Publisher, mac::PushKey},
+    config::settings::Redis,
     metrics,
     proto::PushMessage,
 };
-
-/// Where Redis is and how to log in.
-#[derive(Debug)]
-pub struct RedisOptions {
-    /// `host:port`.
-    pub address: String,
-    /// Who to be; `None`: nothing is sent.
-    pub credentials: Option<Credentials>,
-    /// What pushes are signed with; `None`: they are not.
-    pub push_key: Option<Arc<PushKey>>,
-}
 
 /// The store's handle on the publisher. The work is done by the task that [`publisher`] returns.
 pub struct RedisPublisher {
@@ -45,7 +35,8 @@ pub struct RedisPublisher {
 /// A handle for the services, and the task behind it. The task ends once [`RedisPublisher::finish`] was called and all that
 /// was handed over before has been answered by Redis, or Redis is not there.
 pub fn publisher(
-    options: RedisOptions,
+    redis: Redis,
+    push_key: Option<Arc<PushKey>>,
     metrics: Arc<metrics::Server>,
 ) -> (
     Arc<RedisPublisher>,
@@ -55,7 +46,7 @@ pub fn publisher(
     let handle = Arc::new(RedisPublisher {
         queue: Arc::clone(&queue),
     });
-    (handle, link::run(options, queue, metrics))
+    (handle, link::run(redis, push_key, queue, metrics))
 }
 
 impl RedisPublisher {

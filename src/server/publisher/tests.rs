@@ -1,6 +1,6 @@
 //! What is published, how it is packed, and what a Redis gets to see that comes, goes and refuses.
 
-use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
+use std::{collections::VecDeque, fs, path::Path, sync::Arc, task::Waker, time::Duration};
 
 use prost::Message;
 use redis::Value;
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    RedisOptions, RedisPublisher,
+    RedisPublisher,
     answers::{Answers, Nonsense},
     packing::Packer,
     publisher,
@@ -19,14 +19,13 @@ use super::{
 use crate::{
     bus::{
         Channel, Publisher,
-        credentials::Credentials,
         mac::PushKey,
         payload::{self, Belief, Refused},
     },
+    config::settings::Redis,
     id::RouteId,
     metrics,
     proto::{PushBatch, PushKind, PushMessage},
-    protocol::secret::Secret,
 };
 
 /// No condition here takes longer, however busy the machine.
@@ -265,14 +264,12 @@ impl FakeRedis {
         Self { listener }
     }
 
-    fn options(&self, password: Option<&str>) -> RedisOptions {
-        RedisOptions {
+    fn settings(&self, password_file: Option<&Path>) -> Redis {
+        Redis {
             address: self.listener.local_addr().expect("an address").to_string(),
-            credentials: password.map(|password| Credentials {
-                user: "default".to_owned(),
-                password: Secret::new(password.to_owned()),
-            }),
-            push_key: None,
+            user: None,
+            password_file: password_file.map(Path::to_owned),
+            push_secret_file: None,
         }
     }
 
@@ -333,7 +330,14 @@ fn beside_publisher<F: Future<Output = ()>>(
     runtime.expect("a runtime").block_on(async {
         let redis = FakeRedis::listen().await;
         let numbers: Arc<metrics::Server> = Arc::default();
-        let (handle, task) = publisher(redis.options(password), Arc::clone(&numbers));
+        let directory = tempfile::tempdir().expect("a directory");
+        let password_file = password.map(|password| {
+            let path = directory.path().join("password");
+            fs::write(&path, password).expect("a file");
+            path
+        });
+        let settings = redis.settings(password_file.as_deref());
+        let (handle, task) = publisher(settings, None, Arc::clone(&numbers));
         let task = tokio::spawn(task);
         test(redis, Arc::clone(&handle), numbers).await;
         handle.finish();
@@ -390,13 +394,21 @@ fn a_wrong_password_or_a_redis_that_takes_no_publish_is_no_connection() {
         let mut session = redis.accept().await;
         session.next().await;
         session.answer("-WRONGPASS invalid username-password pair or user is disabled.");
+        until("told", || {
+            let reason = numbers.publisher_outage.reason();
+            reason.is_some_and(|reason| reason.contains("WRONGPASS"))
+        })
+        .await;
         let mut session = redis.accept().await;
         session.next().await;
         session.answer("+OK");
         session.expect_catch_up().await;
         session.answer("-NOPERM this user has no permissions to access one of the channels");
+        let reason = || numbers.publisher_outage.reason().unwrap_or_default();
+        until("told", || reason().contains("no permissions")).await;
         let _session = redis.accept().await;
         assert_eq!(numbers.publisher_connected.get(), 0);
+        assert!(!reason().contains("guess"));
     });
 }
 
@@ -413,6 +425,8 @@ fn a_push_that_redis_refused_is_made_up_for() {
         session.answer(":1");
         assert_eq!(numbers.publish_failures.get(), 1);
         until("connected", || numbers.publisher_connected.get() == 1).await;
+        let reason = numbers.publisher_outage.reason().expect("told");
+        assert!(reason.contains("OOM"), "{reason}");
     });
 }
 

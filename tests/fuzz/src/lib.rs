@@ -304,8 +304,8 @@ pub fn bus(data: &[u8]) {
 
 /// What a new connection that brings `stream` in pieces of `piece` bytes leads to, and whether it was given up.
 fn events_of(stream: &[u8], piece: usize) -> (Vec<BusEvent>, bool) {
-    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None, None);
-    subscriber.connected();
+    let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None);
+    subscriber.connected(None);
     let mut events = Vec::new();
     for arrived in stream.chunks(piece) {
         let received = subscriber.received(arrived, |event| events.push(event));

@@ -16,12 +16,17 @@ pub struct BackendProcess {
 impl BackendProcess {
     /// Starts one and waits until it listens, whether it is ready or not.
     pub fn launch(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::launch_under(&[], configure)
+    }
+
+    /// The same through another program that ends by `exec`.
+    pub fn launch_under(launcher: &[&str], configure: impl FnOnce(&mut Config)) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let mut config = Config::new(&directory.path().join("data"));
         config.set("backend", "listen", "127.0.0.1:0");
         configure(&mut config);
         Self {
-            process: Process::start(directory, &[], "backend", BANNER_WORD, &config),
+            process: Process::start(directory, launcher, "backend", BANNER_WORD, &config),
         }
     }
 

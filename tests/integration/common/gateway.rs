@@ -44,7 +44,8 @@ impl Gateway {
         Self::launch_under(&[], configure)
     }
 
-    fn launch_under(launcher: &[&str], configure: impl FnOnce(&mut Config)) -> Self {
+    /// The same through another program that ends by `exec`.
+    pub fn launch_under(launcher: &[&str], configure: impl FnOnce(&mut Config)) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let mut config = Config::new(&directory.path().join("data"));
         configure(&mut config);

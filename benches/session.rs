@@ -25,6 +25,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
         protocol_error_limit: 10,
         login_timeout_ms: 30_000,
         connection_timeout_ms: 300_000,
+        acknowledgement_timeout_ms: Some(30_000),
         outbound_queue_bytes: 1 << 20,
         unconfirmed_limit: 1000,
         command_rate: Rate {
@@ -68,6 +69,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
 fn send_all(shard: &mut Shard, key: ConnectionKey) {
     let count = black_box(shard.unsent(key)).len();
     shard.sent(key, count, false);
+    shard.acknowledged(key, 0);
 }
 
 #[divan::bench]

@@ -53,8 +53,9 @@
 //!    that there is a gap.
 //! 3. [`shard::push`]: the [`Sequencer`](shard::sequencer::Sequencer) of the inbox or group lets numbers out in order. A
 //!    number that is missing is fetched from the store first ([`session::effects`]). The line is encoded once per core.
-//! 4. [`shard::delivery`]: the line is queued to every session it is for. When the last byte of it has been taken by the kernel,
-//!    a session with `ack=auto` has confirmed it; confirmations go to the store in batches.
+//! 4. [`shard::delivery`]: the line is queued to every session it is for. When the peer's TCP has
+//!    acknowledged the last byte of it ([`shard::acknowledgement`]), a session with `ack=auto` has
+//!    confirmed it; confirmations go to the store in batches.
 //!
 //! # In a cluster
 //!

@@ -74,6 +74,10 @@ pub(super) fn shard_options(settings: &Settings) -> ShardOptions {
         protocol_error_limit: limits.protocol_error_limit,
         login_timeout_ms: limits.login_timeout_ms,
         connection_timeout_ms: settings.gateway_service.connection_timeout_ms,
+        acknowledgement_timeout_ms: settings
+            .network
+            .tcp_user_timeout
+            .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         outbound_queue_bytes: limits.outbound_queue_bytes,
         unconfirmed_limit: limits.unconfirmed_limit,
         command_rate: Rate {

@@ -187,8 +187,12 @@ pub struct Session {
     pub input_ended: bool,
     /// Why it ended.
     pub ended: Option<CloseReason>,
-    /// When something was read last.
-    pub last_read_ms: u64,
+    /// When its client last gave a sign of life: something was read, or its TCP acknowledged a
+    /// push.
+    pub alive_ms: u64,
+    /// When it was told that it is about to be closed for its silence; `None`: there was a sign of
+    /// life since.
+    pub idle_notice_ms: Option<u64>,
     /// By when it must have logged in; for an ended one, by when it must be gone.
     pub deadline_ms: u64,
 }
@@ -208,9 +212,16 @@ impl Session {
             busy: false,
             input_ended: false,
             ended: None,
-            last_read_ms: now_ms,
+            alive_ms: now_ms,
+            idle_notice_ms: None,
             deadline_ms: now_ms + login_timeout_ms,
         }
+    }
+
+    /// The client gave a sign of life.
+    pub fn alive(&mut self, now_ms: u64) {
+        self.alive_ms = now_ms;
+        self.idle_notice_ms = None;
     }
 
     /// The log-in, under way or done.

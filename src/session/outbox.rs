@@ -1,8 +1,10 @@
-//! What a connection has still to be sent, and which deliveries that confirms once it has left.
+//! What a connection has still to be sent, and what it was sent and has not acknowledged.
 //!
-//! An idle connection owns no buffer: it borrows one of its core's when there is something to say and gives it back
-//! when all is sent. Invariant: bytes leave in the order they were written, and a delivery is confirmed only after its
-//! last byte was taken by the kernel.
+//! An idle connection owns no buffer: it borrows one of its core's when there is something to say
+//! and gives it back when all is sent and every delivery in it is acknowledged. Invariant: bytes
+//! leave in the order they were written, and a delivery is confirmed only after the peer's TCP has
+//! acknowledged its last byte. That the kernel took it says nothing: a link that is dead takes as
+//! much as one that works.
 
 use std::collections::VecDeque;
 
@@ -21,9 +23,11 @@ pub struct Delivery {
     pub own: bool,
 }
 
-/// The unsent output of one connection.
+/// The output of one connection that its peer is not known to have.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// How many bytes were sent and taken out of the buffer, ever.
+    base: u64,
     buffer: Option<Box<Buffer>>,
 }
 
@@ -32,12 +36,28 @@ struct Buffer {
     bytes: Vec<u8>,
     /// How many of `bytes` the kernel has.
     sent: usize,
-    /// How many bytes were sent and taken out of `bytes` before.
-    base: u64,
     /// How many of the unsent bytes, at most, were written because the client asked for them.
     asked_for: usize,
-    /// Deliveries and the offsets, counted from the first byte ever, at which they end.
-    marks: VecDeque<(u64, Delivery)>,
+    /// Pushes and the offsets, counted from the first byte ever, at which they end, each with what
+    /// it confirms.
+    marks: VecDeque<(u64, Option<Delivery>)>,
+    /// Since when the peer has acknowledged nothing of what it was sent; of use while something is
+    /// unacknowledged.
+    silent_since_ms: u64,
+    /// Up to which byte it had acknowledged when it was asked last.
+    acknowledged: u64,
+    /// How often it was asked in a row and had acknowledged nothing more.
+    asked_in_vain: u32,
+}
+
+/// What the peer has been found to have acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// A push among it, at least one.
+    pub of_pushes: bool,
+    /// There is more to ask for: since when nothing was acknowledged, and how often it was asked in
+    /// vain since.
+    pub waits: Option<(u64, u32)>,
 }
 
 /// Buffers nobody uses just now; shared by all connections of a core.
@@ -53,9 +73,12 @@ pub struct BufferPool {
 /// Buffers the pool keeps, and the capacity up to which it keeps one: enough for a turn's fan-out, a bounded 4 MiB.
 const POOLED_BUFFERS: usize = 1024;
 const POOLED_CAPACITY: usize = 4096;
+const POOLED_MARKS: usize = 16;
 
-/// Sent bytes are moved out of the buffer from this many on, so that moving stays cheap per byte.
-const COMPACT_FROM: usize = 64 * 1024;
+/// Sent bytes are moved out of the buffer from this many on. Only as many are moved as were sent,
+/// so that moving stays cheap per byte; and what was sent is not kept, so that a buffer is no
+/// longer than what is unsent asks for.
+const COMPACT_FROM: usize = 1024;
 
 impl Outbox {
     /// Where to write more.
@@ -63,11 +86,19 @@ impl Outbox {
         &mut self.buffer(pool).bytes
     }
 
-    /// Notes that `delivery` ends with what was written last.
-    pub fn mark(&mut self, delivery: Delivery, pool: &mut BufferPool) {
-        let buffer = self.buffer(pool);
-        let end = buffer.base + buffer.bytes.len() as u64;
-        buffer.marks.push_back((end, delivery));
+    /// Notes that a push ends with what was written last, and what its acknowledgement confirms.
+    pub fn mark(&mut self, confirms: Option<Delivery>, pool: &mut BufferPool) {
+        let end = self.end();
+        let marks = &mut self.buffer(pool).marks;
+        // Of those that confirm nothing, the first and the last of a row tell enough of the peer's
+        // life.
+        if confirms.is_none()
+            && let [.., (_, None), (last_end, None)] = marks.make_contiguous()
+        {
+            *last_end = end;
+        } else {
+            marks.push_back((end, confirms));
+        }
     }
 
     /// What is still to be sent.
@@ -77,34 +108,90 @@ impl Outbox {
             .map_or(&[], |buffer| &buffer.bytes[buffer.sent..])
     }
 
-    /// Notes that the kernel took `count` bytes; `confirmed` is given each delivery that has now left in full.
-    pub fn advance(
-        &mut self,
-        count: usize,
-        pool: &mut BufferPool,
-        mut confirmed: impl FnMut(Delivery),
-    ) {
+    /// The offset at which what was written last ends, counted from the first byte ever.
+    pub fn end(&self) -> u64 {
+        let kept = self.buffer.as_ref().map_or(0, |buffer| buffer.bytes.len());
+        self.base + kept as u64
+    }
+
+    /// Notes that the kernel took `count` bytes.
+    pub fn advance(&mut self, count: usize, now_ms: u64, pool: &mut BufferPool) {
+        let awaited = self.awaits();
         let Some(buffer) = &mut self.buffer else {
             return;
         };
         buffer.sent += count;
         debug_assert!(buffer.sent <= buffer.bytes.len());
-        let sent_ever = buffer.base + buffer.sent as u64;
-        while let Some(&(end, delivery)) = buffer.marks.front() {
-            if end > sent_ever {
-                break;
-            }
-            buffer.marks.pop_front();
-            confirmed(delivery);
-        }
         // What is left is at most what was asked for, however much was before.
         buffer.asked_for = buffer.asked_for.min(buffer.bytes.len() - buffer.sent);
         if buffer.sent == buffer.bytes.len() {
-            self.clear(pool);
-        } else if buffer.sent >= COMPACT_FROM && buffer.sent * 2 >= buffer.bytes.len() {
-            buffer.bytes.drain(..buffer.sent);
-            buffer.base = sent_ever;
+            self.base += buffer.sent as u64;
             buffer.sent = 0;
+            buffer.bytes.clear();
+            buffer.bytes.shrink_to(POOLED_CAPACITY);
+            self.release_if_done(pool);
+        } else if buffer.sent >= COMPACT_FROM && buffer.sent * 2 >= buffer.bytes.len() {
+            // The last of them stays: it tells whether a line was begun.
+            let gone = buffer.sent - 1;
+            buffer.bytes.drain(..gone);
+            buffer.bytes.shrink_to(buffer.bytes.len() * 2);
+            self.base += gone as u64;
+            buffer.sent = 1;
+        }
+        if !awaited
+            && self.awaits()
+            && let Some(buffer) = &mut self.buffer
+        {
+            buffer.silent_since_ms = now_ms;
+            buffer.asked_in_vain = 0;
+        }
+    }
+
+    /// Whether the kernel has pushes in full that are not known to be acknowledged.
+    pub fn awaits(&self) -> bool {
+        self.buffer.as_ref().is_some_and(|buffer| {
+            let sent_ever = self.base + buffer.sent as u64;
+            let first = buffer.marks.front();
+            first.is_some_and(|(end, _)| *end <= sent_ever)
+        })
+    }
+
+    /// Whether every push that ends at `end` or before, sent or not, is acknowledged.
+    pub fn is_acknowledged(&self, end: u64) -> bool {
+        let buffer = self.buffer.as_ref();
+        let first = buffer.and_then(|buffer| buffer.marks.front());
+        first.is_none_or(|(first_end, _)| *first_end > end)
+    }
+
+    /// The peer has acknowledged all that was sent but the last `outstanding` bytes; `confirmed` is
+    /// given each delivery it has now in full.
+    pub fn acknowledge(
+        &mut self,
+        outstanding: u64,
+        now_ms: u64,
+        pool: &mut BufferPool,
+        mut confirmed: impl FnMut(Delivery),
+    ) -> Progress {
+        let mut of_pushes = false;
+        if let Some(buffer) = &mut self.buffer {
+            let up_to = (self.base + buffer.sent as u64).saturating_sub(outstanding);
+            while let Some((_, confirms)) = buffer.marks.pop_front_if(|(end, _)| *end <= up_to) {
+                of_pushes = true;
+                confirms.into_iter().for_each(&mut confirmed);
+            }
+            if up_to > buffer.acknowledged {
+                buffer.acknowledged = up_to;
+                buffer.silent_since_ms = now_ms;
+                buffer.asked_in_vain = 0;
+            } else {
+                buffer.asked_in_vain += 1;
+            }
+        }
+        self.release_if_done(pool);
+        let waits = self.buffer.as_ref().filter(|_| self.awaits());
+        Progress {
+            of_pushes,
+            waits: waits.map(|buffer| (buffer.silent_since_ms, buffer.asked_in_vain)),
         }
     }
 
@@ -121,6 +208,7 @@ impl Outbox {
     }
 
     /// Gives up everything unsent but the rest of a line that was begun, so that the client still reads whole lines.
+    /// What was sent may still be acknowledged.
     pub fn drop_unsent_lines(&mut self) {
         if let Some(buffer) = &mut self.buffer {
             let begun = buffer.sent > 0 && buffer.bytes[buffer.sent - 1] != b'\n';
@@ -131,23 +219,42 @@ impl Outbox {
                 buffer.sent
             };
             buffer.bytes.truncate(keep);
-            buffer.marks.clear();
+            let sent_ever = self.base + buffer.sent as u64;
+            buffer.marks.retain(|(end, _)| *end <= sent_ever);
             buffer.asked_for = 0;
         }
     }
 
-    /// Gives the buffer back.
+    /// Gives the buffer back, whatever is in it.
     pub fn clear(&mut self, pool: &mut BufferPool) {
         if let Some(mut buffer) = self.buffer.take()
             && pool.free.len() < POOLED_BUFFERS
             && buffer.bytes.capacity() <= POOLED_CAPACITY
         {
-            buffer.bytes.clear();
-            buffer.marks.clear();
-            buffer.sent = 0;
-            buffer.base = 0;
-            buffer.asked_for = 0;
+            let (mut bytes, mut marks) = (
+                std::mem::take(&mut buffer.bytes),
+                std::mem::take(&mut buffer.marks),
+            );
+            bytes.clear();
+            marks.clear();
+            marks.shrink_to(POOLED_MARKS);
+            *buffer = Buffer {
+                bytes,
+                marks,
+                ..Buffer::default()
+            };
             pool.free.push(buffer);
+        }
+    }
+
+    /// Gives the buffer back once nothing in it is waited for.
+    fn release_if_done(&mut self, pool: &mut BufferPool) {
+        if self
+            .buffer
+            .as_ref()
+            .is_some_and(|buffer| buffer.bytes.is_empty() && buffer.marks.is_empty())
+        {
+            self.clear(pool);
         }
     }
 
@@ -161,6 +268,8 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    const AT: u64 = 0;
+
     fn delivery(seq: u64) -> Delivery {
         Delivery {
             user: 7,
@@ -170,65 +279,132 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_delivery_is_confirmed_with_its_last_byte_and_not_before() {
-        let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
-        for seq in 1..=2 {
-            outbox.bytes(&mut pool).extend_from_slice(b"line\n");
-            outbox.mark(delivery(seq), &mut pool);
+    /// An outbox with `lines`, each a push that confirms its number.
+    fn outbox(lines: &[&str], pool: &mut BufferPool) -> Outbox {
+        let mut outbox = Outbox::default();
+        for (line, seq) in lines.iter().zip(1..) {
+            outbox.bytes(pool).extend_from_slice(line.as_bytes());
+            outbox.mark(Some(delivery(seq)), pool);
         }
+        outbox
+    }
+
+    /// What is confirmed by the peer having all that was sent but `outstanding` bytes.
+    fn confirmed(outbox: &mut Outbox, outstanding: u64, pool: &mut BufferPool) -> Vec<u64> {
         let mut confirmed = Vec::new();
-        for expected in [
-            &[][..],
-            &[],
-            &[],
-            &[],
-            &[1],
-            &[1],
-            &[1],
-            &[1],
-            &[1],
-            &[1, 2],
-        ] {
-            outbox.advance(1, &mut pool, |delivery| confirmed.push(delivery.seq));
-            assert_eq!(confirmed, expected);
-        }
-        assert!(outbox.unsent().is_empty());
+        outbox.acknowledge(outstanding, AT, pool, |delivery| {
+            confirmed.push(delivery.seq);
+        });
+        confirmed
     }
 
     #[test]
-    fn what_leaves_is_what_was_written_however_it_leaves() {
+    fn a_delivery_is_confirmed_with_the_acknowledgement_of_its_last_byte_and_not_before() {
+        let mut pool = BufferPool::default();
+        let mut outbox = outbox(&["line\n", "line\n"], &mut pool);
+        assert!(!outbox.awaits());
+        outbox.advance(7, AT, &mut pool);
+        assert!(outbox.awaits());
+        assert_eq!(confirmed(&mut outbox, 7, &mut pool), [0; 0]);
+        assert_eq!(confirmed(&mut outbox, 3, &mut pool), [0; 0]);
+        assert_eq!(confirmed(&mut outbox, 2, &mut pool), [1]);
+        assert!(!outbox.awaits(), "the second is not sent in full");
+        outbox.advance(3, AT, &mut pool);
+        assert!(outbox.unsent().is_empty() && outbox.awaits());
+        for outstanding in (1..=5).rev() {
+            assert_eq!(confirmed(&mut outbox, outstanding, &mut pool), [0; 0]);
+        }
+        assert_eq!(confirmed(&mut outbox, 0, &mut pool), [2]);
+        assert!(!outbox.awaits() && outbox.buffer.is_none());
+    }
+
+    #[test]
+    fn what_leaves_is_what_was_written_however_it_leaves_and_is_acknowledged() {
         let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
-        let (mut written, mut read, mut confirmed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut written, mut read, mut seqs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut acknowledged = 0;
         for round in 0..2000_u64 {
             let line = vec![b'a' + (round % 26) as u8; (round % 300) as usize + 1];
             outbox.bytes(&mut pool).extend_from_slice(&line);
-            outbox.mark(delivery(round), &mut pool);
+            outbox.mark(Some(delivery(round)), &mut pool);
             written.extend_from_slice(&line);
+            assert_eq!(outbox.end(), written.len() as u64);
             let take = outbox.unsent().len() * (round as usize % 5) / 5;
             read.extend_from_slice(&outbox.unsent()[..take]);
-            outbox.advance(take, &mut pool, |delivery| confirmed.push(delivery.seq));
+            outbox.advance(take, AT, &mut pool);
+            acknowledged += (read.len() - acknowledged) * (round as usize % 3) / 2;
+            let outstanding = (read.len() - acknowledged) as u64;
+            seqs.extend(confirmed(&mut outbox, outstanding, &mut pool));
+            let next = seqs.len() as u64;
+            let bytes_of = |count: u64| (0..count).map(|n| n % 300 + 1).sum::<u64>();
+            assert!(bytes_of(next) <= acknowledged as u64);
+            assert!(bytes_of(next + 1) > acknowledged as u64);
+            assert!(outbox.is_acknowledged(bytes_of(next)));
         }
         read.extend_from_slice(outbox.unsent());
-        outbox.advance(outbox.unsent().len(), &mut pool, |delivery| {
-            confirmed.push(delivery.seq);
-        });
+        outbox.advance(outbox.unsent().len(), AT, &mut pool);
+        seqs.extend(confirmed(&mut outbox, 0, &mut pool));
         assert_eq!(read, written);
-        assert_eq!(confirmed, (0..2000).collect::<Vec<_>>());
+        assert_eq!(seqs, (0..2000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_sent_is_not_kept_behind_what_is_not() {
+        let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
+        for _ in 0..1000 {
+            outbox.bytes(&mut pool).extend_from_slice(&[b'x'; 500]);
+            outbox.advance(outbox.unsent().len() - 1, AT, &mut pool);
+            assert!(outbox.bytes(&mut pool).capacity() <= 4 * COMPACT_FROM);
+        }
     }
 
     #[test]
     fn giving_up_unsent_lines_keeps_the_rest_of_a_begun_one() {
-        let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
-        outbox
-            .bytes(&mut pool)
-            .extend_from_slice(b"one\ntwo\nthree\n");
-        outbox.mark(delivery(1), &mut pool);
-        outbox.advance(5, &mut pool, |_| ());
+        let mut pool = BufferPool::default();
+        let mut outbox = outbox(&["one\n", "two\n", "three\n"], &mut pool);
+        outbox.advance(5, AT, &mut pool);
         outbox.drop_unsent_lines();
         assert_eq!(outbox.unsent(), b"wo\n");
-        outbox.advance(3, &mut pool, |_| panic!("its delivery was given up"));
+        outbox.advance(3, AT, &mut pool);
         outbox.drop_unsent_lines();
         assert!(outbox.unsent().is_empty());
+        let had = confirmed(&mut outbox, 0, &mut pool);
+        assert_eq!(had, [1], "what was sent before is still confirmed");
+    }
+
+    #[test]
+    fn a_line_that_was_begun_long_ago_is_still_ended() {
+        let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
+        let line = [&[b'x'; 5000][..], b"\n"].concat();
+        outbox.bytes(&mut pool).extend_from_slice(&line);
+        outbox.bytes(&mut pool).extend_from_slice(b"another\n");
+        for _ in 0..49 {
+            outbox.advance(100, AT, &mut pool);
+        }
+        outbox.drop_unsent_lines();
+        assert_eq!(outbox.unsent(), &line[4900..]);
+    }
+
+    #[test]
+    fn pushes_that_confirm_nothing_are_noticed_and_take_no_room() {
+        let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
+        for _ in 0..1000 {
+            outbox.bytes(&mut pool).extend_from_slice(b"NOTICE\n");
+            outbox.mark(None, &mut pool);
+            outbox.advance(7, AT, &mut pool);
+        }
+        let marks = |outbox: &Outbox| outbox.buffer.as_ref().map_or(0, |b| b.marks.len());
+        assert_eq!(marks(&outbox), 2);
+        let mut had = |outstanding| {
+            outbox.acknowledge(outstanding, AT, &mut pool, |_| {
+                panic!("it confirms nothing")
+            })
+        };
+        assert!(!had(7 * 1000).of_pushes);
+        assert!(had(7 * 500).of_pushes, "the first ones");
+        assert_eq!(had(7).waits, Some((AT, 0)));
+        assert_eq!(had(7).waits, Some((AT, 1)), "nothing more than before");
+        let rest = had(0);
+        assert!(rest.of_pushes && rest.waits.is_none());
     }
 }

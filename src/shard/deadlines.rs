@@ -1,12 +1,19 @@
 //! What happens when nothing happens: log-in and idle time-outs, over-rate clients, ended connections that linger.
+//!
+//! A client that gives no sign of life is told so before it is closed, in time to say something.
 
-use super::Shard;
-use crate::{close::CloseReason, session::Session};
+use super::{Shard, TICK_MS};
+use crate::{close::CloseReason, id::ConnectionKey, protocol::push::Push, session::Session};
+
+/// So long before it is closed a silent client is told, or half of its time if that is less.
+const IDLE_NOTICE_MS: u64 = 30_000;
 
 /// What a due connection is due for.
 enum Due {
     /// Nothing yet; look again then.
     Later(u64),
+    /// To be told that it has been silent for long.
+    IdleNotice,
     /// To be ended.
     End(CloseReason),
     /// It has ended and had its time.
@@ -19,7 +26,7 @@ impl Shard {
         let now_ms = self.now_ms();
         let connection_timeout_ms = self.options.connection_timeout_ms;
         let (connections, expired) = (&mut self.connections, &mut self.expired);
-        let mut ending = Vec::new();
+        let (mut ending, mut silent) = (Vec::new(), Vec::new());
         self.wheel.advance(now_ms, |key| {
             let connection = connections
                 .get_mut(key.slot as usize)
@@ -33,6 +40,12 @@ impl Shard {
                     connection.armed_ms = due_ms;
                     return Some(due_ms);
                 }
+                Due::IdleNotice => {
+                    connection.session.idle_notice_ms = Some(now_ms);
+                    silent.push(key);
+                    connection.armed_ms = now_ms + TICK_MS;
+                    return Some(connection.armed_ms);
+                }
                 Due::End(reason) => ending.push((key, reason)),
                 Due::Gone => expired.push(key),
             }
@@ -42,32 +55,65 @@ impl Shard {
         for (key, reason) in ending {
             self.end(key, reason);
         }
+        for key in silent {
+            self.notice_silence(key);
+        }
         for key in std::mem::take(&mut self.throttled) {
             if let Some(connection) = self.connection_mut(key) {
                 connection.throttled = false;
                 self.resume_later(key);
             }
         }
+        self.ask_again();
         self.search_on();
         self.check_invariants();
     }
+
+    /// That its TCP acknowledges the notice is no sign of life: it would do so for ever.
+    fn notice_silence(&mut self, key: ConnectionKey) {
+        let seconds = idle_notice_time_ms(self.options.connection_timeout_ms).div_ceil(1000);
+        let text = format!("say something within {seconds} s, an empty line will do");
+        let outbox = &mut self.connections[key.slot as usize].outbox;
+        let notice = Push::Notice {
+            kind: "idle",
+            text: &text,
+        };
+        notice.write(outbox.bytes(&mut self.pool));
+        self.mark_dirty(key.slot);
+    }
+}
+
+/// The time between the notice and the end: never so short that both come together.
+fn idle_notice_time_ms(connection_timeout_ms: u64) -> u64 {
+    (connection_timeout_ms / 2).clamp(TICK_MS, IDLE_NOTICE_MS)
 }
 
 fn due(session: &Session, now_ms: u64, connection_timeout_ms: u64) -> Due {
-    let idle_ms = session.last_read_ms + connection_timeout_ms;
     if session.ended.is_some() {
-        if now_ms >= session.deadline_ms {
+        return if now_ms >= session.deadline_ms {
             Due::Gone
         } else {
             Due::Later(session.deadline_ms)
-        }
-    } else if session.login().is_none() && now_ms >= session.deadline_ms {
-        Due::End(CloseReason::AuthTimeout)
-    } else if now_ms >= idle_ms {
-        Due::End(CloseReason::Idle)
-    } else if session.login().is_none() {
-        Due::Later(idle_ms.min(session.deadline_ms))
+        };
+    }
+    let is_anonymous = session.login().is_none();
+    if is_anonymous && now_ms >= session.deadline_ms {
+        return Due::End(CloseReason::AuthTimeout);
+    }
+    let notice_time_ms = idle_notice_time_ms(connection_timeout_ms);
+    let idle_ms = match session.idle_notice_ms {
+        None => session.alive_ms + connection_timeout_ms.saturating_sub(notice_time_ms),
+        Some(notice_ms) => notice_ms + notice_time_ms,
+    };
+    if now_ms < idle_ms {
+        Due::Later(if is_anonymous {
+            idle_ms.min(session.deadline_ms)
+        } else {
+            idle_ms
+        })
+    } else if session.idle_notice_ms.is_none() {
+        Due::IdleNotice
     } else {
-        Due::Later(idle_ms)
+        Due::End(CloseReason::Idle)
     }
 }

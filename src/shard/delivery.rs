@@ -14,9 +14,6 @@ use crate::{
     session::{EarlyPush, Login, commands::message::EncodedMessage, outbox::Delivery},
 };
 
-/// Confirmations gathered until they are handed to the store without waiting longer.
-const ACKS_PER_BATCH: usize = 100;
-
 /// Confirmations of one call: one push to a large group makes many in one turn.
 const ACKS_AT_ONCE: usize = 4096;
 
@@ -30,8 +27,9 @@ impl Shard {
             .map_or(&[], |connection| connection.outbox.unsent())
     }
 
-    /// The kernel took `count` bytes and, where `blocked`, would take no more.
+    /// The kernel took `count` bytes and, where `blocked`, would take no more. It confirms nothing.
     pub fn sent(&mut self, key: ConnectionKey, count: usize, blocked: bool) {
+        let now_ms = self.now_ms();
         self.metrics.transport_sent_bytes_total.add(count as u64);
         let limit = self.options.outbound_queue_bytes;
         let Some(connection) = self
@@ -43,10 +41,7 @@ impl Shard {
         };
         let was_congested = connection.congested(limit);
         connection.blocked = blocked;
-        let acks = &mut self.acks;
-        connection
-            .outbox
-            .advance(count, &mut self.pool, |delivery| confirm(acks, delivery));
+        connection.outbox.advance(count, now_ms, &mut self.pool);
         let unsent = connection.outbox.unsent().len() as u64;
         let counted = std::mem::replace(&mut connection.counted_unsent, unsent);
         self.metrics.outbox_bytes.add(unsent);
@@ -57,6 +52,7 @@ impl Shard {
         } else if was_congested && !connection.congested(limit) {
             self.resume_later(key);
         }
+        self.ask_after_sending(key);
     }
 
     /// The kernel has room again; `false`: there was no need for any.
@@ -76,6 +72,19 @@ impl Shard {
         let limit = self.options.outbound_queue_bytes;
         self.connection(key)
             .is_some_and(|connection| connection.congested(limit))
+    }
+
+    /// How much the connection has ever been given to send, in bytes.
+    pub fn written(&self, key: ConnectionKey) -> u64 {
+        self.connection(key)
+            .map_or(0, |connection| connection.outbox.end())
+    }
+
+    /// Whether the peer has acknowledged every push among the first `end` bytes, or the connection
+    /// is gone.
+    pub fn has_pushes_up_to(&self, key: ConnectionKey, end: u64) -> bool {
+        self.connection(key)
+            .is_none_or(|connection| connection.outbox.is_acknowledged(end))
     }
 
     /// Why the session ended, once all its lines are sent.
@@ -123,12 +132,8 @@ impl Shard {
             .outbox
             .bytes(&mut self.pool)
             .extend_from_slice(line);
-        if let Some(delivery) = delivery
-            && ack_mode == AckMode::Auto
-            && !delivery.own
-        {
-            connection.outbox.mark(delivery, &mut self.pool);
-        }
+        let confirms = delivery.filter(|delivery| ack_mode == AckMode::Auto && !delivery.own);
+        connection.outbox.mark(confirms, &mut self.pool);
         self.mark_dirty(slot);
         line.len()
     }
@@ -231,7 +236,7 @@ impl Shard {
                 }
             }
             if let (AckMode::Auto, Some(delivery)) = (ack_mode, delivery) {
-                connection.outbox.mark(delivery, &mut self.pool);
+                connection.outbox.mark(Some(delivery), &mut self.pool);
             }
             self.metrics.messages_sent_total.inc();
             self.mark_dirty(key.slot);
@@ -250,13 +255,6 @@ impl Shard {
     /// Whether confirmations wait to be handed to the store.
     pub fn has_acks(&self) -> bool {
         !self.acks.is_empty()
-    }
-
-    /// Hands out the confirmations gathered so far if they are many.
-    pub fn flush_full_acks(&mut self) {
-        if self.acks.len() >= ACKS_PER_BATCH {
-            self.flush_acks();
-        }
     }
 
     /// Hands out the confirmations gathered so far.
@@ -285,7 +283,7 @@ impl Shard {
 }
 
 /// Notes one delivery, in the range of the one before where it continues it.
-fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
+pub(super) fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
     if let Some(last) = acks.last_mut()
         && last.user_id == delivery.user
         && last.group_id == delivery.group

@@ -15,6 +15,7 @@ pub(crate) fn options() -> ShardOptions {
         protocol_error_limit: 3,
         login_timeout_ms: 30_000,
         connection_timeout_ms: 300_000,
+        acknowledgement_timeout_ms: Some(30_000),
         outbound_queue_bytes: 2_000,
         unconfirmed_limit: 3,
         command_rate: Rate {

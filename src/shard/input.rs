@@ -74,7 +74,7 @@ impl Shard {
             .add(chunk.len() as u64);
         let now_ms = self.now_ms();
         let connection = self.connection_mut(key)?;
-        connection.session.last_read_ms = now_ms;
+        connection.session.alive(now_ms);
         if connection.session.ended.is_some() {
             return None;
         }

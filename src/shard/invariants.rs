@@ -15,6 +15,11 @@ impl Shard {
         self.wheel.len()
     }
 
+    /// How many connections wait to be asked what they have.
+    pub(crate) fn to_be_asked(&self) -> usize {
+        self.questions.waiting()
+    }
+
     /// Whether something is still to be looked for.
     pub(crate) fn is_searching(&self) -> bool {
         self.search.is_under_way()

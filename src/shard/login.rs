@@ -355,9 +355,8 @@ impl Shard {
         if login.ready {
             self.metrics.sessions_authenticated.dec();
         }
-        // What it was sent is confirmed before its route goes, so that the user's next log-in does not get it again.
-        self.flush_acks();
-        self.effects.push(Effect::Unbind {
+        self.ask_now(self.key_of(slot));
+        self.unbindings.push(Effect::Unbind {
             user: login.user,
             session_id: login.session_id,
             is_told,

@@ -8,6 +8,7 @@
 //! - [`login`] users, devices, group memberships, and how they end
 //! - [`push`] what the bus brings → the sessions it is for, in order
 //! - [`delivery`] one push → one connection, and what that confirms
+//! - [`acknowledgement`] what peers have of what they were sent, and when they are asked
 //! - [`account`] what a client that confirms for itself still owes, and what was held back from it
 //! - [`search`] what is looked for after pushes may have been lost, and at what pace
 //! - [`deadlines`] what happens when nothing happens
@@ -18,6 +19,7 @@
 //! exactly while it is logged in; no list holds a connection that is gone; a dirty connection is in the dirty list once.
 
 pub mod account;
+pub mod acknowledgement;
 mod close_log;
 pub mod core;
 pub mod deadlines;
@@ -59,6 +61,7 @@ use crate::{
         outbox::{BufferPool, Outbox},
     },
     shard::{
+        acknowledgement::Questions,
         close_log::CloseLog,
         search::{Search, Sought, Turn},
         sequencer::{Fetch, Sequencer},
@@ -86,8 +89,11 @@ pub struct ShardOptions {
     pub protocol_error_limit: u32,
     /// Time to log in.
     pub login_timeout_ms: u64,
-    /// Time without a byte read.
+    /// Time without a sign of life.
     pub connection_timeout_ms: u64,
+    /// Time for the peer to acknowledge something of what it was sent; `None`: the kernel alone
+    /// gives it up.
+    pub acknowledgement_timeout_ms: Option<u64>,
     /// Unsent bytes of a connection.
     pub outbound_queue_bytes: usize,
     /// Unconfirmed messages of a connection with `ack=manual`.
@@ -158,6 +164,8 @@ pub struct Connection {
     resumable: bool,
     /// In the list of those that are over their rate.
     throttled: bool,
+    /// Among those that are to be asked what their peer has acknowledged.
+    to_be_asked: bool,
     /// When its entry in the wheel comes up; others of it, which it has outrun, are dropped when they do.
     armed_ms: u64,
     /// The last write found the kernel's buffer full: wait until it says there is room.
@@ -212,6 +220,9 @@ pub struct Shard {
     throttled: Vec<ConnectionKey>,
     expired: Vec<ConnectionKey>,
     effects: Vec<Effect>,
+    /// Effects that come behind the confirmations.
+    unbindings: Vec<Effect>,
+    questions: Questions,
     acks: Vec<AckRange>,
     scratch: Vec<u8>,
     draining: bool,
@@ -248,6 +259,8 @@ impl Shard {
             throttled: Vec::new(),
             expired: Vec::new(),
             effects: Vec::new(),
+            unbindings: Vec::new(),
+            questions: Questions::default(),
             acks: Vec::new(),
             scratch: Vec::new(),
             draining: false,
@@ -310,6 +323,7 @@ impl Shard {
             dirty: false,
             resumable: false,
             throttled: false,
+            to_be_asked: false,
             armed_ms: due_ms,
             blocked: false,
             session,
@@ -484,9 +498,14 @@ impl Shard {
         into.append(&mut self.expired);
     }
 
-    /// Moves what is to be done beside answering commands into `into`.
+    /// Moves what is to be done beside answering commands into `into`. What a session was sent is
+    /// confirmed before its route goes, so that the user's next login does not get it again.
     pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
+        if !self.unbindings.is_empty() {
+            self.flush_acks();
+        }
         into.append(&mut self.effects);
+        into.append(&mut self.unbindings);
     }
 
     /// Whether something waits to be taken.
@@ -494,6 +513,8 @@ impl Shard {
         !(self.dirty.is_empty()
             && self.resumable.is_empty()
             && self.expired.is_empty()
-            && self.effects.is_empty())
+            && self.effects.is_empty()
+            && self.unbindings.is_empty())
+            || self.questions.are_pressing()
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::sys;
 use crate::id::ConnectionKey;
 
 /// A client's socket.
@@ -21,6 +22,8 @@ pub struct Client {
     pub ending: bool,
     /// Our side is closed; the client is being given time to read its last lines.
     pub shut: bool,
+    /// The peer's is, too: all that is waited for is that it acknowledges what it was sent.
+    pub closed: bool,
     socket: OwnedFd,
 }
 
@@ -46,6 +49,7 @@ impl Client {
             readable: false,
             ending: false,
             shut: false,
+            closed: false,
             socket,
         }
     }
@@ -77,6 +81,12 @@ impl Client {
                 Err(_) => Transfer::Lost,
             };
         }
+    }
+
+    /// How many of the bytes the kernel took the peer has not acknowledged; `None` where it cannot
+    /// be known.
+    pub fn unacknowledged(&self) -> Option<u64> {
+        sys::unacknowledged(&self.socket).ok()
     }
 
     /// Closes our side, so that the client reads an end after its last line. Closing outright with something unread

@@ -5,6 +5,7 @@
 //! Invariant: a panic while one connection is served ends that connection and no other.
 
 mod accept;
+mod acknowledge;
 
 use std::{
     cell::Cell,
@@ -41,8 +42,6 @@ use crate::{
 const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection per turn, so that one flood does not keep the others waiting.
 const READS_PER_TURN: usize = 4;
-/// How long confirmations are gathered for the store.
-const ACK_DELAY: Duration = Duration::from_millis(10);
 /// How long the loop sleeps where the system lets it wait for nothing better (no free descriptor).
 const BLIND_PAUSE: Duration = Duration::from_millis(5);
 
@@ -80,8 +79,9 @@ pub struct Worker<B, P> {
     buffer: Box<[u8]>,
     ticked: Rc<Cell<bool>>,
     next_tick_ms: u64,
-    acks_due: Rc<Cell<bool>>,
-    ack_timer_set: bool,
+    /// Confirmations are being gathered; `gathering_due` says when that is over.
+    gathering: bool,
+    gathering_due: Rc<Cell<bool>>,
     /// Flows and effects under way.
     tasks: Rc<Cell<usize>>,
     // Lists of one turn, kept for their memory.
@@ -114,8 +114,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             ticked: Rc::default(),
             next_tick_ms: 0,
-            acks_due: Rc::default(),
-            ack_timer_set: false,
+            gathering: false,
+            gathering_due: Rc::default(),
             tasks: Rc::default(),
             ready: Vec::new(),
             events: Vec::new(),
@@ -154,7 +154,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
 
     fn is_quiet(&self) -> bool {
         let shard = self.core.shard();
-        shard.is_empty() && !shard.has_work() && !shard.has_acks()
+        shard.is_empty() && !shard.has_work() && !shard.has_to_gather()
     }
 
     /// One round of everything; says whether there was something to do.
@@ -164,8 +164,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         worked |= self.take_ticks();
         worked |= self.resume();
         self.flush();
+        self.gather();
         self.drop_expired();
-        self.hand_out_acks();
         worked | self.start_effects()
     }
 
@@ -186,11 +186,11 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         if !self.inbox.arm() {
             return;
         }
-        let (core, ticked, acks_due) = (&self.core, &self.ticked, &self.acks_due);
+        let (core, ticked, gathering_due) = (&self.core, &self.ticked, &self.gathering_due);
         let poller = &mut self.poller;
         let outcome = poll_fn(|context| {
             core.set_loop_waker(context.waker());
-            if ticked.get() || acks_due.get() || core.shard().has_work() {
+            if ticked.get() || gathering_due.get() || core.shard().has_work() {
                 return Poll::Ready(Ok(()));
             }
             poller.poll_ready(context)
@@ -332,7 +332,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
                 Transfer::End => {
                     client.readable = false;
                     if client.shut {
-                        self.drop_client(key, CloseReason::ClientClosed);
+                        client.closed = true;
+                        self.drop_if_settled(key);
                     } else {
                         self.core.shard().end_of_input(key);
                     }
@@ -410,7 +411,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
 
     /// The session has ended and all is sent: closes our side and gives the client time to read it.
     fn finish(&mut self, key: ConnectionKey, reason: CloseReason) {
-        if reason == CloseReason::ClientClosed {
+        let is_awaited = self.core.shard().awaits(key);
+        if reason == CloseReason::ClientClosed && !is_awaited {
             self.drop_client(key, reason);
         } else if let Some(client) = self.client_mut(key)
             && !client.shut
@@ -422,6 +424,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     }
 
     fn drop_client(&mut self, key: ConnectionKey, reason: CloseReason) {
+        self.ask(key);
         self.core.shard().remove(key, reason);
         let Some(place) = self.clients.get_mut(key.slot as usize) else {
             return;
@@ -438,30 +441,6 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             self.drop_client(key, CloseReason::ConnectionLost);
         }
         self.keys = keys;
-    }
-
-    /// Confirmations go to the store when they are many, or after a short while.
-    fn hand_out_acks(&mut self) {
-        let due = self.acks_due.replace(false);
-        if due {
-            self.ack_timer_set = false;
-        }
-        let mut shard = self.core.shard();
-        if due {
-            shard.flush_acks();
-        } else {
-            shard.flush_full_acks();
-        }
-        if shard.has_acks() && !self.ack_timer_set {
-            self.ack_timer_set = true;
-            let (core, acks_due) = (Rc::clone(&self.core), Rc::clone(&self.acks_due));
-            glommio::spawn_local(async move {
-                glommio::timer::sleep(ACK_DELAY).await;
-                acks_due.set(true);
-                core.notify();
-            })
-            .detach();
-        }
     }
 
     fn start_effects(&mut self) -> bool {

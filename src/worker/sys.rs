@@ -9,8 +9,14 @@ use std::{
 };
 
 use glommio::net::TcpStream;
-use rustix::io::Errno;
-use rustix::io_uring::{io_uring_params, io_uring_setup};
+use rustix::{
+    io::Errno,
+    io_uring::{io_uring_params, io_uring_setup},
+    ioctl::{Getter, Opcode, ioctl},
+};
+
+/// `SIOCOUTQ`, which has the number of the terminals' `TIOCOUTQ`.
+const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode;
 
 /// Whether this process may set up an io_uring: makes the smallest one and closes it again.
 ///
@@ -37,4 +43,72 @@ pub fn watch(fd: impl AsFd) -> io::Result<TcpStream> {
     let duplicate = fd.as_fd().try_clone_to_owned()?;
     // SAFETY: the descriptor is open and owned by nobody else: it was duplicated on the line above and is given away here.
     Ok(unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) })
+}
+
+/// How many bytes written to a TCP socket its peer has not acknowledged, those not sent yet
+/// included; the end of our side, once it is said, counts as one.
+///
+/// # Errors
+/// What the system says: the descriptor is no connected socket.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    // SAFETY: the request takes no argument but a pointer to a C int, which the kernel writes;
+    // `Getter` passes one to an integer of its own. On other descriptors than sockets it reads a
+    // queue's length too, or fails.
+    let length = unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) }?;
+    Ok(u64::try_from(length).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// Two ends of one connection.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+        (near, listener.accept().expect("accept").0)
+    }
+
+    fn settle(socket: &TcpStream) -> u64 {
+        let mut before = u64::MAX;
+        loop {
+            let now = unacknowledged(socket).expect("an answer");
+            if now == before || now == 0 {
+                return now;
+            }
+            before = now;
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+    }
+
+    #[test]
+    fn what_a_peer_has_is_acknowledged_whether_it_is_read_or_not() {
+        let (mut near, mut far) = pair();
+        assert_eq!(unacknowledged(&near).expect("an answer"), 0);
+        near.write_all(b"hello").expect("write");
+        assert_eq!(settle(&near), 0);
+        far.read_exact(&mut [0; 5]).expect("read");
+        drop(far);
+        assert_eq!(settle(&near), 0);
+    }
+
+    #[test]
+    fn what_a_peer_has_no_room_for_is_not_acknowledged_not_even_once_it_has_gone() {
+        let (near, far) = pair();
+        near.set_nonblocking(true).expect("nonblocking");
+        let mut written = 0;
+        while let Ok(count) = (&near).write(&[0; 4096]) {
+            written += count as u64;
+        }
+        let outstanding = settle(&near);
+        assert!(0 < outstanding && outstanding < written);
+        // With something unread, this is a reset.
+        drop(far);
+        assert_eq!(settle(&near), outstanding);
+    }
 }

@@ -71,30 +71,39 @@ fn an_empty_line_is_a_heartbeat() {
 }
 
 #[test]
-fn pushes_alone_are_no_sign_of_life() {
+fn who_only_reads_is_not_idle() {
     let gateway = Gateway::start(|config| {
-        config.set("gateway_service", "connection_timeout", "1s");
+        config.set("gateway_service", "connection_timeout", "2s");
     });
     let mut alice = gateway.register("alice");
     let mut bob = gateway.register("bob");
     let start = Instant::now();
-    loop {
-        alice.chat(bob.uid, "are you there");
-        match bob.receive_within(Duration::from_millis(50)) {
-            Received::Closed => break,
-            Received::Line(line) => {
-                assert!(
-                    line.starts_with("MSG ") || line == "KICK reason=idle",
-                    "{line}"
-                );
-            }
-            Received::Nothing => {}
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "bob is still there"
-        );
+    while start.elapsed() < Duration::from_secs(5) {
+        let id = alice.chat(bob.uid, "are you there");
+        assert_eq!(bob.push().id(), id);
+        std::thread::sleep(Duration::from_millis(300));
     }
+    let lines = bob.lines_until_closed();
+    assert_eq!(
+        lines,
+        [
+            "NOTICE kind=idle text=say something within 1 s, an empty line will do",
+            "KICK reason=idle"
+        ]
+    );
+}
+
+#[test]
+fn a_silent_client_is_told_before_it_is_closed_and_may_stay() {
+    let gateway = Gateway::start(|config| {
+        config.set("gateway_service", "connection_timeout", "2s");
+    });
+    let mut bob = gateway.register("bob");
+    for _ in 0..3 {
+        assert!(bob.line().starts_with("NOTICE kind=idle text="));
+        assert_eq!(bob.ask("ping"), "+OK pong");
+    }
+    bob.assert_kicked("idle");
 }
 
 #[test]

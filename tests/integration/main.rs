@@ -7,6 +7,7 @@
 mod accounting;
 mod accounting_user;
 mod accounting_verdict;
+mod acknowledgement;
 mod backend_process;
 mod cluster_accounting;
 mod cluster_bad_input;

@@ -58,7 +58,7 @@ fn a_receiver_that_does_not_read_is_cut_off_and_its_messages_wait() {
 }
 
 #[test]
-fn in_automatic_confirmation_only_what_the_kernel_took_is_confirmed() {
+fn in_automatic_confirmation_only_what_was_acknowledged_is_confirmed() {
     let gateway = gateway();
     let mut alice = gateway.register("alice");
     let mut bob = gateway.register("bob");

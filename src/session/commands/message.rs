@@ -1,5 +1,7 @@
 //! `chat`, `group_chat`, `pull`, `ack`: messages into the store, out of it, and confirmed.
 
+use std::time::Duration;
+
 use futures_lite::future::yield_now;
 
 use super::{Failure, check_numbers};
@@ -24,9 +26,13 @@ pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
 /// Ids tried for one message. The last of them is some hundred ids away from the first.
 const ID_ATTEMPTS: u32 = 8;
 
-/// A pull lets the core's loop come by so often to send what is unsent: it may let flows run twice before it sends, and a
-/// client that does not read is not waited for.
+/// A pull lets the core's loop come by so often to send what is unsent, and to ask what is
+/// acknowledged: it may let flows run twice before it does.
 const TURNS_TO_SEND: usize = 3;
+/// Then it waits so long, and twice as long each time, for a TCP that puts off its acknowledgement;
+/// in all not longer than a third of a second, since a client that does not read is not waited for.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_millis(160);
 
 pub(super) async fn chat<B: Backend, P: PushSource>(
     core: &Core<B, P>,
@@ -154,14 +160,9 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     job: &Job,
     limit: u32,
 ) -> Result<Reply, Failure> {
-    // What has just been pushed must not come again: it leaves first, which confirms it, and the store is told.
-    for _ in 0..TURNS_TO_SEND {
-        if core.shard().unsent(job.key).is_empty() {
-            break;
-        }
-        core.notify();
-        yield_now().await;
-    }
+    // What has just been pushed must not come again: it arrives first, which confirms it, and the
+    // store is told.
+    let_pushes_arrive(core, job).await;
     let acks = core.shard().take_acks();
     if !acks.is_empty() {
         let request = AckBatchRequest { acks: acks.clone() };
@@ -200,6 +201,27 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
         count: messages.len(),
         more,
     })
+}
+
+/// Waits until the client's TCP has acknowledged what was pushed before now, for a moment at most:
+/// nearly always the line with the command does.
+async fn let_pushes_arrive<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) {
+    let end = core.shard().written(job.key);
+    let is_there = || core.shard().has_pushes_up_to(job.key, end);
+    let mut wait = FIRST_WAIT;
+    for turn in 0.. {
+        if is_there() || wait > LONGEST_WAIT {
+            return;
+        }
+        core.shard().ask_now(job.key);
+        core.notify();
+        if turn < TURNS_TO_SEND {
+            yield_now().await;
+        } else {
+            core.pause(wait).await;
+            wait *= 2;
+        }
+    }
 }
 
 pub(super) async fn ack<B: Backend, P: PushSource>(

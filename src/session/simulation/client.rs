@@ -27,6 +27,10 @@ pub struct Client {
     /// Not yet read by the gateway.
     pub outgoing: Vec<u8>,
     pub input_ended: bool,
+    /// Taken by the gateway's kernel and not arrived.
+    pub in_flight: Vec<u8>,
+    /// Arrived, and the acknowledgement has not.
+    pub unacknowledged: u64,
     pub commands: u64,
     pub replies: u64,
     /// Messages it has and has not confirmed itself.
@@ -76,6 +80,8 @@ impl Client {
             over: false,
             outgoing: Vec::new(),
             input_ended: false,
+            in_flight: Vec::new(),
+            unacknowledged: 0,
             commands: 0,
             replies: 0,
             unconfirmed: Vec::new(),
@@ -135,7 +141,14 @@ impl Client {
         }
     }
 
-    pub fn read(&mut self, bytes: &[u8], model: &Model) {
+    /// The first `count` bytes that are in flight arrive.
+    pub fn arrive(&mut self, count: usize, model: &Model) {
+        let bytes: Vec<u8> = self.in_flight.drain(..count).collect();
+        self.unacknowledged += count as u64;
+        self.read(&bytes, model);
+    }
+
+    fn read(&mut self, bytes: &[u8], model: &Model) {
         for byte in bytes {
             if *byte != b'\n' {
                 self.line.push(*byte);

@@ -58,6 +58,7 @@ fn options() -> ShardOptions {
         protocol_error_limit: 10,
         login_timeout_ms: 5_000,
         connection_timeout_ms: 20_000,
+        acknowledgement_timeout_ms: Some(60_000),
         outbound_queue_bytes: 4_000,
         unconfirmed_limit: 12,
         command_rate: Rate {
@@ -134,6 +135,8 @@ impl Simulation {
             let shard = core.shard();
             let armed = shard.armed();
             assert!(armed <= 8 * (shard.len() + 8), "the wheel grows: {armed}");
+            // Those of connections that are gone leave with their tick.
+            assert!(shard.to_be_asked() <= shard.len() + 40);
         }
         self.bury();
     }
@@ -200,12 +203,18 @@ impl Simulation {
                 self.flush(number, key);
             }
         }
+        self.travel(number);
+        let gathered = self.random.chance(30);
+        core.shard().take_questions(gathered, &mut keys);
+        for key in keys.drain(..) {
+            self.ask(number, key);
+        }
+        if gathered {
+            core.shard().flush_acks();
+        }
         core.shard().take_expired(&mut keys);
         for key in keys.drain(..) {
-            core.shard().remove(key, CloseReason::ConnectionLost);
-        }
-        if self.random.chance(30) {
-            core.shard().flush_acks();
+            self.remove(number, key);
         }
         let mut effects = Vec::new();
         core.shard().take_effects(&mut effects);
@@ -239,13 +248,47 @@ impl Simulation {
                 0 => self.random.below(unsent.len() as u64) as usize,
                 _ => unsent.len(),
             };
-            client.read(&unsent[..room], &self.world.borrow());
+            client.in_flight.extend_from_slice(&unsent[..room]);
             core.shard().sent(key, room, room < unsent.len());
         }
         let finished = core.shard().is_finished(key).is_some();
         if finished && self.random.chance(70) {
-            core.shard().remove(key, CloseReason::ConnectionLost);
+            self.remove(number, key);
         }
+    }
+
+    /// Some of what the kernels took arrives, and some of the acknowledgements.
+    fn travel(&mut self, number: usize) {
+        for client in self.clients.iter_mut().filter(|c| c.core == number) {
+            if self.random.chance(60) {
+                let count = self.random.below(client.in_flight.len() as u64 + 1) as usize;
+                let count = if self.random.chance(50) {
+                    client.in_flight.len()
+                } else {
+                    count
+                };
+                client.arrive(count, &self.world.borrow());
+            }
+            if self.random.chance(60) {
+                client.unacknowledged = self.random.below(client.unacknowledged + 1);
+            }
+        }
+    }
+
+    /// The kernel says what the client has not acknowledged.
+    fn ask(&self, number: usize, key: ConnectionKey) {
+        let mut clients = self.clients.iter();
+        if let Some(client) = clients.find(|c| c.core == number && c.key == key) {
+            let outstanding = client.in_flight.len() as u64 + client.unacknowledged;
+            self.cores[number].shard().acknowledged(key, outstanding);
+        }
+    }
+
+    /// The connection is gone, and with it what is still in flight.
+    fn remove(&self, number: usize, key: ConnectionKey) {
+        self.ask(number, key);
+        let mut shard = self.cores[number].shard();
+        shard.remove(key, CloseReason::ConnectionLost);
     }
 
     fn poll_tasks(&mut self) {
@@ -300,9 +343,7 @@ impl Simulation {
             0 => client.input_ended = true,
             1 => {
                 let (core, key) = (client.core, client.key);
-                self.cores[core]
-                    .shard()
-                    .remove(key, CloseReason::ConnectionLost);
+                self.remove(core, key);
             }
             _ => client.wish(&mut self.random, USERS, &mut self.counter),
         }
@@ -345,11 +386,13 @@ impl Simulation {
 fn is_quiet(core: &SimCore, clients: &[Client]) -> bool {
     let shard = core.shard();
     !shard.has_work()
-        && !shard.has_acks()
+        && !shard.has_to_gather()
         && !shard.is_searching()
-        && clients
-            .iter()
-            .all(|client| shard.unsent(client.key).is_empty())
+        && clients.iter().all(|client| {
+            shard.unsent(client.key).is_empty()
+                && !shard.awaits(client.key)
+                && client.in_flight.is_empty()
+        })
 }
 
 fn now(now_ms: u64) -> Now {

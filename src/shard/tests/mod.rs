@@ -1,5 +1,6 @@
 //! A shard as a value: bytes, pushes and the time go in; bytes, jobs and effects come out.
 
+mod acknowledgements;
 mod deadlines;
 mod input;
 mod limits;
@@ -48,8 +49,15 @@ fn connect_limited(shard: &mut Shard) -> ConnectionKey {
     shard.accept(Peer { ip, exempt: false })
 }
 
-/// Everything the connection has to send, as if its socket took it.
+/// Everything the connection has to send, as if its socket took it and its peer acknowledged it.
 fn read(shard: &mut Shard, key: ConnectionKey) -> String {
+    let text = take(shard, key);
+    shard.acknowledged(key, 0);
+    text
+}
+
+/// Everything the connection has to send, as if its socket took it.
+fn take(shard: &mut Shard, key: ConnectionKey) -> String {
     let text = String::from_utf8(shard.unsent(key).to_vec()).expect("lines are text");
     shard.sent(key, text.len(), false);
     text

@@ -1,4 +1,5 @@
-//! Pushes: order, gaps, copies, kicks, what comes during a log-in, and what a sent line confirms.
+//! Pushes: order, gaps, copies, kicks, what comes during a log-in, and what an acknowledged line
+//! confirms.
 
 use super::*;
 use crate::{close::CloseReason, proto::AckRange, shard::sequencer::Fetch};
@@ -23,7 +24,7 @@ fn a_gap_is_fetched_first_and_repeats_are_dropped() {
 }
 
 #[test]
-fn what_was_sent_in_full_is_confirmed_in_ranges() {
+fn what_is_acknowledged_in_full_is_confirmed_in_ranges() {
     let mut shard = shard();
     let key = connect(&mut shard);
     log_in(&mut shard, key, 7, 0, &[(3, 0)]);
@@ -32,7 +33,9 @@ fn what_was_sent_in_full_is_confirmed_in_ranges() {
     }
     shard.on_push(grouped(3, 1, 70, 0));
     let count = shard.unsent(key).len();
-    shard.sent(key, count - 1, true);
+    shard.sent(key, count, false);
+    assert!(!shard.has_acks(), "the kernel alone confirms nothing");
+    shard.acknowledged(key, 1);
     let direct = AckRange {
         user_id: 7,
         from_seq: 1,
@@ -40,7 +43,7 @@ fn what_was_sent_in_full_is_confirmed_in_ranges() {
         group_id: 0,
     };
     assert_eq!(shard.take_acks(), [direct]);
-    shard.sent(key, 1, false);
+    shard.acknowledged(key, 0);
     let of_group = AckRange {
         user_id: 7,
         from_seq: 1,

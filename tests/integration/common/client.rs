@@ -52,6 +52,15 @@ impl Client {
         (!to_itself).then(|| Self::from_stream(stream))
     }
 
+    /// Connects with a receive buffer as small as the system allows, which the other side knows
+    /// from the beginning.
+    pub fn connect_with_little_room(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.set_recv_buffer_size(1).expect("receive buffer");
+        socket.connect(&address.into()).expect("connect");
+        Self::from_stream(socket.into())
+    }
+
     /// Connects from another address of the loopback network.
     pub fn connect_from(address: SocketAddr, source: [u8; 4]) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");

@@ -119,6 +119,11 @@ impl Gateway {
         Client::connect(self.address())
     }
 
+    /// The same, of a client whose kernel keeps little.
+    pub fn connect_with_little_room(&self) -> Client {
+        Client::connect_with_little_room(self.address())
+    }
+
     /// A new connection with a new account logged in on it.
     pub fn register(&self, name: &str) -> Client {
         let mut client = self.client();

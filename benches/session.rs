@@ -43,6 +43,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
     let keys = (1..=connections).map(|number| {
         let key = shard.accept(Peer {
             ip: Ipv4Addr::LOCALHOST.into(),
+            port: 1,
             exempt: true,
         });
         let job = shard.feed(key, b"auth:token\n").expect("a job");

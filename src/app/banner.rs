@@ -1,6 +1,10 @@
 //! What a newcomer sees first.
 
-use std::{io::Write, net::SocketAddr, thread};
+use std::{
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    thread,
+};
 
 /// The facts in it.
 pub(super) struct Banner {
@@ -20,20 +24,33 @@ impl Banner {
              \x20 operations      {operations}\n\
              \x20 data            {data}\n\
              \x20 workers         {workers}\n\
-             \n\
-             Try it:  nc {host} {port}   and type\n\
-             \x20 register:alice:wonderland\n\
-             \x20 whoami\n\
-             \x20 chat:1:hello\n\
-             \x20 help\n\n",
+             {hint}\n",
             version = env!("CARGO_PKG_VERSION"),
             line = self.line_address,
             data = self.data,
             workers = self.workers,
-            host = self.line_address.ip(),
-            port = self.line_address.port(),
+            // A service manager's log needs no lesson.
+            hint = if std::io::stdout().is_terminal() {
+                self.hint()
+            } else {
+                String::new()
+            },
         );
         print(text);
+    }
+
+    /// What a person may do first.
+    fn hint(&self) -> String {
+        format!(
+            "\n\
+             Try it:  nc {host} {port}   and type\n\
+             \x20 register:alice:wonderland\n\
+             \x20 whoami\n\
+             \x20 chat:1:hello\n\
+             \x20 help\n",
+            host = self.line_address.ip(),
+            port = self.line_address.port(),
+        )
     }
 }
 

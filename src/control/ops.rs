@@ -9,7 +9,7 @@ use std::{io, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -24,7 +24,10 @@ use tokio::{
 };
 
 use super::readiness::{Readiness, stall_reason};
-use crate::metrics::{Registry, exposition};
+use crate::metrics::{
+    Registry,
+    exposition::{self, Format},
+};
 
 /// How much of the control thread the ops listener may take.
 #[derive(Clone, Copy, Debug)]
@@ -160,10 +163,12 @@ async fn health(State(sources): State<Sources>) -> Response {
     )
 }
 
-async fn metrics(State(sources): State<Sources>) -> Response {
+async fn metrics(State(sources): State<Sources>, headers: HeaderMap) -> Response {
     let ready = sources.readiness.reasons(&sources.registry).is_empty();
-    match exposition::text(&sources.registry, ready) {
-        Ok(text) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
+    let accept = headers.get(header::ACCEPT);
+    let format = Format::accepted_by(accept.and_then(|value| value.to_str().ok()).unwrap_or(""));
+    match exposition::text(&sources.registry, ready, format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
             error!("metrics cannot be written: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

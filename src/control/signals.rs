@@ -1,7 +1,8 @@
 //! The signals that the process answers to.
 //!
-//! Owns their meaning: SIGTERM and SIGINT ask for the end, SIGHUP is answered with a word in the log. Everything else keeps
-//! the system's meaning. The handlers are the runtime's; nothing of ours runs inside one.
+//! Owns their meaning: SIGTERM and SIGINT ask for the end; SIGHUP, SIGUSR1, SIGUSR2 and SIGQUIT, which would end a process
+//! that has no use for them, are answered with a word in the log. Everything else keeps the system's meaning. The handlers
+//! are the runtime's; nothing of ours runs inside one.
 
 use std::io;
 
@@ -51,10 +52,21 @@ impl StopSignals {
     pub(super) fn from_system() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
+        let mut others = Vec::new();
+        for (name, kind) in [
+            ("SIGHUP", SignalKind::hangup()),
+            ("SIGUSR1", SignalKind::user_defined1()),
+            ("SIGUSR2", SignalKind::user_defined2()),
+            ("SIGQUIT", SignalKind::quit()),
+        ] {
+            others.push((name, signal(kind)?));
+        }
         // Unbounded, but only people and service managers send these, and the second one ends the process.
         let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(listen(terminate, interrupt, hangup, sender));
+        tokio::spawn(listen(terminate, interrupt, sender));
+        for (name, signal) in others {
+            tokio::spawn(ignore(name, signal));
+        }
         Ok(Self::from_channel(receiver))
     }
 
@@ -70,20 +82,27 @@ impl StopSignals {
 async fn listen(
     mut terminate: Signal,
     mut interrupt: Signal,
-    mut hangup: Signal,
     sender: mpsc::UnboundedSender<StopSignal>,
 ) {
     loop {
         let stop = tokio::select! {
             _ = terminate.recv() => StopSignal::Terminate,
             _ = interrupt.recv() => StopSignal::Interrupt,
-            _ = hangup.recv() => {
-                warn!("SIGHUP: the configuration cannot be reloaded; restart to apply changes");
-                continue;
-            }
         };
         if sender.send(stop).is_err() {
             return;
+        }
+    }
+}
+
+/// Says each time that the signal does nothing: whoever sent it should not have to guess.
+async fn ignore(name: &'static str, mut signal: Signal) {
+    while signal.recv().await.is_some() {
+        match name {
+            "SIGHUP" => {
+                warn!("SIGHUP: the configuration cannot be reloaded; restart to apply changes");
+            }
+            _ => warn!("{name}: it has no meaning here; SIGTERM ends the process"),
         }
     }
 }

@@ -71,10 +71,19 @@ fn health_tells_version_and_figures() {
 }
 
 #[test]
-fn metrics_are_open_metrics_text() {
+fn metrics_are_text_and_open_metrics_where_that_is_asked_for() {
     let control = Control::started();
     control.registry.cores[1].messages_sent_total.add(5);
     let answer = control.get("/metrics");
+    assert_eq!(
+        answer.headers["content-type"],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    assert!(!answer.body.contains("# EOF"));
+    let answer = control.request(
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\
+         Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\r\n",
+    );
     assert_eq!(
         answer.headers["content-type"],
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

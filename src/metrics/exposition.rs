@@ -1,13 +1,13 @@
-//! Writes all numbers out for Prometheus, in the OpenMetrics text format.
+//! Writes all numbers out for Prometheus, in the OpenMetrics text format or the older one that every reader knows.
 //!
-//! Owns the way from a cell to a line of text; the format itself is the `prometheus-client` crate's. Runs on the control
+//! Owns the way from a cell to a line of text; OpenMetrics itself is the `prometheus-client` crate's. Runs on the control
 //! thread at scrape time: reads every cell once, stops no core.
 
 #[cfg(test)]
 #[path = "exposition_tests.rs"]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -24,11 +24,79 @@ use super::{
     process::ProcessUsage,
 };
 
-/// The content type of [`text`](text()).
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How the numbers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus's text format 0.0.4.
+    Text,
+}
 
-/// All numbers as text. `ready` is what `/readyz` would say now.
-pub fn text(registry: &Arc<Registry>, ready: bool) -> Result<String, fmt::Error> {
+impl Format {
+    /// The format for whoever sends this `Accept` header: OpenMetrics only where it is asked for by name.
+    pub fn accepted_by(accept: &str) -> Self {
+        let asked = accept.split(',').any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_named = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
+            is_named && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+        });
+        if asked { Self::OpenMetrics } else { Self::Text }
+    }
+
+    /// Its content type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// All numbers in a format. `ready` is what `/readyz` would say now.
+pub fn text(registry: &Arc<Registry>, ready: bool, format: Format) -> Result<String, fmt::Error> {
+    let text = open_metrics(registry, ready)?;
+    Ok(match format {
+        Format::OpenMetrics => text,
+        Format::Text => to_text_format(&text),
+    })
+}
+
+/// The same numbers in the older format: it has no units and no end, and a family is called what its samples are.
+fn to_text_format(open_metrics: &str) -> String {
+    let kinds: HashMap<&str, &str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let head = line
+            .strip_prefix("# ")
+            .and_then(|head| head.split_once(' '));
+        match head {
+            Some((keyword @ ("HELP" | "TYPE"), rest)) => {
+                let (name, value) = rest.split_once(' ').unwrap_or((rest, ""));
+                let (suffix, kind) = match kinds.get(name) {
+                    Some(&"counter") => ("_total", "counter"),
+                    Some(&"info") => ("_info", "gauge"),
+                    Some(kind) => ("", *kind),
+                    None => ("", "untyped"),
+                };
+                let value = if keyword == "TYPE" { kind } else { value };
+                text.extend(["# ", keyword, " ", name, suffix, " ", value, "\n"]);
+            }
+            // A unit, which the name ends in anyway.
+            Some(_) => {}
+            None if line == "# EOF" => {}
+            None => text.extend([line, "\n"]),
+        }
+    }
+    text
+}
+
+fn open_metrics(registry: &Arc<Registry>, ready: bool) -> Result<String, fmt::Error> {
     let mut exposition = registry::Registry::default();
     exposition.register_collector(Box::new(Scrape {
         registry: Arc::clone(registry),

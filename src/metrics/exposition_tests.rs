@@ -119,7 +119,7 @@ fn registry(cores: usize) -> Arc<Registry> {
 
 #[test]
 fn families_are_exactly_those_of_the_table() {
-    let families = parse(&text(&registry(2), true).unwrap());
+    let families = parse(&text(&registry(2), true, Format::OpenMetrics).unwrap());
     assert_eq!(families.len(), names::ALL.len());
     for metric in names::ALL {
         let family = families.get(metric.family()).expect(metric.name);
@@ -170,7 +170,7 @@ fn what_a_core_counts_stands_under_its_number() {
     core.core_loop_stall_us.observe(1, 2_500);
     registry.store.commits.add(9);
 
-    let families = parse(&text(&registry, false).unwrap());
+    let families = parse(&text(&registry, false, Format::OpenMetrics).unwrap());
     let of = |name: &str, labels: &[(&str, &str)]| value(&families, name, labels);
     assert_eq!(of("im_gateway_connections", &[("core", "1")]), 7.0);
     assert_eq!(of("im_gateway_connections", &[("core", "0")]), 0.0);
@@ -221,7 +221,7 @@ fn buckets_are_cumulative_and_end_at_the_count() {
     for duration_us in [10, 70, 70, 400_000, 60_000_000] {
         core.command_took(Verb::ALL[1], duration_us);
     }
-    let families = parse(&text(&registry, true).unwrap());
+    let families = parse(&text(&registry, true, Format::OpenMetrics).unwrap());
     let family = &families["im_gateway_command_duration_seconds"];
     let buckets: Vec<(f64, f64)> = family
         .samples
@@ -242,4 +242,60 @@ fn buckets_are_cumulative_and_end_at_the_count() {
     };
     assert_eq!(of("_count"), 5.0);
     assert!((of("_sum") - 60.40015).abs() < 1e-9);
+}
+
+#[test]
+fn open_metrics_is_written_only_to_who_asks_for_it() {
+    for (accept, format) in [
+        ("", Format::Text),
+        ("*/*", Format::Text),
+        ("text/plain;version=0.0.4", Format::Text),
+        ("application/openmetrics-text", Format::OpenMetrics),
+        (
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            Format::OpenMetrics,
+        ),
+        ("application/openmetrics-text;q=0, text/plain", Format::Text),
+    ] {
+        assert_eq!(Format::accepted_by(accept), format, "{accept}");
+    }
+}
+
+#[test]
+fn the_older_format_names_each_family_as_its_samples_and_has_the_same_samples() {
+    let registry = Arc::new(Registry::new(2, Instant::now(), 0));
+    let new = text(&registry, true, Format::OpenMetrics).expect("written");
+    let old = text(&registry, true, Format::Text).expect("written");
+    let samples = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    };
+    // What is asked of the system changes from one moment to the next.
+    let is_steady = |line: &&String| !line.contains("process_") && !line.contains("uptime");
+    assert!(
+        samples(&new)
+            .iter()
+            .filter(is_steady)
+            .eq(samples(&old).iter().filter(is_steady))
+    );
+    let mut family = String::new();
+    for line in old.lines() {
+        match line
+            .strip_prefix("# ")
+            .map(|head| head.split(' ').collect::<Vec<_>>())
+        {
+            Some(head) => {
+                assert!(matches!(head[0], "HELP" | "TYPE"), "{line}");
+                head[1].clone_into(&mut family);
+                if head[0] == "TYPE" {
+                    assert!(
+                        matches!(head[2], "counter" | "gauge" | "histogram"),
+                        "{line}"
+                    );
+                    assert_eq!(head[2] == "counter", family.ends_with("_total"), "{line}");
+                }
+            }
+            None => assert!(line.starts_with(&family), "{line} in {family}"),
+        }
+    }
 }

@@ -32,7 +32,7 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use crate::{
@@ -155,8 +155,17 @@ pub struct Manual {
 pub struct Peer {
     /// The address.
     pub ip: IpAddr,
+    /// The port: with the address it is what the logs of proxies and firewalls know.
+    pub port: u16,
     /// Limits by address and rate do not apply to it.
     pub exempt: bool,
+}
+
+impl Peer {
+    /// Address and port, for the log.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
 }
 
 /// The device name until the client sets one.

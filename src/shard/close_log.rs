@@ -3,7 +3,7 @@
 //! Owns the rate of those lines. Any client can bring them about as often as it likes, and must not fill the log with
 //! them; the metrics count every one.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use crate::{
     close::CloseReason,
@@ -35,22 +35,24 @@ impl Default for CloseLog {
 
 impl CloseLog {
     /// Tells of a connection that was closed just now.
-    pub fn note(&mut self, reason: CloseReason, peer: IpAddr, user: UserId, now_ms: u64) {
+    pub fn note(&mut self, reason: CloseReason, peer: SocketAddr, user: UserId, now_ms: u64) {
         let level = match reason {
             CloseReason::ClientClosed
             | CloseReason::Quit
             | CloseReason::ConnectionLost
-            | CloseReason::Replaced
             | CloseReason::Shutdown => log::Level::Debug,
             CloseReason::Internal => log::Level::Error,
             _ => log::Level::Info,
         };
         let reason = reason.word();
+        // Nobody had logged in on many of those that go wrong.
+        let user = if user == 0 {
+            String::new()
+        } else {
+            format!(" user={user}")
+        };
         if level != log::Level::Info {
-            log::log!(
-                level,
-                "connection closed reason={reason} peer={peer} user={user}"
-            );
+            log::log!(level, "connection closed reason={reason} peer={peer}{user}");
         } else if self.bucket.try_take(&RATE, now_ms).is_err() {
             self.left_out += 1;
         } else {
@@ -60,7 +62,7 @@ impl CloseLog {
             } else {
                 String::new()
             };
-            log::info!("connection closed reason={reason} peer={peer} user={user}{before}");
+            log::info!("connection closed reason={reason} peer={peer}{user}{before}");
         }
     }
 }

@@ -397,7 +397,7 @@ impl Shard {
         if reason == CloseReason::SlowConsumer {
             connection.outbox.drop_unsent_lines();
         }
-        let peer = connection.session.peer.ip;
+        let peer = connection.session.peer.address();
         let user = connection.session.login().map_or(0, |login| login.user);
         self.log_out(key.slot, false);
         if let Some(word) = reason.kick_word() {

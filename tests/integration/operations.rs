@@ -1,5 +1,7 @@
 //! The operations listener, what the counters count, and a fault in one session.
 
+use rustix::process::Signal;
+
 use crate::common::{Gateway, assert_error, eventually, http};
 
 #[test]
@@ -15,6 +17,51 @@ fn the_health_pages_answer() {
 }
 
 #[test]
+fn signals_without_a_meaning_end_nothing() {
+    let gateway = Gateway::start(|_| {});
+    let mut alice = gateway.register("alice");
+    for (signal, name) in [
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::HUP, "SIGHUP"),
+    ] {
+        gateway.signal(signal);
+        eventually("the log says so", || gateway.output().1.contains(name));
+        assert_eq!(alice.ask("ping"), "+OK pong", "{name}");
+    }
+}
+
+#[test]
+fn the_banner_teaches_nobody_where_nobody_sits_at_a_terminal() {
+    let gateway = Gateway::start(|_| {});
+    let (banner, _) = gateway.output();
+    assert!(banner.contains("line protocol"), "{banner}");
+    assert!(!banner.contains("Try it"), "{banner}");
+}
+
+#[test]
+fn the_log_tells_who_was_closed_by_address_and_port_and_of_displacements() {
+    let gateway = Gateway::start(|_| {});
+    let mut stranger = gateway.client();
+    let address = stranger.local_address();
+    stranger.send(&"x".repeat(600));
+    assert_error(&stranger.reply(), "LINE_TOO_LONG");
+    stranger.assert_kicked("protocol");
+    let line = format!("reason=protocol peer={address}\n");
+    eventually("the close is in the log, with no user", || {
+        gateway.output().1.contains(&line)
+    });
+    let first = gateway.register("alice");
+    let (address, uid) = (first.local_address(), first.uid);
+    let _second = gateway.login("alice");
+    let line = format!("reason=replaced peer={address} user={uid}\n");
+    eventually("the displacement is in the log", || {
+        gateway.output().1.contains(&line)
+    });
+}
+
+#[test]
 fn the_exposition_is_well_formed_and_names_the_version() {
     let gateway = Gateway::start_on_two_cores();
     gateway.register("alice").ask("ping");
@@ -22,8 +69,7 @@ fn the_exposition_is_well_formed_and_names_the_version() {
     assert_eq!(response.status, 200);
     let head = response.head.to_lowercase();
     assert!(
-        head.contains("content-type: text/plain")
-            || head.contains("content-type: application/openmetrics-text"),
+        head.contains("content-type: text/plain; version=0.0.4"),
         "{head}"
     );
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));

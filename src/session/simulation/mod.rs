@@ -318,6 +318,7 @@ impl Simulation {
         if self.clients.len() < 12 && self.random.chance(10) {
             let peer = Peer {
                 ip: std::net::Ipv4Addr::LOCALHOST.into(),
+                port: 1,
                 exempt: true,
             };
             let key = self.cores[core].shard().accept(peer);

@@ -143,6 +143,7 @@ impl World {
         let mut shard = self.core.shard();
         let key = shard.accept(Peer {
             ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: 1,
             exempt: true,
         });
         let job = shard.feed(key, b"login:somebody:secret\n").expect("a job");

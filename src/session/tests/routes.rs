@@ -175,6 +175,7 @@ fn a_log_in_that_fails_after_the_password_is_told_to_the_service_that_took_it() 
         let mut shard = world.core.shard();
         let key = shard.accept(Peer {
             ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: 1,
             exempt: true,
         });
         shard.feed(key, b"login:alice:secret\n").expect("a job")

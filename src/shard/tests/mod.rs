@@ -41,12 +41,20 @@ fn at(shard: &mut Shard, now_ms: u64) {
 
 fn connect(shard: &mut Shard) -> ConnectionKey {
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
-    shard.accept(Peer { ip, exempt: true })
+    shard.accept(Peer {
+        ip,
+        port: 1,
+        exempt: true,
+    })
 }
 
 fn connect_limited(shard: &mut Shard) -> ConnectionKey {
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
-    shard.accept(Peer { ip, exempt: false })
+    shard.accept(Peer {
+        ip,
+        port: 1,
+        exempt: false,
+    })
 }
 
 /// Everything the connection has to send, as if its socket took it and its peer acknowledged it.

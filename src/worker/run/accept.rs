@@ -95,7 +95,11 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             self.refuse(socket, refusal);
             return;
         }
-        let key = self.core.shard().accept(Peer { ip, exempt });
+        let key = self.core.shard().accept(Peer {
+            ip,
+            port: address.port(),
+            exempt,
+        });
         let watched = self.poller.add(&socket, Source::Connection(key));
         let slot = key.slot as usize;
         if slot >= self.clients.len() {

@@ -90,6 +90,11 @@ impl Client {
             .expect("receive buffer");
     }
 
+    /// The client's own address, by which the gateway knows it.
+    pub fn local_address(&self) -> SocketAddr {
+        self.writer().local_addr().expect("its own address")
+    }
+
     /// A second handle on the socket, for a thread that writes.
     pub fn writer(&self) -> TcpStream {
         self.stream.try_clone().expect("clone")

@@ -9,6 +9,9 @@ side by side. It needs Python 3.10 or newer and one package:
 
 Gateways are told of it in their configuration:
 
+    [gateway_service]
+    first_worker = 0
+
     [service_discovery]
     static_instances = ["user mprpc-id 127.0.0.1:5001"]
 

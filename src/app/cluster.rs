@@ -55,8 +55,11 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
                     seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
                 },
             );
+            // Another gateway that was given the same numbers by mistake has another seed.
+            let seed = getrandom::u64().unwrap_or(parts.clock.started_unix_ms);
             let subscriber = Subscriber::new(parts.route(), push_key);
-            let core = parts.core(remote, subscriber, MessageIds::new(parts.number as u16));
+            let ids = MessageIds::without_lease().with_seed(seed);
+            let core = parts.core(remote, subscriber, ids);
             glommio::spawn_local(bus_link::keep(
                 Rc::clone(&core),
                 Rc::clone(upstreams),
@@ -91,9 +94,9 @@ fn discover(
                     inbox.push_all([CoreEvent::Backend(news)]);
                 }
             }
-            News::WorkerNumbers(numbers) => {
-                for (inbox, number) in inboxes.iter().zip(numbers) {
-                    inbox.push_all([CoreEvent::WorkerNumber(number)]);
+            News::IdLeases(leases) => {
+                for (inbox, lease) in inboxes.iter().zip(leases) {
+                    inbox.push_all([CoreEvent::IdLease(lease)]);
                 }
             }
         };

@@ -127,8 +127,8 @@ sections! {
         drain_timeout: Seconds = Seconds::from_ms(30_000),
         /// Whether a new connection is greeted.
         banner: bool = true,
-        /// The first of this gateway's worker numbers, where no ZooKeeper hands them out.
-        first_worker: u32 = 0,
+        /// The first of this gateway's worker numbers, where no ZooKeeper hands them out; -1: none.
+        first_worker: i32 = -1,
     }
 
     /// The sockets of clients.

@@ -62,8 +62,9 @@ pub struct GatewayService {
     pub drain_timeout: Duration,
     /// Whether a new connection is greeted.
     pub banner: bool,
-    /// The first of this gateway's worker numbers, one for each worker, where no ZooKeeper hands them out.
-    pub first_worker: u16,
+    /// The first of this gateway's worker numbers, one for each worker, where no ZooKeeper hands them out and backends are
+    /// elsewhere: there it is always set.
+    pub first_worker: Option<u16>,
 }
 
 /// `[network]`: the sockets of clients.

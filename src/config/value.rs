@@ -100,6 +100,16 @@ macro_rules! whole_numbers {
 
 whole_numbers!(u16, u32, u64);
 
+impl FromValue for i32 {
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => Self::from_str_radix(number.as_str(), number.radix()).ok(),
+            _ => None,
+        };
+        number.ok_or_else(|| BadValue::wanted(value, "a whole number, without quotes"))
+    }
+}
+
 fn whole_number(value: &Spanned<DeValue<'_>>, wanted: &str) -> Result<u64, BadValue> {
     let number = match value.get_ref() {
         DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
@@ -153,6 +163,13 @@ impl FromText for u16 {
 impl FromText for u32 {
     fn from_text(text: &str) -> Result<Self, String> {
         integer(text)
+    }
+}
+
+impl FromText for i32 {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("{text:?} is not a whole number of this key's size"))
     }
 }
 

@@ -168,6 +168,30 @@ impl Session {
         }
     }
 
+    /// Writes `data` to the persistent node at `path`, where its data had `version` when it was read (`None`: there was no
+    /// node). Says whether that was still so.
+    pub(super) async fn write(
+        &self,
+        path: &str,
+        version: Option<i32>,
+        data: &[u8],
+    ) -> Result<bool, zk::Error> {
+        let written = match version {
+            Some(_) => self.client.set_data(path, data, version).await.map(drop),
+            None => {
+                let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+                self.client.create(path, data, &options).await.map(drop)
+            }
+        };
+        match written {
+            Ok(()) => Ok(true),
+            Err(zk::Error::BadVersion | zk::Error::NodeExists) => Ok(false),
+            // Deleted since. Without the parent it is another matter.
+            Err(zk::Error::NoNode) if version.is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What stands at `path`; `None`: nothing.
     pub(super) async fn read(&self, path: &str) -> Result<Option<(Vec<u8>, zk::Stat)>, zk::Error> {
         match self.client.get_data(path).await {

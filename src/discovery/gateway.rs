@@ -19,12 +19,16 @@ use super::{
     News, Status, WatchError, WatchOptions,
     claim::{Claim, ClaimError},
     connection::{Connection, Session, contained, ended, is_connected, pause},
-    lease::lease,
+    lease::{Held, LeaseError, Lessee},
+    mark::RAISE_EVERY,
     pacing::{Complaints, ReadPacing},
     reading::{BrokenNodes, read},
     table::{PLACES, Place, Table},
 };
-use crate::{backend::endpoints::Endpoints, id::FIRST_SERVICE_WORKER};
+use crate::{
+    backend::endpoints::Endpoints,
+    id::{FIRST_SERVICE_WORKER, IdLease},
+};
 
 /// How soon a registration that failed is tried again, and setting the watches.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,9 +53,10 @@ pub async fn watch(
 ) -> Result<(), WatchError> {
     let news = Bulletin::new(&options, &status, &tell);
     if options.zookeeper_hosts.is_empty() {
-        let first = options.first_worker;
+        let first = options.first_worker.unwrap_or(0);
         let numbers = (first..FIRST_SERVICE_WORKER).chain(0..first);
-        news.worker_numbers(numbers.cycle().take(options.cores).collect());
+        let leases = numbers.cycle().take(options.cores).map(IdLease::endless);
+        news.id_leases(leases.collect());
         news.offer(Table::new(options.static_instances.clone()).endpoints());
         stop.await;
         return Ok(());
@@ -72,7 +77,14 @@ async fn sessions(
     status: &Status,
     news: &Bulletin<'_>,
 ) -> WatchError {
-    let claim = Claim::new(options);
+    let mut registration = Registration {
+        claim: Claim::new(options),
+        lessee: Lessee::new(&options.gateway_id),
+        held: Vec::new(),
+        options,
+        status,
+        news,
+    };
     let mut follower = Follower::new(options, status, news);
     loop {
         let session = connection.begin().await;
@@ -81,7 +93,7 @@ async fn sessions(
                 // First, so that the end of a session is no trouble of those that use it.
                 biased;
                 _ = ended(&session, status) => None,
-                holder = registered(&session, &claim, options, status, news) => Some(holder),
+                holder = registration.keep(&session) => Some(holder),
                 () = follower.follow(&session) => None,
             }
         })
@@ -101,7 +113,7 @@ async fn sessions(
 struct Bulletin<'a> {
     status: &'a Status,
     tell: &'a dyn Fn(News),
-    numbers: RefCell<Vec<u16>>,
+    leases: RefCell<Vec<IdLease>>,
     table: RefCell<Option<Arc<Endpoints>>>,
     told_table: Cell<bool>,
     /// When the window of [`LOGGED_MAX`] began, and how many were logged in it.
@@ -114,20 +126,24 @@ impl<'a> Bulletin<'a> {
         Self {
             status,
             tell,
-            numbers: RefCell::default(),
+            leases: RefCell::default(),
             table: RefCell::default(),
             told_table: Cell::new(false),
             logged: Cell::new((Instant::now(), 0)),
         }
     }
 
-    /// These are the worker numbers now. What waited for the first ones is told after them.
-    fn worker_numbers(&self, numbers: Vec<u16>) {
-        let is_news = *self.numbers.borrow() != numbers;
-        if is_news {
-            info!("worker numbers: {numbers:?}");
-            self.numbers.replace(numbers.clone());
-            (self.tell)(News::WorkerNumbers(numbers));
+    /// These are the ids of the cores now. What waited for the first ones is told after them.
+    fn id_leases(&self, leases: Vec<IdLease>) {
+        if *self.leases.borrow() != leases {
+            let numbers = |leases: &[IdLease]| leases.iter().map(|lease| lease.worker).collect();
+            let now: Vec<u16> = numbers(&leases);
+            let before: Vec<u16> = numbers(&self.leases.borrow());
+            if now != before {
+                info!("worker numbers: {now:?}");
+            }
+            self.leases.replace(leases.clone());
+            (self.tell)(News::IdLeases(leases));
         }
         self.tell_table();
     }
@@ -166,7 +182,7 @@ impl<'a> Bulletin<'a> {
     fn tell_table(&self) {
         let table = self.table.borrow().clone();
         if let Some(table) = table
-            && !self.numbers.borrow().is_empty()
+            && !self.leases.borrow().is_empty()
             && !self.told_table.replace(true)
         {
             (self.tell)(News::Endpoints(table));
@@ -174,46 +190,55 @@ impl<'a> Bulletin<'a> {
     }
 }
 
-/// Keeps the gateway registered for as long as the session lasts. Returns what the holder of the id says about himself when that
-/// is another gateway.
-async fn registered(
-    session: &Session,
-    claim: &Claim,
-    options: &WatchOptions,
-    status: &Status,
-    news: &Bulletin<'_>,
-) -> String {
-    let mut states = session.client.state_watcher();
-    let mut complaints = Complaints::default();
-    loop {
-        let problem = match claim.hold(session).await {
-            Err(ClaimError::Taken(holder)) => return holder,
-            Err(ClaimError::Zookeeper(error)) => Some(error.to_string()),
-            Ok(()) => {
-                let held = news.numbers.borrow().clone();
-                match lease(session, &options.gateway_id, options.cores, &held).await {
-                    Err(error) => Some(error.to_string()),
-                    Ok(numbers) => {
-                        news.worker_numbers(numbers);
-                        None
+/// What makes this gateway the one of its id, over all sessions: its node, and its worker numbers.
+struct Registration<'a> {
+    claim: Claim,
+    lessee: Lessee,
+    held: Vec<Held>,
+    options: &'a WatchOptions,
+    status: &'a Status,
+    news: &'a Bulletin<'a>,
+}
+
+impl Registration<'_> {
+    /// Keeps the gateway registered for as long as the session lasts. Returns what the holder of the id says about himself
+    /// when that is another gateway.
+    async fn keep(&mut self, session: &Session) -> String {
+        let mut states = session.client.state_watcher();
+        let mut complaints = Complaints::default();
+        loop {
+            let problem = match self.claim.hold(session).await {
+                Err(ClaimError::Taken(holder)) => return holder,
+                Err(ClaimError::Zookeeper(error)) => Some(error.to_string()),
+                Ok(()) => self
+                    .lease(session)
+                    .await
+                    .err()
+                    .map(|error| error.to_string()),
+            };
+            self.status.set_registered(problem.is_none());
+            match problem {
+                // Looked at again as often as everything is, and after each reconnection.
+                None => {
+                    complaints.clear();
+                    pause(&mut states, self.options.interval.min(RAISE_EVERY)).await;
+                }
+                Some(problem) => {
+                    if complaints.may_say(&problem, Instant::now()) {
+                        warn!("the gateway is not registered: {problem}; trying on");
                     }
+                    pause(&mut states, RETRY_INTERVAL).await;
                 }
-            }
-        };
-        status.set_registered(problem.is_none());
-        match problem {
-            // Looked at again as often as everything is, and after each reconnection.
-            None => {
-                complaints.clear();
-                pause(&mut states, options.interval).await;
-            }
-            Some(problem) => {
-                if complaints.may_say(&problem, Instant::now()) {
-                    warn!("the gateway is not registered: {problem}; trying on");
-                }
-                pause(&mut states, RETRY_INTERVAL).await;
             }
         }
+    }
+
+    async fn lease(&mut self, session: &Session) -> Result<(), LeaseError> {
+        let cores = self.options.cores;
+        self.held = self.lessee.lease(session, cores, &self.held).await?;
+        let leases = self.held.iter().map(|held| held.lease);
+        self.news.id_leases(leases.collect());
+        Ok(())
     }
 }
 

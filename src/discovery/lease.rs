@@ -4,17 +4,30 @@
 //! predecessor of this id left behind ours to take over.
 //!
 //! A gateway goes on with its numbers while ZooKeeper is away. Should that last longer than its session, another gateway
-//! may lease them meanwhile; each begins its search at a place of its own so that this takes an almost full house.
+//! may lease them meanwhile. Then the number's mark (`mark`) parts their ids, and each begins its search at a place of its
+//! own and takes a number that was used a moment ago last, so that this takes an almost full house.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Instant,
+};
 
 use zookeeper_client as zk;
 
-use super::connection::{Owner, Session};
-use crate::id::FIRST_SERVICE_WORKER;
+use super::{
+    connection::{Owner, Session},
+    mark::{self, MARKS, Mark, RAISE_EVERY, first_end, next_end},
+};
+use crate::{
+    id::{FIRST_SERVICE_WORKER, IdLease},
+    unix_time::unix_ms,
+};
 
 /// Where numbers are leased.
 const WORKERS: &str = "/im-gateway/workers";
+
+/// A number whose mark is not older than this is leased only if there is no other.
+const RECENT_MS: u64 = 600_000;
 
 /// Why there are not enough numbers.
 #[derive(Debug, thiserror::Error)]
@@ -29,29 +42,168 @@ pub(super) enum LeaseError {
     Zookeeper(#[from] zk::Error),
 }
 
-/// Leases `count` numbers for the gateway `gateway_id`: those of `held` that can be had, others in the place of the rest.
-pub(super) async fn lease(
-    session: &Session,
-    gateway_id: &str,
-    count: usize,
-    held: &[u16],
-) -> Result<Vec<u16>, LeaseError> {
-    session.ensure(WORKERS).await?;
-    let mut others = search_order(gateway_id).filter(|number| !held.contains(number));
-    let mut leased = Vec::with_capacity(count);
-    for place in 0..count {
-        let number = match held.get(place) {
-            Some(number) if take(session, gateway_id, *number).await? => *number,
-            _ => loop {
-                let number = others.next().ok_or(LeaseError::NoneFree)?;
-                if take(session, gateway_id, number).await? {
-                    break number;
-                }
-            },
-        };
-        leased.push(number);
+/// A number that is ours, with the ids of it that are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) lease: IdLease,
+    /// When its mark was last raised.
+    pub(super) raised: Instant,
+}
+
+/// Who leases numbers.
+pub(super) struct Lessee {
+    gateway_id: String,
+    /// Names this process in marks: others of the same gateway came before.
+    token: String,
+}
+
+impl Lessee {
+    pub(super) fn new(gateway_id: &str) -> Self {
+        // Without a random source the process id has to do: of two processes of one id at most one is registered.
+        let token = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
+        Self {
+            gateway_id: gateway_id.to_owned(),
+            token: format!("{token:016x}"),
+        }
     }
-    Ok(leased)
+
+    /// Leases `count` numbers: those of `held` that can be had, others in the place of the rest; and extends what is due.
+    pub(super) async fn lease(
+        &self,
+        session: &Session,
+        count: usize,
+        held: &[Held],
+    ) -> Result<Vec<Held>, LeaseError> {
+        session.ensure(WORKERS).await?;
+        session.ensure(MARKS).await?;
+        let is_held = |number: &u16| held.iter().any(|held| held.lease.worker == *number);
+        let mut others = Candidates {
+            unseen: search_order(&self.gateway_id).filter(|number| !is_held(number)),
+            recent: Vec::new(),
+        };
+        let mut leased = Vec::with_capacity(count);
+        for place in 0..count {
+            let before = held.get(place);
+            let kept = match before {
+                Some(held) => self.keep(session, held).await?,
+                None => None,
+            };
+            leased.push(match kept {
+                Some(kept) => kept,
+                None => {
+                    // The core's ids still grow: the new ones must reach beyond what it may have made already.
+                    let reached_ms = before.map_or(0, |held| held.lease.until_ms);
+                    self.find(session, &mut others, reached_ms).await?
+                }
+            });
+        }
+        Ok(leased)
+    }
+
+    /// `held` once more, extended if that is due; `None`: it is somebody else's.
+    async fn keep(&self, session: &Session, held: &Held) -> Result<Option<Held>, zk::Error> {
+        let IdLease {
+            worker, until_ms, ..
+        } = held.lease;
+        if !take(session, &self.gateway_id, worker).await? {
+            return Ok(None);
+        }
+        let mark = match mark::read(session, worker).await? {
+            Some(mark) if mark.token == self.token => mark,
+            // Somebody else had it meanwhile, or somebody deleted the mark.
+            other => return self.reserve(session, worker, other, until_ms).await,
+        };
+        let mut kept = *held;
+        // More than was told where an answer was lost.
+        kept.lease.until_ms = mark.until_ms.max(until_ms);
+        if held.raised.elapsed() < RAISE_EVERY {
+            return Ok(Some(kept));
+        }
+        let raised = Instant::now();
+        let end = next_end(now_ms(), kept.lease.until_ms, raised - held.raised);
+        if !mark::raise(session, worker, Some(&mark), end, &self.token).await? {
+            // Whoever raised it holds the number by now, or will: looked at again in the next round.
+            return Ok(None);
+        }
+        kept.lease.until_ms = end;
+        Ok(Some(Held { raised, ..kept }))
+    }
+
+    /// The first of `others` that can be had, with ids beyond `reached_ms`.
+    async fn find(
+        &self,
+        session: &Session,
+        others: &mut Candidates<impl Iterator<Item = u16>>,
+        reached_ms: u64,
+    ) -> Result<Held, LeaseError> {
+        while let Some((number, mark)) = others.next(session).await? {
+            // A mark at the end of time leaves no ids, so the number is of no use.
+            if first_end(0, mark.as_ref().map_or(0, |mark| mark.until_ms)).is_some()
+                && take(session, &self.gateway_id, number).await?
+                && let Some(held) = self.reserve(session, number, mark, reached_ms).await?
+            {
+                return Ok(held);
+            }
+        }
+        Err(LeaseError::NoneFree)
+    }
+
+    /// The ids of a number that has just been taken, from behind its mark on; `None`: none are left.
+    async fn reserve(
+        &self,
+        session: &Session,
+        worker: u16,
+        mut mark: Option<Mark>,
+        reached_ms: u64,
+    ) -> Result<Option<Held>, zk::Error> {
+        // Judged again after each time that somebody who had the number before was quicker to raise its mark.
+        loop {
+            let from_ms = mark.as_ref().map_or(0, |mark| mark.until_ms);
+            let Some(until_ms) = first_end(now_ms(), from_ms.max(reached_ms)) else {
+                return Ok(None);
+            };
+            let raised = Instant::now();
+            if mark::raise(session, worker, mark.as_ref(), until_ms, &self.token).await? {
+                let lease = IdLease {
+                    worker,
+                    from_ms,
+                    until_ms,
+                };
+                return Ok(Some(Held { lease, raised }));
+            }
+            mark = mark::read(session, worker).await?;
+        }
+    }
+}
+
+/// Numbers that may be free, those whose marks are long past first.
+struct Candidates<I> {
+    unseen: I,
+    /// Those passed over because they were used a moment ago, the one that was used last first.
+    recent: Vec<(u64, u16, Option<Mark>)>,
+}
+
+impl<I: Iterator<Item = u16>> Candidates<I> {
+    async fn next(&mut self, session: &Session) -> Result<Option<(u16, Option<Mark>)>, zk::Error> {
+        for number in self.unseen.by_ref() {
+            let mark = mark::read(session, number).await?;
+            match &mark {
+                Some(seen) if seen.until_ms.saturating_add(RECENT_MS) > now_ms() => {
+                    let place = (seen.until_ms, number);
+                    let index = self
+                        .recent
+                        .partition_point(|(until_ms, number, _)| (*until_ms, *number) > place);
+                    self.recent.insert(index, (place.0, place.1, mark));
+                }
+                _ => return Ok(Some((number, mark))),
+            }
+        }
+        Ok(self.recent.pop().map(|(_, number, mark)| (number, mark)))
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(unix_ms()).unwrap_or(0)
 }
 
 /// Takes one number, or finds that it is ours. Says whether it is.

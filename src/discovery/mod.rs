@@ -10,12 +10,13 @@
 //!   /HealthService/…                the same two, for HealthService.Ping           watched
 //!   /im-gateway/instances/ID        a gateway's record (JSON); ephemeral           claimed
 //!   /im-gateway/workers/N           the gateway that has worker number N; ephemeral      leased
+//!   /im-gateway/marks/N             up to when ids of number N may have been made; stays  raised
 //! ```
 //!
 //! - [`watch`] is the gateway's side: it claims its id, leases worker numbers and follows the instances (`gateway`).
 //! - [`register`] is the backend's side: it keeps its nodes in place (`backend`).
 //! - `table` and `pacing` are the rules, in values and times: what the table is made of, what outlives an outage, and how
-//!   often is read. `claim`, `lease` and `process` judge whose a node is.
+//!   often is read. `claim`, `lease` and `process` judge whose a node is; `mark` keeps ids from coming twice.
 //! - `connection` makes sessions, `reading` reads and judges what stands under a service.
 //!
 //! Invariants: a table that was told is replaced by a newer one, never by none, so ZooKeeper may go away at any time;
@@ -26,6 +27,7 @@ mod claim;
 mod connection;
 mod gateway;
 mod lease;
+mod mark;
 mod pacing;
 mod process;
 mod reading;
@@ -44,6 +46,7 @@ use crate::{
     backend::{Service, endpoints::Endpoints, endpoints::Instance},
     config::settings::Settings,
     error::{ExitCode, StartupError},
+    id::IdLease,
 };
 
 /// What discovery tells the gateway.
@@ -51,9 +54,9 @@ use crate::{
 pub enum News {
     /// The instances there are now.
     Endpoints(Arc<Endpoints>),
-    /// One number for each worker, in order. Comes before the first table, and again if numbers were lost to others while
-    /// ZooKeeper was away.
-    WorkerNumbers(Vec<u16>),
+    /// The ids of each worker, in order. Comes before the first table, again whenever a lease is extended, and if
+    /// numbers were lost to others while ZooKeeper was away.
+    IdLeases(Vec<IdLease>),
 }
 
 /// What [`watch`] works with.
@@ -75,8 +78,8 @@ pub struct WatchOptions {
     pub ops_address: Option<SocketAddr>,
     /// How many worker numbers it needs.
     pub cores: usize,
-    /// The first of its worker numbers where there is no ZooKeeper.
-    pub first_worker: u16,
+    /// The first of its worker numbers where there is no ZooKeeper, which is when it is there.
+    pub first_worker: Option<u16>,
 }
 
 impl WatchOptions {

@@ -6,6 +6,7 @@ mod backends;
 mod claims;
 mod gateways;
 mod instances;
+mod leases;
 mod outages;
 #[path = "../../tests/support/zookeeper.rs"]
 mod zookeeper;
@@ -26,9 +27,12 @@ use zookeeper_client as zk;
 
 use self::zookeeper::Zookeeper;
 use super::{News, RegisterOptions, Status, WatchError, WatchOptions, register, watch};
-use crate::backend::{
-    Service,
-    endpoints::{Endpoints, Instance, MethodSet, Wire},
+use crate::{
+    backend::{
+        Service,
+        endpoints::{Endpoints, Instance, MethodSet, Wire},
+    },
+    id::IdLease,
 };
 
 /// After this long a wait has failed. Generous, because the machine may be busy with other tests.
@@ -84,7 +88,7 @@ fn watch_options(hosts: &str, gateway_id: &str) -> WatchOptions {
         line_address: address(6000),
         ops_address: None,
         cores: 2,
-        first_worker: 0,
+        first_worker: None,
     }
 }
 
@@ -119,17 +123,21 @@ impl Gateway {
         let news = self.news.borrow();
         news.iter().rev().find_map(|piece| match piece {
             News::Endpoints(table) => Some(Arc::clone(table)),
-            News::WorkerNumbers(_) => None,
+            News::IdLeases(_) => None,
         })
     }
 
-    fn worker_numbers(&self) -> Vec<u16> {
+    fn leases(&self) -> Vec<IdLease> {
         let news = self.news.borrow();
-        let numbers = news.iter().rev().find_map(|piece| match piece {
-            News::WorkerNumbers(numbers) => Some(numbers.clone()),
+        let leases = news.iter().rev().find_map(|piece| match piece {
+            News::IdLeases(leases) => Some(leases.clone()),
             News::Endpoints(_) => None,
         });
-        numbers.unwrap_or_default()
+        leases.unwrap_or_default()
+    }
+
+    fn worker_numbers(&self) -> Vec<u16> {
+        self.leases().iter().map(|lease| lease.worker).collect()
     }
 
     /// The ports of the instances of `service`.
@@ -144,7 +152,7 @@ impl Gateway {
         let news = self.news.borrow();
         let counts = news.iter().filter_map(|piece| match piece {
             News::Endpoints(table) => Some(table.of(service).len()),
-            News::WorkerNumbers(_) => None,
+            News::IdLeases(_) => None,
         });
         counts
             .skip_while(|count| *count == 0)
@@ -270,7 +278,7 @@ fn without_zookeeper_what_is_configured_is_told_once() {
         };
         let gateway = Gateway::start(WatchOptions {
             static_instances: vec![(Service::User, instance)],
-            first_worker: 959,
+            first_worker: Some(959),
             ..watch_options("", "alone")
         });
         eventually("the table", || gateway.table().is_some()).await;

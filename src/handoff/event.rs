@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::{backend::BackendNews, proto::PushMessage};
+use crate::{backend::BackendNews, id::IdLease, proto::PushMessage};
 
 /// One thing handed to a core.
 #[derive(Debug)]
 pub enum CoreEvent {
     /// For the core's backend.
     Backend(BackendNews),
-    /// The core makes ids under this worker number from now on.
-    WorkerNumber(u16),
+    /// The core makes the ids of this lease from now on.
+    IdLease(IdLease),
     /// The bus brought a push; cores share one copy.
     Push(Arc<PushMessage>),
     /// Stop accepting, tell everyone, finish what is under way.

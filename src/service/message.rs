@@ -223,7 +223,7 @@ impl<S: Storage> Engine<S> {
             draft.is_own_time = true;
         }
         if draft.msg_id <= 0 {
-            draft.msg_id = self.own_message_id();
+            draft.msg_id = self.own_message_id()?;
             draft.is_own_id = true;
         }
         Ok(())
@@ -257,15 +257,16 @@ impl<S: Storage> Engine<S> {
     }
 
     /// An id for a message that came without one.
-    fn own_message_id(&mut self) -> MessageId {
+    fn own_message_id(&mut self) -> Result<MessageId, Failure> {
         self.message_ids
             .next(u64::try_from(self.now_ms).unwrap_or(0))
+            .ok_or(Failure::Damaged("the ids of messages are used up"))
     }
 
     /// The next id that no message has. Another process that gives ids under the same worker number may have been here.
     fn unused_message_id(&mut self) -> Result<MessageId, Failure> {
         for _ in 0..ID_ATTEMPTS {
-            let msg_id = self.own_message_id();
+            let msg_id = self.own_message_id()?;
             if self.store.read().message_by_id(msg_id)?.is_none() {
                 return Ok(msg_id);
             }

@@ -47,7 +47,7 @@ use smallvec::SmallVec;
 
 use crate::{
     close::CloseReason,
-    id::{ConnectionKey, GroupId, MessageIds, SessionId, UserId},
+    id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, UserId},
     limits::{Rate, TokenBucket},
     metrics,
     proto::{AckRange, PushMessage},
@@ -213,6 +213,7 @@ pub struct Shard {
     groups: HashMap<GroupId, Group>,
     wheel: Wheel,
     ids: MessageIds,
+    session_ids: MessageIds,
     now: Now,
     pool: BufferPool,
     dirty: Vec<ConnectionKey>,
@@ -241,7 +242,7 @@ const WHEEL_SLOTS: usize = 4096;
 const LINGER_MS: u64 = 2_000;
 
 impl Shard {
-    /// An empty shard. `ids` are those of this core alone.
+    /// An empty shard. `ids` are those of this core alone; its sessions' numbers begin where they do.
     pub fn new(options: ShardOptions, ids: MessageIds, metrics: Arc<metrics::Core>) -> Self {
         Self {
             options,
@@ -251,6 +252,7 @@ impl Shard {
             users: HashMap::new(),
             groups: HashMap::new(),
             wheel: Wheel::new(TICK_MS, WHEEL_SLOTS),
+            session_ids: ids.endless(),
             ids,
             now: Now::default(),
             pool: BufferPool::default(),
@@ -290,19 +292,33 @@ impl Shard {
         &self.metrics
     }
 
-    /// Ids are made under another worker number from now on.
-    pub fn set_worker(&mut self, worker: u16) {
-        self.ids.set_worker(worker);
+    /// Ids are those of `lease` from now on.
+    pub fn lease_ids(&mut self, lease: &IdLease) {
+        self.ids.lease(lease);
+        // Who has the number next may make a session's number again, for another user's session: that harms
+        // nobody. Sessions that no longer followed the clock would take newer ones elsewhere for older.
+        self.session_ids.lease(&IdLease {
+            until_ms: u64::MAX,
+            ..*lease
+        });
     }
 
-    /// A new number for a message or a session.
-    pub fn next_id(&mut self) -> i64 {
+    /// A new number for a message; `None`: there is none before the lease is extended.
+    pub fn next_id(&mut self) -> Option<MessageId> {
         self.ids.next(self.now.unix_ms)
     }
 
-    /// Leaves out `count` ids: somebody else makes the same ones.
-    pub fn skip_ids(&mut self, count: u32) {
-        self.ids.skip(count);
+    /// A new number for a session.
+    pub fn next_session_id(&mut self) -> SessionId {
+        // Endless, so there is one until 2084.
+        self.session_ids
+            .next(self.now.unix_ms)
+            .unwrap_or(MessageId::MAX) as SessionId
+    }
+
+    /// Somebody else makes the same ids of messages: others are made from now on.
+    pub fn avoid_others_ids(&mut self) {
+        self.ids.avoid_others();
     }
 
     /// Takes in a new connection and greets it.

@@ -14,6 +14,7 @@ mod cluster_bad_input;
 mod cluster_chat;
 mod cluster_failover;
 mod cluster_forged;
+mod cluster_ids;
 mod cluster_mpim;
 mod cluster_rpc;
 mod cluster_script;

@@ -131,7 +131,7 @@ fn talk(wire: &str) {
     let gateway = Program::start(
         "run",
         &format!(
-            "{common}[gateway_service]\nport = 0\nthread_count = 1\ndata_dir = '{}'\n\
+            "{common}[gateway_service]\nport = 0\nthread_count = 1\nfirst_worker = 0\ndata_dir = '{}'\n\
              [load_balancer]\nretry_interval = '20ms'\n[rpc]\nrpc_timeout = '60s'\n\
              [service_discovery]\nstatic_instances = ['user {wire} {}', 'presence mprpc-id {other}', \
              'message mprpc-id {other}', 'group mprpc-id {other}']\n",

@@ -102,6 +102,16 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
             )?,
         },
     };
+    let discovery = &settings.service_discovery;
+    if !discovery.static_instances.is_empty()
+        && discovery.zookeeper_hosts.is_empty()
+        && settings.gateway_service.first_worker.is_none()
+    {
+        // Two gateways on one worker number would make the same ids: nobody gets one that was not asked for.
+        let problem = "with static_instances and no ZooKeeper it has no default: the ids of messages are unique only if each \
+                       gateway has worker numbers of its own; set it to 0 for the first gateway, 64 for the second, 128 for the third";
+        return Err(check.broken("gateway_service", "first_worker", problem));
+    }
     if let Some(ops) = settings.ops.listen
         && overlap(ops, settings.gateway_service.listen)
     {
@@ -225,12 +235,11 @@ fn gateway_service(
         data_dir: data_dir(values, environment),
         drain_timeout: drain.as_duration(),
         banner: section.banner,
-        first_worker: check.in_range(
-            SECTION,
-            "first_worker",
-            section.first_worker,
-            (0, u32::from(FIRST_SERVICE_WORKER) - 1),
-        )? as u16,
+        first_worker: {
+            let range = (-1, i32::from(FIRST_SERVICE_WORKER) - 1);
+            let number = check.in_range(SECTION, "first_worker", section.first_worker, range)?;
+            u16::try_from(number).ok()
+        },
     })
 }
 

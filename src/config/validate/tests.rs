@@ -155,6 +155,7 @@ fn every_rule_names_the_key_it_is_about() {
         ),
         ("[gateway_service]\ngateway_id = '..'", "gateway_id"),
         ("[gateway_service]\nfirst_worker = 960", "first_worker"),
+        ("[gateway_service]\nfirst_worker = -2", "first_worker"),
         ("[rpc]\npool_size = 0", "pool_size"),
         ("[rpc]\nrpc_max_reply = '10B'", "rpc_max_reply"),
         ("[redis]\naddress = 'localhost'", "address"),
@@ -191,6 +192,28 @@ fn every_rule_names_the_key_it_is_about() {
         let error = settings_of(text).expect_err(text);
         let start = format!("im.toml line 2: {} {key}: ", text.lines().next().unwrap());
         assert!(error.starts_with(&start), "{error}");
+    }
+}
+
+#[test]
+fn where_nobody_hands_out_worker_numbers_they_have_to_be_set() {
+    let alone = "[service_discovery]\nstatic_instances = ['user mprpc-id 10.0.0.5:5001']\n";
+    let error = settings_of(alone).expect_err("no worker number");
+    assert!(
+        error.contains("[gateway_service] first_worker: "),
+        "{error}"
+    );
+    assert!(error.contains("64 for the second"), "{error}");
+    for (text, number) in [
+        (
+            format!("{alone}[gateway_service]\nfirst_worker = 0"),
+            Some(0),
+        ),
+        (format!("{alone}zookeeper_hosts = 'zk1:2181'"), None),
+        (String::new(), None),
+    ] {
+        let settings = settings_of(&text).expect(&text);
+        assert_eq!(settings.gateway_service.first_worker, number);
     }
 }
 

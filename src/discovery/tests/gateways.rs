@@ -160,6 +160,10 @@ fn what_a_dead_predecessor_left_is_replaced_at_once() {
         let predecessor = Stranger::connect(&hosts).await;
         predecessor.put(NODE, &gateway_record(&dead)).await;
         for number in &numbers {
+            // As if it was last used long ago, or it would be passed over.
+            predecessor
+                .delete(&format!("/im-gateway/marks/{number}"))
+                .await;
             predecessor
                 .put(&format!("/im-gateway/workers/{number}"), b"gw")
                 .await;
@@ -199,6 +203,11 @@ fn worker_numbers_are_one_gateways_at_a_time() {
         // Another gateway finds the first numbers of an id taken, and takes the next.
         let wanted = gateways[0].worker_numbers();
         gateways.remove(0).stop().await;
+        for number in &wanted {
+            stranger
+                .delete(&format!("/im-gateway/marks/{number}"))
+                .await;
+        }
         stranger
             .put(&format!("/im-gateway/workers/{}", wanted[0]), b"gw-9")
             .await;

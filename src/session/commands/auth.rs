@@ -218,7 +218,7 @@ async fn begin_session<B: Backend, P: PushSource>(
 ) -> Result<Reply, Failure> {
     let Login { user, name, grant } = login;
     check_numbers([user])?;
-    let session_id = core.shard().next_id() as SessionId;
+    let session_id = core.shard().next_session_id();
     // Attached before it is bound: what is published in between is held, not lost.
     if !core
         .shard()
@@ -374,7 +374,7 @@ async fn redeliver<B: Backend, P: PushSource>(
 
 fn issue_token<B, P>(core: &Core<B, P>, user: UserId, login_session: SessionId) -> Secret<String> {
     let mut shard = core.shard();
-    let number = shard.next_id() as u128;
+    let number = u128::from(shard.next_session_id());
     let grant = Grant {
         user,
         session: Some(login_session),

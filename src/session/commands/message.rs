@@ -23,7 +23,7 @@ use crate::{
 /// A message ready to be sent: its line, its id, and what sending it confirms.
 pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
 
-/// Ids tried for one message. The last of them is some hundred ids away from the first.
+/// Ids tried for one message. They are far from each other, so that more than one to be taken is rare.
 const ID_ATTEMPTS: u32 = 8;
 
 /// A pull lets the core's loop come by so often to send what is unsent, and to ask what is
@@ -106,8 +106,8 @@ where
     B: Backend,
     P: PushSource,
 {
-    for attempt in 0..ID_ATTEMPTS {
-        let (made, ts_ms) = stamp(core);
+    for _ in 0..ID_ATTEMPTS {
+        let (made, ts_ms) = stamp(core)?;
         match core.ask::<M>(request(made, ts_ms)).await {
             Ok(response) => {
                 core.shard().metrics().messages_received_total.inc();
@@ -119,7 +119,7 @@ where
                     duplicate: is_repeat(duplicate, message_id, made),
                 });
             }
-            Err(Failure::Backend(Code::Conflict)) => id_is_taken(core, made, attempt),
+            Err(Failure::Backend(Code::Conflict)) => id_is_taken(core, made),
             Err(Failure::Backend(Code::Invalid)) if job.tag.is_some() => {
                 return Err(Failure::Refused(
                     ErrorCode::BadArgument,
@@ -133,7 +133,7 @@ where
 }
 
 /// The store has another message under this id: whoever made it, it makes the same ids as this core.
-fn id_is_taken<B: Backend, P: PushSource>(core: &Core<B, P>, made: MessageId, attempt: u32) {
+fn id_is_taken<B: Backend, P: PushSource>(core: &Core<B, P>, made: MessageId) {
     let mut shard = core.shard();
     let conflicts = &shard.metrics().message_id_conflicts_total;
     conflicts.inc();
@@ -145,8 +145,7 @@ fn id_is_taken<B: Backend, P: PushSource>(core: &Core<B, P>, made: MessageId, at
             conflicts.get()
         );
     }
-    // Further each time: within a millisecond the other one's ids stand close together.
-    shard.skip_ids(1 << attempt);
+    shard.avoid_others_ids();
 }
 
 /// Whether the client repeated itself. Where the service has stored this very message before, under the id that was made for
@@ -345,10 +344,13 @@ pub fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedMessage>
         .collect()
 }
 
-fn stamp<B: Backend, P: PushSource>(core: &Core<B, P>) -> (MessageId, i64) {
+/// A new id and the time. Without an id nothing can be stored: whoever leases them out is away, and those
+/// that were kept for this are used up.
+fn stamp<B: Backend, P: PushSource>(core: &Core<B, P>) -> Result<(MessageId, i64), Failure> {
     let mut shard = core.shard();
     let ts_ms = i64::try_from(shard.now().unix_ms).unwrap_or(i64::MAX);
-    (shard.next_id(), ts_ms)
+    let id = shard.next_id();
+    Ok((id.ok_or(CallError::Unavailable)?, ts_ms))
 }
 
 fn client_message_id(job: &Job) -> String {

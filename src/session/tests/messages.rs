@@ -44,7 +44,7 @@ fn id_of(send: &proto::SendRequest) -> i64 {
 }
 
 #[test]
-fn a_message_whose_id_is_taken_is_sent_again_under_ids_that_are_further_and_further_away() {
+fn a_message_whose_id_is_taken_is_sent_again_under_others() {
     let mut refusals = 3;
     let world = World::new(0, move |request| match request {
         Request::Send(_) if refusals > 0 => {
@@ -57,8 +57,8 @@ fn a_message_whose_id_is_taken_is_sent_again_under_ids_that_are_further_and_furt
     let reply = reply_to(&world, "@t chat:2:hello\n");
     let sent = sent(&world);
     let ids: Vec<i64> = sent.iter().map(id_of).collect();
-    let steps: Vec<i64> = ids.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert_eq!(steps, [2, 3, 5]);
+    assert_eq!(ids.len(), 4);
+    assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
     assert!(sent.iter().all(|send| send.client_msg_id == "t"));
     assert!(
         matches!(reply, Reply::Stored { message_id, duplicate: false, .. } if message_id == ids[3])

@@ -147,7 +147,7 @@ impl World {
             exempt: true,
         });
         let job = shard.feed(key, b"login:somebody:secret\n").expect("a job");
-        let session_id = shard.next_id() as SessionId;
+        let session_id = shard.next_session_id();
         assert!(shard.attach(key, user, "somebody".into(), session_id));
         shard.set_baseline(key, Some(0));
         for (group, last_seq) in groups {

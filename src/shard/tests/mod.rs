@@ -97,7 +97,7 @@ fn begin_log_in(
     groups: &[(GroupId, u64)],
 ) -> Job {
     let job = shard.feed(key, b"login:somebody:secret\n").expect("a job");
-    let session_id = shard.next_id() as SessionId;
+    let session_id = shard.next_session_id();
     assert!(shard.attach(key, user, "somebody".into(), session_id));
     shard.set_baseline(key, Some(last_seq));
     for (group, last_seq) in groups {

@@ -1,5 +1,7 @@
 //! One `im-gateway backend`: the services as a process of their own.
 
+use std::net::SocketAddr;
+
 use tempfile::TempDir;
 
 use super::config::Config;
@@ -38,6 +40,11 @@ impl BackendProcess {
     /// The sum of the samples of `name` (without prefix) on its operations listener.
     pub fn metric(&self, name: &str) -> f64 {
         self.process.metric(name, &[])
+    }
+
+    /// Where gateways call it.
+    pub fn address(&self) -> SocketAddr {
+        self.process.address()
     }
 
     /// Kills the process as a power cut would, and waits for its end.

@@ -86,6 +86,7 @@ impl ChaosBackend {
             .map(|service| format!("{} {rpc} {}", service.word(), self.address()).into())
             .collect();
         config.set("service_discovery", "static_instances", instances);
+        config.set("gateway_service", "first_worker", 0);
     }
 
     /// From now on one call in so many goes wrong; 0: none does.

@@ -183,6 +183,22 @@ impl Cluster {
         cluster
     }
 
+    /// Starts one more gateway, on two cores, that knows the first backend from its configuration alone, with these as its
+    /// worker numbers and the next, and waits until it listens.
+    pub fn launch_static_gateway(&mut self, first_worker: u16) {
+        let address = self.backends[0].address();
+        let instances: Vec<toml::Value> = ["user", "presence", "message", "group"]
+            .iter()
+            .map(|service| format!("{service} mprpc-id {address}").into())
+            .collect();
+        self.launch_gateway(|config| {
+            config
+                .set("service_discovery", "zookeeper_hosts", "")
+                .set("service_discovery", "static_instances", instances.clone())
+                .set("gateway_service", "first_worker", i64::from(first_worker));
+        });
+    }
+
     /// Waits until every process says it is ready.
     pub fn wait_until_ready(&mut self) {
         for backend in &mut self.backends {

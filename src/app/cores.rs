@@ -143,6 +143,7 @@ fn worker<B: Backend + 'static, P: PushSource + 'static>(
         core,
         inbox: parts.inbox,
         listener: parts.listener,
+        send_buffer_bytes: parts.settings.network.send_buffer_bytes,
         poller,
         upstreams,
         metrics: parts.metrics,

@@ -9,7 +9,7 @@ use crate::{
     error::{ExitCode, StartupError},
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
     secret_file,
-    shard::{ShardOptions, core::Gateway},
+    shard::{ShardOptions, core::Gateway, input::room_before_login},
     token::Tokens,
     worker::listener::SocketOptions,
 };
@@ -24,7 +24,10 @@ pub(super) fn socket_options(settings: &Settings) -> SocketOptions {
         nodelay: network.tcp_nodelay,
         keepalive: network.tcp_keepalive,
         user_timeout: network.tcp_user_timeout,
-        send_buffer_bytes: network.send_buffer_bytes,
+        // Raised to what is configured once somebody has logged in.
+        send_buffer_bytes: network
+            .send_buffer_bytes
+            .min(room_before_login(settings.limits.login_line_bytes)),
         receive_buffer_bytes: network.receive_buffer_bytes,
     }
 }

@@ -39,7 +39,7 @@ impl Shard {
         else {
             return;
         };
-        let was_congested = connection.congested(limit);
+        let was_congested = connection.congested(&self.options);
         connection.blocked = blocked;
         connection.outbox.advance(count, now_ms, &mut self.pool);
         let unsent = connection.outbox.unsent().len() as u64;
@@ -49,7 +49,7 @@ impl Shard {
         if connection.session.ended.is_none() && connection.outbox.unasked() > limit {
             self.metrics.slow_consumers_total.inc();
             self.end(key, CloseReason::SlowConsumer);
-        } else if was_congested && !connection.congested(limit) {
+        } else if was_congested && !connection.congested(&self.options) {
             self.resume_later(key);
         }
         self.ask_after_sending(key);
@@ -69,9 +69,8 @@ impl Shard {
 
     /// Whether so much is unsent that more should wait.
     pub fn is_congested(&self, key: ConnectionKey) -> bool {
-        let limit = self.options.outbound_queue_bytes;
         self.connection(key)
-            .is_some_and(|connection| connection.congested(limit))
+            .is_some_and(|connection| connection.congested(&self.options))
     }
 
     /// How much the connection has ever been given to send, in bytes.
@@ -85,6 +84,12 @@ impl Shard {
     pub fn has_pushes_up_to(&self, key: ConnectionKey, end: u64) -> bool {
         self.connection(key)
             .is_none_or(|connection| connection.outbox.is_acknowledged(end))
+    }
+
+    /// Whether somebody is logged in on the connection, or about to be.
+    pub fn is_known(&self, key: ConnectionKey) -> bool {
+        self.connection(key)
+            .is_some_and(|connection| connection.session.login().is_some())
     }
 
     /// Why the session ended, once all its lines are sent.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{Connection, Shard};
+use super::{Connection, Shard, ShardOptions};
 use crate::{
     close::CloseReason,
     id::ConnectionKey,
@@ -19,13 +19,19 @@ use crate::{
     session::job::{Call, Job},
 };
 
-/// What a client may send in one go before it has logged in, in lines of the greatest length.
-const READ_BEFORE_LOGIN_LINES: usize = 4;
+/// What a client may leave before it has logged in, unhandled or unread, in lines of the greatest
+/// length.
+const LINES_BEFORE_LOGIN: usize = 4;
+
+/// The same in bytes.
+pub fn room_before_login(login_line_bytes: usize) -> usize {
+    LINES_BEFORE_LOGIN * login_line_bytes
+}
 
 impl Connection {
     /// What may stop a connection's input from being handled, its rate aside.
-    fn takes_input(&self, outbound_queue_bytes: usize) -> bool {
-        !self.session.busy && self.session.ended.is_none() && !self.congested(outbound_queue_bytes)
+    fn takes_input(&self, options: &ShardOptions) -> bool {
+        !self.session.busy && self.session.ended.is_none() && !self.congested(options)
     }
 
     /// Whether a whole line waits to be handled.
@@ -38,9 +44,15 @@ impl Connection {
         self.handled = 0;
     }
 
-    /// So much is unsent that nothing should be added by its own commands: pushes need the rest of the room.
-    pub(super) fn congested(&self, outbound_queue_bytes: usize) -> bool {
-        self.outbox.unsent().len() > outbound_queue_bytes / 2
+    /// So much is unsent that nothing should be added by its own commands: pushes need the rest of
+    /// the room. Nobody unknown gets to leave more than a few lines in this direction either.
+    pub(super) fn congested(&self, options: &ShardOptions) -> bool {
+        let room = if self.session.login().is_some() {
+            options.outbound_queue_bytes / 2
+        } else {
+            room_before_login(options.login_line_bytes)
+        };
+        self.outbox.unsent().len() > room
     }
 }
 
@@ -49,7 +61,7 @@ impl Shard {
     /// its rate, or lines wait.
     pub fn can_read(&self, key: ConnectionKey) -> bool {
         self.connection(key).is_some_and(|connection| {
-            connection.takes_input(self.options.outbound_queue_bytes)
+            connection.takes_input(&self.options)
                 && connection.session.throttled_since_ms == 0
                 && connection.input.len() - connection.handled < self.options.max_line_bytes
         })
@@ -63,7 +75,7 @@ impl Shard {
         if known {
             usize::MAX
         } else {
-            READ_BEFORE_LOGIN_LINES * self.options.login_line_bytes
+            room_before_login(self.options.login_line_bytes)
         }
     }
 
@@ -156,10 +168,9 @@ impl Shard {
 
     /// Ends the session of a client that sends no more once it has had all its replies.
     fn end_if_answered(&mut self, key: ConnectionKey) {
-        let outbound_queue_bytes = self.options.outbound_queue_bytes;
         if let Some(connection) = self.connection(key)
             && connection.session.input_ended
-            && connection.takes_input(outbound_queue_bytes)
+            && connection.takes_input(&self.options)
             && connection.session.throttled_since_ms == 0
             && !connection.has_line()
         {
@@ -211,7 +222,7 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(key.slot as usize) else {
                 return (consumed, None);
             };
-            if !connection.takes_input(self.options.outbound_queue_bytes) {
+            if !connection.takes_input(&self.options) {
                 return (consumed, None);
             }
             let max_line_bytes = if connection.session.login().is_some() {

@@ -5,7 +5,9 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{
+    RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt::set_socket_send_buffer_size,
+};
 
 use super::sys;
 use crate::id::ConnectionKey;
@@ -24,6 +26,8 @@ pub struct Client {
     pub shut: bool,
     /// The peer's is, too: all that is waited for is that it acknowledges what it was sent.
     pub closed: bool,
+    /// The kernel's send buffer has the size of a connection on which somebody has logged in.
+    pub has_room: bool,
     socket: OwnedFd,
 }
 
@@ -50,6 +54,7 @@ impl Client {
             ending: false,
             shut: false,
             closed: false,
+            has_room: false,
             socket,
         }
     }
@@ -81,6 +86,13 @@ impl Client {
                 Err(_) => Transfer::Lost,
             };
         }
+    }
+
+    /// Somebody has logged in: the kernel may hold more for it.
+    pub fn make_room(&mut self, send_buffer_bytes: usize) {
+        self.has_room = true;
+        // Where it fails, the connection is slower, and right.
+        let _ = set_socket_send_buffer_size(&self.socket, send_buffer_bytes);
     }
 
     /// How many of the bytes the kernel took the peer has not acknowledged; `None` where it cannot

@@ -53,6 +53,8 @@ pub struct WorkerParts<B, P> {
     pub inbox: Arc<Inbox<CoreEvent>>,
     /// Its listening socket.
     pub listener: Socket,
+    /// The kernel's send buffer of a connection on which somebody has logged in.
+    pub send_buffer_bytes: usize,
     /// Its epoll set.
     pub poller: Poller,
     /// The sockets in it that the core opened itself.
@@ -72,6 +74,7 @@ pub struct Worker<B, P> {
     upstream_news: bool,
     /// `None` once the core drains.
     listener: Option<Socket>,
+    send_buffer_bytes: usize,
     accept_pause: AcceptPause,
     refused: Refused,
     /// By slot.
@@ -108,6 +111,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             upstreams: parts.upstreams,
             upstream_news: false,
             listener: Some(parts.listener),
+            send_buffer_bytes: parts.send_buffer_bytes,
             accept_pause: AcceptPause::default(),
             refused: Refused::default(),
             clients: Vec::new(),
@@ -377,13 +381,16 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     fn flush_client(&mut self, key: ConnectionKey) {
         let Some(client) = self
             .clients
-            .get(key.slot as usize)
-            .and_then(Option::as_ref)
+            .get_mut(key.slot as usize)
+            .and_then(Option::as_mut)
             .filter(|client| client.key == key)
         else {
             return;
         };
         let mut shard = self.core.shard();
+        if !client.has_room && shard.is_known(key) {
+            client.make_room(self.send_buffer_bytes);
+        }
         let unsent = shard.unsent(key);
         let length = unsent.len();
         if length > 0 {

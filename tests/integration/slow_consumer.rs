@@ -1,5 +1,7 @@
 //! A receiver that does not read: it is cut off, others are not, and its messages wait.
 
+use std::io::Write;
+
 use crate::common::{Client, Gateway, Push, eventually, field};
 
 const TEXT_LENGTH: usize = 8000;
@@ -112,4 +114,47 @@ fn a_sender_that_does_not_read_its_replies_is_held_back_or_cut_off_within_bounds
     eventually("nothing is queued for one who is gone", || {
         gateway.metric("outbox_bytes", &[]) == 0.0
     });
+}
+
+#[test]
+fn clients_that_never_log_in_and_never_read_cost_little() {
+    const CLIENTS: usize = 400;
+    /// What ten thousand of them may take of 100 MiB.
+    const BYTES_EACH: u64 = 10 * 1024;
+    /// What a process grows by, whoever its clients are: a map of slots, an allocator's reserves.
+    const BYTES_ANYHOW: u64 = 2 << 20;
+    let gateway = Gateway::start(|_| {});
+    let mut witness = gateway.client();
+    assert_eq!(witness.ask("ping"), "+OK pong");
+    let before = gateway.resident_bytes();
+    let lines = format!("ping:{}\n", "x".repeat(480)).repeat(2000);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let client = gateway.connect_with_little_room();
+            client.writer().set_nonblocking(true).expect("nonblocking");
+            client
+        })
+        .collect();
+    // Each is pushed until it takes no more, again and again until none of them does.
+    let mut taken = vec![0; CLIENTS];
+    let mut stuck = 0;
+    while stuck < 20 {
+        stuck += 1;
+        for (client, taken) in clients.iter().zip(&mut taken) {
+            let mut writer = client.writer();
+            while let Ok(count) = writer.write(&lines.as_bytes()[*taken % 486..]) {
+                *taken += count;
+                stuck = 0;
+            }
+        }
+        assert_eq!(witness.ask("ping"), "+OK pong");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let queued = gateway.metric("outbox_bytes", &[]);
+    assert!(queued > 0.0, "nobody was held back");
+    assert!(queued <= (CLIENTS * 3 * 1024) as f64, "{queued} bytes");
+    let grown = gateway.resident_bytes().saturating_sub(before);
+    let limit = CLIENTS as u64 * BYTES_EACH + BYTES_ANYHOW;
+    assert!(grown <= limit, "{grown} bytes for {CLIENTS} of them");
+    drop(clients);
 }

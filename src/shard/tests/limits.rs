@@ -86,11 +86,29 @@ fn what_was_pulled_long_ago_does_not_widen_the_queue() {
 }
 
 #[test]
-fn before_login_a_client_may_leave_no_more_than_a_few_lines() {
+fn before_login_a_client_may_leave_no_more_than_a_few_lines_in_either_direction() {
     let mut shard = shard();
     let key = connect(&mut shard);
     let few_lines = 4 * shard.options().login_line_bytes;
     assert_eq!(shard.read_room(key), few_lines);
+    let line = format!("ping:{}\n", "x".repeat(50));
+    let mut taken = 0;
+    while shard.can_read(key) {
+        assert!(shard.feed(key, line.as_bytes()).is_none());
+        shard.sent(key, 0, true);
+        taken += 1;
+    }
+    assert!(taken < 10, "{taken} lines were answered");
+    assert!(shard.unsent(key).len() < few_lines + 100);
+    // One who reads is served as before.
+    let answers = read(&mut shard, key);
+    assert_eq!(answers.matches("pong").count(), taken);
+    assert!(shard.can_read(key));
     log_in(&mut shard, key, 7, 0, &[]);
     assert!(shard.read_room(key) > few_lines);
+    while shard.can_read(key) {
+        assert!(shard.feed(key, line.as_bytes()).is_none());
+        shard.sent(key, 0, true);
+    }
+    assert!(shard.unsent(key).len() > shard.options().outbound_queue_bytes / 2);
 }

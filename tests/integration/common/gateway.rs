@@ -96,6 +96,15 @@ impl Gateway {
         self.process.http_address().expect("an operations listener")
     }
 
+    /// Its resident memory.
+    pub fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("the process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.map_or(0, |kib: u64| kib * 1024)
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()

@@ -177,6 +177,15 @@ pub fn take_seat(data_dir: &Path, count: u16) -> Result<Seat, StartupError> {
     ))
 }
 
+/// Who has the directory now, alone or with others, in words; `None`: nobody, as far as can be seen. Makes nothing.
+pub fn holder_of(data_dir: &Path) -> Option<String> {
+    let mut file = File::open(data_dir.join(LOCK_FILE)).ok()?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Some(holder(&mut file)),
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
+}
+
 fn note_holder(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())
@@ -213,7 +222,10 @@ mod tests {
                 format!("the process {} has it", std::process::id())
             );
             assert!(refused.remedy.contains("gateway_service.data_dir"));
+            let holder = format!("the process {}", std::process::id());
+            assert_eq!(holder_of(&data_dir), Some(holder));
             drop(held);
+            assert_eq!(holder_of(&data_dir), None);
         }
     }
 

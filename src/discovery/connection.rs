@@ -32,15 +32,15 @@ const LASTING: Duration = Duration::from_secs(5);
 
 /// Where ZooKeeper is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Ensemble {
-    hosts: String,
+pub(super) struct Ensemble {
+    pub(super) hosts: String,
     /// The root path; empty: `/`.
-    root: String,
+    pub(super) root: String,
 }
 
 impl Ensemble {
     /// Reads `host:port[,host:port …][/root]`; blanks around an address do not count.
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let (hosts, root) = text.split_at(text.find('/').unwrap_or(text.len()));
         let hosts: Vec<&str> = hosts.split(',').map(str::trim).collect();
         Self {

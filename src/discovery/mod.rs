@@ -17,6 +17,7 @@
 //! - [`register`] is the backend's side: it keeps its nodes in place (`backend`).
 //! - `table` and `pacing` are the rules, in values and times: what the table is made of, what outlives an outage, and how
 //!   often is read. `claim`, `lease` and `process` judge whose a node is; `mark` keeps ids from coming twice.
+//! - [`survey`] looks once, for `im-gateway doctor`.
 //! - `connection` makes sessions, `reading` reads and judges what stands under a service.
 //!
 //! Invariants: a table that was told is replaced by a newer one, never by none, so ZooKeeper may go away at any time;
@@ -32,6 +33,7 @@ mod pacing;
 mod process;
 mod reading;
 mod status;
+mod survey;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 pub use backend::{RegisterOptions, register};
 pub use gateway::watch;
 pub use status::Status;
+pub use survey::{Registered, survey};
 
 use crate::{
     backend::{Service, endpoints::Endpoints, endpoints::Instance},

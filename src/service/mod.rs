@@ -37,7 +37,7 @@ mod user;
 mod waiting;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
@@ -212,6 +212,14 @@ pub fn start(
         last_message_id,
         thread: Some(thread),
     })
+}
+
+/// What the store in `data_dir` holds, in a line for people; `None`: there is none. Changes nothing.
+///
+/// # Errors
+/// A file that cannot be read, or that a newer program wrote.
+pub fn describe_store(data_dir: &Path) -> Result<Option<String>, StartupError> {
+    store::sqlite::schema::describe(data_dir)
 }
 
 /// Routes that backends left in the file: the gateways they name have lost their services, and this one does not look at them.

@@ -20,6 +20,7 @@ mod cluster_rpc;
 mod cluster_script;
 mod command_line;
 mod common;
+mod doctor;
 mod durability;
 mod limits;
 mod logging;

@@ -111,15 +111,37 @@ pub(in crate::service) fn open(
     restrict_to_owner(&path);
     configure(&mut connection, locking).map_err(|error| cannot_open(&path, &error))?;
     migrate(&mut connection, MIGRATIONS).map_err(|error| match error {
-        MigrationError::Newer { found, known } => StartupError::new(
-            ExitCode::Preflight,
-            format!("cannot use the store {}", path.display()),
-            format!("it has schema version {found}, this program knows versions up to {known}"),
-            "start the newer im-gateway that wrote it, or point gateway_service.data_dir elsewhere",
-        ),
+        MigrationError::Newer { found, known } => too_new(&path, found, known),
         MigrationError::Sqlite(error) => cannot_open(&path, &error),
     })?;
     Ok(connection)
+}
+
+/// What a file in `data_dir` holds, in a line; `None`: there is none. Changes nothing.
+pub(in crate::service) fn describe(data_dir: &Path) -> Result<Option<String>, StartupError> {
+    let path = data_dir.join(FILE_NAME);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let read = || -> rusqlite::Result<(i64, i64)> {
+        let connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(LOCK_TIMEOUT)?;
+        let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let accounts = match version {
+            0 => 0,
+            _ => connection.query_row("SELECT count(*) FROM users", (), |row| row.get(0))?,
+        };
+        Ok((version, accounts))
+    };
+    let (version, accounts) = read().map_err(|error| cannot_open(&path, &error))?;
+    if version > MIGRATIONS.len() as i64 {
+        return Err(too_new(&path, version, MIGRATIONS.len()));
+    }
+    let shown = path.display();
+    Ok(Some(format!(
+        "{shown}, {accounts} accounts, schema version {version}"
+    )))
 }
 
 /// Messages and password hashes are nobody else's business. A file system without permissions is not an error.
@@ -187,6 +209,15 @@ pub(in crate::service) fn migrate(
         transaction.commit()?;
     }
     Ok(())
+}
+
+fn too_new(path: &Path, found: i64, known: usize) -> StartupError {
+    StartupError::new(
+        ExitCode::Preflight,
+        format!("cannot use the store {}", path.display()),
+        format!("it has schema version {found}, this program knows versions up to {known}"),
+        "start the newer im-gateway that wrote it, or point gateway_service.data_dir elsewhere",
+    )
 }
 
 fn cannot_open(path: &Path, error: &rusqlite::Error) -> StartupError {

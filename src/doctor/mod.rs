@@ -1,6 +1,9 @@
-//! `im-gateway doctor`: everything that is checked at start, and what can only be asked while nothing runs, as a table.
+//! `im-gateway doctor`: everything that a start uses, as a table: what is checked at a start, what can only be asked while
+//! nothing runs, and, in a cluster, what is outside of this machine (`outside`).
 //!
 //! Owns the table. Never starts the gateway nor changes the machine; ports are bound for an instant and let go.
+
+mod outside;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,11 +14,12 @@ use crate::bus::credentials::Credentials;
 use crate::config::Settings;
 use crate::error::StartupError;
 use crate::preflight::{self, Check, Verdict};
-use crate::secret_file;
+use crate::{data_dir, secret_file, service};
 
 /// All findings for these settings.
 pub fn examine(settings: &Settings) -> Vec<Check> {
     let (_, mut checks) = preflight::inspect(settings);
+    checks.extend(check_data(settings));
     checks.extend(named_files(settings));
     checks.push(check_port("line port", settings.gateway_service.listen));
     checks.push(match settings.ops.listen {
@@ -26,7 +30,33 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
         settings.network.backlog,
         fs::read_to_string("/proc/sys/net/core/somaxconn").ok(),
     ));
+    if settings.is_cluster() {
+        checks.extend(outside::examine(settings));
+    }
     checks
+}
+
+/// Who has the data directory, and what the database in it is like. A gateway of a cluster keeps nothing in it but the token
+/// secret; a backend may be another process of the same configuration.
+fn check_data(settings: &Settings) -> Vec<Check> {
+    const HOLDER: &str = "data in use";
+    const DATABASE: &str = "database";
+    let data_dir = &settings.gateway_service.data_dir;
+    if let Some(holder) = data_dir::holder_of(data_dir) {
+        let detail = format!("{holder} has {}", data_dir.display());
+        return vec![if settings.is_cluster() {
+            Check::ok(HOLDER, detail)
+        } else {
+            let remedy = "stop that im-gateway, or give this one its own gateway_service.data_dir";
+            Check::fail(HOLDER, detail, remedy)
+        }];
+    }
+    let database = match service::describe_store(data_dir) {
+        Ok(Some(facts)) => Check::ok(DATABASE, facts),
+        Ok(None) => Check::ok(DATABASE, "none yet; one is made at the first start"),
+        Err(error) => failed(DATABASE, error),
+    };
+    vec![Check::ok(HOLDER, "by nobody"), database]
 }
 
 /// The files that the configuration names, and the one with the token secret.

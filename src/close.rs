@@ -21,6 +21,8 @@ pub enum CloseReason {
     Protocol,
     /// Over `commands_per_second` for longer than `throttle_timeout`.
     RateLimited,
+    /// Its session was ended from another connection, and its tokens with it.
+    Revoked,
     /// Closed by an operator.
     Admin,
     /// The gateway is going down.
@@ -31,7 +33,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ClientClosed,
         Self::Quit,
         Self::ConnectionLost,
@@ -41,6 +43,7 @@ impl CloseReason {
         Self::SlowConsumer,
         Self::Protocol,
         Self::RateLimited,
+        Self::Revoked,
         Self::Admin,
         Self::Shutdown,
         Self::Internal,
@@ -58,6 +61,7 @@ impl CloseReason {
             Self::SlowConsumer => "slow_consumer",
             Self::Protocol => "protocol",
             Self::RateLimited => "rate_limited",
+            Self::Revoked => "revoked",
             Self::Admin => "admin",
             Self::Shutdown => "shutdown",
             Self::Internal => "internal",

@@ -51,6 +51,8 @@ pub struct Grant {
     pub user: UserId,
     /// The session of the login that it belongs to; `None`: the release that made it did not say.
     pub session: Option<SessionId>,
+    /// The user's epoch in which that session began, where the User Service counts them.
+    pub epoch: Option<u64>,
     /// When it was made, in seconds since 1970.
     pub issued_s: u64,
 }
@@ -100,6 +102,8 @@ struct Claims {
     sub: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     sid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<u64>,
     iat: u64,
     exp: u64,
     jti: String,
@@ -112,6 +116,7 @@ struct ReadClaims {
     iss: String,
     sub: String,
     sid: Option<String>,
+    epoch: Option<u64>,
     iat: u64,
     exp: u64,
     typ: String,
@@ -141,12 +146,19 @@ impl Tokens {
         })
     }
 
+    /// The longest that a token issued until now, by a gateway set up as this one, may be good for.
+    pub fn longest_life(&self) -> Duration {
+        let life_s = self.lifetime_s.saturating_add(self.clock_leeway_s);
+        Duration::from_secs(life_s.saturating_add(EXPIRY_LEEWAY_S))
+    }
+
     /// A token that says `grant`. `jti` names this one token and should be random.
     pub fn issue(&self, grant: &Grant, jti: u128) -> String {
         let claims = Claims {
             iss: ISSUER,
             sub: grant.user.to_string(),
             sid: grant.session.map(|session| session.to_string()),
+            epoch: grant.epoch,
             iat: grant.issued_s,
             exp: grant.issued_s.saturating_add(self.lifetime_s),
             jti: format!("{jti:032x}"),
@@ -197,6 +209,7 @@ impl Tokens {
         Ok(Grant {
             user,
             session: session.flatten().map(i64::cast_unsigned),
+            epoch: claims.epoch,
             issued_s: claims.iat,
         })
     }

@@ -189,6 +189,8 @@ methods! {
         Login(LoginRequest) -> LoginResponse, idempotent: true;
         Register(RegisterRequest) -> RegisterResponse, idempotent: false;
         Logout(LogoutRequest) -> LogoutResponse, idempotent: true;
+        EndSession(EndSessionRequest) -> EndSessionResponse, idempotent: true;
+        EndAllSessions(EndAllSessionsRequest) -> EndAllSessionsResponse, idempotent: true;
         AddFriend(AddFriendRequest) -> AddFriendResponse, idempotent: true;
         RemoveFriend(RemoveFriendRequest) -> RemoveFriendResponse, idempotent: true;
         GetFriends(GetFriendsRequest) -> GetFriendsResponse, idempotent: true;

@@ -151,6 +151,8 @@ pub enum Command<'a> {
     },
     Refresh,
     Logout,
+    /// `logout:all`.
+    LogoutAll,
     /// `text` is decoded and holds more than white space.
     Chat {
         to: UserId,
@@ -321,7 +323,10 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
             }),
         },
         Verb::Refresh => bare(Command::Refresh),
-        Verb::Logout => bare(Command::Logout),
+        Verb::Logout => match arguments.last() {
+            word if word.eq_ignore_ascii_case("all") => Ok(Command::LogoutAll),
+            _ => bare(Command::Logout),
+        },
         Verb::Set => setting(verb, arguments),
         Verb::AddFriend => number(verb, arguments, Numbered::User).map(Command::AddFriend),
         Verb::RemoveFriend => number(verb, arguments, Numbered::User).map(Command::RemoveFriend),

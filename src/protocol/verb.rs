@@ -103,8 +103,8 @@ verbs! {
         "refresh", "refresh",
         "gives a fresh token";
     Logout = "logout",
-        "logout", "logout",
-        "ends your session; the connection stays";
+        "logout[:all]", "logout",
+        "ends your session, or all of them, and their tokens; the connection stays";
     Set = "set",
         "set:(ack:manual|ack:auto|device:name)", "set:device:phone",
         "says who confirms messages, or, before login, names the device";

@@ -379,6 +379,8 @@ impl<S: Storage> Engine<S> {
             Request::Login(request) => return self.login(request).map(Outcome::Password),
             Request::Register(request) => return self.register(request).map(Outcome::Password),
             Request::Logout(_) => proto::LogoutResponse { result: ok() }.into(),
+            Request::EndSession(request) => self.end_session(request)?.into(),
+            Request::EndAllSessions(request) => self.end_all_sessions(request)?.into(),
             Request::AddFriend(request) => self.add_friend(request)?.into(),
             Request::RemoveFriend(request) => self.remove_friend(request)?.into(),
             Request::GetFriends(request) => self.get_friends(request)?.into(),

@@ -28,6 +28,7 @@ mod password;
 mod presence;
 mod range_set;
 mod routes;
+mod sessions;
 mod store;
 mod sweep;
 #[cfg(test)]

@@ -8,11 +8,12 @@ use prost::Message as _;
 use super::{
     engine::{Engine, ok},
     routes::{Bound, NAME_BYTES, parse_route},
-    store::{Failure, Storage, StreamId},
+    sessions::{Credential, SESSION_OVER},
+    store::{Failure, Storage, StreamId, storage::SessionEpoch},
 };
 use crate::{
     bus::Channel,
-    id::UserId,
+    id::{SessionId, UserId},
     proto::{self, Code, PushKind, PushMessage},
 };
 
@@ -40,17 +41,22 @@ impl<S: Storage> Engine<S> {
         if !self.load_inbox(user)? {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
         }
+        let epoch = self.session_epoch(user)?;
+        if self.is_session_over(user, &epoch, &Credential::of(request))? {
+            return Err(SESSION_OVER);
+        }
         let max_devices = match request.max_devices as usize {
             0 => DEFAULT_MAX_DEVICES,
             limit => limit.min(HIGHEST_MAX_DEVICES),
         };
         let route = self.presence.share(route);
         let expires_ms = self.presence.expiry_ms(self.now_ms);
-        let bound = Bound::new(route, request.session_id, &request.device, expires_ms);
+        let sessions = (request.session_id, request.login_session_id);
+        let bound = Bound::new(route, sessions, &request.device, expires_ms);
         if self.presence.is_replaced(user, &bound, max_devices) {
             // It comes late: whoever began after it stays, and nothing is bound.
-            self.kick(user, &bound);
-            return Ok(self.bound(user, &[bound]));
+            self.kick(user, &bound, "replaced");
+            return Ok(self.bound(user, &[bound], &epoch));
         }
         // First what may be refused: a cursor must not be open without a route.
         self.put_route(user, &bound)?;
@@ -62,28 +68,34 @@ impl<S: Storage> Engine<S> {
             self.delete_route(user, gone.session_id)?;
         }
         for gone in &displaced {
-            self.kick(user, gone);
+            self.kick(user, gone, "replaced");
         }
         if is_first {
             self.tell_followers(user)?;
         }
-        Ok(self.bound(user, &displaced))
+        Ok(self.bound(user, &displaced, &epoch))
     }
 
-    fn bound(&self, user: UserId, displaced: &[Bound]) -> proto::BindRouteResponse {
+    fn bound(
+        &self,
+        user: UserId,
+        displaced: &[Bound],
+        epoch: &SessionEpoch,
+    ) -> proto::BindRouteResponse {
         proto::BindRouteResponse {
             result: ok(),
             displaced: displaced.iter().map(route_message).collect(),
             last_seq: Some(self.store.last_seq(StreamId::inbox(user))),
+            session_epoch: Some(epoch.number),
         }
     }
 
-    /// Tells a session that it is displaced.
-    fn kick(&mut self, user: UserId, gone: &Bound) {
+    /// Tells a session that it has ended, and why.
+    pub(super) fn kick(&mut self, user: UserId, gone: &Bound, reason: &str) {
         let kick = PushMessage {
             to: user,
             kind: PushKind::Kick.into(),
-            text: "replaced".to_owned(),
+            text: reason.to_owned(),
             session_id: gone.session_id,
             device: gone.device().to_owned(),
             ..Default::default()
@@ -204,12 +216,18 @@ impl<S: Storage> Engine<S> {
                 && (!self.presence.is_in_storage() || bound.route.as_str() == request.gateway_id)
         };
         if self.presence.devices(user).iter().any(is_the_one) {
-            self.delete_route(user, session_id)?;
-            if self.presence.unbind(user, session_id) {
-                self.close_cursors(user)?;
-            }
+            self.take_out(user, session_id)?;
         }
         Ok(proto::UnbindRouteResponse { result: ok() })
+    }
+
+    /// Takes out a session that is bound.
+    pub(super) fn take_out(&mut self, user: UserId, session_id: SessionId) -> Result<(), Failure> {
+        self.delete_route(user, session_id)?;
+        if self.presence.unbind(user, session_id) {
+            self.close_cursors(user)?;
+        }
+        Ok(())
     }
 
     /// Routes in memory live as long as the connections they name: there is nothing to refresh.

@@ -43,6 +43,8 @@ const NEVER_MS: i64 = i64::MAX;
 pub(super) struct Bound {
     pub(super) route: RouteId,
     pub(super) session_id: SessionId,
+    /// The session of the login that it belongs to; 0: not known.
+    pub(super) login_session: SessionId,
     /// `None`: [`USUAL_DEVICE`].
     device: Option<Box<str>>,
     expires_ms: i64,
@@ -51,13 +53,14 @@ pub(super) struct Bound {
 impl Bound {
     pub(super) fn new(
         route: RouteId,
-        session_id: SessionId,
+        (session_id, login_session): (SessionId, SessionId),
         device: &str,
         expires_ms: i64,
     ) -> Self {
         Self {
             route,
             session_id,
+            login_session,
             device: (device != USUAL_DEVICE).then(|| device.into()),
             expires_ms,
         }
@@ -261,6 +264,7 @@ impl<S: Storage> Engine<S> {
             session_id: bound.session_id,
             route: bound.route.as_str().to_owned(),
             device: bound.device().to_owned(),
+            login_session: bound.login_session,
             expires_ms: bound.expires_ms,
         };
         self.store.write()?.put_route(user, &row)
@@ -333,8 +337,8 @@ impl<S: Storage> Engine<S> {
                 continue;
             };
             let route = self.presence.share(route);
-            let (session_id, expires_ms) = (row.session_id, row.expires_ms);
-            devices.push(Bound::new(route, session_id, &row.device, expires_ms));
+            let sessions = (row.session_id, row.login_session);
+            devices.push(Bound::new(route, sessions, &row.device, row.expires_ms));
         }
         let is_over = devices.is_empty();
         self.presence.users.insert(user, devices);

@@ -27,6 +27,7 @@ pub(super) struct Sweep {
 impl<S: Storage> Engine<S> {
     /// Looks at the next slice of messages; `true`: this pass has more before it.
     pub(super) fn sweep_slice(&mut self) -> Result<bool, Failure> {
+        let more_sessions = self.sweep_ended_sessions()?;
         let rows = self
             .store
             .read()
@@ -87,6 +88,6 @@ impl<S: Storage> Engine<S> {
             self.store.write_back_all();
         }
         self.sweep.position = if is_last { 0 } else { position };
-        Ok(!is_last)
+        Ok(!is_last || more_sessions)
     }
 }

@@ -76,6 +76,7 @@ impl<S: Storage> Engine<S> {
             Verdict::Login(Some(user_id)) => Ok(Response::Login(proto::LoginResponse {
                 result: ok(),
                 user_id: *user_id,
+                session_epoch: Some(self.session_epoch(*user_id)?.number),
                 ..Default::default()
             })),
             Verdict::Login(None) => Err(WRONG),

@@ -51,6 +51,8 @@ impl Asker {
             | Request::Deliver(_)
             | Request::GetGroupInfo(_) => Self::Nobody,
             Request::Logout(request) => Self::User(request.user_id),
+            Request::EndSession(request) => Self::User(request.user_id),
+            Request::EndAllSessions(request) => Self::User(request.user_id),
             Request::AddFriend(request) => Self::User(request.user_id),
             Request::RemoveFriend(request) => Self::User(request.user_id),
             Request::GetFriends(request) => Self::User(request.user_id),

@@ -49,6 +49,7 @@ pub enum Call {
     },
     Refresh,
     Logout,
+    LogoutAll,
     Chat {
         to: UserId,
         text: String,
@@ -106,6 +107,7 @@ impl Call {
             },
             Command::Refresh => Self::Refresh,
             Command::Logout => Self::Logout,
+            Command::LogoutAll => Self::LogoutAll,
             Command::Chat { to, text } => Self::Chat {
                 to,
                 text: text.into_owned(),

@@ -60,8 +60,8 @@ pub struct Login {
     pub user: UserId,
     /// The number of this connection's session.
     pub session_id: SessionId,
-    /// The session that it belongs to, as clients know it: that of the login by password which made its token.
-    pub login_session: SessionId,
+    /// The session that it belongs to, as clients know it.
+    pub login_session: LoginSession,
     /// The user's name, where it is known.
     pub name: String,
     /// Direct messages up to this number came before the log-in: they wait for `pull`.
@@ -81,6 +81,29 @@ pub struct Login {
     pub pulled_ahead: Option<Box<BTreeSet<(GroupId, u64)>>>,
     /// The book of what the client has not confirmed; with `ack=auto` only while something held back is being sent.
     pub manual: Option<Box<Manual>>,
+}
+
+/// The session that a connection belongs to, as clients know it and as services can end it: that of the login by password
+/// which made its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginSession {
+    /// Its number: that of the first connection it had.
+    pub id: SessionId,
+    /// The user's epoch in which it began, by the count of the User Service; `None`: it does not count.
+    pub epoch: Option<u64>,
+    /// When the token was issued that the login was by, or the password given, in ms since 1970.
+    pub issued_ms: u64,
+}
+
+/// One of a user's sessions on a core, as routes are bound for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSession {
+    /// The number of its connection's session.
+    pub session_id: SessionId,
+    /// The session that it belongs to.
+    pub login_session: LoginSession,
+    /// The device.
+    pub device: String,
 }
 
 /// Numbers in [`Login::pulled_ahead`] at most; a client that has pulled more is pushed the first of them again.
@@ -247,6 +270,16 @@ impl Session {
             Phase::LoggedIn(login) => Some(login),
             Phase::Anonymous => None,
         }
+    }
+
+    /// The login with its device, as routes are bound for it; `None`: nobody is logged in.
+    pub fn held(&self) -> Option<HeldSession> {
+        let login = self.login()?;
+        Some(HeldSession {
+            session_id: login.session_id,
+            login_session: login.login_session,
+            device: self.device().to_owned(),
+        })
     }
 
     /// The device name.

@@ -15,8 +15,10 @@ use std::{
 use crate::{
     backend::{Answer, Backend, CallError, method},
     bus::PushSource,
-    id::{SessionId, UserId},
+    close::CloseReason,
+    id::UserId,
     proto::{BindRouteRequest, Code, QueryRouteRequest, QueryRouteResponse, RefreshRoutesRequest},
+    session::HeldSession,
     shard::core::Core,
 };
 
@@ -91,7 +93,7 @@ async fn refresh<B: Backend, P: PushSource>(
         RefreshRoutesRequest {
             gateway_id: core.route.as_str().to_owned(),
             user_ids: users.to_vec(),
-            session_ids: sessions.map(|(session_id, _)| session_id).collect(),
+            session_ids: sessions.map(|held| held.session_id).collect(),
         }
     };
     match core.backend.call::<method::RefreshRoutes>(request).await {
@@ -164,15 +166,16 @@ async fn bind_again<B: Backend, P: PushSource>(
     let elsewhere = query(core, user).await.map_err(|_| NotRefreshed)?.routes;
     let sessions = core.shard().sessions_of(user);
     let mut outcome = Ok(());
-    for (session_id, device) in sessions {
+    for held in sessions {
         // Sessions are numbered by time.
         let is_replaced = elsewhere
             .iter()
-            .any(|route| route.device == device && route.session_id > session_id);
+            .any(|route| route.device == held.device && route.session_id > held.session_id);
         if is_replaced {
-            core.shard().replaced(user, session_id);
+            core.shard()
+                .end_session(user, held.session_id, CloseReason::Replaced);
             core.notify();
-        } else if bind(core, user, session_id, device).await.is_err() {
+        } else if bind(core, user, held).await.is_err() {
             outcome = Err(NotRefreshed);
         }
     }
@@ -187,9 +190,9 @@ async fn bind_newest<B: Backend, P: PushSource>(
     if is_elsewhere(core, user).await.map_err(|_| NotRefreshed)? {
         return Ok(());
     }
-    let newest = core.shard().sessions_of(user).into_iter().max();
-    match newest {
-        Some((session_id, device)) => bind(core, user, session_id, device).await,
+    let sessions = core.shard().sessions_of(user).into_iter();
+    match sessions.max_by_key(|held| held.session_id) {
+        Some(newest) => bind(core, user, newest).await,
         None => Ok(()),
     }
 }
@@ -230,31 +233,41 @@ async fn query<B: Backend, P: PushSource>(
 pub(super) fn bind_request<B, P>(
     core: &Core<B, P>,
     user: UserId,
-    session_id: SessionId,
-    device: String,
+    held: HeldSession,
 ) -> BindRouteRequest {
     BindRouteRequest {
         user_id: user,
         gateway_id: core.route.as_str().to_owned(),
-        device,
-        session_id,
+        device: held.device,
+        session_id: held.session_id,
         max_devices: core.gateway.max_devices,
+        login_session_id: held.login_session.id,
+        token_issued_ms: held.login_session.issued_ms,
+        session_epoch: held.login_session.epoch,
     }
 }
 
 async fn bind<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
-    session_id: SessionId,
-    device: String,
+    held: HeldSession,
 ) -> Result<(), NotRefreshed> {
-    let request = bind_request(core, user, session_id, device);
+    let session_id = held.session_id;
+    let request = bind_request(core, user, held);
     let bound = core.backend.call::<method::BindRoute>(request).await;
     let response = bound.map_err(|_| NotRefreshed)?;
-    if response.code() != Code::Ok {
-        return Err(NotRefreshed);
-    }
     let mut shard = core.shard();
+    match response.code() {
+        Code::Ok => {}
+        // Its session was ended, unheard.
+        Code::Unauthenticated => {
+            shard.end_session(user, session_id, CloseReason::Revoked);
+            drop(shard);
+            core.notify();
+            return Ok(());
+        }
+        _ => return Err(NotRefreshed),
+    }
     if shard.key_of_session(user, session_id).is_none() {
         // It ended while it was being bound, and its own unbinding may have come first.
         shard.unbind(user, session_id);

@@ -11,7 +11,7 @@ use super::{Effect, Group, Shard, User, sequencer::Sequencer};
 use crate::{
     close::CloseReason,
     id::{ConnectionKey, GroupId, SessionId, UserId},
-    session::{Login, Membership, Phase},
+    session::{HeldSession, Login, LoginSession, Membership, Phase},
 };
 
 impl Shard {
@@ -23,6 +23,11 @@ impl Shard {
         name: String,
         session_id: SessionId,
     ) -> bool {
+        let login_session = LoginSession {
+            id: session_id,
+            epoch: None,
+            issued_ms: self.now.unix_ms,
+        };
         let Some(connection) = self.connection_mut(key) else {
             return false;
         };
@@ -33,7 +38,7 @@ impl Shard {
         connection.session.phase = Phase::LoggedIn(Box::new(Login {
             user,
             session_id,
-            login_session: session_id,
+            login_session,
             name,
             baseline: 0,
             ready: false,
@@ -59,10 +64,18 @@ impl Shard {
         true
     }
 
-    /// The login continues `login_session`, by one of its tokens.
-    pub fn set_login_session(&mut self, key: ConnectionKey, login_session: SessionId) {
+    /// The login belongs to `login_session`: one of its own, or that of its token.
+    pub fn set_login_session(&mut self, key: ConnectionKey, login_session: LoginSession) {
         if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
             login.login_session = login_session;
+        }
+    }
+
+    /// Presence took the session in, in the present `epoch` of its user; `None`: it does not count them.
+    pub fn set_session_epoch(&mut self, key: ConnectionKey, epoch: Option<u64>) {
+        let login = self.connection_mut(key).and_then(|c| c.session.login_mut());
+        if let (Some(login), Some(epoch)) = (login, epoch) {
+            login.login_session.epoch = Some(epoch);
         }
     }
 
@@ -113,16 +126,18 @@ impl Shard {
         self.users.keys().copied().collect()
     }
 
-    /// The sessions of `user` on this core, each with its device.
-    pub fn sessions_of(&self, user: UserId) -> Vec<(SessionId, String)> {
+    /// The sessions of `user` on this core.
+    pub fn sessions_of(&self, user: UserId) -> Vec<HeldSession> {
         let slots = self.slots_of(user);
         let sessions = slots.iter().map(|slot| &self.connections[*slot as usize]);
         sessions
-            .filter_map(|connection| {
-                let session = &connection.session;
-                Some((session.login()?.session_id, session.device().to_owned()))
-            })
+            .filter_map(|connection| connection.session.held())
             .collect()
+    }
+
+    /// The session of a connection; `None`: nobody is logged in on it.
+    pub fn held_session(&self, key: ConnectionKey) -> Option<HeldSession> {
+        self.connection(key)?.session.held()
     }
 
     /// The groups whose messages the connection's session gets.
@@ -131,10 +146,10 @@ impl Shard {
         login.map_or_else(Vec::new, |login| login.groups.clone())
     }
 
-    /// Ends a session of `user` that another one has replaced, if it is here.
-    pub fn replaced(&mut self, user: UserId, session_id: SessionId) {
+    /// Ends a session of `user` for `reason`, if it is here.
+    pub fn end_session(&mut self, user: UserId, session_id: SessionId, reason: CloseReason) {
         if let Some(key) = self.key_of_session(user, session_id) {
-            self.end(key, CloseReason::Replaced);
+            self.end(key, reason);
         }
     }
 

@@ -338,6 +338,7 @@ impl Shard {
             .collect();
         let reason = match message.text.as_str() {
             "replaced" => CloseReason::Replaced,
+            "revoked" => CloseReason::Revoked,
             _ => CloseReason::Admin,
         };
         if keys.is_empty() {

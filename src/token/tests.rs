@@ -23,6 +23,7 @@ fn grant() -> Grant {
     Grant {
         user: 42,
         session: Some(9),
+        epoch: Some(3),
         issued_s: NOW,
     }
 }
@@ -68,6 +69,7 @@ fn claims_with(name: &str, value: Option<&str>) -> String {
         ("iss", "\"im-gateway\"".to_owned()),
         ("sub", "\"42\"".to_owned()),
         ("sid", "\"9\"".to_owned()),
+        ("epoch", "3".to_owned()),
         ("iat", NOW.to_string()),
         ("exp", (NOW + LIFETIME_S).to_string()),
         ("jti", "\"00000000000000000000000000000007\"".to_owned()),
@@ -119,9 +121,12 @@ fn a_token_carries_the_claims_of_the_contract_and_no_others() {
 
 #[test]
 fn a_token_of_the_release_before_is_good_and_names_no_session() {
-    let claims = claims_with("sid", None).replace("\"exp\"", &format!("\"nbf\":{NOW},\"exp\""));
+    let claims = claims_with("sid", None)
+        .replace("\"epoch\":3,", "")
+        .replace("\"exp\"", &format!("\"nbf\":{NOW},\"exp\""));
     let expected = Grant {
         session: None,
+        epoch: None,
         ..grant()
     };
     for now in [NOW, NOW - CLOCK_LEEWAY_S] {
@@ -134,6 +139,7 @@ fn a_token_fits_into_a_line_before_login() {
     let grant = Grant {
         user: i64::MAX,
         session: Some(u64::MAX),
+        epoch: Some(u64::MAX),
         issued_s: u64::MAX,
     };
     let token = tokens().issue(&grant, u128::MAX);
@@ -423,6 +429,8 @@ fn a_token_with_one_thing_wrong_is_refused() {
         ("sid empty", with_claim("sid", Some("\"\""))),
         ("sid 0", with_claim("sid", Some("\"0\""))),
         ("sid a number", with_claim("sid", Some("9"))),
+        ("epoch a word", with_claim("epoch", Some("\"new\""))),
+        ("epoch negative", with_claim("epoch", Some("-1"))),
         ("sid a word", with_claim("sid", Some("\"mine\""))),
     ];
     assert!(bad.len() >= 40);
@@ -491,10 +499,11 @@ proptest! {
     fn every_grant_comes_back_out(
         user in 1..=i64::MAX,
         session in prop::option::of(1..=u64::MAX >> 1),
+        epoch in any::<Option<u64>>(),
         issued_s in 0..u64::MAX / 2,
         jti in any::<u128>(),
     ) {
-        let (tokens, grant) = (tokens(), Grant { user, session, issued_s });
+        let (tokens, grant) = (tokens(), Grant { user, session, epoch, issued_s });
         prop_assert_eq!(tokens.verify(&tokens.issue(&grant, jti), issued_s), Ok(grant));
     }
 

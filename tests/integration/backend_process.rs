@@ -163,6 +163,7 @@ fn bind(user_id: i64) -> BindRouteRequest {
         device: "cli".to_owned(),
         session_id: 7,
         max_devices: 5,
+        ..Default::default()
     }
 }
 

@@ -93,6 +93,8 @@ fn replies_and_pushes_are_exactly_mpims() {
     let gateway = &world.gateway;
     let mut alice = register(gateway, "alice");
     let mut bob = register(gateway, "bob");
+    // MPIM's service cannot end sessions: nothing is done, and she stays logged in.
+    assert_error(&alice.ask("LOGOUT all"), "UNSUPPORTED");
     assert_eq!(alice.ask("LOGOUT"), "+OK logout success");
     assert_eq!(
         alice.ask("LOGIN alice password1"),

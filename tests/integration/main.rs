@@ -36,6 +36,7 @@ mod protocol_space_dialect;
 mod redis_outages;
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod sessions;
 mod shutdown;
 mod slow_consumer;
 mod tokens;

@@ -140,6 +140,7 @@ fn every_command_of_the_contract_is_understood() {
         ),
         ("refresh", Command::Refresh),
         ("logout", Command::Logout),
+        ("logout:all", Command::LogoutAll),
         (
             "group_chat:7:hi",
             Command::GroupChat {

@@ -12,11 +12,11 @@ use crate::{
 
 /// Everything the services ask of a storage.
 pub(in crate::service) trait Storage:
-    Transactions + Accounts + Groups + Messages + Cursors + Routes
+    Transactions + Accounts + Sessions + Groups + Messages + Cursors + Routes
 {
 }
 
-impl<S: Transactions + Accounts + Groups + Messages + Cursors + Routes> Storage for S {}
+impl<S: Transactions + Accounts + Sessions + Groups + Messages + Cursors + Routes> Storage for S {}
 
 /// Beginning and ending, and what keeps a storage fit.
 pub(in crate::service) trait Transactions {
@@ -82,6 +82,46 @@ pub(in crate::service) trait Accounts {
 
     /// At most `limit` of those who have `user` on their list.
     fn followers(&self, user: UserId, limit: u32) -> Result<Vec<UserId>, Failure>;
+}
+
+/// When all sessions of a user were ended the last time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::service) struct SessionEpoch {
+    /// How often that has been.
+    pub(in crate::service) number: u64,
+    /// When it was.
+    pub(in crate::service) since_ms: i64,
+    /// The one session that went on; 0: none did.
+    pub(in crate::service) kept_session: SessionId,
+}
+
+/// Which sessions were ended before their tokens' time.
+pub(in crate::service) trait Sessions {
+    /// The epoch of a user; the first one where no sessions were ever ended together.
+    fn session_epoch(&self, user: UserId) -> Result<SessionEpoch, Failure>;
+
+    /// Begins another epoch, in which no single session of the user has been ended yet.
+    fn begin_session_epoch(&mut self, user: UserId, epoch: &SessionEpoch) -> Result<(), Failure>;
+
+    /// Whether this one session was ended.
+    fn is_session_ended(&self, user: UserId, session: SessionId) -> Result<bool, Failure>;
+
+    /// How many single sessions of a user were ended.
+    fn ended_session_count(&self, user: UserId) -> Result<u32, Failure>;
+
+    /// Notes that a session was ended; from `expires_ms` on, its tokens are good for nothing anyway.
+    fn insert_ended_session(
+        &mut self,
+        user: UserId,
+        session: SessionId,
+        expires_ms: i64,
+    ) -> Result<(), Failure>;
+
+    /// Whether there is an ended session whose tokens have expired at `now_ms`.
+    fn has_expired_sessions(&self, now_ms: i64) -> Result<bool, Failure>;
+
+    /// Forgets at most `limit` such sessions.
+    fn delete_expired_sessions(&mut self, now_ms: i64, limit: usize) -> Result<(), Failure>;
 }
 
 /// What a group says about itself.
@@ -255,6 +295,8 @@ pub(in crate::service) struct StoredRoute {
     pub(in crate::service) session_id: SessionId,
     pub(in crate::service) route: String,
     pub(in crate::service) device: String,
+    /// The session of the login that the connection belongs to; 0: not known.
+    pub(in crate::service) login_session: SessionId,
     pub(in crate::service) expires_ms: i64,
 }
 

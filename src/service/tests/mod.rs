@@ -9,6 +9,7 @@ mod message;
 mod presence;
 mod processes;
 mod routes;
+mod sessions;
 mod shared;
 mod threads;
 
@@ -387,6 +388,7 @@ fn bind_request(
         device: device.to_owned(),
         session_id,
         max_devices: 5,
+        ..Default::default()
     }
 }
 

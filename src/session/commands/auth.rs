@@ -1,11 +1,12 @@
-//! `register`, `login`, `auth`, `refresh`, `logout`: how a connection gets and loses its user.
+//! `register`, `login`, `auth`: how a connection gets its user.
 
 use std::net::IpAddr;
 
-use super::{Failure, answered, check_numbers, group::with_last_seqs};
+use super::{Failure, answered, check_numbers, group::with_last_seqs, sessions};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
+    close::CloseReason,
     id::{SessionId, UserId},
     limits::LoginOutcome,
     proto::{
@@ -13,12 +14,17 @@ use crate::{
         RegisterRequest,
     },
     protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply, secret::Secret},
-    session::{commands::message, job::Job, routes::bind_request},
+    session::{LoginSession, commands::message, job::Job, routes::bind_request},
     shard::core::Core,
     token::{Grant, TokenError},
 };
 
 const NOT_VALID: Failure = Failure::Refused(ErrorCode::AuthFailed, "the token is not valid");
+/// Of a token, or of a login that was under way while all sessions of its user were ended.
+const SESSION_OVER: Failure = Failure::Refused(
+    ErrorCode::AuthFailed,
+    "the session was ended, log in with the password",
+);
 
 pub(super) async fn register<B: Backend, P: PushSource>(
     core: &Core<B, P>,
@@ -38,7 +44,16 @@ pub(super) async fn register<B: Backend, P: PushSource>(
         })
         .await?;
     drop(attempt);
-    begin_session(core, job, Login::by_password(response.user_id, user)).await
+    let login = Login {
+        user: response.user_id,
+        name: user,
+        // Nobody can have ended the sessions of an account that is new.
+        origin: Origin::Password {
+            epoch: None,
+            given_ms: core.shard().now().unix_ms,
+        },
+    };
+    begin_session(core, job, login).await
 }
 
 pub(super) async fn login<B: Backend, P: PushSource>(
@@ -51,10 +66,17 @@ pub(super) async fn login<B: Backend, P: PushSource>(
         .gateway
         .begin_login(counted_ip(core, job), user, now_ms(core))
         .map_err(|retry_ms| too_soon(core, retry_ms))?;
+    let given_ms = core.shard().now().unix_ms;
     match check_password(core, user, password).await {
-        Ok(user_id) => {
+        Ok(response) => {
             attempt.judged(LoginOutcome::Succeeded, now_ms(core));
-            begin_session(core, job, Login::by_password(user_id, user)).await
+            let epoch = response.session_epoch;
+            let login = Login {
+                user: response.user_id,
+                name: user,
+                origin: Origin::Password { epoch, given_ms },
+            };
+            begin_session(core, job, login).await
         }
         // A wrong password and an unknown user must look the same.
         Err(Failure::Backend(Code::Unauthenticated | Code::NotFound | Code::Invalid)) => {
@@ -70,7 +92,7 @@ async fn check_password<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: &str,
     password: &Secret<String>,
-) -> Result<UserId, Failure> {
+) -> Result<LoginResponse, Failure> {
     let request = || LoginRequest {
         username: user.into(),
         password: password.expose().as_bytes().into(),
@@ -78,7 +100,7 @@ async fn check_password<B: Backend, P: PushSource>(
     };
     let refused = core.backend.call::<method::Login>(request()).await?;
     if !says_already_online(&refused) {
-        return Ok(answered(refused)?.user_id);
+        return answered(refused);
     }
     // MPIM's service remembers who is logged in, also where the gateway that logged them in is no more.
     let known = core.gateway.known_user(user);
@@ -90,7 +112,7 @@ async fn check_password<B: Backend, P: PushSource>(
         token: String::new(),
     })
     .await?;
-    Ok(core.ask::<method::Login>(request()).await?.user_id)
+    core.ask::<method::Login>(request()).await
 }
 
 /// Such a refusal has no code of its own, only words.
@@ -125,7 +147,7 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
     let login = Login {
         user: grant.user,
         name: "",
-        grant: Some(grant),
+        origin: Origin::Token(grant),
     };
     match begin_session(core, job, login).await {
         // The token is good, but its user is not there (any more).
@@ -159,53 +181,43 @@ fn verify<B, P>(core: &Core<B, P>, token: &Secret<String>) -> Result<Grant, Fail
     })
 }
 
-pub(super) fn refresh<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
-    let login_session = {
-        let shard = core.shard();
-        let login = shard.connection(job.key).and_then(|c| c.session.login());
-        login.map_or(job.session_id, |login| login.login_session)
-    };
-    Reply::Token(issue_token(core, job.user, login_session))
-}
-
-pub(super) async fn logout<B: Backend, P: PushSource>(
-    core: &Core<B, P>,
-    job: &Job,
-) -> Result<Reply, Failure> {
-    // From here on nothing is pushed any more, whatever the services answer.
-    core.shard().log_out_in_place(job.key, true);
-    core.notify();
-    let response = core
-        .backend
-        .call::<method::Logout>(LogoutRequest {
-            user_id: job.user,
-            token: String::new(),
-        })
-        .await;
-    if let Err(error) = response {
-        log::debug!(
-            "logout of user {} was not taken by the service: {error}",
-            job.user
-        );
-    }
-    Ok(Reply::LoggedOut)
-}
-
 /// A user on the way in.
 struct Login<'a> {
     user: UserId,
     /// Empty: not known.
     name: &'a str,
-    /// The token that the login is by; `None`: it is by password, and gets one.
-    grant: Option<Grant>,
+    origin: Origin,
 }
 
-impl<'a> Login<'a> {
-    fn by_password(user: UserId, name: &'a str) -> Self {
-        Self {
-            user,
-            name,
-            grant: None,
+/// What a login is by.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// A password: a session begins, and gets a token.
+    Password {
+        /// The user's epoch at that moment, where the User Service counts them.
+        epoch: Option<u64>,
+        /// When the command was taken up, in ms since 1970.
+        given_ms: u64,
+    },
+    /// A token: its session goes on.
+    Token(Grant),
+}
+
+impl Origin {
+    /// The session that the login belongs to, on a connection whose own session is `session_id`.
+    fn login_session(self, session_id: SessionId) -> LoginSession {
+        match self {
+            Self::Password { epoch, given_ms } => LoginSession {
+                id: session_id,
+                epoch,
+                issued_ms: given_ms,
+            },
+            Self::Token(grant) => LoginSession {
+                // A token that names no session goes on as one of its own.
+                id: grant.session.unwrap_or(session_id),
+                epoch: grant.epoch,
+                issued_ms: grant.issued_s.saturating_mul(1000),
+            },
         }
     }
 }
@@ -216,7 +228,7 @@ async fn begin_session<B: Backend, P: PushSource>(
     job: &Job,
     login: Login<'_>,
 ) -> Result<Reply, Failure> {
-    let Login { user, name, grant } = login;
+    let Login { user, name, origin } = login;
     check_numbers([user])?;
     let session_id = core.shard().next_session_id();
     // Attached before it is bound: what is published in between is held, not lost.
@@ -229,8 +241,7 @@ async fn begin_session<B: Backend, P: PushSource>(
             "the connection is closed",
         ));
     }
-    // A token that names no session goes on as one of its own.
-    let login_session = grant.and_then(|grant| grant.session).unwrap_or(session_id);
+    let login_session = origin.login_session(session_id);
     core.shard().set_login_session(job.key, login_session);
     let bound = bind(core, job, (user, name), session_id).await;
     if !core.shard().is_logged_in(job.key, session_id) {
@@ -248,10 +259,11 @@ async fn begin_session<B: Backend, P: PushSource>(
     })?;
     Ok(Reply::LoggedIn {
         uid: user,
-        session: login_session,
-        token: grant
-            .is_none()
-            .then(|| issue_token(core, user, login_session)),
+        session: login_session.id,
+        token: match origin {
+            Origin::Password { .. } => sessions::issue_token(core, job.key, user),
+            Origin::Token(_) => None,
+        },
         replaced,
     })
 }
@@ -268,22 +280,27 @@ async fn bind<B: Backend, P: PushSource>(
     (user, name): (UserId, &str),
     session_id: SessionId,
 ) -> Result<Bound, Failure> {
-    let device = core
-        .shard()
-        .connection(job.key)
-        .map_or_else(String::new, |c| c.session.device().to_owned());
-    let request = bind_request(core, user, session_id, device);
-    let bound = core.ask::<method::BindRoute>(request).await?;
+    let held = core.shard().held_session(job.key);
+    let held = held.ok_or(Failure::Refused(
+        ErrorCode::Internal,
+        "the connection is closed",
+    ))?;
+    let request = bind_request(core, user, held);
+    let bound = match core.ask::<method::BindRoute>(request).await {
+        Err(Failure::Backend(Code::Unauthenticated)) => return Err(SESSION_OVER),
+        bound => bound?,
+    };
     // A session that comes late is told that it is displaced itself.
     let mut displaced = bound.displaced.iter();
     let replaced = displaced.any(|gone| gone.session_id != session_id);
     {
         let mut shard = core.shard();
         shard.set_baseline(job.key, bound.last_seq);
+        shard.set_session_epoch(job.key, bound.session_epoch);
         for gone in bound.displaced {
             // Those on other cores are told over the bus, and this one is too: here it need not wait for it.
             if gone.gateway_id == core.route.as_str() && gone.session_id != session_id {
-                shard.replaced(user, gone.session_id);
+                shard.end_session(user, gone.session_id, CloseReason::Replaced);
             }
         }
     }
@@ -370,15 +387,4 @@ async fn redeliver<B: Backend, P: PushSource>(
     core.shard()
         .redeliver(job.key, message::encode_all(user, &messages));
     Ok(())
-}
-
-fn issue_token<B, P>(core: &Core<B, P>, user: UserId, login_session: SessionId) -> Secret<String> {
-    let mut shard = core.shard();
-    let number = u128::from(shard.next_session_id());
-    let grant = Grant {
-        user,
-        session: Some(login_session),
-        issued_s: shard.now().unix_ms / 1000,
-    };
-    Secret::new(core.gateway.tokens.issue(&grant, number))
 }

@@ -8,6 +8,7 @@ mod friend;
 pub(super) mod group;
 mod info;
 pub mod message;
+mod sessions;
 
 use crate::{
     backend::{Answer, Backend, CallError, Method},
@@ -24,8 +25,9 @@ pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Rep
         Call::Register { user, password } => auth::register(core, job, user, password).await,
         Call::Login { user, password } => auth::login(core, job, user, password).await,
         Call::Auth { token } => auth::auth(core, job, token).await,
-        Call::Refresh => Ok(auth::refresh(core, job)),
-        Call::Logout => auth::logout(core, job).await,
+        Call::Refresh => sessions::refresh(core, job),
+        Call::Logout => sessions::logout(core, job).await,
+        Call::LogoutAll => sessions::logout_all(core, job).await,
         Call::Chat { to, text } => message::chat(core, job, *to, text).await,
         Call::GroupChat { group, text } => message::group_chat(core, job, *group, text).await,
         Call::Pull { limit } => message::pull(core, job, *limit).await,

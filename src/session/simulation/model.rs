@@ -216,6 +216,9 @@ impl Model {
                     ..Default::default()
                 })
             }
+            Request::EndSession(_) => Response::EndSession(proto::EndSessionResponse {
+                result: result(Code::Ok),
+            }),
             Request::Logout(_) => Response::Logout(proto::LogoutResponse {
                 result: result(Code::Ok),
             }),
@@ -341,6 +344,7 @@ impl Model {
             result: result(Code::Ok),
             displaced: Vec::new(),
             last_seq: Some(last_seq),
+            session_epoch: None,
         })
     }
 

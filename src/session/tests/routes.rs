@@ -1,7 +1,10 @@
 //! Who is bound again and who is not, at what pace, and who is logged out for want of a way to unbind.
 
 use super::*;
-use crate::session::{commands, effects, routes};
+use crate::{
+    close::CloseReason,
+    session::{commands, effects, routes},
+};
 
 const LIFETIME: Duration = Duration::from_secs(100);
 const INTERVAL: Duration = Duration::from_secs(40);
@@ -58,6 +61,29 @@ fn one_who_cannot_be_bound_keeps_nobody_from_it() {
         Some(&AFTER_FAILURE),
         "again soon"
     );
+}
+
+#[test]
+fn who_was_not_told_that_a_session_ended_learns_it_when_its_route_is_bound_again() {
+    let world = World::new(0, |request| match request {
+        Request::RefreshRoutes(refresh) => refreshed(refresh.user_ids.clone()),
+        Request::QueryRoute(_) => known(Code::Ok, ""),
+        Request::BindRoute(bind) if bind.user_id == 7 => bound(Code::Unauthenticated),
+        _ => bound(Code::Ok),
+    });
+    let (ended, _) = world.log_in(7, &[]);
+    let (other, session) = world.log_in(8, &[]);
+    pass(&world);
+    let shard = world.core.shard();
+    let reason = |key| shard.connection(key).and_then(|c| c.session.ended);
+    assert_eq!(reason(ended), Some(CloseReason::Revoked));
+    assert_eq!(reason(other), None);
+    let calls = world.calls.borrow();
+    let bind = calls.iter().find_map(|call| match call {
+        Request::BindRoute(bind) if bind.user_id == 8 => Some(bind),
+        _ => None,
+    });
+    assert_eq!(bind.map(|bind| bind.login_session_id), Some(session));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod groups;
 mod messages;
 mod routes;
 pub(in crate::service) mod schema;
+mod sessions;
 mod turn;
 
 use std::path::{Path, PathBuf};

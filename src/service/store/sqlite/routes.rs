@@ -14,13 +14,15 @@ use crate::{
 impl Routes for Sqlite {
     fn routes(&self, user: UserId) -> Result<Vec<StoredRoute>, Failure> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT session_id, route_id, device, expires_ms FROM routes WHERE user_id = ?1 ORDER BY bound_order",
+            "SELECT session_id, route_id, device, expires_ms, login_session
+             FROM routes WHERE user_id = ?1 ORDER BY bound_order",
         )?;
         let routes = statement.query_map([user], |row| {
             Ok(StoredRoute {
                 session_id: row.get::<_, i64>(0)? as SessionId,
                 route: row.get(1)?,
                 device: row.get(2)?,
+                login_session: row.get::<_, i64>(4)? as SessionId,
                 expires_ms: row.get(3)?,
             })
         })?;
@@ -37,8 +39,9 @@ impl Routes for Sqlite {
     fn put_route(&mut self, user: UserId, route: &StoredRoute) -> Result<(), Failure> {
         self.connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO routes (user_id, session_id, route_id, device, bound_order, expires_ms)
-                 SELECT ?1, ?2, ?3, ?4, ifnull(max(bound_order), 0) + 1, ?5 FROM routes WHERE user_id = ?1",
+                "INSERT OR REPLACE INTO routes
+                     (user_id, session_id, route_id, device, bound_order, expires_ms, login_session)
+                 SELECT ?1, ?2, ?3, ?4, ifnull(max(bound_order), 0) + 1, ?5, ?6 FROM routes WHERE user_id = ?1",
             )?
             .execute(params![
                 user,
@@ -46,6 +49,7 @@ impl Routes for Sqlite {
                 route.route,
                 route.device,
                 route.expires_ms,
+                route.login_session as i64,
             ])?;
         Ok(())
     }

@@ -25,7 +25,7 @@ const CHECKPOINT_PAGES: u32 = 16000;
 const CACHE_SIZE_KIB: i64 = -65_536;
 
 /// Prepared statements kept: more than there are.
-const STATEMENTS_KEPT: usize = 64;
+const STATEMENTS_KEPT: usize = 128;
 
 /// Every step from an empty file to the present schema, in order. A released step is never changed.
 const MIGRATIONS: &[&str] = &[
@@ -86,6 +86,26 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (user_id, session_id)
     ) WITHOUT ROWID;
     CREATE INDEX routes_by_expiry ON routes (expires_ms);",
+    // Which sessions were ended before their tokens' time, and who has gone offline without coming back yet.
+    "CREATE TABLE session_epochs (
+        user_id INTEGER PRIMARY KEY,
+        epoch INTEGER NOT NULL,
+        since_ms INTEGER NOT NULL,
+        kept_session INTEGER NOT NULL
+    );
+    CREATE TABLE ended_sessions (
+        user_id INTEGER NOT NULL,
+        session_id INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        PRIMARY KEY (user_id, session_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX ended_sessions_by_expiry ON ended_sessions (expires_ms);
+    ALTER TABLE routes ADD COLUMN login_session INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE departures (
+        user_id INTEGER PRIMARY KEY,
+        due_ms INTEGER NOT NULL
+    );
+    CREATE INDEX departures_by_time ON departures (due_ms);",
 ];
 
 /// Who may have the file open.

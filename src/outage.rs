@@ -10,22 +10,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the log is told the same reason.
+/// How often the log is told the same reason, and at most how often another one: where attempts fail in
+/// turns for several reasons, it would be told of each.
 const TOLD_AGAIN: Duration = Duration::from_secs(30);
+const NEWS_APART: Duration = Duration::from_secs(1);
 
 /// The longest reason that is kept: an error in some words, for each of some addresses.
 const REASON_BYTES: usize = 512;
 
+/// Why something does not work now, in words. Shared by whoever knows and whoever asks.
+#[derive(Debug, Default)]
+pub struct Reason(Mutex<Option<String>>);
+
+impl Reason {
+    /// This is why; `None`: it works, or nothing is known. `true`: there was a reason before.
+    pub fn set(&self, reason: Option<String>) -> bool {
+        let reason = reason.map(|mut reason| {
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES));
+            reason
+        });
+        std::mem::replace(&mut *locked(&self.0), reason).is_some()
+    }
+
+    /// What was said last.
+    pub fn get(&self) -> Option<String> {
+        locked(&self.0).clone()
+    }
+
+    /// `what`, and why, where that is known.
+    pub fn explain(&self, what: &str) -> String {
+        match self.get() {
+            Some(reason) => format!("{what}: {reason}"),
+            None => what.to_owned(),
+        }
+    }
+}
+
 /// See the module's description. Shared by whoever keeps the connection and whoever asks about it.
 #[derive(Debug, Default)]
 pub struct Outage {
-    present: Mutex<Option<Present>>,
-}
-
-#[derive(Debug)]
-struct Present {
-    reason: String,
-    told: Instant,
+    reason: Reason,
+    /// What the log was told last, and when.
+    told: Mutex<Option<(String, Instant)>>,
 }
 
 impl Outage {
@@ -35,41 +61,43 @@ impl Outage {
     }
 
     fn report_at(&self, reason: &impl Display, now: Instant) -> bool {
-        let mut reason = reason.to_string();
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES));
-        let mut present = self.present();
-        let is_told = present.as_ref().is_some_and(|present| {
-            present.reason == reason && now.duration_since(present.told) < TOLD_AGAIN
+        let reason = reason.to_string();
+        let mut told = locked(&self.told);
+        let is_due = told.as_ref().is_none_or(|(said, at)| {
+            let pause = if *said == reason {
+                TOLD_AGAIN
+            } else {
+                NEWS_APART
+            };
+            now.duration_since(*at) >= pause
         });
-        if !is_told {
-            *present = Some(Present { reason, told: now });
+        if is_due {
+            *told = Some((reason.clone(), now));
         }
-        !is_told
+        self.reason.set(Some(reason));
+        is_due
     }
 
     /// It is over. `true`: there was one.
     pub fn end(&self) -> bool {
-        self.present().take().is_some()
+        *locked(&self.told) = None;
+        self.reason.set(None)
     }
 
     /// What went wrong last; `None`: nothing, or nothing is known.
     pub fn reason(&self) -> Option<String> {
-        let present = self.present();
-        present.as_ref().map(|present| present.reason.clone())
+        self.reason.get()
     }
 
     /// `what`, and why, where that is known.
     pub fn explain(&self, what: &str) -> String {
-        match self.reason() {
-            Some(reason) => format!("{what}: {reason}"),
-            None => what.to_owned(),
-        }
+        self.reason.explain(what)
     }
+}
 
-    fn present(&self) -> MutexGuard<'_, Option<Present>> {
-        // Nothing is half done while the lock is held.
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is half done while the lock is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -84,7 +112,7 @@ mod tests {
         assert!(outage.report_at(&"refused", start));
         assert!(!outage.report_at(&"refused", seconds(29)));
         assert!(outage.report_at(&"refused", seconds(30)));
-        assert!(!outage.report_at(&"refused", seconds(31)));
+        assert!(!outage.report_at(&"WRONGPASS", start + Duration::from_millis(30_999)));
         assert!(outage.report_at(&"WRONGPASS", seconds(31)));
         assert_eq!(outage.explain("no pushes"), "no pushes: WRONGPASS");
         assert!(outage.end() && !outage.end());

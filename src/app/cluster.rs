@@ -122,9 +122,10 @@ pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
     let services = Service::ALL.map(|service| -> Condition {
         let cores = Arc::clone(registry);
         Box::new(move || {
-            let mut up = cores.cores.iter().map(|core| core.instances_up(service));
-            up.any(|count| count == 0)
-                .then(|| format!("backends: {} cannot be reached", service.name()))
+            let mut of_cores = cores.cores.iter();
+            let core = of_cores.find(|core| core.instances_up(service) == 0)?;
+            let what = format!("backends: {} cannot be reached", service.name());
+            Some(core.service_troubles[service as usize].explain(&what))
         })
     });
     std::iter::once(pushes).chain(services).collect()

@@ -68,7 +68,8 @@ impl Readiness {
             });
         }
         if self.store_failing.load(Relaxed) {
-            reasons.push("store: messages cannot be stored".to_owned());
+            let outage = &registry.store.outage;
+            reasons.push(outage.explain("store: messages cannot be stored"));
         }
         reasons.extend(self.conditions.iter().filter_map(|condition| condition()));
         reasons.extend(registry.stalls().iter().map(stall_reason));

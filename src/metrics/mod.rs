@@ -25,7 +25,7 @@ use crate::{
     close::CloseReason,
     discovery,
     limits::Refusal,
-    outage::Outage,
+    outage::{Outage, Reason},
     protocol::{command::Verb, error_code::ErrorCode},
 };
 
@@ -101,6 +101,8 @@ pub struct Core {
     pub backend_inflight: Gauge,
     /// Instances of each service that can be called.
     backend_instances_up: PerLabel<Service, Gauge, { Service::ALL.len() }>,
+    /// Why nobody serves a service, by its number.
+    pub service_troubles: [Reason; Service::ALL.len()],
     /// Open connections to backends.
     pub backend_connections: Gauge,
     /// Further attempts at backend calls.
@@ -154,6 +156,7 @@ impl Core {
             backend_rpc_errors: PerLabel::default(),
             backend_inflight: Gauge::default(),
             backend_instances_up: PerLabel::default(),
+            service_troubles: Default::default(),
             backend_connections: Gauge::default(),
             backend_retries_total: Counter::default(),
             backend_stray_replies_total: Counter::default(),
@@ -251,6 +254,10 @@ pub struct Store {
     pub swept_messages: Counter,
     /// Calls left waiting when the store last took a batch.
     pub queue_depth: Gauge,
+    /// For how long other processes have kept this one from writing, in milliseconds.
+    pub lock_wait_ms: Gauge,
+    /// Why nothing can be written.
+    pub outage: Outage,
     /// Log-ins and registrations waiting for the password pool.
     pub password_queue_depth: SharedGauge,
     /// Passwords that were not hashed, by why.
@@ -270,6 +277,8 @@ impl Store {
             messages: Counter::default(),
             swept_messages: Counter::default(),
             queue_depth: Gauge::default(),
+            lock_wait_ms: Gauge::default(),
+            outage: Outage::default(),
             password_queue_depth: SharedGauge::default(),
             passwords_unhashed: PerLabel::default(),
         }

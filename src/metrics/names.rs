@@ -191,6 +191,8 @@ table! {
         "Messages deleted because all their readers had confirmed them long enough ago.";
     STORE_QUEUE_DEPTH = "im_gateway_store_queue_depth", Gauge of Count, [],
         "Calls left waiting for the store when it last took a batch.";
+    STORE_LOCK_WAIT = "im_gateway_store_lock_wait_seconds", Gauge of Seconds, [],
+        "For how long another process has kept this one from writing to the database they share; 0: it does not.";
     PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
         "Log-ins and registrations waiting for a password to be hashed.";
     PASSWORDS_UNHASHED = "im_gateway_passwords_unhashed_total", Counter of Count, ["reason"],

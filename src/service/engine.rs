@@ -191,7 +191,7 @@ impl<S: Storage> Engine<S> {
                     left_out.push(index);
                 }
                 Err(Abort::Storage(error)) => {
-                    self.health.failed(now_ms, &error);
+                    self.failed(&error);
                     self.take_back();
                     self.shorten_log();
                     batch.restart();
@@ -219,7 +219,7 @@ impl<S: Storage> Engine<S> {
             Ok(Ok(more)) => more,
             Ok(Err(error)) => {
                 if matches!(error, Failure::Storage(_)) || self.store.lost_transaction() {
-                    self.health.failed(now_ms, &error);
+                    self.failed(&error);
                 } else {
                     log::error!("the store cannot be tidied up: {error}");
                 }
@@ -246,10 +246,23 @@ impl<S: Storage> Engine<S> {
 
     /// Begins the transaction of a batch where it has to begin with the batch.
     fn begin(&mut self) -> Result<(), Failure> {
-        if self.store.begin_batch()? {
+        let begun = self.store.begin_batch();
+        let waited = self.store.kept_from_writing().as_millis();
+        self.metrics
+            .lock_wait_ms
+            .set(u64::try_from(waited).unwrap_or(u64::MAX));
+        if begun? {
             self.presence.forget();
         }
         Ok(())
+    }
+
+    /// A transaction could not be written.
+    fn failed(&mut self, error: &Failure) {
+        if self.metrics.outage.report(error) {
+            log::error!("the store takes no writes: {error}; reading goes on");
+        }
+        self.health.failed(self.now_ms);
     }
 
     /// After a bug, only the storage is to be believed.
@@ -331,7 +344,10 @@ impl<S: Storage> Engine<S> {
             self.metrics.commits.inc();
             self.metrics.commit_duration.observe_us(duration_us);
             self.last_commit = Duration::from_micros(duration_us);
-            self.health.committed(self.now_ms);
+            if self.health.committed(self.now_ms) {
+                self.metrics.outage.end();
+                log::warn!("the store takes writes again");
+            }
         }
         self.presence.keep();
         let stored = std::mem::take(&mut self.stored_messages);

@@ -1,10 +1,10 @@
-//! Whether the store takes writes: told, and logged, once at each change.
+//! Whether the store takes writes: told once at each change.
 //!
 //! Pure but for the telling. A store that failed counts as failing until a write succeeds some time after the last failure, so
 //! that one on the edge of a full disk does not change its mind with every batch. [`Health::probe_is_due`] says when to try a write
 //! of no consequence: whoever is sent no clients because of a failure would else never find out that it is over.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
 /// Takes `true` when the store begins to fail and `false` when it works again. Called on the store thread: must not block.
 pub type FailureReport = Arc<dyn Fn(bool) + Send + Sync>;
@@ -29,20 +29,20 @@ impl Health {
     }
 
     /// A transaction could not be written.
-    pub(super) fn failed(&mut self, now_ms: i64, error: &impl Display) {
+    pub(super) fn failed(&mut self, now_ms: i64) {
         if self.failed_ms.replace(now_ms).is_none() {
-            log::error!("the store takes no writes: {error}; reading goes on");
             (self.report)(true);
         }
     }
 
-    /// A transaction was written.
-    pub(super) fn committed(&mut self, now_ms: i64) {
-        if self.is_calm(now_ms) {
+    /// A transaction was written. `true`: with it a failure has ended.
+    pub(super) fn committed(&mut self, now_ms: i64) -> bool {
+        let is_over = self.is_calm(now_ms);
+        if is_over {
             self.failed_ms = None;
-            log::warn!("the store takes writes again");
             (self.report)(false);
         }
+        is_over
     }
 
     /// Whether the store fails.
@@ -78,7 +78,7 @@ mod tests {
         health.committed(0);
         assert!(!health.probe_is_due(1_000_000));
         for now_ms in [10_000, 10_001, 10_900] {
-            health.failed(now_ms, &"full");
+            health.failed(now_ms);
             health.committed(now_ms + 1);
         }
         assert!(health.is_failing() && !health.probe_is_due(11_000));
@@ -93,7 +93,7 @@ mod tests {
         health.committed(11_900);
         assert!(!health.is_failing());
         health.committed(13_000);
-        health.failed(14_000, &"full");
+        health.failed(14_000);
         assert_eq!(*told.lock().expect("not poisoned"), [true, false, true]);
     }
 }

@@ -7,6 +7,7 @@ use std::{error::Error, rc::Rc, time::Duration};
 use super::upstream::Upstreams;
 use crate::{
     backend::remote::{Dial, Link, Purpose, Remote, Server},
+    outage::Outage,
     upstream::{BackOff, Conversation, Outgoing},
 };
 
@@ -36,6 +37,7 @@ async fn check(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>)
     if let Err(error) = upstreams.connect(server.address).await {
         log::debug!("cannot connect to backend {}: {error}", server.address);
         remote.unreachable(&server);
+        remote.refused(&server, &error);
     }
 }
 
@@ -43,6 +45,7 @@ async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, 
     let seed = std::ptr::from_ref(&*server).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     let mut hopeful = true;
+    let outage = Outage::default();
     loop {
         let link = remote.opening(&server, hopeful, purpose);
         let conversation = Calls {
@@ -50,7 +53,7 @@ async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, 
             server: &server,
             link: &link,
         };
-        let was_open = converse(&upstreams, &conversation).await;
+        let was_open = converse(&upstreams, &conversation, &outage).await;
         remote.lost(&server, &link, was_open);
         if purpose != Purpose::Permanent || server.is_retired() {
             return;
@@ -69,15 +72,19 @@ async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, 
 }
 
 /// One connection from its beginning to its end; says whether it was ever open.
-async fn converse(upstreams: &Rc<Upstreams>, calls: &Calls<'_>) -> bool {
+async fn converse(upstreams: &Rc<Upstreams>, calls: &Calls<'_>, outage: &Outage) -> bool {
     let address = calls.server.address;
     let upstream = match upstreams.connect(address).await {
         Ok(upstream) => upstream,
         Err(error) => {
-            log::debug!("cannot connect to backend {address}: {error}");
+            calls.remote.refused(calls.server, &error);
+            if outage.report(&error) {
+                log::warn!("cannot connect to backend {address}: {error}; trying again");
+            }
             return false;
         }
     };
+    outage.end();
     if !calls.remote.opened(calls.server, calls.link) {
         return false;
     }

@@ -22,6 +22,7 @@ mod command_line;
 mod common;
 mod doctor;
 mod durability;
+mod hung_backend;
 mod limits;
 mod logging;
 mod operations;

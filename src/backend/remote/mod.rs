@@ -9,7 +9,7 @@
 //! Owns the servers of one core, the calls under way and the rules of repeating. Pure: it is told the time, has connections
 //! opened by a hook, and each connection's task tells it what came. Where to look: `attempt` makes a call, `server` is one
 //! process with its connections, `balance` chooses among several, `breaker` leaves one alone that fails, `budget` bounds
-//! repeating, `serial` keeps calls apart.
+//! repeating, `serial` keeps calls apart, `health` and `silence` look after servers.
 //!
 //! Invariants: a reply reaches the one call it was numbered for, or nobody; a call that may not be repeated is written at
 //! most once; nobody waits for a server that is known to be unreachable.
@@ -18,8 +18,10 @@ mod attempt;
 mod balance;
 mod breaker;
 mod budget;
+mod health;
 mod serial;
 mod server;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -318,39 +320,15 @@ impl Remote {
         }
     }
 
-    fn ejected(&self, server: &Server, why: &str) {
-        self.metrics.backend_ejections_total.inc();
-        log::warn!("{} {why} and is left alone for a while", server.address);
+    /// It cannot be connected to, for this reason. What follows from that is [`Self::lost`].
+    pub fn refused(&self, server: &Server, reason: &dyn std::fmt::Display) {
+        server.set_trouble(format!("cannot be connected to: {reason}"));
     }
 
-    fn check_health(self: &Rc<Self>, now_ms: u64) {
-        let due = now_ms >= self.next_ping_ms.get();
-        if due {
-            self.next_ping_ms.set(now_ms + self.options.health_check_ms);
-        }
-        for server in self.servers.borrow().values() {
-            if server.gave_no_sign(now_ms, self.options.timeout_ms) {
-                self.ejected(server, "gives no sign of life");
-                server.give_up(now_ms);
-            }
-            let may_be_back = {
-                let breaker = server.breaker.borrow();
-                !breaker.is_closed() && breaker.lets_through(now_ms)
-            };
-            if due && !server.can_be_pinged() && server.reach() == Reach::Up {
-                (self.surroundings.dial)(self, server, Purpose::Check);
-            } else if due || may_be_back {
-                server.ping(now_ms, self.options.timeout_ms);
-            }
-        }
-        for (service, offer) in Service::ALL.into_iter().zip(&*self.services.borrow()) {
-            let up = offer
-                .hosts
-                .iter()
-                .filter(|host| host.server.is_up())
-                .count();
-            self.metrics.set_instances_up(service, up as u64);
-        }
+    fn ejected(&self, server: &Server, why: &str) {
+        server.set_trouble(why.to_owned());
+        self.metrics.backend_ejections_total.inc();
+        log::warn!("{} {why} and is left alone for a while", server.address);
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::{Outcome, breaker::Breaker};
+use super::{Outcome, breaker::Breaker, silence::Silence};
 use crate::{
     backend::{
         calls::Calls,
@@ -137,6 +137,9 @@ pub struct Server {
     /// No instance has it any more: no new calls.
     retired: Cell<bool>,
     outstanding: Cell<usize>,
+    silence: RefCell<Silence>,
+    /// Why it is of no use, as far as is known.
+    trouble: RefCell<Option<String>>,
     next_ping: Cell<u64>,
 }
 
@@ -175,6 +178,8 @@ impl Server {
             stores_messages: Cell::new(false),
             retired: Cell::new(false),
             outstanding: Cell::default(),
+            silence: RefCell::default(),
+            trouble: RefCell::default(),
             next_ping: Cell::new(FIRST_PING),
         }
     }
@@ -483,6 +488,7 @@ impl Server {
         outcome: Outcome,
         calls: &Calls<Outcome>,
     ) -> bool {
+        self.silence.borrow_mut().broken();
         if number >= FIRST_PING {
             link.pinged_ms.set(None);
             self.breaker.borrow_mut().succeeded();
@@ -535,6 +541,25 @@ impl Server {
         }
         link.pinged_ms.set(Some(now_ms));
         self.breaker.borrow_mut().started(now_ms);
+    }
+
+    /// Whether calls are out and nothing has been answered for a while.
+    pub fn is_silent(&self, now_ms: u64) -> bool {
+        let outstanding = self.outstanding();
+        self.silence.borrow_mut().lasts(now_ms, outstanding)
+    }
+
+    /// Why it is of no use.
+    pub fn set_trouble(&self, trouble: String) {
+        self.trouble.replace(Some(trouble));
+    }
+
+    /// What was said of it last.
+    pub fn trouble(&self) -> String {
+        let trouble = self.trouble.borrow();
+        trouble
+            .clone()
+            .unwrap_or_else(|| "is being connected to".to_owned())
     }
 
     /// Whether a ping has been out for `timeout_ms`. Then the server gives no sign of life.

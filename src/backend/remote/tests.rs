@@ -340,6 +340,73 @@ fn a_server_that_does_not_answer_a_ping_is_connected_to_anew() {
 }
 
 #[test]
+fn a_silent_server_is_given_up_within_a_second_where_another_can_do_its_work() {
+    let world = World::with(&[Wire::WithIds, Wire::WithIds]);
+    let lines = world.open();
+    world.pass(100);
+    // One call to each; only the second server answers.
+    let (mut hung, mut served) = (world.login("a"), world.login("b"));
+    assert!(poll(&mut hung).is_none() && poll(&mut served).is_none());
+    let asked: Vec<_> = lines.iter().map(Line::asked).collect();
+    let (silent, other) = match asked[0][0].username.as_str() {
+        "a" => (&lines[0], &lines[1]),
+        _ => (&lines[1], &lines[0]),
+    };
+    let id = asked.iter().flatten().find(|call| call.username == "b");
+    let id = id.expect("a call").header.call_id;
+    world.answer(other, &reply(Wire::WithIds, id, "b"));
+    assert!(poll(&mut served).is_some());
+    while !silent.is_closed() {
+        world.pass(100);
+        assert!(world.clock.get() < 1100, "it is still waited for");
+    }
+    assert_eq!(silent.asked()[0].header.method_name, b"Ping");
+    world.lose(silent);
+    assert!(poll(&mut hung).is_none());
+    let again = other.asked();
+    assert_eq!(again[0].username, "a");
+    world.answer(other, &reply(Wire::WithIds, again[0].header.call_id, "a"));
+    assert!(poll(&mut hung).expect("answered").is_ok());
+    assert!(!other.is_closed());
+}
+
+#[test]
+fn the_only_server_is_waited_for_as_long_as_a_call_is() {
+    let world = World::with(&[Wire::WithIds]);
+    let line = world.open().remove(0);
+    let mut flow = world.login("a");
+    assert!(poll(&mut flow).is_none());
+    for _ in 0..TIMEOUT_MS / 100 {
+        assert!(!line.is_closed());
+        world.pass(100);
+    }
+    let pings = line.asked().split_off(1);
+    assert_eq!(pings.len(), 1, "asked once, and not answered yet");
+}
+
+#[test]
+fn what_is_wrong_with_a_service_that_nobody_serves_is_told() {
+    let world = World::with(&[Wire::WithIds, Wire::WithIds]);
+    let trouble = || world.remote.metrics.service_troubles[Service::User as usize].get();
+    let dialled: Vec<_> = world.dialled.borrow_mut().drain(..).collect();
+    for (server, _) in &dialled {
+        let link = world.remote.opening(server, true, Purpose::Permanent);
+        world.remote.refused(server, &"nobody listens");
+        world.remote.lost(server, &link, false);
+    }
+    world.pass(100);
+    let told = trouble().expect("told");
+    assert!(told.contains("127.0.0.1:1 cannot be connected to: nobody listens; 127.0.0.1:2 "));
+    let line = world.open_to(Rc::clone(&dialled[0].0), Purpose::Permanent);
+    world.pass(100);
+    assert_eq!(trouble(), None);
+    world.list(&[]);
+    world.pass(100);
+    assert_eq!(trouble().as_deref(), Some("no instance is known"));
+    drop(line);
+}
+
+#[test]
 fn a_server_that_is_no_longer_listed_finishes_what_it_has_and_gets_nothing_more() {
     let world = World::with(&[Wire::WithIds]);
     let line = world.open().remove(0);

@@ -20,7 +20,7 @@ mod stream;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub(super) use self::{
@@ -447,6 +447,11 @@ impl<S: Storage> Store<S> {
         if self.storage.is_untidy() {
             self.storage.tidy(true);
         }
+    }
+
+    /// For how long others have kept this process from writing; zero: they do not.
+    pub(in crate::service) fn kept_from_writing(&self) -> Duration {
+        self.storage.kept_from_writing()
     }
 
     /// Whether other processes use the storage, too.

@@ -4,6 +4,8 @@
 //! them. An operation that changes rows takes `&mut self` and is called within a transaction only; a read sees what the open
 //! transaction has changed. `docs/storage.md` says what an implementation over another database has to give.
 
+use std::time::Duration;
+
 use super::{CursorKey, Failure, StreamId};
 use crate::{
     id::{GroupId, MessageId, SessionId, UserId},
@@ -23,6 +25,9 @@ pub(in crate::service) trait Transactions {
     /// Begins a transaction that may write. Where others use the storage, waits for them, but not for ever; from here to the
     /// end nobody else changes anything, and all that others have committed is seen.
     fn begin(&mut self) -> Result<(), Failure>;
+
+    /// For how long others have kept this process from beginning one; zero: they do not.
+    fn kept_from_writing(&self) -> Duration;
 
     /// Begins a transaction that only reads: what it sees is of one moment. It is ended by [`Transactions::roll_back`].
     fn begin_reading(&mut self) -> Result<(), Failure>;

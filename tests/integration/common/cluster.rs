@@ -73,6 +73,11 @@ impl Ground {
         path
     }
 
+    /// The database of the backends.
+    pub fn database(&self) -> PathBuf {
+        self.directory.path().join("data").join("im-gateway.db")
+    }
+
     /// What gateways and backends have in common.
     fn configure(&self, config: &mut Config) {
         config

@@ -24,6 +24,14 @@ impl From<Error> for Failure {
     }
 }
 
+/// Whether another connection has what was wanted.
+pub(super) fn is_locked(error: &Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
 /// Whether a row was refused because it must be unique and is not.
 pub(super) fn is_conflict(error: &Error) -> bool {
     error.sqlite_error().is_some_and(|error| {

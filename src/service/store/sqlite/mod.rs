@@ -10,17 +10,24 @@ mod accounts;
 mod cursors;
 mod failure;
 mod groups;
+mod lock;
 mod messages;
 mod routes;
 pub(in crate::service) mod schema;
 mod sessions;
 mod turn;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use rusqlite::Connection;
 
-use self::turn::Turn;
+use self::{
+    lock::{LockedOut, WriteLock},
+    turn::Turn,
+};
 use super::{Failure, storage::Transactions};
 use crate::{data_dir, error::StartupError};
 
@@ -37,6 +44,7 @@ pub(in crate::service) struct Sqlite {
 
 struct Shared {
     turn: Turn,
+    lock: WriteLock,
     log_path: PathBuf,
 }
 
@@ -47,19 +55,22 @@ impl Sqlite {
         data_dir::make(data_dir)?;
         if !is_shared {
             return Ok(Self {
-                connection: schema::open(data_dir, schema::Locking::Exclusive)?,
+                connection: schema::open(data_dir, &schema::Locking::Exclusive)?,
                 shared: None,
             });
         }
         let turn = Turn::open(data_dir)?;
         // One after the other: while the first makes the file what it has to be, the others wait.
         let held = turn.take();
-        let connection = schema::open(data_dir, schema::Locking::Shared)?;
+        let locked_out = LockedOut::default();
+        let locking = schema::Locking::Shared(locked_out.clone());
+        let connection = schema::open(data_dir, &locking)?;
         drop(held);
         Ok(Self {
             connection,
             shared: Some(Shared {
                 turn,
+                lock: WriteLock::of(data_dir, locked_out),
                 log_path: data_dir.join(format!("{}-wal", schema::FILE_NAME)),
             }),
         })
@@ -79,12 +90,29 @@ impl Sqlite {
 
 impl Transactions for Sqlite {
     fn begin(&mut self) -> Result<(), Failure> {
+        let asked = Instant::now();
         let _turn = self.take_turn();
-        self.connection
+        let begun = self
+            .connection
             .prepare_cached("BEGIN IMMEDIATE")?
-            .execute([])
-            .map_err(|error| Failure::Storage(error.into()))?;
-        Ok(())
+            .execute([]);
+        match (begun, &self.shared) {
+            (Ok(_), shared) => {
+                if let Some(shared) = shared {
+                    shared.lock.had();
+                }
+                Ok(())
+            }
+            (Err(error), Some(shared)) if failure::is_locked(&error) => {
+                Err(Failure::Storage(shared.lock.missed(asked).into()))
+            }
+            (Err(error), _) => Err(Failure::Storage(error.into())),
+        }
+    }
+
+    fn kept_from_writing(&self) -> Duration {
+        let shared = self.shared.as_ref();
+        shared.map_or(Duration::ZERO, |shared| shared.lock.missed_for())
     }
 
     fn begin_reading(&mut self) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::turn::{LOCK_PATIENCE, Patience};
+use super::{lock::LockedOut, turn::Patience};
 use crate::error::{ExitCode, StartupError};
 
 /// The name of the file in the data directory.
@@ -109,18 +109,18 @@ const MIGRATIONS: &[&str] = &[
 ];
 
 /// Who may have the file open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(in crate::service) enum Locking {
     /// This connection alone.
     Exclusive,
-    /// Other processes, too.
-    Shared,
+    /// Other processes, too; it is told whether they let this one write.
+    Shared(LockedOut),
 }
 
 /// Opens the file in `data_dir`, creating it where missing, and brings it to the present schema.
 pub(in crate::service) fn open(
     data_dir: &Path,
-    locking: Locking,
+    locking: &Locking,
 ) -> Result<Connection, StartupError> {
     let path = data_dir.join(FILE_NAME);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -172,18 +172,19 @@ fn restrict_to_owner(path: &Path) {
     }
 }
 
-fn configure(connection: &mut Connection, locking: Locking) -> rusqlite::Result<()> {
+fn configure(connection: &mut Connection, locking: &Locking) -> rusqlite::Result<()> {
     match locking {
         Locking::Exclusive => {
             connection.busy_timeout(LOCK_TIMEOUT)?;
             // Before the journal mode, so that the log's index lives in our memory and the lock is taken at once.
             connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         }
-        Locking::Shared => {
-            let mut patience = Patience::of(LOCK_PATIENCE);
+        Locking::Shared(locked_out) => {
+            let locked_out = locked_out.clone();
+            let mut patience = Patience::of(locked_out.patience());
             connection.busy_handler(Some(move |naps_before| {
                 if naps_before == 0 {
-                    patience = Patience::of(LOCK_PATIENCE);
+                    patience = Patience::of(locked_out.patience());
                 }
                 patience.nap()
             }))?;

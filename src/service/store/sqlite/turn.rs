@@ -6,6 +6,7 @@
 //! A courtesy, not a safeguard: whoever cannot get the turn goes on without it.
 
 use std::{
+    cell::Cell,
     fs::{File, TryLockError},
     path::Path,
     thread,
@@ -22,6 +23,8 @@ const TURN_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest wait for SQLite's lock: a disk that is busy may let a commit take a second. With the wait for the turn, it is less
 /// than a gateway waits for an answer.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Whoever has not let go of the turn for that long may hang: for a while nobody waits for it again.
+const TURN_DISTRUSTED: Duration = Duration::from_secs(5);
 /// How often who waits looks again: a commit takes some milliseconds, so first often, then at leisure.
 const SHORT_NAP: Duration = Duration::from_micros(100);
 const LONG_NAP: Duration = Duration::from_millis(1);
@@ -30,6 +33,8 @@ const SHORT_NAPS: u32 = 100;
 /// See the module's description.
 pub(super) struct Turn {
     file: File,
+    /// When it was waited for in vain.
+    missed: Cell<Option<Instant>>,
 }
 
 /// Gives the turn to the next when it is dropped.
@@ -41,17 +46,34 @@ impl Turn {
     /// The turn of those who share `data_dir`.
     pub(super) fn open(data_dir: &Path) -> Result<Self, StartupError> {
         let file = data_dir::open_shared_lock_file(data_dir, TURN_FILE)?;
-        Ok(Self { file })
+        Ok(Self {
+            file,
+            missed: Cell::default(),
+        })
     }
 
     /// Waits for the turn.
     pub(super) fn take(&self) -> Held<'_> {
-        let mut patience = Patience::of(TURN_PATIENCE);
+        let missed = self.missed.get();
+        let is_distrusted = missed.is_some_and(|missed| missed.elapsed() < TURN_DISTRUSTED);
+        let mut patience = Patience::of(if is_distrusted {
+            Duration::ZERO
+        } else {
+            TURN_PATIENCE
+        });
         loop {
             match self.file.try_lock() {
-                Ok(()) => return Held { turn: Some(self) },
+                Ok(()) => {
+                    self.missed.set(None);
+                    return Held { turn: Some(self) };
+                }
                 Err(TryLockError::WouldBlock) if patience.nap() => {}
-                Err(TryLockError::WouldBlock) => return Held { turn: None },
+                Err(TryLockError::WouldBlock) => {
+                    if !is_distrusted {
+                        self.missed.set(Some(Instant::now()));
+                    }
+                    return Held { turn: None };
+                }
                 Err(TryLockError::Error(error)) => {
                     log::warn!("cannot take turns with the other processes: {error}");
                     return Held { turn: None };

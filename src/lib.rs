@@ -96,6 +96,7 @@ pub mod shard;
 pub mod token;
 pub mod unix_time;
 pub mod upstream;
+pub mod user_journal;
 pub mod worker;
 
 /// The messages of the backend contract, generated from `proto/im/v1/*.proto`.

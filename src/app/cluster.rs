@@ -128,5 +128,14 @@ pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
             Some(core.service_troubles[service as usize].explain(&what))
         })
     });
-    std::iter::once(pushes).chain(services).collect()
+    let cores = Arc::clone(registry);
+    let routes: Condition = Box::new(move || {
+        let users = cores
+            .cores
+            .iter()
+            .map(|core| core.users_without_route.get());
+        let users: u64 = users.sum();
+        (users > 0).then(|| format!("presence: {users} users are logged in and get no pushes"))
+    });
+    [pushes, routes].into_iter().chain(services).collect()
 }

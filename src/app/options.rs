@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    backend::remote::RemoteOptions,
+    backend::{mpim::Concessions, remote::RemoteOptions},
     bus::mac::PushKey,
     config::settings::Settings,
     error::{ExitCode, StartupError},
@@ -11,6 +11,7 @@ use crate::{
     secret_file,
     shard::{ShardOptions, core::Gateway, input::room_before_login},
     token::Tokens,
+    user_journal,
     worker::listener::SocketOptions,
 };
 
@@ -42,10 +43,13 @@ pub(super) fn gateway(
     let tokens = Tokens::new(secret.expose(), lifetime, clock_leeway)
         .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?;
     let limits = &settings.limits;
-    Ok(Gateway::new(
+    let concessions = concessions(settings);
+    let remember_users = concessions.remember_users;
+    let gateway = Gateway::new(
         tokens,
         limits.max_devices,
         Exempt::new(limits.limit_exempt.clone()),
+        concessions,
         LoginGuard::new(LoginGuardOptions {
             // The guard counts what is free: the failure that makes it `login_attempts` is the first to close the door.
             attempts: limits.login_attempts.saturating_sub(1),
@@ -54,7 +58,22 @@ pub(super) fn gateway(
             capacity: LOGIN_RECORDS,
         }),
         Admission::new(max_connections, limits.connections_per_ip as usize),
-    ))
+    );
+    if !remember_users {
+        return Ok(gateway);
+    }
+    let service = &settings.gateway_service;
+    let (known, note) = user_journal::open(&service.data_dir, &service.gateway_id)?;
+    Ok(gateway.knowing(known, note))
+}
+
+/// A gateway that serves alone has services of its own, which are conceded nothing.
+fn concessions(settings: &Settings) -> Concessions {
+    if settings.is_cluster() {
+        settings.mpim.clone()
+    } else {
+        Concessions::default()
+    }
 }
 
 /// What pushes over Redis are signed with; `None`: nothing is configured, which is said.

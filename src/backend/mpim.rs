@@ -11,6 +11,12 @@ use super::{METHODS, Service};
 pub struct Concessions {
     /// Calls that wait for each other: of the methods of one set, one call at a time over the whole gateway.
     pub serial_calls: Vec<SerialSet>,
+    /// A login is answered although Presence, or the Redis behind it, is away: the route is bound once it can be. Without it, a
+    /// login waits for its route, as it begins the numbers of what is pushed.
+    pub login_without_presence: bool,
+    /// Names and numbers of users are kept in the data directory: a service that remembers who is online refuses them after
+    /// the gateway was killed, and does not say whom it refuses.
+    pub remember_users: bool,
 }
 
 /// Methods, by their numbers, that a service cannot take at one time.

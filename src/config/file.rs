@@ -281,6 +281,10 @@ sections! {
     mpim: MpimSection {
         /// Calls of which one may be under way at a time; in each text, methods that wait for each other.
         serial_calls: Vec<String> = vec!["Register".to_owned()],
+        /// Whether a login is answered although Presence is away.
+        login_without_presence: bool = false,
+        /// Whether names and numbers of users are kept in the data directory.
+        remember_users: bool = false,
     }
 
     /// The program's own log.

@@ -263,6 +263,12 @@ fn write_backends(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
     writer.counters(&names::BACKEND_EJECTIONS, cores, |core| {
         core.backend_ejections_total.get()
     })?;
+    writer.counters(&names::BACKEND_BAD_NUMBERS, cores, |core| {
+        core.backend_bad_numbers_total.get()
+    })?;
+    writer.gauges(&names::USERS_WITHOUT_ROUTE, cores, |core| {
+        core.users_without_route.get()
+    })?;
     writer.gauges(&names::BUS_CONNECTED, cores, |core| {
         core.bus_connected.get()
     })?;

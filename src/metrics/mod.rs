@@ -111,6 +111,10 @@ pub struct Core {
     pub backend_stray_replies_total: Counter,
     /// Times a backend that failed was left alone.
     pub backend_ejections_total: Counter,
+    /// Numbers of users and groups in answers that were none.
+    pub backend_bad_numbers_total: Counter,
+    /// Users who are logged in and whose route Presence does not know.
+    pub users_without_route: Gauge,
     /// 1 while the push bus is connected and subscribed to.
     pub bus_connected: Gauge,
     /// Why there is no connection to the push bus.
@@ -161,6 +165,8 @@ impl Core {
             backend_retries_total: Counter::default(),
             backend_stray_replies_total: Counter::default(),
             backend_ejections_total: Counter::default(),
+            backend_bad_numbers_total: Counter::default(),
+            users_without_route: Gauge::default(),
             bus_connected: Gauge::default(),
             bus_outage: Outage::default(),
             bus_connections_total: Counter::default(),

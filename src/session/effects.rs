@@ -18,7 +18,7 @@ use crate::{
                 EncodedMessage, direct_push, drop_what_is_not_theirs, encode_all, group_push,
             },
         },
-        routes,
+        routes, settle,
     },
     shard::{
         Effect, TICK_MS,
@@ -38,9 +38,9 @@ const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Why a page of messages did not come.
-enum Missing {
-    /// This user may not have them, or nobody serves them.
+/// Why what was asked for did not come.
+pub(super) enum Missing {
+    /// This user may not have it, or nobody serves it.
     Refused,
     /// It may come another time.
     Failed,
@@ -81,6 +81,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
             look_for(&core, sought, turn).await;
             core.shard().search_on();
         }
+        Effect::Settle(_place) => settle::settle_all(&core).await,
         Effect::Subscribe(group) => {
             core.bus.subscribe(group).await;
             core.shard().group_subscribed(group);
@@ -176,7 +177,7 @@ async fn check_memberships<B: Backend, P: PushSource>(core: &Core<B, P>, user: U
 }
 
 /// The groups of `user`, each with its last number where the service tells it.
-async fn groups_of<B: Backend, P: PushSource>(
+pub(super) async fn groups_of<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<Vec<(GroupId, Option<u64>)>, Missing> {
@@ -188,10 +189,7 @@ async fn groups_of<B: Backend, P: PushSource>(
         response => response?,
     };
     answered(&response)?;
-    if response.group_ids.iter().any(|group| *group <= 0) {
-        return Err(Missing::Refused);
-    }
-    Ok(with_last_seqs(&response).collect())
+    Ok(with_last_seqs(core, &response))
 }
 
 async fn fetch_direct<B: Backend, P: PushSource>(

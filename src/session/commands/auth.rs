@@ -1,21 +1,21 @@
 //! `register`, `login`, `auth`: how a connection gets its user.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
-use super::{Failure, answered, check_numbers, group::with_last_seqs, sessions};
+use super::{Failure, answered, check_number, group::with_last_seqs, sessions};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
     close::CloseReason,
-    id::{SessionId, UserId},
+    id::{GroupId, SessionId, UserId},
     limits::LoginOutcome,
     proto::{
-        Code, GetUserGroupsRequest, LoginRequest, LoginResponse, LogoutRequest, PullOfflineRequest,
-        RegisterRequest,
+        BindRouteRequest, BindRouteResponse, Code, GetUserGroupsRequest, LoginRequest,
+        LoginResponse, LogoutRequest, PullOfflineRequest, RegisterRequest,
     },
     protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply, secret::Secret},
     session::{LoginSession, commands::message, job::Job, routes::bind_request},
-    shard::core::Core,
+    shard::{core::Core, unsettled::Lack},
     token::{Grant, TokenError},
 };
 
@@ -25,6 +25,8 @@ const SESSION_OVER: Failure = Failure::Refused(
     ErrorCode::AuthFailed,
     "the session was ended, log in with the password",
 );
+/// How long a login waits for a service without which it can go on.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn register<B: Backend, P: PushSource>(
     core: &Core<B, P>,
@@ -105,15 +107,25 @@ async fn check_password<B: Backend, P: PushSource>(
     // MPIM's service remembers who is logged in, also where the gateway that logged them in is no more.
     let known = core.gateway.known_user(user);
     let user_id = Some(refused.user_id).filter(|id| *id > 0).or(known);
-    let user_id = user_id.ok_or(Failure::Backend(Code::Unauthenticated))?;
+    let user_id = user_id.ok_or(STAYS_ONLINE)?;
     log::info!("user {user_id} counts as logged in: logging out and in again");
     core.ask::<method::Logout>(LogoutRequest {
         user_id,
         token: String::new(),
     })
     .await?;
-    core.ask::<method::Login>(request()).await
+    let response = core.backend.call::<method::Login>(request()).await?;
+    if says_already_online(&response) {
+        return Err(STAYS_ONLINE);
+    }
+    answered(response)
 }
+
+/// The password may be right: to call it wrong would send the user looking for the fault where it is not.
+const STAYS_ONLINE: Failure = Failure::Refused(
+    ErrorCode::AlreadyLoggedIn,
+    "the user service counts this user as online",
+);
 
 /// Such a refusal has no code of its own, only words.
 fn says_already_online(response: &LoginResponse) -> bool {
@@ -229,7 +241,7 @@ async fn begin_session<B: Backend, P: PushSource>(
     login: Login<'_>,
 ) -> Result<Reply, Failure> {
     let Login { user, name, origin } = login;
-    check_numbers([user])?;
+    check_number(user)?;
     let session_id = core.shard().next_session_id();
     // Attached before it is bound: what is published in between is held, not lost.
     if !core
@@ -286,10 +298,13 @@ async fn bind<B: Backend, P: PushSource>(
         "the connection is closed",
     ))?;
     let request = bind_request(core, user, held);
-    let bound = match core.ask::<method::BindRoute>(request).await {
-        Err(Failure::Backend(Code::Unauthenticated)) => return Err(SESSION_OVER),
-        bound => bound?,
+    let bound = bind_route(core, request).await?;
+    let mut lack = if bound.is_some() {
+        Lack::NOTHING
+    } else {
+        Lack::ROUTE
     };
+    let bound = bound.unwrap_or_default();
     // A session that comes late is told that it is displaced itself.
     let mut displaced = bound.displaced.iter();
     let replaced = displaced.any(|gone| gone.session_id != session_id);
@@ -307,15 +322,39 @@ async fn bind<B: Backend, P: PushSource>(
     core.notify();
     match join_groups(core, job, user).await {
         // Without a Group Service that knows who is where, nobody is in a group.
-        Err(Failure::Call(CallError::Unsupported)) => {}
-        joined => joined?,
+        Ok(()) | Err(Failure::Call(CallError::Unsupported)) => {}
+        // One that is away costs its own commands, and the pushes of groups until it can be asked.
+        Err(failure) if failure.is_passing() => lack.groups = true,
+        Err(failure) => return Err(failure),
     }
+    core.shard().lacks(user, lack);
     if bound.last_seq.is_some() {
         redeliver(core, job, user).await?;
     } else if !name.is_empty() {
         core.gateway.remember_user(name, user);
     }
     Ok(Bound { replaced })
+}
+
+/// Binds the route; `None`: that cannot be done now, and the login goes on without, where that is conceded.
+async fn bind_route<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    request: BindRouteRequest,
+) -> Result<Option<BindRouteResponse>, Failure> {
+    let goes_on = core.gateway.concessions.login_without_presence;
+    let bound = core.ask::<method::BindRoute>(request);
+    let bound = if goes_on {
+        let in_time = core.within(PATIENCE, bound).await;
+        in_time.unwrap_or(Err(Failure::Call(CallError::Timeout)))
+    } else {
+        bound.await
+    };
+    match bound {
+        Ok(bound) => Ok(Some(bound)),
+        Err(Failure::Backend(Code::Unauthenticated)) => Err(SESSION_OVER),
+        Err(failure) if goes_on && failure.is_passing() => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Takes up the user's groups. Groups that are new to this core are listened to before their last numbers are read, so
@@ -326,9 +365,15 @@ async fn join_groups<B: Backend, P: PushSource>(
     user: UserId,
 ) -> Result<(), Failure> {
     let request = GetUserGroupsRequest { user_id: user };
-    let mut groups = core.ask::<method::GetUserGroups>(request).await?;
-    check_numbers(groups.group_ids.iter().copied())?;
-    let held = groups.group_ids.clone();
+    let groups = core.ask::<method::GetUserGroups>(request);
+    let groups = if core.gateway.concessions.login_without_presence {
+        let in_time = core.within(PATIENCE, groups).await;
+        in_time.unwrap_or(Err(Failure::Call(CallError::Timeout)))?
+    } else {
+        groups.await?
+    };
+    let mut groups = with_last_seqs(core, &groups);
+    let held: Vec<GroupId> = groups.iter().map(|(group, _)| *group).collect();
     let mut unknown = Vec::new();
     {
         let mut shard = core.shard();
@@ -344,13 +389,13 @@ async fn join_groups<B: Backend, P: PushSource>(
     let mut outcome = Ok(());
     if !unknown.is_empty() {
         match core.ask::<method::GetUserGroups>(request).await {
-            Ok(again) => groups = again,
+            Ok(again) => groups = with_last_seqs(core, &again),
             Err(failure) => outcome = Err(failure),
         }
     }
     let mut shard = core.shard();
     if outcome.is_ok() {
-        for (group, last_seq) in with_last_seqs(&groups) {
+        for (group, last_seq) in groups {
             // A group joined between the two readings comes by its own push, which has it listened to as well.
             if held.contains(&group) {
                 shard.add_member(job.key, group, last_seq);

@@ -1,6 +1,6 @@
 //! `add_friend`, `remove_friend`, `friends`.
 
-use super::{Failure, check_numbers};
+use super::{Failure, with_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -52,6 +52,6 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     let response = core
         .ask::<method::GetFriends>(GetFriendsRequest { user_id: job.user })
         .await?;
-    check_numbers(response.friend_ids.iter().copied())?;
-    Ok(Reply::Friends(response.friend_ids))
+    let friends = with_numbers(core, response.friend_ids, |id| *id);
+    Ok(Reply::Friends(friends))
 }

@@ -3,7 +3,7 @@
 //! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's cores; the core that
 //! asked applies them at once as well, so that they hold when the reply is written.
 
-use super::{Failure, check_numbers};
+use super::{Failure, with_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -33,8 +33,11 @@ pub(super) async fn create<B: Backend, P: PushSource>(
         .map_err(|failure| {
             failure.or_refused("the name is refused, or you are in too many groups")
         })?;
-    check_numbers([response.group_id])?;
-    take_up(core, job, response.group_id).await;
+    // A number that is none is the service's answer all the same: the group is there, and the client hears what it would
+    // hear of the service itself.
+    if let [group] = with_numbers(core, vec![response.group_id], |id| *id)[..] {
+        take_up(core, job, group).await;
+    }
     Ok(Reply::GroupCreated(response.group_id))
 }
 
@@ -54,11 +57,13 @@ pub(super) async fn join<B: Backend, P: PushSource>(
 }
 
 /// The groups of an answer, each with its last number where the service tells it.
-pub(in crate::session) fn with_last_seqs(
+pub(in crate::session) fn with_last_seqs<B, P>(
+    core: &Core<B, P>,
     groups: &GetUserGroupsResponse,
-) -> impl Iterator<Item = (GroupId, Option<u64>)> {
+) -> Vec<(GroupId, Option<u64>)> {
     let ids = groups.group_ids.iter().enumerate();
-    ids.map(|(index, group)| (*group, groups.last_seqs.get(index).copied()))
+    let groups = ids.map(|(index, group)| (*group, groups.last_seqs.get(index).copied()));
+    with_numbers(core, groups.collect(), |(group, _)| *group)
 }
 
 /// Listens to a group the user has just joined, and settles from which number on this session is pushed its messages.
@@ -70,11 +75,10 @@ async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group:
     }
     let request = GetUserGroupsRequest { user_id: job.user };
     let groups = core.ask::<method::GetUserGroups>(request).await;
+    let groups = groups.map_or_else(|_| Vec::new(), |groups| with_last_seqs(core, &groups));
     let mut shard = core.shard();
-    if let Ok(groups) = groups
-        && let Some((_, last_seq)) = with_last_seqs(&groups).find(|(other, _)| *other == group)
-    {
-        shard.add_member(job.key, group, last_seq);
+    if let Some((_, last_seq)) = groups.iter().find(|(other, _)| *other == group) {
+        shard.add_member(job.key, group, *last_seq);
     }
     shard.release_group(group);
     drop(shard);
@@ -103,8 +107,8 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     let response = core
         .ask::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
         .await?;
-    check_numbers(response.group_ids.iter().copied())?;
-    Ok(Reply::Groups(response.group_ids))
+    let groups = with_numbers(core, response.group_ids, |id| *id);
+    Ok(Reply::Groups(groups))
 }
 
 /// The page of members behind `after`, of at most `limit`.
@@ -129,12 +133,11 @@ pub(super) async fn members<B: Backend, P: PushSource>(
         }
         response => response?,
     };
-    check_numbers(response.member_ids.iter().copied())?;
     if !response.asker_is_member && !response.member_ids.contains(&job.user) {
         return Err(Failure::Backend(Code::Forbidden));
     }
     // A service without pages answers with all members, in any order.
-    let mut ids = response.member_ids;
+    let mut ids = with_numbers(core, response.member_ids, |id| *id);
     ids.retain(|member| *member > after);
     ids.sort_unstable();
     ids.dedup();

@@ -74,6 +74,15 @@ impl From<CallError> for Failure {
 }
 
 impl Failure {
+    /// Whether the service is away or failing, rather than that it said no.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Backend(code) => matches!(code, Code::Internal | Code::Unavailable),
+            Self::Call(error) => *error != CallError::Unsupported,
+            Self::Refused(..) | Self::TooSoon(_) => false,
+        }
+    }
+
     /// The same failure; where the service refused the arguments, in words that fit the command.
     fn or_refused(self, words: &'static str) -> Self {
         match self {
@@ -137,11 +146,30 @@ fn answered<R: Answer>(response: R) -> Result<R, Failure> {
     }
 }
 
-/// Users, groups and messages have positive numbers, or the answer is a broken one.
-fn check_numbers(numbers: impl IntoIterator<Item = i64>) -> Result<(), Failure> {
-    if numbers.into_iter().all(|number| number > 0) {
+/// The number of a user or a message on which an answer turns is positive, or the answer is a broken one.
+fn check_number(number: i64) -> Result<(), Failure> {
+    if number > 0 {
         Ok(())
     } else {
         Err(Failure::Backend(Code::Internal))
     }
+}
+
+/// What of a list of an answer names a user or a group. One wrong entry is no reason to keep the others from the client:
+/// it is left out and counted.
+fn with_numbers<T, B, P>(
+    core: &Core<B, P>,
+    mut items: Vec<T>,
+    number: impl Fn(&T) -> i64,
+) -> Vec<T> {
+    let before = items.len();
+    items.retain(|item| number(item) > 0);
+    let wrong = before - items.len();
+    if wrong > 0 {
+        core.shard()
+            .metrics()
+            .backend_bad_numbers_total
+            .add(wrong as u64);
+    }
+    items
 }

@@ -86,17 +86,34 @@ fn memberships_whose_news_was_lost_are_repaired() {
 }
 
 #[test]
-fn where_nobody_knows_of_groups_or_the_answer_is_broken_nothing_changes() {
-    for answer in [Err(CallError::Unsupported), groups(&[-1], &[])] {
-        let world = World::new(0, move |request| match request {
-            Request::GetUserGroups(_) => answer.clone(),
-            _ => nothing_stored(),
-        });
-        let (key, _) = world.log_in(7, &[(3, None)]);
-        look(&world);
-        assert_eq!(world.core.shard().groups_of(key), [3]);
-        assert_eq!(times_asked(&world), 1);
-    }
+fn where_nobody_knows_of_groups_nothing_changes() {
+    let world = World::new(0, |request| match request {
+        Request::GetUserGroups(_) => Err(CallError::Unsupported),
+        _ => nothing_stored(),
+    });
+    let (key, _) = world.log_in(7, &[(3, None)]);
+    look(&world);
+    assert_eq!(world.core.shard().groups_of(key), [3]);
+    assert_eq!(times_asked(&world), 1);
+}
+
+#[test]
+fn a_number_that_is_none_is_left_out_of_an_answer_and_counted() {
+    let world = World::new(0, |request| match request {
+        Request::GetUserGroups(_) => groups(&[0, 3, -1, 4], &[9, 5, 9, 6]),
+        Request::PullGroup(_) => Ok(Response::PullGroup(proto::PullGroupResponse {
+            result: result(Code::Ok),
+            ..Default::default()
+        })),
+        _ => nothing_stored(),
+    });
+    let (key, _) = world.log_in(7, &[(3, Some(5))]);
+    look(&world);
+    let mut shard = world.core.shard();
+    assert_eq!(shard.groups_of(key), [3, 4]);
+    assert_eq!(shard.metrics().backend_bad_numbers_total.get(), 2);
+    let fetch = shard.missed_of_group(4).expect("its numbers are known");
+    assert_eq!(fetch.after, 6);
 }
 
 #[test]

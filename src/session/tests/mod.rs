@@ -4,6 +4,7 @@ mod effects;
 mod groups;
 mod messages;
 mod routes;
+mod settle;
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,7 +28,7 @@ use crate::{
     session::Peer,
     shard::{
         Effect, Now, Shard,
-        core::Core,
+        core::{Core, Gateway},
         fixtures::{gateway, options},
     },
 };
@@ -86,6 +87,15 @@ impl World {
     /// Each call takes some milliseconds. Pauses are over at once, but long ones after the first one never.
     fn new(
         call_ms: u64,
+        script: impl FnMut(&Request) -> Result<Response, CallError> + 'static,
+    ) -> Self {
+        Self::with_gateway(call_ms, gateway(), script)
+    }
+
+    /// The same, as a core of `gateway`.
+    fn with_gateway(
+        call_ms: u64,
+        gateway: Arc<Gateway>,
         mut script: impl FnMut(&Request) -> Result<Response, CallError> + 'static,
     ) -> Self {
         let (calls, pauses) = (Rc::default(), Rc::<RefCell<Vec<Duration>>>::default());
@@ -108,7 +118,7 @@ impl World {
             ),
             services,
             Silence,
-            gateway(),
+            gateway,
             RouteId::new("here", 0),
             move || Now {
                 monotonic_us: for_clock.get(),

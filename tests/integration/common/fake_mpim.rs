@@ -8,7 +8,7 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use im_gateway::proto::RpcHeader;
 use prost::Message;
 
-use super::tcp_server::{TcpServer, read_call};
+use super::tcp_server::{Fate, TcpServer, read_call};
 use super::znodes::Znodes;
 use crate::redis_server::RedisServer;
 use state::State;
@@ -29,8 +29,9 @@ const USE_TAKES: Duration = Duration::from_millis(2);
 
 /// How this MPIM behaves where its kind was seen to behave in two ways, or where a test cannot wait.
 pub struct Options {
-    /// Whether the refusal of a user who is online already carries the number of that user.
-    pub refusal_names_user: bool,
+    /// Whether a Group Service that somebody joined or left a group of keeps its connections, and answers nothing any more,
+    /// instead of ending.
+    pub crash_is_silence: bool,
     /// How long a route lasts; MPIM's own is two minutes.
     pub route_lifetime: Duration,
 }
@@ -38,9 +39,18 @@ pub struct Options {
 /// Running services. Dropping them closes every connection and ends the session.
 pub struct FakeMpim {
     shared: Arc<Shared>,
-    servers: Vec<(&'static str, TcpServer)>,
+    services: Vec<Service>,
+    redis_url: String,
     /// Held for its ephemeral nodes.
     _nodes: Znodes,
+}
+
+/// One of the four processes.
+struct Service {
+    name: &'static str,
+    address: SocketAddr,
+    /// `None`: it was killed.
+    server: Option<TcpServer>,
 }
 
 struct Shared {
@@ -51,6 +61,8 @@ struct Shared {
     database: Unlocked,
     /// The one Redis connection over which Presence publishes.
     publishing: Unlocked,
+    /// The Group Service has crashed, and is silent.
+    groups_silent: AtomicBool,
 }
 
 /// What MPIM uses from several threads without a lock. It does not survive two uses at one time.
@@ -71,6 +83,10 @@ impl Unlocked {
         value
     }
 
+    fn mend(&self) {
+        self.broken.store(false, Ordering::Release);
+    }
+
     fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
     }
@@ -88,38 +104,68 @@ impl FakeMpim {
             unanswered: Mutex::new(Vec::new()),
             database: Unlocked::default(),
             publishing: Unlocked::default(),
+            groups_silent: AtomicBool::new(false),
         });
         let nodes = Znodes::connect(zookeeper_hosts);
-        let servers = state::METHODS
+        let services = state::METHODS
             .iter()
             .map(|(service, methods)| {
-                let server = {
-                    let shared = Arc::clone(&shared);
-                    TcpServer::start(move |stream| shared.serve(service, stream))
-                };
+                let server = shared.listen(service, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+                let address = server.address();
                 nodes.make_persistent(&format!("/{service}"), b"");
                 for method in *methods {
-                    let address = server.address().to_string();
-                    nodes.make_ephemeral(&format!("/{service}/{method}"), address.as_bytes());
+                    let path = format!("/{service}/{method}");
+                    nodes.make_ephemeral(&path, address.to_string().as_bytes());
                 }
-                (*service, server)
+                Service {
+                    name: service,
+                    address,
+                    server: Some(server),
+                }
             })
             .collect();
         Self {
             shared,
-            servers,
+            services,
+            redis_url: redis.url(),
             _nodes: nodes,
         }
     }
 
     /// Where a service listens.
     pub fn address(&self, service: &str) -> SocketAddr {
-        self.server(service).address()
+        let found = self.services.iter().find(|one| one.name == service);
+        found.expect("one of the four").address
     }
 
-    fn server(&self, service: &str) -> &TcpServer {
-        let found = self.servers.iter().find(|(name, _)| *name == service);
-        &found.expect("one of the four").1
+    fn service(&mut self, name: &str) -> &mut Service {
+        let found = self.services.iter_mut().find(|one| one.name == name);
+        found.expect("one of the four")
+    }
+
+    /// Kills the process of a service. Its nodes stay for as long as its session, so they do here.
+    pub fn stop(&mut self, service: &str) {
+        self.service(service).server = None;
+    }
+
+    /// Starts the process of a service where the one before it was, which ends if it has not.
+    pub fn restart(&mut self, service: &str) {
+        self.stop(service);
+        match service {
+            "UserService" => {
+                self.shared.database.mend();
+                self.shared.state().log_out_everybody();
+            }
+            "PresenceService" => {
+                self.shared.publishing.mend();
+                self.shared.state().connect_to_redis(&self.redis_url);
+            }
+            "GroupService" => self.shared.groups_silent.store(false, Ordering::Release),
+            _ => {}
+        }
+        let shared = Arc::clone(&self.shared);
+        let service = self.service(service);
+        service.server = Some(shared.listen(service.name, service.address));
     }
 
     /// How often a method was called, as in `UserService.Login`.
@@ -164,8 +210,14 @@ impl Shared {
         self.state.lock().expect("the state")
     }
 
+    /// The process of a service.
+    fn listen(self: &Arc<Self>, service: &'static str, address: SocketAddr) -> TcpServer {
+        let shared = Arc::clone(self);
+        TcpServer::start_mortal(address, move |stream| shared.serve(service, stream))
+    }
+
     /// One connection, until it ends.
-    fn serve(&self, own_service: &str, mut stream: TcpStream) {
+    fn serve(&self, own_service: &str, mut stream: TcpStream) -> Fate {
         let _ = stream.set_nodelay(true);
         while let Some((header, args)) = read_call(&mut stream) {
             let (Ok(service), Ok(method)) = (
@@ -190,17 +242,32 @@ impl Shared {
                     let mut frame = (reply.len() as u32).to_le_bytes().to_vec();
                     frame.extend_from_slice(&reply);
                     if stream.write_all(&frame).is_err() {
-                        return;
+                        return Fate::Lives;
                     }
                 }
+                None if self.crashes(&name) => return Fate::Crashes,
                 None => self.unanswered.lock().expect("the list").push(name),
             }
         }
+        Fate::Lives
+    }
+
+    /// Whether this call is the end of the Group Service, for which both are.
+    fn crashes(&self, name: &str) -> bool {
+        let is_end = matches!(name, "GroupService.JoinGroup" | "GroupService.LeaveGroup");
+        if is_end && self.state().crash_is_silence() {
+            self.groups_silent.store(true, Ordering::Release);
+            return false;
+        }
+        is_end
     }
 
     fn answer(&self, service: &str, method: &str, args: &[u8]) -> Option<Vec<u8>> {
         let answer = || self.state().answer(service, method, args);
         let is_online = |to| self.state().route(to).is_some();
+        if service == "GroupService" && self.groups_silent.load(Ordering::Acquire) {
+            return None;
+        }
         match method {
             "Register" if self.database.is_broken() => self.state().fail_to_register(),
             "Register" | "AddFriend" | "GetFriends" | "RemoveFriend" => self.database.used(answer),

@@ -11,6 +11,7 @@ pub mod config;
 pub mod fake_mpim;
 pub mod gateway;
 pub mod http;
+pub mod mpim_world;
 pub mod nginx;
 pub mod process;
 pub mod push;

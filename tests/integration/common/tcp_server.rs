@@ -22,10 +22,42 @@ struct Shared {
     streams: Mutex<Vec<TcpStream>>,
 }
 
+/// What becomes of a server after a connection of it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It lives on.
+    Lives,
+    /// It crashes: nothing listens any more, and all connections end.
+    Crashes,
+}
+
+impl Shared {
+    fn crash(&self, address: SocketAddr) {
+        self.stopping.store(true, Ordering::Release);
+        // The listener's thread takes this connection and sees that it is to end.
+        let _ = TcpStream::connect(address);
+        for stream in self.streams.lock().expect("the streams").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 impl TcpServer {
     /// Listens on a free loopback port and has `serve` serve each connection.
     pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_mortal(any, move |stream| {
+            serve(stream);
+            Fate::Lives
+        })
+    }
+
+    /// The same at `address`, where serving a connection may crash the server.
+    pub fn start_mortal(
+        address: SocketAddr,
+        serve: impl Fn(TcpStream) -> Fate + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
         let accepting = {
@@ -40,8 +72,12 @@ impl TcpServer {
                         continue;
                     };
                     shared.streams.lock().expect("the streams").push(handle);
-                    let serve = Arc::clone(&serve);
-                    std::thread::spawn(move || serve(stream));
+                    let (shared, serve) = (Arc::clone(&shared), Arc::clone(&serve));
+                    std::thread::spawn(move || {
+                        if serve(stream) == Fate::Crashes {
+                            shared.crash(address);
+                        }
+                    });
                 }
             })
         };
@@ -60,15 +96,12 @@ impl TcpServer {
 
 impl Drop for TcpServer {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::Release);
-        // The listener's thread takes this connection and sees that it is to end.
-        let _ = TcpStream::connect(self.address);
+        self.shared.crash(self.address);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
-        for stream in self.shared.streams.lock().expect("the streams").drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        // Of one that was accepted meanwhile, too.
+        self.shared.crash(self.address);
     }
 }
 

@@ -10,11 +10,10 @@ use im_gateway::proto::{
     BindRouteResponse, C2cMsg, Code, CreateGroupRequest, CreateGroupResponse, DeliverRequest,
     DeliverResponse, GetFriendsRequest, GetFriendsResponse, GetGroupInfoRequest,
     GetGroupInfoResponse, GetGroupMembersRequest, GetGroupMembersResponse, GetUserGroupsRequest,
-    GetUserGroupsResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, LoginRequest, LoginResponse, LogoutRequest, LogoutResponse,
-    PullOfflineRequest, PullOfflineResponse, QueryRouteRequest, QueryRouteResponse,
-    RegisterRequest, RegisterResponse, RemoveFriendRequest, RemoveFriendResponse, SendGroupRequest,
-    SendGroupResponse, SendRequest, SendResponse,
+    GetUserGroupsResponse, JoinGroupRequest, LeaveGroupRequest, LoginRequest, LoginResponse,
+    LogoutRequest, LogoutResponse, PullOfflineRequest, PullOfflineResponse, QueryRouteRequest,
+    QueryRouteResponse, RegisterRequest, RegisterResponse, RemoveFriendRequest,
+    RemoveFriendResponse, SendGroupRequest, SendGroupResponse, SendRequest, SendResponse,
 };
 use prost::{DecodeError, Message};
 
@@ -51,7 +50,8 @@ pub struct State {
     redis: redis::Connection,
     accounts: Vec<Account>,
     friends: BTreeMap<i64, BTreeSet<i64>>,
-    groups: Vec<(CreateGroupRequest, BTreeSet<i64>)>,
+    /// Who has created a group.
+    creators: BTreeSet<i64>,
     offline: BTreeMap<i64, Vec<C2cMsg>>,
     last_message_id: i64,
     /// Every `BindRoute`, in order.
@@ -109,7 +109,7 @@ impl State {
             redis,
             accounts: Vec::new(),
             friends: BTreeMap::new(),
-            groups: Vec::new(),
+            creators: BTreeSet::new(),
             offline: BTreeMap::new(),
             last_message_id: 0,
             bindings: Vec::new(),
@@ -231,70 +231,50 @@ impl State {
         let reply = match method {
             "CreateGroup" => {
                 let request = CreateGroupRequest::decode(args)?;
-                let creator = request.creator_id;
-                self.groups.push((request, BTreeSet::from([creator])));
+                let is_new = self.creators.insert(request.creator_id);
                 CreateGroupResponse {
-                    result: ok(),
-                    group_id: self.groups.len() as i64,
+                    result: if is_new {
+                        ok()
+                    } else {
+                        result(Code::Invalid, "db fail")
+                    },
+                    // What it means for the number is one of something else.
+                    group_id: 0,
                 }
                 .encode_to_vec()
             }
+            // The end of the process, whatever is asked for.
             "JoinGroup" => {
-                let request = JoinGroupRequest::decode(args)?;
-                let group = self.group(request.group_id);
-                let joined = group.map(|(_, members)| members.insert(request.user_id));
-                let result = joined.map_or_else(unknown, |_| ok());
-                JoinGroupResponse { result }.encode_to_vec()
+                JoinGroupRequest::decode(args)?;
+                return Ok(None);
             }
             "LeaveGroup" => {
-                let request = LeaveGroupRequest::decode(args)?;
-                let group = self.group(request.group_id);
-                let left = group.map(|(_, members)| members.remove(&request.user_id));
-                let result = left.map_or_else(unknown, |_| ok());
-                LeaveGroupResponse { result }.encode_to_vec()
+                LeaveGroupRequest::decode(args)?;
+                return Ok(None);
             }
             "GetGroupMembers" => {
-                let request = GetGroupMembersRequest::decode(args)?;
-                let group = self.group(request.group_id);
+                GetGroupMembersRequest::decode(args)?;
                 GetGroupMembersResponse {
-                    result: if group.is_some() { ok() } else { unknown() },
-                    member_ids: group
-                        .into_iter()
-                        .flat_map(|(_, members)| members.iter().copied())
-                        .collect(),
-                    // It knows no pages.
+                    result: unknown(),
                     ..Default::default()
                 }
                 .encode_to_vec()
             }
             "GetUserGroups" => {
                 let request = GetUserGroupsRequest::decode(args)?;
-                let is_in = |group: &(_, BTreeSet<i64>)| group.1.contains(&request.user_id);
+                let is_creator = self.creators.contains(&request.user_id);
                 GetUserGroupsResponse {
                     result: ok(),
-                    group_ids: (1..)
-                        .zip(&self.groups)
-                        .filter(|(_, group)| is_in(group))
-                        .map(|(id, _)| id)
-                        .collect(),
-                    last_seqs: Vec::new(),
+                    group_ids: is_creator.then_some(0).into_iter().collect(),
+                    ..Default::default()
                 }
                 .encode_to_vec()
             }
             "GetGroupInfo" => {
-                let request = GetGroupInfoRequest::decode(args)?;
-                match self.group(request.group_id) {
-                    Some((created, members)) => GetGroupInfoResponse {
-                        result: ok(),
-                        group_name: created.group_name.clone(),
-                        description: created.description.clone(),
-                        creator_id: created.creator_id,
-                        member_count: members.len() as u32,
-                    },
-                    None => GetGroupInfoResponse {
-                        result: unknown(),
-                        ..Default::default()
-                    },
+                GetGroupInfoRequest::decode(args)?;
+                GetGroupInfoResponse {
+                    result: unknown(),
+                    ..Default::default()
                 }
                 .encode_to_vec()
             }
@@ -303,15 +283,10 @@ impl State {
         Ok(Some(reply))
     }
 
-    fn group(&mut self, id: i64) -> Option<&mut (CreateGroupRequest, BTreeSet<i64>)> {
-        self.groups
-            .get_mut(usize::try_from(id).ok()?.checked_sub(1)?)
-    }
-
     fn login(&mut self, request: LoginRequest) -> LoginResponse {
-        let refused = |words: &str, user_id| LoginResponse {
+        // Of whom, a refusal never says.
+        let refused = |words: &str| LoginResponse {
             result: result(Code::Invalid, words),
-            user_id,
             ..Default::default()
         };
         let found = (1..)
@@ -320,8 +295,7 @@ impl State {
         match found {
             Some((user_id, account)) if account.password == request.password => {
                 if account.online {
-                    let told = self.options.refusal_names_user;
-                    return refused("user already online", if told { user_id } else { 0 });
+                    return refused("user already online");
                 }
                 account.online = true;
                 LoginResponse {
@@ -331,7 +305,7 @@ impl State {
                     ..Default::default()
                 }
             }
-            _ => refused("bad cred", 0),
+            _ => refused("bad cred"),
         }
     }
 
@@ -375,6 +349,25 @@ impl State {
         LogoutResponse { result: ok() }
     }
 
+    /// What the User Service does when it starts.
+    pub fn log_out_everybody(&mut self) {
+        for account in &mut self.accounts {
+            account.online = false;
+        }
+    }
+
+    /// What Presence does when it starts, and never again.
+    pub fn connect_to_redis(&mut self, url: &str) {
+        self.redis = redis::Client::open(url)
+            .and_then(|client| client.get_connection())
+            .expect("Redis answers");
+    }
+
+    /// See [`Options::crash_is_silence`].
+    pub fn crash_is_silence(&self) -> bool {
+        self.options.crash_is_silence
+    }
+
     /// Whether the user's row says online.
     pub fn is_online(&self, user_id: i64) -> bool {
         let index = usize::try_from(user_id - 1).ok();
@@ -403,13 +396,14 @@ impl State {
         }
     }
 
-    /// The route of a user who has one.
+    /// The route of a user who has one; an empty one is none.
     pub fn route(&mut self, user_id: i64) -> Option<String> {
-        redis::cmd("GET")
+        let route: Option<String> = redis::cmd("GET")
             .arg(route_key(user_id))
             .query(&mut self.redis)
             .ok()
-            .flatten()
+            .flatten();
+        route.filter(|route| !route.is_empty())
     }
 
     /// Publishing to nobody counts as delivered.
@@ -463,7 +457,7 @@ fn route_key(user_id: i64) -> String {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            refusal_names_user: true,
+            crash_is_silence: false,
             route_lifetime: Duration::from_secs(120),
         }
     }

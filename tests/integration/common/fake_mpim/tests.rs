@@ -1,7 +1,7 @@
 //! The fake itself: it answers as MPIM was seen to answer.
 
 use im_gateway::proto::{
-    BindRouteRequest, C2cMsg, Code, LoginRequest, LoginResponse, PullOfflineRequest,
+    self, BindRouteRequest, C2cMsg, Code, LoginRequest, LoginResponse, PullOfflineRequest,
     PullOfflineResponse, RegisterRequest, SendRequest, SendResponse,
 };
 
@@ -96,7 +96,7 @@ fn it_answers_as_mpim_does() {
     user.write("UserService", "GetProfile", &[]);
     user.write("UserService", "Login", b"\x0a\xff");
     let response: LoginResponse = user.call("UserService", "Login", &login);
-    assert_eq!((code(&response), response.user_id), (Code::Invalid, 1));
+    assert_eq!((code(&response), response.user_id), (Code::Invalid, 0));
     assert_eq!(
         fake.unanswered(),
         ["UserService.GetProfile", "UserService.Login"]
@@ -149,4 +149,172 @@ fn it_answers_as_mpim_does() {
     );
     let _: SendResponse = message.call("MessageService", "Send", &send("a\0b"));
     assert!(fake.published()[1].1.ends_with(b"a"));
+}
+
+struct Fake {
+    fake: FakeMpim,
+    redis: RedisServer,
+    _zookeeper: Zookeeper,
+}
+
+fn fake() -> Fake {
+    let redis = RedisServer::start();
+    let zookeeper = Zookeeper::start();
+    let fake = FakeMpim::start(&zookeeper.hosts(""), &redis, Options::default());
+    Fake {
+        fake,
+        redis,
+        _zookeeper: zookeeper,
+    }
+}
+
+fn register(user: &mut Caller, name: &str) -> proto::RegisterResponse {
+    let request = RegisterRequest {
+        username: name.into(),
+        password: "123456".into(),
+        ..Default::default()
+    };
+    user.call("UserService", "Register", &request)
+}
+
+#[test]
+fn a_refusal_says_byte_for_byte_what_was_observed() {
+    let mut world = fake();
+    let mut user = Caller::new(&world.fake, "UserService");
+    register(&mut user, "alice");
+    let login = LoginRequest {
+        username: "alice".into(),
+        password: "123456".into(),
+        ..Default::default()
+    };
+    let response: LoginResponse = user.call("UserService", "Login", &login);
+    assert_eq!(code(&response), Code::Ok);
+    user.write("UserService", "Login", &login.encode_to_vec());
+    let mut reply = [0; 29];
+    user.0.read_exact(&mut reply).expect("a reply");
+    assert_eq!(
+        reply,
+        *b"\x19\0\0\0\x0a\x17\x08\x01\x12\x13user already online"
+    );
+    assert!(world.fake.is_online(1));
+    // Everybody is offline when it has started again.
+    world.fake.restart("UserService");
+    assert!(!world.fake.is_online(1));
+    let mut user = Caller::new(&world.fake, "UserService");
+    let response: LoginResponse = user.call("UserService", "Login", &login);
+    assert_eq!(code(&response), Code::Ok);
+}
+
+#[test]
+fn two_calls_at_once_spoil_what_is_not_locked() {
+    let mut world = fake();
+    let mut callers = [0; 2].map(|_| Caller::new(&world.fake, "UserService"));
+    let friends = proto::GetFriendsRequest { user_id: 1 }.encode_to_vec();
+    while !world.fake.database_is_broken() {
+        for caller in &mut callers {
+            caller.write("UserService", "GetFriends", &friends);
+        }
+        for caller in &mut callers {
+            let _: proto::GetFriendsResponse = caller.read();
+        }
+    }
+    let failed = register(&mut callers[0], "alice").result;
+    assert_eq!(failed.expect("a result").code(), Code::Internal);
+    world.fake.restart("UserService");
+    let mut user = Caller::new(&world.fake, "UserService");
+    let registered = register(&mut user, "alice").result;
+    assert_eq!(registered.expect("a result").code(), Code::Ok);
+
+    bind(&world.fake, "gw-1#0");
+    let send = SendRequest {
+        msg: Some(C2cMsg {
+            to: 1,
+            text: "hi".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    let mut callers = [0; 2].map(|_| Caller::new(&world.fake, "MessageService"));
+    for _ in 0..1000 {
+        if world.fake.presence_is_wedged() {
+            break;
+        }
+        for caller in &mut callers {
+            caller.write("MessageService", "Send", &send);
+        }
+        let is_answered = |caller: &mut Caller| caller.0.read_exact(&mut [0; 10]).is_ok();
+        for caller in &mut callers {
+            let patience = Some(Duration::from_millis(200));
+            caller.0.set_read_timeout(patience).expect("time-out");
+            if !is_answered(caller) {
+                break;
+            }
+        }
+    }
+    assert!(world.fake.presence_is_wedged());
+    let unanswered = world.fake.unanswered();
+    assert!(unanswered.contains(&"MessageService.Send".to_owned()));
+}
+
+fn bind(fake: &FakeMpim, gateway_id: &str) -> Code {
+    let request = BindRouteRequest {
+        user_id: 1,
+        gateway_id: gateway_id.into(),
+        ..Default::default()
+    };
+    let mut presence = Caller::new(fake, "PresenceService");
+    let bound: proto::BindRouteResponse = presence.call("PresenceService", "BindRoute", &request);
+    bound.result.expect("a result").code()
+}
+
+fn query(fake: &FakeMpim) -> (Code, String) {
+    let request = proto::QueryRouteRequest { user_id: 1 };
+    let mut presence = Caller::new(fake, "PresenceService");
+    let known: proto::QueryRouteResponse = presence.call("PresenceService", "QueryRoute", &request);
+    (known.result.expect("a result").code(), known.gateway_id)
+}
+
+#[test]
+fn an_empty_route_is_none_and_presence_does_not_find_redis_again() {
+    let mut world = fake();
+    assert_eq!(bind(&world.fake, "gw-1#0"), Code::Ok);
+    assert_eq!(query(&world.fake), (Code::Ok, "gw-1#0".into()));
+    assert_eq!(bind(&world.fake, ""), Code::Ok);
+    assert_eq!(query(&world.fake), (Code::NotFound, String::new()));
+
+    world.redis.restart();
+    assert_eq!(bind(&world.fake, "gw-1#0"), Code::Internal);
+    assert_eq!(bind(&world.fake, "gw-1#0"), Code::Internal);
+    world.fake.restart("PresenceService");
+    assert_eq!(bind(&world.fake, "gw-1#0"), Code::Ok);
+}
+
+#[test]
+fn groups_have_wrong_numbers_and_joining_one_is_the_end() {
+    let mut world = fake();
+    let mut group = Caller::new(&world.fake, "GroupService");
+    let create = proto::CreateGroupRequest {
+        creator_id: 1,
+        group_name: "team".into(),
+        ..Default::default()
+    };
+    for expected in [Code::Ok, Code::Invalid] {
+        let created: proto::CreateGroupResponse =
+            group.call("GroupService", "CreateGroup", &create);
+        assert_eq!(created.group_id, 0);
+        assert_eq!(created.result.expect("a result").code(), expected);
+    }
+    for (user_id, groups) in [(1, vec![0]), (2, vec![])] {
+        let request = proto::GetUserGroupsRequest { user_id };
+        let answer: proto::GetUserGroupsResponse =
+            group.call("GroupService", "GetUserGroups", &request);
+        assert_eq!(answer.group_ids, groups);
+    }
+    group.write("GroupService", "JoinGroup", &[]);
+    assert!(group.0.read_exact(&mut [0; 4]).is_err(), "it has ended");
+    world.fake.restart("GroupService");
+    let mut group = Caller::new(&world.fake, "GroupService");
+    let request = proto::GetUserGroupsRequest { user_id: 2 };
+    let _: proto::GetUserGroupsResponse = group.call("GroupService", "GetUserGroups", &request);
 }

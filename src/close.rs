@@ -72,8 +72,37 @@ impl CloseReason {
     pub fn kick_word(self) -> Option<&'static str> {
         match self {
             Self::ClientClosed | Self::Quit | Self::ConnectionLost | Self::Internal => None,
-            Self::RateLimited => Some("protocol"),
             other => Some(other.word()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_told_why_is_told_the_word_that_is_counted() {
+        let told: Vec<&str> = CloseReason::ALL
+            .into_iter()
+            .filter_map(|reason| {
+                let word = reason.kick_word()?;
+                assert_eq!(word, reason.word());
+                Some(word)
+            })
+            .collect();
+        for word in [
+            "replaced",
+            "revoked",
+            "idle",
+            "auth_timeout",
+            "slow_consumer",
+            "protocol",
+            "rate_limited",
+            "admin",
+            "shutdown",
+        ] {
+            assert!(told.contains(&word), "{word}");
         }
     }
 }

@@ -155,7 +155,7 @@ fn a_flood_is_cut_off_and_others_do_not_notice() {
     assert!(
         lines.iter().all(|line| line == "+OK pong"
             || line.starts_with("-ERR RATE_LIMITED retry_ms=")
-            || line == "KICK reason=protocol"),
+            || line == "KICK reason=rate_limited"),
         "{lines:?}"
     );
     assert_eq!(witness.ask("ping"), "+OK pong");

@@ -116,6 +116,12 @@ fn snowflake_ms(unix_ms: u64) -> Option<u64> {
         .filter(|ms| *ms < 1 << TIME_BITS)
 }
 
+/// When `id` was made, in Unix milliseconds, by the clock of whoever made it.
+pub fn made_ms(id: MessageId) -> i64 {
+    // 41 bits and a date of this century: no overflow.
+    SNOWFLAKE_EPOCH_UNIX_MS as i64 + (id >> (WORKER_BITS + SEQUENCE_BITS))
+}
+
 impl MessageIds {
     /// The ids of worker number `worker`, for ever.
     ///

@@ -258,6 +258,8 @@ pub struct Store {
     pub messages: Counter,
     /// Messages deleted by the sweep.
     pub swept_messages: Counter,
+    /// Times the wall clock was found to be set.
+    pub clock_steps: Counter,
     /// Calls left waiting when the store last took a batch.
     pub queue_depth: Gauge,
     /// For how long other processes have kept this one from writing, in milliseconds.
@@ -282,6 +284,7 @@ impl Store {
             panics: Counter::default(),
             messages: Counter::default(),
             swept_messages: Counter::default(),
+            clock_steps: Counter::default(),
             queue_depth: Gauge::default(),
             lock_wait_ms: Gauge::default(),
             outage: Outage::default(),

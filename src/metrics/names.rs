@@ -193,6 +193,8 @@ table! {
         "Messages stored, direct and of groups, each once.";
     STORE_SWEPT_MESSAGES = "im_gateway_store_swept_messages_total", Counter of Count, [],
         "Messages deleted because all their readers had confirmed them long enough ago.";
+    CLOCK_STEPS = "im_gateway_clock_steps_total", Counter of Count, [],
+        "Times the wall clock of this machine was set; only time stamps follow it.";
     STORE_QUEUE_DEPTH = "im_gateway_store_queue_depth", Gauge of Count, [],
         "Calls left waiting for the store when it last took a batch.";
     STORE_LOCK_WAIT = "im_gateway_store_lock_wait_seconds", Gauge of Seconds, [],

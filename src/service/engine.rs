@@ -15,10 +15,11 @@ use std::{
 
 use super::{
     Call, ReplySink,
+    clock::Now,
     health::{FailureReport, Health},
     password::{Job, Judged, Task, Verdict},
     routes::Presence,
-    store::{Failure, Mode, Storage, Store, sqlite::Sqlite},
+    store::{Failure, Mode, Storage, Store, sqlite::Sqlite, storage::TimeBase},
     sweep::Sweep,
 };
 use crate::{
@@ -122,7 +123,12 @@ pub(super) struct Engine<S = Sqlite> {
     pub(super) pushes: Vec<(Channel, PushMessage)>,
     pub(super) health: Health,
     pub(super) metrics: Arc<metrics::Store>,
+    /// Now, by the store's time.
     pub(super) now_ms: i64,
+    /// Now, by the wall clock: for time stamps, and nothing else.
+    pub(super) unix_ms: i64,
+    /// How late it is, if that is to be noted.
+    pub(super) time_to_note: Option<TimeBase>,
     /// How long the last commit took.
     pub(super) last_commit: Duration,
     /// When the log was last emptied because storage failed.
@@ -161,6 +167,8 @@ impl<S: Storage> Engine<S> {
             health: Health::new(report),
             metrics,
             now_ms: 0,
+            unix_ms: 0,
+            time_to_note: None,
             last_commit: Duration::ZERO,
             log_shortened_ms: 0,
             stored_messages: 0,
@@ -170,9 +178,14 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Carries out a batch at `now_ms` (Unix time) and commits it.
-    pub(super) fn run(&mut self, batch: &mut impl Batch, now_ms: i64) -> Effects {
-        self.now_ms = now_ms;
+    fn set_now(&mut self, now: Now) {
+        self.unix_ms = now.unix_ms;
+        self.now_ms = now.store_ms;
+    }
+
+    /// Carries out a batch and commits it.
+    pub(super) fn run(&mut self, batch: &mut impl Batch, now: impl Into<Now>) -> Effects {
+        self.set_now(now.into());
         let mut items = Vec::new();
         let mut left_out = Vec::new();
         let mut mode = Mode::Normal;
@@ -203,14 +216,18 @@ impl<S: Storage> Engine<S> {
 
     /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations, routes that have expired, and after
     /// a failure a try whether the store can be written again. `true`: there is more to sweep.
-    pub(super) fn run_housekeeping(&mut self, now_ms: i64, sweep: bool) -> bool {
-        self.now_ms = now_ms;
+    pub(super) fn run_housekeeping(&mut self, now: impl Into<Now>, sweep: bool) -> bool {
+        self.set_now(now.into());
+        let now_ms = self.now_ms;
         self.store.set_mode(Mode::Normal);
         let done = catch_unwind(AssertUnwindSafe(|| {
             self.begin()?;
             self.expire_routes()?;
             if self.health.probe_is_due(now_ms) {
                 self.store.probe()?;
+            }
+            if let Some(base) = self.time_to_note.take() {
+                self.store.write()?.put_time_base(&base)?;
             }
             let more = if sweep { self.sweep_slice()? } else { false };
             self.commit().map(|()| more)

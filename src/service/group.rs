@@ -55,7 +55,7 @@ impl<S: Storage> Engine<S> {
             description: request.description.clone(),
             creator: request.creator_id,
         };
-        let now_ms = self.now_ms;
+        let now_ms = self.unix_ms;
         let group_id = self.store.write()?.insert_group(&facts, now_ms)?;
         self.load_group(group_id)?;
         let is_bound = self.is_bound(request.creator_id)?;

@@ -53,6 +53,7 @@ impl<S: Storage> Engine<S> {
             msg_id: msg.msg_id,
             is_own_id: false,
             is_own_time: false,
+            stored_ms: self.now_ms,
             stream: StreamId::inbox(msg.to),
             sender: msg.from,
             ts_ms: msg.ts_ms,
@@ -143,6 +144,7 @@ impl<S: Storage> Engine<S> {
             msg_id: msg.msg_id,
             is_own_id: false,
             is_own_time: false,
+            stored_ms: self.now_ms,
             stream: StreamId::group(group),
             sender: msg.from,
             ts_ms: msg.ts_ms,
@@ -219,7 +221,7 @@ impl<S: Storage> Engine<S> {
             ));
         }
         if draft.ts_ms <= 0 {
-            draft.ts_ms = self.now_ms;
+            draft.ts_ms = self.unix_ms;
             draft.is_own_time = true;
         }
         if draft.msg_id <= 0 {
@@ -259,7 +261,7 @@ impl<S: Storage> Engine<S> {
     /// An id for a message that came without one.
     fn own_message_id(&mut self) -> Result<MessageId, Failure> {
         self.message_ids
-            .next(u64::try_from(self.now_ms).unwrap_or(0))
+            .next(u64::try_from(self.unix_ms).unwrap_or(0))
             .ok_or(Failure::Damaged("the ids of messages are used up"))
     }
 

@@ -17,6 +17,7 @@
 //! of its own; `sweep` deletes what everybody has confirmed, `health` tells whether writing works; `cursor` and `range_set`
 //! are the pure arithmetic of who has confirmed what.
 
+mod clock;
 mod cursor;
 mod engine;
 mod fair_queue;
@@ -49,6 +50,7 @@ use crossbeam_channel::{Sender, TrySendError};
 pub use self::health::FailureReport;
 pub(crate) use self::inbox::PAGE_BYTES;
 use self::{
+    clock::Clock,
     engine::Engine,
     password::PasswordPool,
     routes::Presence,
@@ -163,6 +165,7 @@ pub fn start(
     if !presence.is_in_storage() {
         forget_routes(&mut storage);
     }
+    let clock = Clock::of(&mut storage);
     let last_message_id = storage.last_message_id().map_err(|error| {
         StartupError::new(
             ExitCode::Preflight,
@@ -190,6 +193,7 @@ pub fn start(
     )?;
     let store_thread = StoreThread {
         engine,
+        clock,
         queue,
         waiting: Waiting::new(),
         verdicts_awaited: 0,

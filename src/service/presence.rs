@@ -177,7 +177,7 @@ impl<S: Storage> Engine<S> {
             let notice = PushMessage {
                 from: user,
                 to: follower,
-                ts_ms: self.now_ms,
+                ts_ms: self.unix_ms,
                 kind: PushKind::Notice.into(),
                 text: format!("friend_online uid={user} name={name}"),
                 ..Default::default()

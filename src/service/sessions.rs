@@ -133,7 +133,7 @@ impl<S: Storage> Engine<S> {
         let epoch = SessionEpoch {
             number: present.number + 1,
             // A clock that was set back does not bring back what was ended.
-            since_ms: self.now_ms.max(present.since_ms),
+            since_ms: self.unix_ms.max(present.since_ms),
             kept_session,
         };
         self.store.write()?.begin_session_epoch(user, &epoch)?;

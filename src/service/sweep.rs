@@ -11,7 +11,7 @@ use super::{
     message::REPEAT_WINDOW_MS,
     store::{Failure, Storage, StreamId, storage::Place},
 };
-use crate::id::MessageId;
+use crate::id::{MessageId, made_ms};
 
 /// Rows looked at in one slice.
 const SLICE_ROWS: usize = 256;
@@ -41,12 +41,18 @@ impl<S: Storage> Engine<S> {
                 msg_id,
                 stream,
                 seq,
-                ts_ms,
+                stored_ms,
             } = place;
-            // Ids grow with time, so what follows is younger still.
-            if ts_ms > self.now_ms - REPEAT_WINDOW_MS {
-                is_last = true;
-                break;
+            let young_ms = self.now_ms - REPEAT_WINDOW_MS;
+            if stored_ms > young_ms {
+                if made_ms(msg_id) > young_ms {
+                    // Ids grow with time, so what follows is younger still.
+                    is_last = true;
+                    break;
+                }
+                // The clock of the gateway that made the id is behind: what follows may well be older.
+                position = msg_id;
+                continue;
             }
             let is_confirmed = match stream.group_id() {
                 None => {

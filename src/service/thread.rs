@@ -15,12 +15,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{
     Call, ReplySink,
+    clock::{Clock, Now},
     engine::{self, Effects, Engine, Item, Outcome},
     health::{CALM_MS, FailureReport},
     password::{Judged, PasswordPool},
     waiting::Waiting,
 };
-use crate::{backend::Response, bus::Publisher, metrics, unix_time::unix_ms};
+use crate::{backend::Response, bus::Publisher, metrics};
 
 /// Calls that may wait in turns; the others wait in the queue.
 const WAITING_CALLS: usize = 32_768;
@@ -56,6 +57,7 @@ pub(super) enum Envelope {
 /// The thread's belongings.
 pub(super) struct StoreThread {
     pub(super) engine: Engine,
+    pub(super) clock: Clock,
     pub(super) queue: Receiver<Envelope>,
     pub(super) waiting: Waiting,
     /// Verdicts that the password pool still owes.
@@ -73,6 +75,7 @@ struct Housekeeping {
     last_look: Instant,
     expiring: bool,
     commits_at_checkpoint: u64,
+    commits_at_note: u64,
 }
 
 impl Housekeeping {
@@ -96,6 +99,7 @@ impl StoreThread {
             last_look: Instant::now(),
             expiring: false,
             commits_at_checkpoint: 0,
+            commits_at_note: 0,
         };
         let mut stopping = false;
         while !stopping {
@@ -147,8 +151,9 @@ impl StoreThread {
         let depth = self.queue.len() + self.waiting.len();
         self.metrics.queue_depth.set(depth as u64);
         let longest = (self.engine.last_commit * BATCH_COMMITS).clamp(LEAST_BATCH, LONGEST_BATCH);
+        let now = self.look_at_clock();
         let mut batch = self.waiting.batch(longest);
-        let Effects { pushes, outcomes } = self.engine.run(&mut batch, unix_ms());
+        let Effects { pushes, outcomes } = self.engine.run(&mut batch, now);
         let late = batch.end();
         if !pushes.is_empty() {
             self.publisher.publish(pushes);
@@ -198,7 +203,7 @@ impl StoreThread {
         };
         match self.engine.store.write_back_due_ms() {
             Some(due) => pause.min(Duration::from_millis(
-                u64::try_from(due - unix_ms()).unwrap_or(0),
+                u64::try_from(due - self.clock.store_ms()).unwrap_or(0),
             )),
             None => pause,
         }
@@ -209,7 +214,8 @@ impl StoreThread {
     }
 
     fn keep_house(&mut self, housekeeping: &mut Housekeeping) {
-        let now_ms = unix_ms();
+        let now = self.look_at_clock();
+        let now_ms = now.store_ms;
         let is_quiet = self.queue.is_empty() && self.waiting.is_empty();
         let since_slice = housekeeping.last_slice.elapsed();
         let pause = match (housekeeping.sweeping, is_quiet) {
@@ -225,7 +231,10 @@ impl StoreThread {
             .is_some_and(|due| due <= now_ms);
         let expired = self.look_around(now_ms, housekeeping);
         if sweep || write_back || expired || self.engine.health.probe_is_due(now_ms) {
-            let more = self.engine.run_housekeeping(now_ms, sweep);
+            if sweep && !housekeeping.sweeping {
+                self.note_time(housekeeping);
+            }
+            let more = self.engine.run_housekeeping(now, sweep);
             if sweep {
                 housekeeping.sweeping = more;
                 housekeeping.last_slice = Instant::now();
@@ -237,6 +246,24 @@ impl StoreThread {
         {
             self.engine.store.tidy(false);
             housekeeping.commits_at_checkpoint = self.metrics.commits.get();
+        }
+    }
+
+    fn look_at_clock(&mut self) -> Now {
+        let (now, is_step) = self.clock.look();
+        if is_step {
+            self.metrics.clock_steps.inc();
+        }
+        now
+    }
+
+    /// With each pass of the sweep it is noted how late it is, unless nothing happened since.
+    fn note_time(&mut self, housekeeping: &mut Housekeeping) {
+        let commits = self.metrics.commits.get();
+        if housekeeping.commits_at_note != commits {
+            // The note itself is one.
+            housekeeping.commits_at_note = commits + 1;
+            self.engine.time_to_note = Some(self.clock.base());
         }
     }
 
@@ -270,7 +297,9 @@ impl StoreThread {
             self.carry_out();
         }
         self.engine.store.write_back_all();
-        self.engine.run_housekeeping(unix_ms(), false);
+        self.engine.time_to_note = Some(self.clock.base());
+        let now = self.look_at_clock();
+        self.engine.run_housekeeping(now, false);
         self.engine.store.tidy(true);
         self.passwords.stop();
     }

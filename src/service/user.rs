@@ -81,7 +81,7 @@ impl<S: Storage> Engine<S> {
             })),
             Verdict::Login(None) => Err(WRONG),
             Verdict::Hashed { name, hash } => {
-                let now_ms = self.now_ms;
+                let now_ms = self.unix_ms;
                 let inserted = self.store.write()?.insert_user(name, hash, now_ms)?;
                 let user_id = inserted.ok_or(NAME_TAKEN)?;
                 Ok(Response::Register(proto::RegisterResponse {

@@ -14,11 +14,36 @@ use crate::{
 
 /// Everything the services ask of a storage.
 pub(in crate::service) trait Storage:
-    Transactions + Accounts + Sessions + Groups + Messages + Cursors + Routes
+    Transactions + Times + Accounts + Sessions + Groups + Messages + Cursors + Routes
 {
 }
 
-impl<S: Transactions + Accounts + Sessions + Groups + Messages + Cursors + Routes> Storage for S {}
+impl<S: Transactions + Times + Accounts + Sessions + Groups + Messages + Cursors + Routes> Storage
+    for S
+{
+}
+
+/// How the store's own time follows from that since the machine's start, and how late it was when somebody last looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::service) struct TimeBase {
+    /// Names the machine's start.
+    pub(in crate::service) boot: String,
+    /// What to add to the time since.
+    pub(in crate::service) offset_ms: i64,
+    /// The store's time when this was written.
+    pub(in crate::service) last_ms: i64,
+    /// The time of day when this was written.
+    pub(in crate::service) last_unix_ms: i64,
+}
+
+/// The store's own time: all that ages in it does so by this one (`service/clock.rs`).
+pub(in crate::service) trait Times {
+    /// What was put last; `None`: nothing yet.
+    fn time_base(&self) -> Result<Option<TimeBase>, Failure>;
+
+    /// Puts it in the place of what is there.
+    fn put_time_base(&mut self, base: &TimeBase) -> Result<(), Failure>;
+}
 
 /// Beginning and ending, and what keeps a storage fit.
 pub(in crate::service) trait Transactions {
@@ -155,6 +180,8 @@ pub(in crate::service) struct Draft<'a> {
     pub(in crate::service) is_own_id: bool,
     /// Whether the services gave the time themselves: then it says nothing about a repeat.
     pub(in crate::service) is_own_time: bool,
+    /// When it is stored, by the store's time.
+    pub(in crate::service) stored_ms: i64,
     pub(in crate::service) stream: StreamId,
     pub(in crate::service) sender: UserId,
     pub(in crate::service) ts_ms: i64,
@@ -201,7 +228,8 @@ pub(in crate::service) struct Place {
     pub(in crate::service) msg_id: MessageId,
     pub(in crate::service) stream: StreamId,
     pub(in crate::service) seq: u64,
-    pub(in crate::service) ts_ms: i64,
+    /// When it was stored, by the store's time.
+    pub(in crate::service) stored_ms: i64,
 }
 
 /// Messages and the numbers of their streams.
@@ -215,7 +243,7 @@ pub(in crate::service) trait Messages {
     /// The message of this id.
     fn message_by_id(&self, msg_id: MessageId) -> Result<Option<Original>, Failure>;
 
-    /// The message that `sender` calls `client_msg_id`, if it is younger than `after_ms`.
+    /// The message that `sender` calls `client_msg_id`, if it was stored after `after_ms`.
     fn message_by_client_id(
         &self,
         sender: UserId,
@@ -223,7 +251,7 @@ pub(in crate::service) trait Messages {
         after_ms: i64,
     ) -> Result<Option<Original>, Failure>;
 
-    /// The message that `sender` calls `client_msg_id` is called so no longer, if it is not younger than `before_ms`.
+    /// The message that `sender` calls `client_msg_id` is called so no longer, if it was not stored after `before_ms`.
     fn release_client_id(
         &mut self,
         sender: UserId,
@@ -340,6 +368,9 @@ pub(in crate::service) trait Routes {
         session_id: SessionId,
         expires_ms: i64,
     ) -> Result<(), Failure>;
+
+    /// All routes expire by so much later.
+    fn delay_routes(&mut self, by_ms: i64) -> Result<(), Failure>;
 
     /// When the first route expires; `None`: there are no routes.
     fn first_expiry_ms(&self) -> Result<Option<i64>, Failure>;

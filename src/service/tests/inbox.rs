@@ -204,3 +204,27 @@ fn a_sweep_goes_through_a_large_table_slice_by_slice() {
     assert_eq!(slices, 4);
     assert_eq!(world.count("SELECT count(*) FROM messages"), 0);
 }
+
+#[test]
+fn the_sweep_passes_over_ids_of_a_gateway_whose_clock_is_behind() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let with_id = |world: &mut World, made_ms: i64| {
+        let mut draft = world.draft(alice, bob, "x");
+        let id = (made_ms - 1_420_070_400_000) << 22;
+        draft.msg.as_mut().expect("a message").msg_id = id;
+        let sent = world.call::<crate::backend::method::Send>(draft);
+        assert_eq!(code(&sent.result), Code::Ok);
+    };
+    let now = world.now_ms;
+    with_id(&mut world, now);
+    world.ack_range(bob, 0, 1, 2);
+    world.now_ms += DAY_MS + 1;
+    // Stored just now, under an id that is years old.
+    let long_ago = now - 2000 * DAY_MS;
+    with_id(&mut world, long_ago);
+    world.ack_range(bob, 0, 2, 2);
+    world.engine.run_housekeeping(world.now_ms, true);
+    assert_eq!(world.count("SELECT count(*) FROM messages"), 1);
+}

@@ -120,6 +120,47 @@ fn the_same_client_id_within_a_day_answers_the_first_message_and_pushes_nothing(
 }
 
 #[test]
+fn a_tag_is_remembered_whatever_the_clocks_of_gateways_and_services_show() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    for (tag, gateway_ahead_ms) in [("behind", -3 * DAY_MS), ("ahead", 3 * DAY_MS)] {
+        let draft = |world: &mut World| {
+            let mut draft = world.draft(alice, bob, tag);
+            draft.client_msg_id = tag.to_owned();
+            draft.msg.as_mut().expect("a message").ts_ms += gateway_ahead_ms;
+            draft
+        };
+        let first = draft(&mut world);
+        let first = world.call::<method::Send>(first);
+        // The service's own wall clock is set, by as much as a tag lives and back again.
+        for wall_ahead_ms in [0, DAY_MS, 10 * DAY_MS, -10 * DAY_MS] {
+            world.wall_ahead_ms = wall_ahead_ms;
+            let again = draft(&mut world);
+            let again = world.call::<method::Send>(again);
+            assert_eq!((again.msg_id, again.duplicate), (first.msg_id, true));
+        }
+    }
+    // A day by no clock that can be set is a day.
+    world.now_ms += DAY_MS + 1;
+    let mut second = world.draft(alice, bob, "another");
+    second.client_msg_id = "ahead".to_owned();
+    assert!(!world.call::<method::Send>(second).duplicate);
+}
+
+#[test]
+fn time_stamps_are_those_of_the_wall_clock() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    world.wall_ahead_ms = 3_600_000;
+    let mut request = world.draft(alice, bob, "now");
+    request.msg.as_mut().expect("a message").ts_ms = 0;
+    world.call::<method::Send>(request);
+    let stamped = world.pull(bob).msg_list[0].ts_ms;
+    assert_eq!(stamped, world.now_ms + 3_600_000);
+}
+
+#[test]
 fn a_client_id_is_free_again_after_a_day() {
     let mut world = World::new();
     let (alice, bob) = (world.user("alice"), world.user("bob"));

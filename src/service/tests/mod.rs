@@ -60,6 +60,8 @@ struct World {
     directory: Arc<TempDir>,
     mode: StorageMode,
     now_ms: i64,
+    /// How far the wall clock is ahead of the store's time.
+    wall_ahead_ms: i64,
     pushes: Vec<(Channel, PushMessage)>,
     next_msg_id: i64,
     sink: Arc<dyn ReplySink>,
@@ -101,6 +103,7 @@ impl World {
             directory,
             mode,
             now_ms: START_MS,
+            wall_ahead_ms: 0,
             pushes: Vec::new(),
             next_msg_id: 1,
             sink: Arc::new(Kept::default()),
@@ -119,6 +122,13 @@ impl World {
         }
     }
 
+    fn now(&self) -> super::clock::Now {
+        super::clock::Now {
+            store_ms: self.now_ms,
+            unix_ms: self.now_ms + self.wall_ahead_ms,
+        }
+    }
+
     /// Carries out several calls as one batch.
     fn batch(&mut self, requests: Vec<Request>) -> Vec<Response> {
         let items: Vec<Item> = requests
@@ -132,7 +142,8 @@ impl World {
                 })
             })
             .collect();
-        let effects = self.engine.run(&mut items.into_iter(), self.now_ms);
+        let now = self.now();
+        let effects = self.engine.run(&mut items.into_iter(), now);
         self.pushes.extend(effects.pushes);
         effects
             .outcomes

@@ -157,6 +157,29 @@ fn an_expired_route_counts_nowhere_and_ends_what_counts_as_handed_out() {
 }
 
 #[test]
+fn a_wall_clock_that_is_set_ends_no_route_in_whichever_process() {
+    let (mut one, mut other) = super::shared::pair();
+    let (alice, bob) = (one.user("alice"), one.user("bob"));
+    one.bind(bob, 0, 1);
+    // One process has a wrong clock, then the right one again; the other's goes far back.
+    for (ahead_of_one, ahead_of_other) in
+        [(3_600_000, 0), (0, -3_600_000), (-86_400_000, 86_400_000)]
+    {
+        one.wall_ahead_ms = ahead_of_one;
+        other.wall_ahead_ms = ahead_of_other;
+        for world in [&mut one, &mut other] {
+            assert_eq!(world.bound_sessions(bob), [1]);
+            let now = world.now();
+            assert!(!world.engine.has_expired_routes(now.store_ms));
+            world.engine.run_housekeeping(now, true);
+            world.send(alice, bob, "still there?");
+            assert_eq!(world.pushed_over(), [route(0)]);
+            assert!(refresh(world, 0, &[bob]).is_empty());
+        }
+    }
+}
+
+#[test]
 fn routes_that_nobody_asks_for_are_swept_and_their_cursors_closed() {
     for mut world in backends() {
         let alice = world.user("alice");
@@ -312,6 +335,6 @@ fn where_accounts_are_kept_elsewhere_every_number_is_a_users() {
     assert_eq!(world.pulled(42), [("hi".to_owned(), true)]);
     assert_eq!(
         code(&world.send(7, -42, "to no number").result),
-        Code::Invalid
+        Code::NotFound
     );
 }

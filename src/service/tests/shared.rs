@@ -19,7 +19,7 @@ fn pair_with_inbox_limit(inbox_limit: u64) -> (World, World) {
     (one, other)
 }
 
-fn pair() -> (World, World) {
+pub(super) fn pair() -> (World, World) {
     pair_with_inbox_limit(10_000)
 }
 

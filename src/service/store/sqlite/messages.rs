@@ -16,8 +16,8 @@ impl Messages for Sqlite {
         let inserted = self
             .connection
             .prepare_cached(
-                "INSERT INTO messages (msg_id, stream, seq, sender, ts_ms, client_msg_id, text)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO messages (msg_id, stream, seq, sender, ts_ms, client_msg_id, text, stored_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
                 draft.msg_id,
@@ -27,6 +27,7 @@ impl Messages for Sqlite {
                 draft.ts_ms,
                 draft.client_msg_id,
                 draft.text,
+                draft.stored_ms,
             ]);
         match inserted {
             Ok(_) => Ok(true),
@@ -56,7 +57,7 @@ impl Messages for Sqlite {
             .connection
             .prepare_cached(
                 "SELECT msg_id, stream, sender, ts_ms, client_msg_id, text FROM messages
-                 WHERE sender = ?1 AND client_msg_id = ?2 AND ts_ms > ?3",
+                 WHERE sender = ?1 AND client_msg_id = ?2 AND ifnull(stored_ms, ts_ms) > ?3",
             )?
             .query_row(params![sender, client_msg_id, after_ms], original)
             .optional()?)
@@ -71,7 +72,7 @@ impl Messages for Sqlite {
         self.connection
             .prepare_cached(
                 "UPDATE messages SET client_msg_id = NULL
-                 WHERE sender = ?1 AND client_msg_id = ?2 AND ts_ms <= ?3",
+                 WHERE sender = ?1 AND client_msg_id = ?2 AND ifnull(stored_ms, ts_ms) <= ?3",
             )?
             .execute(params![sender, client_msg_id, before_ms])?;
         Ok(())
@@ -122,14 +123,15 @@ impl Messages for Sqlite {
 
     fn places_behind(&self, position: MessageId, limit: usize) -> Result<Vec<Place>, Failure> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT msg_id, stream, seq, ts_ms FROM messages WHERE msg_id > ?1 ORDER BY msg_id LIMIT ?2",
+            "SELECT msg_id, stream, seq, ifnull(stored_ms, ts_ms) FROM messages
+             WHERE msg_id > ?1 ORDER BY msg_id LIMIT ?2",
         )?;
         let rows = statement.query_map(params![position, limit as i64], |row| {
             Ok(Place {
                 msg_id: row.get(0)?,
                 stream: StreamId::from_row(row.get(1)?),
                 seq: row.get::<_, i64>(2)? as u64,
-                ts_ms: row.get(3)?,
+                stored_ms: row.get(3)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)

@@ -15,6 +15,7 @@ mod messages;
 mod routes;
 pub(in crate::service) mod schema;
 mod sessions;
+mod times;
 mod turn;
 
 use std::{

@@ -72,6 +72,13 @@ impl Routes for Sqlite {
         Ok(self.connection.execute_batch("DELETE FROM routes")?)
     }
 
+    fn delay_routes(&mut self, by_ms: i64) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached("UPDATE routes SET expires_ms = expires_ms + ?1")?
+            .execute([by_ms])?;
+        Ok(())
+    }
+
     fn sessions_over(
         &self,
         user: UserId,

@@ -106,6 +106,15 @@ const MIGRATIONS: &[&str] = &[
         due_ms INTEGER NOT NULL
     );
     CREATE INDEX departures_by_time ON departures (due_ms);",
+    // The store's own time, by which routes expire and messages and their tags grow old.
+    "CREATE TABLE time_base (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        boot TEXT NOT NULL,
+        offset_ms INTEGER NOT NULL,
+        last_ms INTEGER NOT NULL,
+        last_unix_ms INTEGER NOT NULL
+    );
+    ALTER TABLE messages ADD COLUMN stored_ms INTEGER;",
 ];
 
 /// Who may have the file open.

@@ -237,7 +237,11 @@ fn redis_is_there(numbers: &Arc<metrics::Server>) -> control::Condition {
 fn is_registered(status: &Arc<discovery::Status>) -> control::Condition {
     let status = Arc::clone(status);
     Box::new(move || {
-        (!status.is_registered()).then(|| "zookeeper: this process is not registered".to_owned())
+        let what = "zookeeper: this process is not registered";
+        (!status.is_registered()).then(|| match status.trouble() {
+            Some(trouble) => format!("{what}: {trouble}"),
+            None => what.to_owned(),
+        })
     })
 }
 

@@ -86,6 +86,7 @@ fn discover(
     );
     let status = Arc::clone(&foundation.registry.discovery);
     let inboxes = foundation.inboxes.clone();
+    let registry = Arc::clone(&foundation.registry);
     async move {
         let tell = |news: News| match news {
             News::Endpoints(endpoints) => {
@@ -104,7 +105,11 @@ fn discover(
             // An order that cannot come any more is one to leave.
             let _ = left.await;
         };
-        match discovery::watch(options, status, tell, left).await {
+        let answers = |service| {
+            let mut cores = registry.cores.iter();
+            cores.any(|core| core.instances_up(service) > 0)
+        };
+        match discovery::watch(options, status, tell, answers, left).await {
             Ok(()) => std::future::pending().await,
             Err(error) => error.into(),
         }
@@ -120,12 +125,19 @@ pub(super) fn conditions(registry: &Arc<Registry>) -> Vec<Condition> {
         Some(away.bus_outage.explain("redis: pushes do not arrive"))
     });
     let services = Service::ALL.map(|service| -> Condition {
-        let cores = Arc::clone(registry);
+        let registry = Arc::clone(registry);
         Box::new(move || {
-            let mut of_cores = cores.cores.iter();
-            let core = of_cores.find(|core| core.instances_up(service) == 0)?;
+            let mut cores = registry.cores.iter();
+            let core = cores.find(|core| core.instances_up(service) == 0)?;
             let what = format!("backends: {} cannot be reached", service.name());
-            Some(core.service_troubles[service as usize].explain(&what))
+            let reason = core.service_troubles[service as usize].explain(&what);
+            // Where nobody is known, this may be why.
+            let trouble = registry.discovery.trouble();
+            let trouble = trouble.filter(|_| registry.discovery.instances(service) == 0);
+            Some(match trouble {
+                Some(trouble) => format!("{reason}: {trouble}"),
+                None => reason,
+            })
         })
     });
     let cores = Arc::clone(registry);

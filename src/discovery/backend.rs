@@ -4,12 +4,7 @@
 //! is replaced at once; one that another process has is left to it and taken when it vanishes, which is how the nodes of
 //! single methods are handed on.
 
-use std::{
-    collections::HashSet,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use log::{info, warn};
 use zookeeper_client as zk;
@@ -17,7 +12,6 @@ use zookeeper_client as zk;
 use super::{
     Status,
     connection::{Connection, Owner, Session, contained, ended, pause},
-    pacing::Complaints,
     process::host_name,
     table::Place,
 };
@@ -152,7 +146,6 @@ struct Registration {
     /// Nodes of other sessions that were replaced. One that comes back belongs to somebody alive, and is left to him: two
     /// backends that were told the same address shall not fight.
     replaced: HashSet<String>,
-    complaints: Complaints,
 }
 
 impl Registration {
@@ -161,7 +154,6 @@ impl Registration {
             address: options.address,
             nodes: nodes(options, &host_name()),
             replaced: HashSet::new(),
-            complaints: Complaints::default(),
         }
     }
 
@@ -178,10 +170,12 @@ impl Registration {
             }
             was_registered = is_registered;
             match error {
-                None => self.complaints.clear(),
+                None => {
+                    status.unregistered.end();
+                }
                 Some(error) => {
                     let problem = format!("cannot register in ZooKeeper: {error}");
-                    if self.complaints.may_say(&problem, Instant::now()) {
+                    if status.unregistered.report(&problem) {
                         warn!("{problem}; trying on");
                     }
                 }

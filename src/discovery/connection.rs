@@ -13,7 +13,7 @@ use futures_lite::FutureExt;
 use log::{info, warn};
 use zookeeper_client as zk;
 
-use super::{Status, pacing::Complaints};
+use super::Status;
 use crate::upstream::BackOff;
 
 /// The first wait after a failure, and the longest: how long ZooKeeper's return may go unnoticed.
@@ -61,13 +61,15 @@ pub(super) struct Connection<'a> {
     has_failed: bool,
     back_off: BackOff,
     begun: Instant,
-    complaints: Complaints,
 }
 
 /// One session: the client, and whose nodes are ours.
 pub(super) struct Session {
     /// To ask ZooKeeper. Paths begin below the root.
     pub(super) client: zk::Client,
+    /// The same, where paths begin at the top: what is missing may be the root itself.
+    top: zk::Client,
+    root: String,
     /// The sessions of this process that came before.
     earlier: Vec<i64>,
 }
@@ -93,9 +95,10 @@ impl Session {
         )
     }
 
-    /// Creates the persistent node at `path` and those above it, where they are missing.
+    /// Creates the persistent node at `path` and those above it, the root included, where they are
+    /// missing.
     pub(super) async fn ensure(&self, path: &str) -> Result<(), zk::Error> {
-        ensure(&self.client, path).await
+        ensure(&self.top, &format!("{}{path}", self.root)).await
     }
 
     /// Puts an ephemeral node at `path`, where `seen` stood when it was read (`None`: nothing), in one step. Says whether
@@ -233,7 +236,6 @@ impl<'a> Connection<'a> {
                 getrandom::u64().unwrap_or(0),
             ),
             begun: Instant::now(),
-            complaints: Complaints::default(),
         }
     }
 
@@ -245,13 +247,13 @@ impl<'a> Connection<'a> {
             }
             self.has_failed = true;
             match connect(&self.ensemble, self.session_timeout).await {
-                Ok(client) => return self.begun(client),
+                Ok((top, client)) => return self.begun(top, client),
                 Err(error) => {
                     let what = format!(
                         "ZooKeeper at {} cannot be used: {error}",
                         self.ensemble.hosts
                     );
-                    if self.complaints.may_say(&what, Instant::now()) {
+                    if self.status.disconnected.report(&what) {
                         warn!("{what}; trying on");
                     }
                 }
@@ -259,19 +261,21 @@ impl<'a> Connection<'a> {
         }
     }
 
-    fn begun(&mut self, client: zk::Client) -> Session {
+    fn begun(&mut self, top: zk::Client, client: zk::Client) -> Session {
         info!(
             "ZooKeeper: session {} with a time-out of {} ms",
             client.session_id(),
             client.session_timeout().as_millis()
         );
-        self.complaints.clear();
+        self.status.disconnected.end();
         self.begun = Instant::now();
         self.status.session_begun();
         self.status.set_connected(true);
         self.client = Some(client.clone());
         Session {
             client,
+            top,
+            root: self.ensemble.root.clone(),
             earlier: self.earlier.iter().copied().collect(),
         }
     }
@@ -312,7 +316,12 @@ impl<'a> Connection<'a> {
     }
 }
 
-async fn connect(ensemble: &Ensemble, session_timeout: Duration) -> Result<zk::Client, zk::Error> {
+/// The client of a new session, with paths that begin at the top and with paths that begin below the
+/// root.
+async fn connect(
+    ensemble: &Ensemble,
+    session_timeout: Duration,
+) -> Result<(zk::Client, zk::Client), zk::Error> {
     // Failing eagerly, as the waits between attempts are ours: the client's own grow without bound.
     let client = zk::Client::connector()
         .with_session_timeout(session_timeout)
@@ -320,12 +329,13 @@ async fn connect(ensemble: &Ensemble, session_timeout: Duration) -> Result<zk::C
         .connect(&ensemble.hosts)
         .await?;
     if ensemble.root.is_empty() {
-        return Ok(client);
+        return Ok((client.clone(), client));
     }
     ensure(&client, &ensemble.root).await?;
-    client
-        .chroot(ensemble.root.as_str())
-        .map_err(|_| zk::Error::BadArguments(&"the root path is no path"))
+    match client.clone().chroot(ensemble.root.as_str()) {
+        Ok(below_root) => Ok((client, below_root)),
+        Err(_) => Err(zk::Error::BadArguments(&"the root path is no path")),
+    }
 }
 
 async fn ensure(client: &zk::Client, path: &str) -> Result<(), zk::Error> {
@@ -352,9 +362,24 @@ pub(super) async fn ended(session: &Session, status: &Status) -> zk::SessionStat
         status.set_connected(is_connected(state));
         state = states.changed().await;
         match state {
-            zk::SessionState::Disconnected => warn!("ZooKeeper: connection lost"),
-            zk::SessionState::SyncConnected => info!("ZooKeeper: connected again"),
-            _ => warn!("ZooKeeper: the session has ended: {state}"),
+            zk::SessionState::Disconnected => {
+                if status
+                    .disconnected
+                    .report(&"the connection to ZooKeeper is lost")
+                {
+                    warn!("ZooKeeper: connection lost");
+                }
+            }
+            zk::SessionState::SyncConnected => {
+                status.disconnected.end();
+                info!("ZooKeeper: connected again");
+            }
+            _ => {
+                status
+                    .disconnected
+                    .report(&format!("the session with ZooKeeper has ended: {state}"));
+                warn!("ZooKeeper: the session has ended: {state}");
+            }
         }
     }
     state

@@ -26,7 +26,7 @@ use super::{
     table::{PLACES, Place, Table},
 };
 use crate::{
-    backend::endpoints::Endpoints,
+    backend::{Service, endpoints::Endpoints},
     id::{FIRST_SERVICE_WORKER, IdLease},
 };
 
@@ -41,7 +41,8 @@ const LOGGED_MAX: u32 = 10;
 const LOG_WINDOW: Duration = Duration::from_secs(30);
 
 /// Follows ZooKeeper and tells the gateway what it finds, until `stop` is fulfilled; then closes the session, so that the
-/// gateway's nodes vanish at once. Without ZooKeeper it tells what is configured, once.
+/// gateway's nodes vanish at once. Without ZooKeeper it tells what is configured, once. `answers` says whether calls to a
+/// service succeed: then its instances are kept, whatever has become of their nodes.
 ///
 /// # Errors
 /// Only when another live gateway has the id: this one must not go on.
@@ -49,6 +50,7 @@ pub async fn watch(
     options: WatchOptions,
     status: Arc<Status>,
     tell: impl Fn(News),
+    answers: impl Fn(Service) -> bool,
     stop: impl Future<Output = ()>,
 ) -> Result<(), WatchError> {
     let news = Bulletin::new(&options, &status, &tell);
@@ -64,7 +66,7 @@ pub async fn watch(
     let mut connection =
         Connection::new(&options.zookeeper_hosts, options.session_timeout, &status);
     let outcome = tokio::select! {
-        error = sessions(&mut connection, &options, &status, &news) => Err(error),
+        error = sessions(&mut connection, &options, &status, &news, &answers) => Err(error),
         () = stop => Ok(()),
     };
     connection.close().await;
@@ -76,6 +78,7 @@ async fn sessions(
     options: &WatchOptions,
     status: &Status,
     news: &Bulletin<'_>,
+    answers: &dyn Fn(Service) -> bool,
 ) -> WatchError {
     let mut registration = Registration {
         claim: Claim::new(options),
@@ -85,7 +88,7 @@ async fn sessions(
         status,
         news,
     };
-    let mut follower = Follower::new(options, status, news);
+    let mut follower = Follower::new(options, status, news, answers);
     loop {
         let session = connection.begin().await;
         let outcome = contained(async {
@@ -205,7 +208,6 @@ impl Registration<'_> {
     /// when that is another gateway.
     async fn keep(&mut self, session: &Session) -> String {
         let mut states = session.client.state_watcher();
-        let mut complaints = Complaints::default();
         loop {
             let problem = match self.claim.hold(session).await {
                 Err(ClaimError::Taken(holder)) => return holder,
@@ -220,11 +222,11 @@ impl Registration<'_> {
             match problem {
                 // Looked at again as often as everything is, and after each reconnection.
                 None => {
-                    complaints.clear();
+                    self.status.unregistered.end();
                     pause(&mut states, self.options.interval.min(RAISE_EVERY)).await;
                 }
                 Some(problem) => {
-                    if complaints.may_say(&problem, Instant::now()) {
+                    if self.status.unregistered.report(&problem) {
                         warn!("the gateway is not registered: {problem}; trying on");
                     }
                     pause(&mut states, RETRY_INTERVAL).await;
@@ -250,13 +252,21 @@ struct Follower<'a> {
     table: Table,
     broken: BrokenNodes,
     complaints: Complaints,
+    /// Whether calls to a service succeed.
+    answers: &'a dyn Fn(Service) -> bool,
     /// Of services without an instance.
     deserted: Complaints,
 }
 
 impl<'a> Follower<'a> {
-    fn new(options: &WatchOptions, status: &'a Status, news: &'a Bulletin<'a>) -> Self {
+    fn new(
+        options: &WatchOptions,
+        status: &'a Status,
+        news: &'a Bulletin<'a>,
+        answers: &'a dyn Fn(Service) -> bool,
+    ) -> Self {
         Self {
+            answers,
             interval: options.interval,
             status,
             news,
@@ -321,7 +331,7 @@ impl<'a> Follower<'a> {
                 }
                 self.offer();
             }
-            if self.table.expire(now) {
+            if self.table.expire(now, self.answers) {
                 warn!("a service still has no instance in ZooKeeper; giving up those there were");
                 self.offer();
             }

@@ -4,7 +4,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::backend::{Service, endpoints::Endpoints};
+use crate::{
+    backend::{Service, endpoints::Endpoints},
+    outage::Outage,
+};
 
 /// How discovery is doing. All zero and false until [`watch`](super::watch) or [`register`](super::register) runs.
 #[derive(Debug, Default)]
@@ -17,6 +20,10 @@ pub struct Status {
     bad_records_total: AtomicU64,
     reads_total: AtomicU64,
     instances: [AtomicU64; Service::ALL.len()],
+    /// Why there is no connection.
+    pub(super) disconnected: Outage,
+    /// Why this process is not registered although there is one.
+    pub(super) unregistered: Outage,
 }
 
 impl Status {
@@ -28,6 +35,13 @@ impl Status {
     /// Whether this process stands in ZooKeeper, as far as is known.
     pub fn is_registered(&self) -> bool {
         self.registered.load(Relaxed)
+    }
+
+    /// What is wrong now with ZooKeeper or with what this process wants of it; `None`: nothing, as far
+    /// as is known.
+    pub fn trouble(&self) -> Option<String> {
+        let disconnected = self.disconnected.reason();
+        disconnected.or_else(|| self.unregistered.reason())
     }
 
     /// Sessions begun.

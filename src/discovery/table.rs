@@ -2,8 +2,8 @@
 //!
 //! Owns the rule of grace. Nodes may vanish although their processes answer: after an outage of ZooKeeper everybody's
 //! sessions may have ended together, and somebody may delete too much. So a service that is found empty keeps the instances it
-//! had until one is back, and for [`GRACE`] at most; whoever has really ended refuses connections, which costs no more than
-//! having nobody to call. A service that is merely smaller than before is taken as found.
+//! had until one is back, and for [`GRACE`] at most unless calls to them succeed; whoever has really ended refuses
+//! connections, which costs no more than having nobody to call. A service that is merely smaller than before is taken as found.
 //!
 //! Pure: the time is handed in.
 
@@ -121,11 +121,19 @@ impl Table {
         is_first
     }
 
-    /// Drops what was kept for long enough. Says whether there was any.
-    pub(super) fn expire(&mut self, now: Instant) -> bool {
+    /// Drops what was kept for long enough, and does not answer. Says whether there was any.
+    pub(super) fn expire(&mut self, now: Instant, answers: impl Fn(Service) -> bool) -> bool {
         let mut dropped = false;
-        for known in &mut self.known {
+        for (place, known) in Place::ALL.into_iter().zip(&mut self.known) {
             if known.kept_until.is_some_and(|until| until <= now) {
+                let is_of_use = match place {
+                    Place::Service(service) => answers(service),
+                    Place::Health => Service::ALL.into_iter().any(&answers),
+                };
+                if is_of_use {
+                    known.kept_until = Some(now + GRACE);
+                    continue;
+                }
                 *known = Known {
                     found: Some(Found::default()),
                     kept_until: None,
@@ -210,6 +218,10 @@ mod tests {
         }
     }
 
+    fn nobody(_: Service) -> bool {
+        false
+    }
+
     fn users(table: &Table) -> Vec<u16> {
         let endpoints = table.endpoints();
         let ports = endpoints.of(Service::User).iter();
@@ -224,7 +236,7 @@ mod tests {
         table.update(USER, found(&[2]), start);
         assert_eq!(users(&table), [1, 2]);
         table.update(USER, found(&[]), start);
-        table.expire(start + GRACE);
+        table.expire(start + GRACE, nobody);
         assert_eq!(users(&table), [1]);
     }
 
@@ -249,7 +261,7 @@ mod tests {
         assert_eq!(table.expires(), Some(start + GRACE));
         let later = start + Duration::from_secs(5);
         assert!(!table.update(USER, found(&[]), later));
-        assert!(!table.expire(later));
+        assert!(!table.expire(later, nobody));
         assert_eq!(users(&table), [1, 2]);
         assert_eq!(table.expires(), Some(start + GRACE));
         table.update(USER, found(&[3]), later);
@@ -263,13 +275,30 @@ mod tests {
         let mut table = Table::new(Vec::new());
         table.update(USER, found(&[1]), start);
         table.update(USER, found(&[]), start);
-        assert!(!table.expire(start + Duration::from_secs(29)));
+        assert!(!table.expire(start + Duration::from_secs(29), nobody));
         assert_eq!(users(&table), [1]);
-        assert!(table.expire(start + GRACE));
+        assert!(table.expire(start + GRACE, nobody));
         assert_eq!(users(&table), [0u16; 0]);
-        assert!(!table.expire(start + GRACE));
+        assert!(!table.expire(start + GRACE, nobody));
         table.update(USER, found(&[]), start + GRACE);
         assert_eq!(table.expires(), None);
+    }
+
+    #[test]
+    fn a_service_that_answers_keeps_its_instances_for_as_long_as_it_does() {
+        let start = Instant::now();
+        let mut table = Table::new(Vec::new());
+        table.update(USER, found(&[1]), start);
+        table.update(HEALTH, found(&[1]), start);
+        table.update(USER, found(&[]), start);
+        table.update(HEALTH, found(&[]), start);
+        let answers = |service| service == Service::User;
+        assert!(!table.expire(start + GRACE, answers));
+        assert_eq!(users(&table), [1]);
+        assert!(table.endpoints().answers_ping(address(1)));
+        assert_eq!(table.expires(), Some(start + GRACE * 2));
+        assert!(table.expire(start + GRACE * 2, nobody));
+        assert_eq!(users(&table), [0u16; 0]);
     }
 
     #[test]

@@ -101,9 +101,18 @@ impl Gateway {
             let news = Rc::clone(&news);
             move |piece| news.borrow_mut().push(piece)
         };
-        let task = spawn_local(watch(options, Arc::clone(&status), tell, async {
+        let stop_order = async {
             let _ = stopped.await;
-        }));
+        };
+        let nobody_answers = |_| false;
+        let status_there = Arc::clone(&status);
+        let task = spawn_local(watch(
+            options,
+            status_there,
+            tell,
+            nobody_answers,
+            stop_order,
+        ));
         Self {
             news,
             status,

@@ -140,6 +140,57 @@ fn instances_that_answer_outlive_an_outage_that_ends_their_sessions() {
     });
 }
 
+/// Everything below `path`, and itself.
+async fn delete_all(client: &zk::Client, path: &str) {
+    // What comes back meanwhile is left.
+    for child in client.list_children(path).await.unwrap_or_default() {
+        Box::pin(delete_all(client, &format!("{path}/{child}"))).await;
+    }
+    let _ = client.delete(path, None).await;
+}
+
+#[test]
+fn a_root_that_is_deleted_is_made_again_with_everything_below_it() {
+    let server = Zookeeper::start();
+    let hosts = server.hosts("/deep/root");
+    run(async {
+        let gateway = Gateway::ready(&hosts, "gw").await;
+        let backend = Backend::registered(&hosts, 5001).await;
+        eventually("found", || gateway.ports(Service::User) == [5001]).await;
+        let top = Stranger::connect(&server.hosts("")).await;
+        delete_all(&top.0, "/deep").await;
+        let nodes = [
+            "/deep/root/im-gateway/instances/gw",
+            "/deep/root/UserService/Login",
+        ];
+        let start = Instant::now();
+        for node in nodes {
+            while top.owner(node).await.is_none() {
+                assert!(start.elapsed() < DEADLINE, "{node} does not come back");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        eventually("registered again", || {
+            gateway.status.is_registered() && backend.status.is_registered()
+        })
+        .await;
+        assert_eq!(gateway.status.trouble(), None);
+        assert_eq!(gateway.status.sessions(), 1, "all within one session");
+        // The gateway still hears of what is new.
+        let stranger = Stranger::connect(&hosts).await;
+        stranger
+            .put("/UserService/instances/b", &record(5002))
+            .await;
+        eventually("a new one is found", || {
+            gateway.ports(Service::User) == [5001, 5002]
+        })
+        .await;
+        assert!(!gateway.ever_lost(Service::User));
+        backend.stop().await;
+        gateway.stop().await;
+    });
+}
+
 #[test]
 fn a_stop_while_zookeeper_is_away_does_not_hang() {
     let mut server = Zookeeper::start();

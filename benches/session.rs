@@ -8,7 +8,7 @@ use im_gateway::{
     limits::Rate,
     metrics,
     proto::{PushKind, PushMessage},
-    protocol::reply::Reply,
+    protocol::{command::Judge, reply::Reply},
     session::Peer,
     shard::{Now, Shard, ShardOptions},
 };
@@ -34,6 +34,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
         },
         throttle_timeout_ms: 10_000,
         banner: false,
+        judge: Judge::default(),
     };
     let mut shard = Shard::new(options, MessageIds::new(0), Arc::new(metrics::Core::new()));
     shard.set_now(Now {

@@ -8,6 +8,7 @@ use crate::{
     config::settings::Settings,
     error::{ExitCode, StartupError},
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
+    protocol::command::Judge,
     secret_file,
     shard::{ShardOptions, core::Gateway, input::room_before_login},
     token::Tokens,
@@ -108,6 +109,11 @@ pub(super) fn shard_options(settings: &Settings) -> ShardOptions {
         },
         throttle_timeout_ms: limits.throttle_timeout_ms,
         banner: settings.gateway_service.banner,
+        judge: if concessions(settings).user_service_decides {
+            Judge::UserService
+        } else {
+            Judge::Gateway
+        },
     }
 }
 

@@ -285,6 +285,8 @@ sections! {
         login_without_presence: bool = false,
         /// Whether names and numbers of users are kept in the data directory.
         remember_users: bool = false,
+        /// Whether names and passwords are the User Service's to judge.
+        user_service_decides: bool = false,
     }
 
     /// The program's own log.

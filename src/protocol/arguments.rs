@@ -58,6 +58,12 @@ pub(super) fn is_user_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && !text.contains(forbidden)
 }
 
+/// Whether a User Service elsewhere may call a user this: 1 to 64 bytes without white space or control characters.
+pub(super) fn is_foreign_name(text: &str) -> bool {
+    let forbidden = |c: char| c.is_whitespace() || c.is_control();
+    (1..=64).contains(&text.len()) && !text.contains(forbidden)
+}
+
 /// Whether a group may be called this: 1 to 64 bytes without control characters or `:`, not only white space.
 pub(super) fn is_group_name(text: &str) -> bool {
     let forbidden = |c: char| c.is_control() || c == ':';

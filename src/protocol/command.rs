@@ -7,7 +7,9 @@
 use std::{borrow::Cow, fmt};
 
 use super::{
-    arguments::{Arguments, BLANKS, is_device_name, is_group_name, is_user_name, positive},
+    arguments::{
+        Arguments, BLANKS, is_device_name, is_foreign_name, is_group_name, is_user_name, positive,
+    },
     error_code::ErrorCode,
     escape::{is_plain, unescape},
     secret::Secret,
@@ -283,8 +285,28 @@ fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
     }
 }
 
-/// Makes the typed command of `line`. `dialect` is what it is answered in.
+/// Who says which names and passwords are good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Judge {
+    /// The gateway, by the rules of the contract.
+    #[default]
+    Gateway,
+    /// The User Service alone: passwords of any length and, in the space dialect, where they cut nothing apart, names with
+    /// `:` and `,`.
+    UserService,
+}
+
+/// Makes the typed command of `line`, by the rules of the contract. `dialect` is what it is answered in.
 pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<'a>, BadArgument> {
+    parse_arguments_for(line, dialect, Judge::Gateway)
+}
+
+/// The same, where `judge` says which names and passwords are good.
+pub fn parse_arguments_for<'a>(
+    line: &Line<'a>,
+    dialect: Dialect,
+    judge: Judge,
+) -> Result<Command<'a>, BadArgument> {
     let verb = line.verb;
     let arguments = Arguments::new(line.arguments, dialect);
     let bare = |command| match line.arguments.trim_matches(BLANKS) {
@@ -303,7 +325,8 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
         Verb::Pull => pull_limit(arguments.last()).map(|limit| Command::Pull { limit }),
         Verb::Register => credentials(
             verb,
-            arguments,
+            (arguments, dialect),
+            judge,
             6..=128,
             "a password is 6 to 128 bytes long",
         )
@@ -311,7 +334,8 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
         // A password too short to be anyone's is a wrong one, and looks like one.
         Verb::Login => credentials(
             verb,
-            arguments,
+            (arguments, dialect),
+            judge,
             1..=128,
             "a password is at most 128 bytes long",
         )
@@ -471,14 +495,21 @@ fn user_name(text: &str) -> Result<&str, BadArgument> {
 
 fn credentials<'a>(
     verb: Verb,
-    mut arguments: Arguments<'a>,
+    (mut arguments, dialect): (Arguments<'a>, Dialect),
+    judge: Judge,
     password_bytes: std::ops::RangeInclusive<usize>,
     password_rule: &'static str,
 ) -> Result<(&'a str, Secret<&'a str>), BadArgument> {
-    let user = user_name(arguments.middle().ok_or(BadArgument::new(verb.usage()))?)?;
+    let user = arguments.middle().ok_or(BadArgument::new(verb.usage()))?;
+    let user = match (judge, dialect) {
+        (Judge::UserService, Dialect::Space) if is_foreign_name(user) => user,
+        _ => user_name(user)?,
+    };
     match arguments.text() {
         "" => Err(BadArgument::new(verb.usage())),
-        password if password_bytes.contains(&password.len()) => Ok((user, Secret::new(password))),
+        password if judge == Judge::UserService || password_bytes.contains(&password.len()) => {
+            Ok((user, Secret::new(password)))
+        }
         _ => Err(BadArgument::new(password_rule)),
     }
 }

@@ -6,6 +6,7 @@ use super::{ShardOptions, core::Gateway};
 use crate::{
     backend::mpim::Concessions,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
+    protocol::command::Judge,
     token::Tokens,
 };
 
@@ -25,6 +26,7 @@ pub(crate) fn options() -> ShardOptions {
         },
         throttle_timeout_ms: 1_000,
         banner: false,
+        judge: Judge::default(),
     }
 }
 

@@ -54,7 +54,7 @@ use crate::{
     metrics,
     proto::{AckRange, PushMessage},
     protocol::{
-        command::{Dialect, Tag},
+        command::{Dialect, Judge, Tag},
         push::Push,
         reply::Reply,
     },
@@ -107,6 +107,8 @@ pub struct ShardOptions {
     pub throttle_timeout_ms: u64,
     /// Whether a new connection is greeted.
     pub banner: bool,
+    /// Who says which names and passwords are good.
+    pub judge: Judge,
 }
 
 /// What the shard wants done with backends or the bus, beside answering commands.

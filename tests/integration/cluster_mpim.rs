@@ -337,3 +337,23 @@ fn mpim_restarted_is_found_again() {
     }
     .assert_sound();
 }
+
+#[test]
+fn names_and_passwords_are_the_user_services_to_judge() {
+    let mut world = World::start();
+    let mut tool = world.gateway.client();
+    let long = "x".repeat(200);
+    for (name, password) in [("bench:1", "1"), ("b,c", "pw"), ("dora", long.as_str())] {
+        let reply = tool.ask(&format!("REGISTER {name} {password}"));
+        let uid = number(&reply, "uid");
+        assert_eq!(reply, format!("+OK uid={uid}"));
+        let mut client = world.gateway.client();
+        let login = format!("LOGIN {name} {password}");
+        assert_eq!(client.ask(&login), format!("+OK uid={uid}"));
+    }
+    assert_error(
+        &world.gateway.client().ask("LOGIN bench:1 2"),
+        "AUTH_FAILED",
+    );
+    world.assert_sound();
+}

@@ -1,6 +1,6 @@
 //! The space dialect: MPIM's names, and replies in exactly MPIM's form.
 
-use crate::common::{Gateway, assert_error, number};
+use crate::common::{Gateway, assert_error, eventually, number};
 
 #[test]
 fn replies_have_exactly_the_form_of_mpim() {
@@ -158,4 +158,46 @@ fn a_repeated_tag_is_suppressed_in_the_space_dialect() {
     assert_eq!(number(&alice.ask(&line), "msg_id"), id);
     assert_eq!(bob.push().id(), id);
     bob.assert_no_push();
+}
+
+#[test]
+fn a_further_registration_moves_the_connection_to_the_new_account() {
+    let gateway = Gateway::start(|_| {});
+    let mut sender = gateway.register("sender");
+    let mut tool = gateway.client();
+    let uids: Vec<u64> = (0..40)
+        .map(|n| {
+            let reply = tool.ask(&format!("REGISTER user{n} password1"));
+            let uid = number(&reply, "uid");
+            assert_eq!(reply, format!("+OK uid={uid}"));
+            uid
+        })
+        .collect();
+    let last = *uids.last().expect("forty");
+    assert!(
+        tool.ask("whoami")
+            .starts_with(&format!("+OK uid={last} name=user39 "))
+    );
+    // Nobody else is there any more, and nothing to them comes here.
+    eventually("the first one has left", || {
+        sender.ask(&format!("who:{}", uids[0])) == format!("+OK uid={} online=0 devices=", uids[0])
+    });
+    sender.chat(uids[0], "to the first");
+    let id = sender.chat(last, "to the last");
+    let push = tool.push();
+    assert_eq!((push.id(), push.text()), (id, "to the last"));
+    assert_eq!(gateway.metric("sessions_authenticated", &[]), 2.0);
+
+    // A name that is taken changes nothing.
+    assert_error(&tool.ask("REGISTER user0 password1"), "USER_EXISTS");
+    assert!(tool.ask("whoami").starts_with(&format!("+OK uid={last} ")));
+    // In the gateway's own dialect, and by other commands, one logs out first.
+    assert_error(&tool.ask("register:user40:password1"), "ALREADY_LOGGED_IN");
+    assert_error(&tool.ask("LOGIN user0 password1"), "ALREADY_LOGGED_IN");
+    // Its message waits for whom it was to.
+    let mut first = gateway.client();
+    first.ask("LOGIN user0 password1");
+    first.send("PULL");
+    assert_eq!(first.reply(), "+OK pull_done");
+    assert_eq!(first.taken_pushes()[0].text(), "to the first");
 }

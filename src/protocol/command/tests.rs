@@ -520,3 +520,30 @@ fn a_page_of_members_begins_at_a_number_and_has_a_limit() {
         assert!(parse_arguments(&line, Dialect::Colon).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn where_the_user_service_judges_passwords_have_any_length_and_names_colons_between_spaces() {
+    let parse = |line: &str, judge| {
+        let line = parse_line(line.as_bytes()).expect("a command");
+        parse_arguments_for(&line, line.dialect.expect("a separator"), judge).is_ok()
+    };
+    let long = format!("LOGIN alice {}", "x".repeat(300));
+    let long_name = format!("LOGIN {} password", "x".repeat(65));
+    for (line, by_gateway, by_service) in [
+        ("REGISTER alice 123", false, true),
+        ("register:alice:123", false, true),
+        ("LOGIN alice 123", true, true),
+        (long.as_str(), false, true),
+        ("REGISTER a:b,c password", false, true),
+        ("LOGIN a:b,c password", false, true),
+        ("register:a,c:password", false, false),
+        ("REGISTER  alice password", true, true),
+        ("REGISTER a\u{3000}b password", false, false),
+        (long_name.as_str(), false, false),
+        ("REGISTER alice", false, false),
+        ("REGISTER alice ", false, false),
+    ] {
+        assert_eq!(parse(line, Judge::Gateway), by_gateway, "{line}");
+        assert_eq!(parse(line, Judge::UserService), by_service, "{line}");
+    }
+}

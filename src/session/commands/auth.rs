@@ -46,6 +46,12 @@ pub(super) async fn register<B: Backend, P: PushSource>(
         })
         .await?;
     drop(attempt);
+    if job.session_id != 0 {
+        // The connection goes over to the new account, as MPIM's tools expect. That is no `logout` of the old one: its
+        // tokens stay good.
+        core.shard().log_out_in_place(job.key, false);
+        core.notify();
+    }
     let login = Login {
         user: response.user_id,
         name: user,

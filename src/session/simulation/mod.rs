@@ -27,6 +27,7 @@ use crate::{
     id::{ConnectionKey, MessageIds, UserId},
     limits::Rate,
     metrics,
+    protocol::command::Judge,
     session::{Peer, commands, effects, job::Job},
     shard::{Effect, Now, Shard, ShardOptions, core::Core, fixtures::gateway},
 };
@@ -67,6 +68,7 @@ fn options() -> ShardOptions {
         },
         throttle_timeout_ms: 10_000,
         banner: false,
+        judge: Judge::default(),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         routes, settle,
     },
     shard::{
-        Effect, TICK_MS,
+        Effect, Shard,
         account::CatchUp,
         core::Core,
         search::{Sought, Turn},
@@ -37,6 +37,9 @@ const CATCH_UP_PAGE: usize = 50;
 const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a reader has room again, waiting twice as long each time.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LONGEST_LOOK: Duration = Duration::from_millis(320);
 
 /// Why what was asked for did not come.
 pub(super) enum Missing {
@@ -200,6 +203,7 @@ async fn fetch_direct<B: Backend, P: PushSource>(
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
+        wait_for_readers(core, &mut turn, |shard| shard.is_direct_full(user)).await;
         match direct_page(core, user, fetch.after, fetch.to, PAGE).await {
             Ok(messages) => {
                 let more = has_more(&messages, fetch.to);
@@ -225,6 +229,7 @@ async fn fetch_group<B: Backend, P: PushSource>(
 ) {
     let mut pause = FIRST_PAUSE;
     for attempt in 0.. {
+        wait_for_readers(core, &mut turn, |shard| shard.is_group_full(group)).await;
         let reader = core.shard().group_reader(group, fetch.after, attempt);
         let page = match reader {
             Some(reader) => group_page(core, group, reader, fetch.after, fetch.to, PAGE).await,
@@ -246,6 +251,26 @@ async fn fetch_group<B: Backend, P: PushSource>(
             None => return,
         }
     }
+}
+
+/// Waits while nobody has room for what is to be fetched: it is fetched at the pace at which it is
+/// read.
+async fn wait_for_readers<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    turn: &mut Option<Turn>,
+    are_full: impl Fn(&Shard) -> bool,
+) {
+    let mut pause = FIRST_LOOK;
+    while are_full(&core.shard()) {
+        give_up(core, turn);
+        look_again(core, &mut pause).await;
+    }
+}
+
+/// Lets a reader that is full read for a while.
+async fn look_again<B, P>(core: &Core<B, P>, pause: &mut Duration) {
+    core.pause(*pause).await;
+    *pause = (*pause * 2).min(LONGEST_LOOK);
 }
 
 /// Lets the pass go on without this flow.
@@ -329,22 +354,24 @@ fn first_time(message: PushMessage) -> PushMessage {
     }
 }
 
-/// Sends a client with `ack=manual` what was held back, as far as its account has room.
+/// Sends a client what was held back, as far as it has read what it was sent and its account has
+/// room.
 async fn catch_up<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     key: ConnectionKey,
     session_id: SessionId,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut look) = (FIRST_PAUSE, FIRST_LOOK);
     loop {
         let Some(next) = core.shard().next_catch_up(key, session_id) else {
             return;
         };
         if core.shard().is_congested(key) {
             core.notify();
-            core.pause(Duration::from_millis(TICK_MS)).await;
+            look_again(core, &mut look).await;
             continue;
         }
+        look = FIRST_LOOK;
         match catch_up_page(core, next).await {
             Ok(lines) => {
                 pause = FIRST_PAUSE;

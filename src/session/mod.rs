@@ -71,6 +71,8 @@ pub struct Login {
     pub ready: bool,
     /// Pushes that came before the log-in was answered.
     pub early: Vec<EarlyPush>,
+    /// How long those are together that the bus brought, in bytes.
+    pub early_bytes: usize,
     /// Not all that came before the log-in was answered could be kept: the rest is fetched then.
     pub early_missed: bool,
     /// The groups whose messages this session gets.

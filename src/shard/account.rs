@@ -1,9 +1,11 @@
 //! The account of what a client has not confirmed, and sending what was held back because of it.
 //!
-//! Owns the rule of `unconfirmed_limit`: at the limit a session falls behind and is pushed nothing that can be fetched
-//! later; once it has room again, what it missed is fetched and sent, stream by stream, until it is up to date.
+//! Owns the rule of `unconfirmed_limit`: at the limit a session falls behind and is pushed nothing
+//! that can be fetched later; once it has room again, what it missed is fetched and sent, stream by
+//! stream, until it is up to date. A session that reads what was fetched more slowly than others
+//! falls behind in the same way, whoever confirms for it.
 
-use super::{Effect, Shard};
+use super::{Effect, Shard, delivery::Origin};
 use crate::{
     id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
     protocol::command::{AckMode, PULL_LIMIT_MAX},
@@ -92,6 +94,57 @@ impl Shard {
         self.catch_up_if_behind(key);
     }
 
+    /// The session has no room for what was fetched, beginning with `delivery`: it is sent that and
+    /// what follows at the pace at which it reads.
+    pub(super) fn fall_behind(&mut self, key: ConnectionKey, delivery: Delivery) {
+        let is_new = self.manual_mut(key).is_none();
+        self.begin_account(key);
+        let Some(manual) = self.manual_mut(key) else {
+            return;
+        };
+        manual.behind = true;
+        if is_new {
+            let last_sent = delivery.seq.saturating_sub(1);
+            match delivery.group {
+                0 => manual.direct_last = last_sent,
+                group => _ = manual.group_last.insert(group, last_sent),
+            }
+        }
+        self.catch_up_if_behind(key);
+    }
+
+    /// Whether nobody of those in these slots has room for more of what is fetched for all of them.
+    /// Who has fallen behind has it fetched alone, and is not waited for.
+    fn are_full(&self, slots: impl IntoIterator<Item = u32>) -> bool {
+        let mut anybody = false;
+        for slot in slots {
+            let connection = &self.connections[slot as usize];
+            let manual = connection
+                .session
+                .login()
+                .and_then(|login| login.manual.as_ref());
+            if manual.is_some_and(|manual| manual.behind) {
+                continue;
+            }
+            if !connection.congested(&self.options) {
+                return false;
+            }
+            anybody = true;
+        }
+        anybody
+    }
+
+    /// Whether direct messages to `user` should not be fetched just now, since they are not read.
+    pub fn is_direct_full(&self, user: UserId) -> bool {
+        self.are_full(self.slots_of(user))
+    }
+
+    /// Whether messages of `group` should not be fetched just now, since they are not read.
+    pub fn is_group_full(&self, group: GroupId) -> bool {
+        let members = self.groups.get(&group).map(|group| group.members.keys());
+        self.are_full(members.into_iter().flatten().copied())
+    }
+
     pub(super) fn catch_up_if_behind(&mut self, key: ConnectionKey) {
         let login = self.connection_mut(key).and_then(|c| c.session.login_mut());
         if let Some(login) = login
@@ -174,7 +227,7 @@ impl Shard {
         }
         let nothing = messages.is_empty();
         for (line, message_id, delivery) in messages {
-            self.deliver(key.slot, &line, message_id, delivery);
+            self.deliver(key.slot, &line, message_id, delivery, Origin::Store);
         }
         if let Some(manual) = self.manual_mut(key) {
             manual.behind = true;

@@ -17,8 +17,18 @@ use crate::{
 /// Confirmations of one call: one push to a large group makes many in one turn.
 const ACKS_AT_ONCE: usize = 4096;
 
-/// Pushes that may wait for a log-in to be answered; more than that are fetched once it is.
+/// Pushes that may wait for a login to be answered, and no more than a queue holds of bytes; the
+/// rest is fetched once it is.
 const EARLY_PUSHES: usize = 1000;
+
+/// How a push came to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The bus brought it when it was stored: that it is not read counts against its reader.
+    Bus,
+    /// It was fetched, or held back for what was: it is sent at the pace at which it is read.
+    Store,
+}
 
 impl Shard {
     /// What waits to be sent.
@@ -109,7 +119,10 @@ impl Shard {
         line: &[u8],
         message_id: MessageId,
         delivery: Option<Delivery>,
+        origin: Origin,
     ) -> usize {
+        let key = self.key_of(slot);
+        let limit = self.options.outbound_queue_bytes;
         let connection = &mut self.connections[slot as usize];
         let ack_mode = connection.session.ack_mode;
         let Some(login) = connection.session.login_mut() else {
@@ -122,7 +135,14 @@ impl Shard {
             return 0;
         }
         if !login.ready {
-            login.hold_early(line, message_id, delivery);
+            login.hold_early(line, message_id, delivery, limit);
+            return 0;
+        }
+        if origin == Origin::Store
+            && let Some(delivery) = delivery
+            && connection.outbox.unsent().len() > limit
+        {
+            self.fall_behind(key, delivery);
             return 0;
         }
         if message_id != 0 {
@@ -139,6 +159,9 @@ impl Shard {
             .extend_from_slice(line);
         let confirms = delivery.filter(|delivery| ack_mode == AckMode::Auto && !delivery.own);
         connection.outbox.mark(confirms, &mut self.pool);
+        if origin == Origin::Store {
+            connection.outbox.asked_for(line.len(), &mut self.pool);
+        }
         self.mark_dirty(slot);
         line.len()
     }
@@ -161,7 +184,13 @@ impl Shard {
             self.account_from_baselines(key);
         }
         for push in early {
-            let queued = self.deliver(key.slot, &push.line, push.message_id, push.delivery);
+            let queued = self.deliver(
+                key.slot,
+                &push.line,
+                push.message_id,
+                push.delivery,
+                Origin::Bus,
+            );
             // Logging in asks for what was handed out before.
             self.connections[key.slot as usize]
                 .outbox
@@ -308,11 +337,19 @@ pub(super) fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
 impl Login {
     /// Keeps a push until the log-in is answered. Where one could not be kept, none behind it is: all of them are
     /// fetched then.
-    fn hold_early(&mut self, line: &[u8], message_id: MessageId, delivery: Option<Delivery>) {
-        if self.early.len() >= EARLY_PUSHES || self.early_missed && delivery.is_some() {
+    fn hold_early(
+        &mut self,
+        line: &[u8],
+        message_id: MessageId,
+        delivery: Option<Delivery>,
+        limit: usize,
+    ) {
+        let is_full = self.early.len() >= EARLY_PUSHES || self.early_bytes + line.len() > limit;
+        if is_full || self.early_missed && delivery.is_some() {
             self.early_missed |= delivery.is_some();
             return;
         }
+        self.early_bytes += line.len();
         self.early.push(EarlyPush {
             line: line.to_vec(),
             message_id,

@@ -43,6 +43,7 @@ impl Shard {
             baseline: 0,
             ready: false,
             early: Vec::new(),
+            early_bytes: 0,
             early_missed: false,
             groups: Vec::new(),
             membership_news: Vec::new(),

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     Effect, Shard,
+    delivery::Origin,
     sequencer::{Fetch, Offer},
 };
 use crate::{
@@ -143,7 +144,7 @@ impl Shard {
         };
         if message.seq == 0 {
             // A backend without numbers: it goes out as it comes.
-            self.send(stream, &message);
+            self.send(stream, &message, Origin::Bus);
             return;
         }
         if begins_anywhere && sequencer.last().is_none() {
@@ -152,7 +153,7 @@ impl Shard {
         }
         match sequencer.offer(message.seq, message, HELD_MESSAGES) {
             Offer::Deliver(message) => {
-                self.send(stream, &message);
+                self.send(stream, &message, Origin::Bus);
                 self.send_ready(stream);
             }
             Offer::Drop => self.metrics.push_dropped(PushDrop::Duplicate),
@@ -184,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// Sends what was held and is now next.
+    /// Sends what was held and is now next: it was fetched, or waited for what was.
     fn send_ready(&mut self, stream: Stream) {
         loop {
             let ready = match stream {
@@ -198,25 +199,25 @@ impl Shard {
                     .and_then(|group| group.messages.pop_ready()),
             };
             match ready {
-                Some(message) => self.send(stream, &message),
+                Some(message) => self.send(stream, &message, Origin::Store),
                 None => return,
             }
         }
     }
 
     /// Encodes a message once and queues it to every session of the stream it is for.
-    fn send(&mut self, stream: Stream, message: &PushMessage) {
+    fn send(&mut self, stream: Stream, message: &PushMessage, origin: Origin) {
         let mut line = std::mem::take(&mut self.scratch);
         line.clear();
         encode_message(message, &mut line);
         match stream {
-            Stream::Direct(user) => self.send_direct(user, message, &line),
-            Stream::Group(group) => self.send_group(group, message, &line),
+            Stream::Direct(user) => self.send_direct(user, message, &line, origin),
+            Stream::Group(group) => self.send_group(group, message, &line, origin),
         }
         self.scratch = line;
     }
 
-    fn send_direct(&mut self, user: UserId, message: &PushMessage, line: &[u8]) {
+    fn send_direct(&mut self, user: UserId, message: &PushMessage, line: &[u8], origin: Origin) {
         let delivery = (message.seq != 0).then_some(Delivery {
             user,
             group: 0,
@@ -229,12 +230,12 @@ impl Shard {
                 .login()
                 .map_or(0, |login| login.baseline);
             if message.seq == 0 || message.seq > baseline {
-                self.deliver(slot, line, message.msg_id, delivery);
+                self.deliver(slot, line, message.msg_id, delivery, origin);
             }
         }
     }
 
-    fn send_group(&mut self, group: GroupId, message: &PushMessage, line: &[u8]) {
+    fn send_group(&mut self, group: GroupId, message: &PushMessage, line: &[u8], origin: Origin) {
         // Taken out for the loop: delivering touches sessions, never the list of members.
         let Some(members) = self
             .groups
@@ -263,7 +264,7 @@ impl Shard {
                 continue;
             }
             recipients += 1;
-            self.deliver(*slot, line, message.msg_id, delivery);
+            self.deliver(*slot, line, message.msg_id, delivery, origin);
         }
         if let Some(group) = self.groups.get_mut(&group) {
             group.members = members;
@@ -294,7 +295,7 @@ impl Shard {
                     .login()
                     .is_some_and(|login| login.session_id == message.session_id);
                 if !sent_here {
-                    self.deliver(slot, &line, message.msg_id, None);
+                    self.deliver(slot, &line, message.msg_id, None, Origin::Bus);
                 }
             }
         }
@@ -321,7 +322,7 @@ impl Shard {
             self.metrics.push_dropped(PushDrop::NoReceiver);
         }
         for slot in slots {
-            self.deliver(slot, &line, 0, None);
+            self.deliver(slot, &line, 0, None, Origin::Bus);
         }
     }
 

@@ -166,6 +166,51 @@ fn pushes_missed_while_redis_was_away_are_caught_up() {
     cluster.assert_sound();
 }
 
+/// Reads as fast as it can until `count` messages have come, which it takes for all there are.
+fn read_all(mut reader: Client, count: usize) -> (Client, Vec<u64>) {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let push = reader.push();
+        assert_eq!(push.kind, "MSG", "after {} messages", ids.len());
+        ids.push(push.id());
+    }
+    (reader, ids)
+}
+
+#[test]
+fn who_reads_is_not_closed_for_all_that_was_missed_and_who_does_not_keeps_nobody_waiting() {
+    const COUNT: usize = 1900;
+    let mut cluster = Cluster::start(1, 1);
+    let mut alice = cluster.register(0, "alice");
+    let bob = cluster.register(0, "bob");
+    let bob_uid = bob.uid;
+    let gateway = &cluster.gateways[0];
+    let mut idle = gateway.connect_with_little_room();
+    assert!(idle.line().starts_with("+OK welcome"));
+    assert_eq!(idle.ask("set:device:idle"), "+OK device=idle");
+    idle.login("bob");
+    cluster.ground.redis.kill_9();
+    // Fifteen million bytes, fifteen times what may be queued for a connection.
+    let line = format!("chat:{bob_uid}:{}\n", "z".repeat(8000));
+    let mut missed = Vec::new();
+    while missed.len() < COUNT {
+        let some = 50.min(COUNT - missed.len());
+        alice.send_bytes(line.repeat(some).as_bytes());
+        missed.extend((0..some).map(|_| number(&alice.reply(), "msg_id")));
+    }
+    cluster.ground.redis.restart();
+    let (mut bob, came) = read_all(bob, COUNT);
+    assert!(came == missed, "once each, in order");
+    assert_eq!(bob.ask("ping"), "+OK pong");
+    assert_eq!(cluster.gateways[0].metric("slow_consumers_total", &[]), 0.0);
+    // The other device begins to read only now.
+    let (mut idle, came) = read_all(idle, COUNT);
+    assert!(came == missed, "once each, in order");
+    let id = chat_again(&mut alice, bob_uid, "after");
+    assert_eq!((bob.push().id(), idle.push().id()), (id, id));
+    cluster.assert_sound();
+}
+
 #[test]
 fn a_redis_that_hangs_is_given_up_and_what_it_swallowed_is_caught_up() {
     let mut cluster = Cluster::start(1, 2);

@@ -52,7 +52,7 @@ struct Simulation {
     ended: usize,
 }
 
-fn options() -> ShardOptions {
+fn options(seed: u64) -> ShardOptions {
     ShardOptions {
         max_line_bytes: 8192,
         login_line_bytes: 512,
@@ -60,7 +60,8 @@ fn options() -> ShardOptions {
         login_timeout_ms: 5_000,
         connection_timeout_ms: 20_000,
         acknowledgement_timeout_ms: Some(60_000),
-        outbound_queue_bytes: 4_000,
+        // So little that a page of what is fetched does not fit, or so much that nearly all do.
+        outbound_queue_bytes: if seed.is_multiple_of(2) { 4_000 } else { 700 },
         unconfirmed_limit: 12,
         command_rate: Rate {
             per_second: 50,
@@ -80,7 +81,7 @@ impl Simulation {
             .map(|core| {
                 let (for_clock, for_pause) = (Rc::clone(&world), Rc::clone(&world));
                 let shard = Shard::new(
-                    options(),
+                    options(seed),
                     MessageIds::new(core as u16),
                     Arc::new(metrics::Core::new()),
                 );

@@ -1,6 +1,7 @@
 //! A shard as a value: bytes, pushes and the time go in; bytes, jobs and effects come out.
 
 mod acknowledgements;
+mod catching_up;
 mod deadlines;
 mod input;
 mod limits;

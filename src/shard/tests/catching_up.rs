@@ -1,0 +1,141 @@
+//! Much was missed: what is fetched goes out as it is read, and is held against nobody.
+
+use super::*;
+use crate::{close::CloseReason, session::commands::message::encode_all, shard::sequencer::Fetch};
+
+/// The texts of the direct messages with these numbers.
+pub(super) fn numbers(from: u64, to: u64) -> Vec<String> {
+    (from..=to).map(|seq| format!("d{seq}")).collect()
+}
+
+/// Fetches and sends what was held back, a page at a time, each read before the next; what came.
+pub(super) fn catch_up(shard: &mut Shard, key: ConnectionKey) -> Vec<String> {
+    let mut came = Vec::new();
+    while let Some(next) = shard.next_catch_up(key, session_id(shard, key)) {
+        let last = next.to.min(next.after + 20);
+        let messages: Vec<_> = (next.after + 1..=last)
+            .map(|seq| (*direct(7, seq)).clone())
+            .collect();
+        shard.caught_up(key, next, encode_all(7, &messages));
+        let said = read(shard, key);
+        assert!(said.len() <= shard.options().outbound_queue_bytes + 100);
+        came.extend(texts(&said).into_iter().map(str::to_owned));
+    }
+    came
+}
+
+/// Numbers 2 to 199 of user 7 were lost; what the store answers is there.
+fn lose_much(shard: &mut Shard) {
+    shard.on_push(direct(7, 1));
+    shard.on_push(direct(7, 200));
+    let fetch = Fetch { after: 1, to: 199 };
+    let found = (2..=199).map(|seq| (*direct(7, seq)).clone()).collect();
+    shard.direct_fetched(7, fetch, found, false);
+}
+
+fn ended(shard: &Shard, key: ConnectionKey) -> Option<CloseReason> {
+    shard.connection(key).and_then(|c| c.session.ended)
+}
+
+#[test]
+fn what_was_fetched_is_no_reason_to_close_and_comes_as_it_is_read() {
+    for mode in ["auto", "manual"] {
+        let mut shard = shard();
+        let key = connect(&mut shard);
+        log_in(&mut shard, key, 7, 0, &[]);
+        // A page that is longer than the queue, and a reader that has not read anything of it yet.
+        lose_much(&mut shard);
+        shard.sent(key, 0, true);
+        assert!(shard.unsent(key).len() <= shard.options().outbound_queue_bytes + 100);
+        assert_eq!(ended(&shard, key), None);
+        // What comes meanwhile waits for its turn.
+        shard.on_push(direct(7, 201));
+        shard.sent(key, 0, true);
+        assert_eq!(ended(&shard, key), None);
+        let mut came: Vec<String> = texts(&read(&mut shard, key))
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        if mode == "manual" {
+            // Who confirms for itself from now on is held to its own limit, and loses nothing by
+            // it.
+            assert!(shard.feed(key, b"set:ack:manual\n").is_none());
+            assert!(shard.feed(key, b"set:ack:auto\n").is_none());
+            read(&mut shard, key);
+        }
+        came.extend(catch_up(&mut shard, key));
+        assert_eq!(came, numbers(1, 201));
+        shard.on_push(direct(7, 202));
+        assert_eq!(texts(&read(&mut shard, key)), ["d202"]);
+    }
+}
+
+#[test]
+fn a_device_that_does_not_read_keeps_no_other_waiting() {
+    let mut shard = shard();
+    let (quick, stuck) = (connect(&mut shard), connect(&mut shard));
+    log_in(&mut shard, quick, 7, 0, &[]);
+    log_in(&mut shard, stuck, 7, 0, &[]);
+    let (mut came, mut after) = (Vec::new(), 0);
+    shard.on_push(direct(7, 200));
+    while after < 199 {
+        assert!(!shard.is_direct_full(7), "after {after}");
+        let to = (after + 20).min(199);
+        let found = (after + 1..=to).map(|seq| (*direct(7, seq)).clone());
+        let fetch = Fetch { after, to: 199 };
+        shard.direct_fetched(7, fetch, found.collect(), to < 199);
+        came.extend(
+            texts(&read(&mut shard, quick))
+                .into_iter()
+                .map(str::to_owned),
+        );
+        shard.sent(stuck, 0, true);
+        after = to;
+    }
+    assert_eq!(came, numbers(1, 200));
+    assert_eq!(ended(&shard, stuck), None);
+    let mut late: Vec<String> = texts(&read(&mut shard, stuck))
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    assert!(late.len() < 100, "the rest is in the store");
+    late.extend(catch_up(&mut shard, stuck));
+    assert_eq!(late, numbers(1, 200));
+}
+
+#[test]
+fn nothing_is_fetched_for_those_who_have_no_room_unless_they_fetch_for_themselves() {
+    let mut shard = shard();
+    assert!(!shard.is_direct_full(7), "nobody is here");
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[(3, 0)]);
+    assert!(!shard.is_direct_full(7));
+    shard.on_push(direct(7, 30));
+    let found = (1..=29).map(|seq| (*direct(7, seq)).clone()).collect();
+    shard.direct_fetched(7, Fetch { after: 0, to: 29 }, found, false);
+    assert!(shard.is_direct_full(7) && shard.is_group_full(3));
+    read(&mut shard, key);
+    assert!(!shard.is_direct_full(7) && !shard.is_group_full(3));
+    shard.on_push(direct(7, 200));
+    let found = (31..=199).map(|seq| (*direct(7, seq)).clone()).collect();
+    shard.direct_fetched(7, Fetch { after: 30, to: 199 }, found, false);
+    assert!(shard.is_congested(key));
+    assert!(!shard.is_direct_full(7), "it has fallen behind");
+}
+
+#[test]
+fn pushes_that_nobody_fetched_still_count() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[]);
+    shard.on_push(direct(7, 30));
+    let found = (1..=29).map(|seq| (*direct(7, seq)).clone()).collect();
+    shard.direct_fetched(7, Fetch { after: 0, to: 29 }, found, false);
+    shard.sent(key, 0, true);
+    assert_eq!(ended(&shard, key), None);
+    for seq in 31..=100 {
+        shard.on_push(direct(7, seq));
+    }
+    shard.sent(key, 0, true);
+    assert_eq!(ended(&shard, key), Some(CloseReason::SlowConsumer));
+}

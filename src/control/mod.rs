@@ -204,6 +204,7 @@ async fn announce_ready(
         return;
     }
     readiness.set_cores_up();
+    info!("im-gateway {} is up", env!("CARGO_PKG_VERSION"));
     if !readiness.is_draining() {
         supervisor.ready(registry.cores.len());
     }

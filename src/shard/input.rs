@@ -141,6 +141,7 @@ impl Shard {
             job.verb,
             self.now.monotonic_us.saturating_sub(job.started_us),
         );
+        self.log_failed_login(job, reply);
         let connection = self.connection_mut(job.key)?;
         connection.session.busy = false;
         if let Some(login) = connection.session.login_mut() {
@@ -164,6 +165,20 @@ impl Shard {
         }
         self.check_invariants();
         next
+    }
+
+    /// A password or a token that was refused: who watches the log looks for those.
+    fn log_failed_login(&mut self, job: &Job, reply: &Reply) {
+        let now_ms = self.now_ms();
+        if let Reply::Error { code, .. } = reply
+            && matches!(job.verb, Verb::Login | Verb::Auth)
+            && matches!(code, ErrorCode::AuthFailed | ErrorCode::TokenExpired)
+            && let Some(connection) = self.connection(job.key)
+        {
+            let peer = connection.session.peer.address();
+            self.client_log
+                .login_failed(job.verb.name(), *code, peer, now_ms);
+        }
     }
 
     /// Ends the session of a client that sends no more once it has had all its replies.

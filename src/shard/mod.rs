@@ -20,7 +20,7 @@
 
 pub mod account;
 pub mod acknowledgement;
-mod close_log;
+mod client_log;
 pub mod core;
 pub mod deadlines;
 pub mod delivery;
@@ -64,7 +64,7 @@ use crate::{
     },
     shard::{
         acknowledgement::Questions,
-        close_log::CloseLog,
+        client_log::ClientLog,
         search::{Search, Sought, Turn},
         sequencer::{Fetch, Sequencer},
         unsettled::{Settling, Unsettled},
@@ -234,7 +234,7 @@ pub struct Shard {
     acks: Vec<AckRange>,
     scratch: Vec<u8>,
     draining: bool,
-    close_log: CloseLog,
+    client_log: ClientLog,
     search: Search,
     unsettled: Unsettled,
     membership_changes: u64,
@@ -274,7 +274,7 @@ impl Shard {
             acks: Vec::new(),
             scratch: Vec::new(),
             draining: false,
-            close_log: CloseLog::default(),
+            client_log: ClientLog::default(),
             search: Search::default(),
             unsettled: Unsettled::default(),
             membership_changes: 0,
@@ -435,7 +435,7 @@ impl Shard {
         self.arm(key, now_ms + LINGER_MS);
         self.metrics.connections.dec();
         self.metrics.connection_closed(reason);
-        self.close_log.note(reason, peer, user, now_ms);
+        self.client_log.closed(reason, peer, user, now_ms);
     }
 
     /// The connection is gone or to be given up at once: ends the session if it has not ended, and frees the slot.

@@ -62,6 +62,27 @@ fn the_log_tells_who_was_closed_by_address_and_port_and_of_displacements() {
 }
 
 #[test]
+fn the_log_tells_of_the_start_and_of_failed_logins_without_what_was_typed() {
+    let gateway = Gateway::start(|_| {});
+    eventually("the start is in the log", || {
+        gateway.output().1.contains("is up")
+    });
+    gateway.register("alice");
+    let mut client = gateway.client();
+    assert_error(&client.ask("login:alice:not-her-password"), "AUTH_FAILED");
+    assert_error(&client.ask("auth:not-a-token"), "AUTH_FAILED");
+    let peer = client.local_address();
+    for command in ["login", "auth"] {
+        let line = format!("login failed command={command} code=AUTH_FAILED peer={peer}\n");
+        eventually("the failure is in the log", || {
+            gateway.output().1.contains(&line)
+        });
+    }
+    let log = gateway.output().1;
+    assert!(!log.contains("not-"), "{log}");
+}
+
+#[test]
 fn the_exposition_is_well_formed_and_names_the_version() {
     let gateway = Gateway::start_on_two_cores();
     gateway.register("alice").ask("ping");

@@ -1,12 +1,13 @@
-//! A token bucket of 16 bytes: a steady rate with room for a burst.
+//! A token bucket of 16 bytes: a steady rate with room for a burst, and for debts of what turned out dear.
 //!
 //! Owns the arithmetic of one bucket; the [`Rate`] is the same for many buckets, so it is handed in with each call. Never
 //! rounds: the level is kept in thousandths of a token, and a millisecond adds exactly `per_second` of them.
 //!
-//! Invariant: in any stretch of `w` milliseconds at most `burst + per_second × w / 1000` tokens are granted.
+//! Invariants: in any stretch of `w` milliseconds at most `burst + per_second × w / 1000` tokens are granted, and as many fewer as
+//! were charged; a debt is at most a burst.
 
 /// What one token costs, so that a millisecond's share of a token is a whole number.
-const TOKEN_UNITS: u64 = 1000;
+const TOKEN_UNITS: i64 = 1000;
 
 /// How many tokens a bucket holds and how fast they come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +19,16 @@ pub struct Rate {
 }
 
 impl Rate {
-    fn capacity_units(&self) -> u64 {
-        u64::from(self.burst) * TOKEN_UNITS
+    fn capacity_units(&self) -> i64 {
+        i64::from(self.burst) * TOKEN_UNITS
     }
 }
 
 /// The state of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenBucket {
-    level_units: u64,
+    /// Below 0: what was charged and is not paid yet.
+    level_units: i64,
     refilled_ms: u64,
 }
 
@@ -48,18 +50,31 @@ impl TokenBucket {
         let refill = elapsed_ms.saturating_mul(u64::from(rate.per_second));
         self.level_units = self
             .level_units
-            .saturating_add(refill)
+            .saturating_add_unsigned(refill)
             .min(rate.capacity_units());
 
-        if let Some(rest) = self.level_units.checked_sub(TOKEN_UNITS) {
-            self.level_units = rest;
+        if self.level_units >= TOKEN_UNITS {
+            self.level_units -= TOKEN_UNITS;
             return Ok(());
         }
         if rate.per_second == 0 || rate.burst == 0 {
             return Err(u64::MAX);
         }
-        let missing = TOKEN_UNITS - self.level_units;
+        let missing = self.level_units.abs_diff(TOKEN_UNITS);
         Err(missing.div_ceil(u64::from(rate.per_second)))
+    }
+
+    /// What was granted turned out to cost so many tokens more, though never more than a burst: the next token comes once they
+    /// are back.
+    pub fn charge(&mut self, rate: &Rate, tokens: u32) {
+        let units = i64::from(tokens.min(rate.burst)) * TOKEN_UNITS;
+        let deepest = -rate.capacity_units();
+        self.level_units = (self.level_units - units).max(deepest);
+    }
+
+    /// Whether more was charged than was there, when a token was last asked for.
+    pub fn is_in_debt(&self) -> bool {
+        self.level_units < 0
     }
 }
 
@@ -141,6 +156,40 @@ mod tests {
         let mut bucket = TokenBucket::full(&rate);
         assert_eq!(bucket.try_take(&rate, u64::MAX), Ok(()));
         assert_eq!(bucket.try_take(&rate, 0), Ok(()));
+    }
+
+    #[test]
+    fn what_is_charged_is_paid_before_the_next_token() {
+        let rate = Rate {
+            per_second: 50,
+            burst: 100,
+        };
+        let mut bucket = TokenBucket::full(&rate);
+        assert_eq!(bucket.try_take(&rate, 0), Ok(()));
+        bucket.charge(&rate, 50);
+        assert!(!bucket.is_in_debt());
+        assert_eq!(bucket.try_take(&rate, 0), Ok(()));
+        bucket.charge(&rate, 98);
+        assert!(bucket.is_in_debt());
+        // 50 short of nothing, and one more for the next.
+        assert_eq!(bucket.try_take(&rate, 0), Err(1_020));
+        assert_eq!(bucket.try_take(&rate, 1_019), Err(1));
+        assert!(!bucket.is_in_debt());
+        assert_eq!(bucket.try_take(&rate, 1_020), Ok(()));
+    }
+
+    #[test]
+    fn a_debt_is_a_burst_at_most_whatever_is_charged() {
+        let rate = Rate {
+            per_second: 10,
+            burst: 20,
+        };
+        let mut bucket = TokenBucket::full(&rate);
+        assert_eq!(bucket.try_take(&rate, 0), Ok(()));
+        for _ in 0..3 {
+            bucket.charge(&rate, u32::MAX);
+        }
+        assert_eq!(bucket.try_take(&rate, 0), Err(2_100));
     }
 
     /// The rule itself: a token may be granted now if, counted from every earlier grant, the number stays within the

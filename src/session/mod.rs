@@ -20,6 +20,7 @@
 //! that come in `Binding` wait until the log-in is answered; `Ended` is final.
 
 pub mod commands;
+pub mod cost;
 pub mod effects;
 pub mod job;
 pub mod outbox;

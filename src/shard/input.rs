@@ -16,7 +16,10 @@ use crate::{
         line::{Split, split_line},
         reply::Reply,
     },
-    session::job::{Call, Job},
+    session::{
+        cost::{self, Circumstances},
+        job::{Call, Job},
+    },
 };
 
 /// What a client may leave before it has logged in, unhandled or unread, in lines of the greatest
@@ -154,6 +157,7 @@ impl Shard {
         if matches!(reply, Reply::LoggedIn { .. }) {
             self.activate(job.key);
         }
+        self.charge(job, reply);
         let next = self.handle_buffered(job.key);
         if next.is_none() {
             if self.draining {
@@ -285,9 +289,12 @@ impl Shard {
             return true;
         };
         if session.throttled_since_ms == 0 {
+            self.metrics.rate_limited_commands_total.inc();
+        }
+        // Whoever pays for one dear command has not sent too many.
+        if session.throttled_since_ms == 0 || session.bucket.is_in_debt() {
             // 0 means "is not", so the first millisecond counts as the second.
             session.throttled_since_ms = now_ms.max(1);
-            self.metrics.rate_limited_commands_total.inc();
         }
         if now_ms.saturating_sub(session.throttled_since_ms) >= throttle_timeout_ms {
             let dialect = session.dialect;
@@ -302,6 +309,29 @@ impl Shard {
             self.throttle(key);
         }
         false
+    }
+
+    /// Takes from the client's budget what its command turned out to cost beside its line.
+    fn charge(&mut self, job: &Job, reply: &Reply) {
+        let group = match job.call {
+            Call::GroupChat { group, .. } => self.groups.get(&group),
+            _ => None,
+        };
+        let listeners = group.map_or(0, |group| group.members.len());
+        let rate = self.options.command_rate;
+        let Some(connection) = self.connection_mut(job.key) else {
+            return;
+        };
+        let session = &mut connection.session;
+        if session.peer.exempt {
+            return;
+        }
+        let circumstances = Circumstances {
+            groups: session.login().map_or(0, |login| login.groups.len()),
+            listeners,
+        };
+        let tokens = cost::beyond_its_line(&job.call, reply, circumstances);
+        session.bucket.charge(&rate, tokens);
     }
 
     /// Has the connection go on with the next tick.

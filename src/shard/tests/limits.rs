@@ -112,3 +112,40 @@ fn before_login_a_client_may_leave_no_more_than_a_few_lines_in_either_direction(
     }
     assert!(shard.unsent(key).len() > shard.options().outbound_queue_bytes / 2);
 }
+
+/// Logs in, spends nearly all tokens, asks for `line`, and says after how many milliseconds the `ping` behind it is
+/// answered.
+fn answered_after_ms(line: &str, reply: &Reply) -> u64 {
+    let mut shard = shard();
+    let key = connect_limited(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[]);
+    assert!(shard.feed(key, "ping\n".repeat(14).as_bytes()).is_none());
+    read(&mut shard, key);
+    let job = shard
+        .feed(key, format!("{line}\nping\n").as_bytes())
+        .expect("a job");
+    assert!(shard.complete(&job, reply).is_none());
+    for now_ms in (0..60_000).step_by(100) {
+        at(&mut shard, now_ms);
+        let mut keys = Vec::new();
+        shard.take_resumable(&mut keys);
+        for key in keys {
+            assert!(shard.resume(key).is_none());
+        }
+        if read(&mut shard, key).contains("pong") {
+            return now_ms;
+        }
+    }
+    panic!("closed, or never answered");
+}
+
+#[test]
+fn what_moves_much_is_paid_for_before_the_next_command_and_closes_nobody() {
+    let pulled = |count| Reply::PullDone { count, more: false };
+    // A token comes back every 100 ms; the login took five of twenty.
+    assert_eq!(answered_after_ms("pull:100", &pulled(0)), 100);
+    assert_eq!(answered_after_ms("pull:100", &pulled(100)), 600);
+    // A whole burst, which takes longer to come back than a client may go on sending too many commands.
+    assert_eq!(answered_after_ms("pull:1000", &pulled(1000)), 2_100);
+    assert_eq!(answered_after_ms("ack:1:2:3", &Reply::Acked(0)), 100);
+}

@@ -5,6 +5,7 @@
 //! at once, and a drain has a deadline. Never touches a connection and never waits for a core, except for all of them to
 //! have drained. Everything here runs on one tokio runtime on the thread that calls [`run`].
 
+mod host;
 mod ops;
 mod readiness;
 mod signals;

@@ -1,15 +1,18 @@
 //! The ops listener: health and metrics over HTTP.
 //!
 //! Owns four read-only routes. Knows no secret and takes no input but the path: there is nothing to authorise, and the
-//! address it listens on, loopback by default, decides who may look. Whatever a peer does costs at most one of
-//! [`Limits::connections`] places for [`Limits::connection_time`], and never a core.
+//! address it listens on, loopback by default, decides who may look; on loopback, pages in a browser may not (`host`).
+//! Whatever a peer does costs at most one of [`Limits::connections`] places for [`Limits::connection_time`], and never a
+//! core. Who comes is always served: where all places are taken, the oldest connection makes room, since one that is
+//! neither slow nor idle is done within milliseconds.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::State,
     http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -19,11 +22,14 @@ use log::{debug, error, warn};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    task::{JoinHandle, yield_now},
     time::{sleep, timeout},
 };
 
-use super::readiness::{Readiness, stall_reason};
+use super::{
+    host,
+    readiness::{Readiness, stall_reason},
+};
 use crate::metrics::{
     Registry,
     exposition::{self, Format},
@@ -32,7 +38,7 @@ use crate::metrics::{
 /// How much of the control thread the ops listener may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections served at once; the next ones wait in the kernel's queue.
+    /// Connections served at once.
     pub connections: usize,
     /// How long a connection lives, from its accept to the last byte of its one response. A slow header, a slow body and a
     /// slow reader all end here.
@@ -63,12 +69,15 @@ pub(super) struct Sources {
 
 /// Serves for as long as the runtime lives.
 pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limits) {
-    let router = router(sources);
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut router = router(sources);
+    if listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().is_loopback())
+    {
+        router = router.layer(middleware::from_fn(host::only_loopback));
+    }
+    let mut served: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) if concerns_one_connection(&error) => continue,
@@ -78,15 +87,24 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
                 continue;
             }
         };
+        served.retain(|connection| !connection.is_finished());
+        if served.len() >= limits.connections
+            && let Some(oldest) = served.pop_front()
+        {
+            debug!("ops listener: a connection makes room for another");
+            oldest.abort();
+        }
         let router = router.clone();
-        tokio::spawn(async move {
+        served.push_back(tokio::spawn(async move {
             match timeout(limits.connection_time, answer(stream, router)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!("ops listener: {error}"),
                 Err(_) => debug!("ops listener: a connection took too long"),
             }
-            drop(place);
-        });
+        }));
+        // Its turn comes before the next one is accepted: a crowd that comes at once drives out nobody
+        // whose request is there already.
+        yield_now().await;
     }
 }
 

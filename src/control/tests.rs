@@ -24,8 +24,9 @@ fn every_route_answers_get_and_nothing_but_reading() {
     for route in ROUTES {
         assert_eq!(control.get(route).status, 200, "{route}");
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            let request =
-                format!("{method} {route} HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi");
+            let request = format!(
+                "{method} {route} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi"
+            );
             let answer = control.request(&request);
             assert_eq!(answer.status, 405, "{method} {route}");
             assert_eq!(answer.body, "", "{method} {route}");
@@ -196,16 +197,49 @@ fn who_takes_every_place_and_sends_nothing_is_closed() {
 }
 
 #[test]
+fn a_crowd_of_slow_requests_keeps_nobody_from_livez() {
+    let control = Control::started();
+    let mut crowd: Vec<TcpStream> = (0..300).map(|_| control.connect()).collect();
+    for stream in &mut crowd {
+        // Some are closed already, to make room for the others.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc");
+    }
+    for _ in 0..10 {
+        assert_eq!(control.get("/livez").status, 200);
+    }
+}
+
+#[test]
+fn what_is_asked_of_another_host_is_not_answered_on_loopback() {
+    let control = Control::started();
+    let get = |head: &str| control.request(&format!("GET {head}\r\n\r\n")).status;
+    for head in [
+        "/metrics HTTP/1.1\r\nHost: evil.example:8100",
+        "/livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example",
+        "http://evil.example/livez HTTP/1.1\r\nHost: localhost",
+        "/nothing HTTP/1.1\r\nHost: evil.example",
+    ] {
+        assert_eq!(get(head), 421, "{head}");
+    }
+    for head in [
+        "/livez HTTP/1.1\r\nHost: localhost:8100",
+        "/livez HTTP/1.1\r\nHost: [::1]:8100",
+        "/livez HTTP/1.0",
+    ] {
+        assert_eq!(get(head), 200, "{head}");
+    }
+}
+
+#[test]
 fn oversized_and_broken_requests_are_refused() {
     let control = Control::started();
     let long = "x".repeat(6 * 1024);
     let answer = control.request(&format!(
-        "GET /livez HTTP/1.1\r\nHost: test\r\nA: {long}\r\nB: {long}"
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nA: {long}\r\nB: {long}"
     ));
     assert_eq!(answer.status, 431);
     assert_eq!(control.request("@1 login:alice:secret\r\n\r\n").status, 400);
-    let both =
-        "GET /livez HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let both = "GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(control.request(both).status, 400);
     assert_eq!(control.get("/livez").status, 200);
 }
@@ -213,13 +247,13 @@ fn oversized_and_broken_requests_are_refused() {
 #[test]
 fn a_connection_gets_one_answer_and_its_body_is_ignored() {
     let control = Control::started();
-    let body = "GET /livez HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\npart";
+    let body = "GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\npart";
     let answer = control.request(body);
     assert_eq!(
         (answer.status, answer.headers["connection"].as_str()),
         (200, "close")
     );
-    let twice = "GET /livez HTTP/1.1\r\nHost: test\r\n\r\n".repeat(2);
+    let twice = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
     assert_eq!(control.request(&twice).body.matches("HTTP/1.1").count(), 0);
 }
 

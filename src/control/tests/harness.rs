@@ -171,7 +171,7 @@ impl Control {
     }
 
     pub fn get(&self, path: &str) -> Answer {
-        self.request(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
 
     pub fn request(&self, request: &str) -> Answer {

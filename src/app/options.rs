@@ -7,7 +7,7 @@ use crate::{
     bus::mac::PushKey,
     config::settings::Settings,
     error::{ExitCode, StartupError},
-    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
+    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
     protocol::command::Judge,
     secret_file,
     shard::{ShardOptions, core::Gateway, input::room_before_login},
@@ -18,6 +18,8 @@ use crate::{
 
 /// Records of failed log-ins, by address and by user.
 const LOGIN_RECORDS: usize = 16 * 1024;
+/// Networks whose registrations are counted.
+const REGISTRATION_RECORDS: usize = 16 * 1024;
 
 pub(super) fn socket_options(settings: &Settings) -> SocketOptions {
     let network = &settings.network;
@@ -58,6 +60,10 @@ pub(super) fn gateway(
             delay_max_ms: limits.login_delay_max_ms,
             capacity: LOGIN_RECORDS,
         }),
+        settings
+            .auth
+            .is_registration_open
+            .then(|| Registrations::new(limits.registrations_per_hour, REGISTRATION_RECORDS)),
         Admission::new(max_connections, limits.connections_per_ip as usize),
     );
     if !remember_users {

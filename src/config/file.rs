@@ -211,6 +211,8 @@ sections! {
         login_delay: Seconds = Seconds::from_ms(1000),
         /// The longest wait.
         login_delay_max: Seconds = Seconds::from_ms(300_000),
+        /// Accounts that one IPv4 address or IPv6 /64 may register in an hour, and at once.
+        registrations_per_hour: u32 = 20,
         /// Networks that are not counted by address or rate.
         limit_exempt: Vec<String> = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
     }
@@ -227,6 +229,8 @@ sections! {
         password_threads: u32 = 1,
         /// Logins that may wait for them, and as many registrations.
         password_queue: u32 = 256,
+        /// Whether clients may register accounts: `open` or `closed`.
+        registration: String = "open".to_owned(),
     }
 
     /// Calls to backends.

@@ -185,6 +185,8 @@ pub struct Limits {
     pub login_delay_ms: u64,
     /// The longest wait; never less than `login_delay_ms`.
     pub login_delay_max_ms: u64,
+    /// Accounts that one IPv4 address or IPv6 /64 may register in an hour, and at once.
+    pub registrations_per_hour: u32,
     /// Networks that are not counted by address or rate.
     pub limit_exempt: Vec<IpNet>,
 }
@@ -202,6 +204,8 @@ pub struct Auth {
     pub password_threads: usize,
     /// Logins that may wait for them, and as many registrations.
     pub password_queue: usize,
+    /// Whether clients may register accounts.
+    pub is_registration_open: bool,
 }
 
 /// `[rpc]`: calls to backends.

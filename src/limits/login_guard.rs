@@ -9,8 +9,11 @@
 //! each further one closes the door for `delay_ms`, twice that, and so on up to `delay_max_ms`. So whoever keeps failing
 //! gets, in the long run, one attempt per `delay_max_ms` and network, and whoever stops is forgotten in bounded time.
 //!
-//! An attempt under way counts as a failure until it is known to be none: else all attempts sent at the same moment would
-//! find the door open. One that ends by a fault of the backend, and so tells nothing about the password, never happened.
+//! # Attempts under way
+//! They are no failures: sixty people behind one address may log in at the same moment. But were they not counted at all, all guesses sent at
+//! the same moment would find the door open. So no more are under way at one time than may fail before the door closes;
+//! whoever comes then stands [`Held::Behind`] them, and goes in as soon as one of them turns out to be good. One
+//! that ends by a fault of the backend, and so tells nothing about the password, never happened.
 //!
 //! # Networks
 //! A log-in that succeeds does not clear the network's record: else an attacker with an account of his own would log
@@ -21,11 +24,12 @@
 //! owner out. Two things see to it:
 //! - its delay stops growing at [`USER_DELAY_MAX_MS`], whatever `delay_max_ms` is;
 //! - a network from which this user logged in before is not held up by it, only by its own record. Nobody but the
-//!   owner of the password can make a network known.
+//!   owner of the password can make a network known. Which ones are known is asked of the User Service ([`Held::ByName`] says
+//!   that it matters, [`LoginGuard::begin_as_known`] that it is so); where that does not remember them, this table does.
 //!
-//! # Registrations
-//! A registration guesses at nothing and is no attempt, but it costs as much as one. So a network may have
-//! [`REGISTRATIONS_UNDER_WAY`] of them under way, and no single client takes every place in the queue for passwords.
+//! # Exempt addresses
+//! Behind an address that is exempt, such as a proxy's, is anybody: it has no record of its own and is nobody's known network. Names
+//! are counted there as everywhere, or whoever comes by the proxy could guess without end.
 //!
 //! # Bounds
 //! Each table holds `capacity` records; the networks known for users share a third one. A new record in a full table takes
@@ -35,21 +39,28 @@
 //! under way is bounded by the number of connections, each of which has one command at a time.
 
 use std::{
-    collections::{BTreeSet, HashMap},
     hash::{BuildHasher, Hash, RandomState},
     net::IpAddr,
 };
 
-use super::ClientNetwork;
+use super::{
+    ClientNetwork,
+    tables::{BoundedTable, UnderWay},
+};
 
 /// The longest delay because of failures in a user's name, in milliseconds.
 const USER_DELAY_MAX_MS: u64 = 30_000;
 
-/// Registrations of one network that may be under way at one time.
-pub const REGISTRATIONS_UNDER_WAY: u32 = 16;
-
-/// In how many milliseconds a registration past those may be tried again.
-const REGISTRATION_RETRY_MS: u64 = 1_000;
+/// Why an attempt may not begin now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// For so many milliseconds (at least 1) none may be made.
+    For(u64),
+    /// The same because of failures in this user's name alone: it does not hold for a network from which the user logged in before.
+    ByName(u64),
+    /// As many are under way as may fail: one that ends well makes room.
+    Behind,
+}
 
 /// How an attempt to log in ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +92,6 @@ pub struct LoginGuard {
     networks: FailureTable<ClientNetwork>,
     users: FailureTable<u64>,
     known: BoundedTable<u64, ()>,
-    registrations: UnderWay<ClientNetwork>,
     hasher: RandomState,
     latest_ms: u64,
 }
@@ -97,27 +107,43 @@ impl LoginGuard {
             networks: FailureTable::new(options, options.delay_max_ms),
             users: FailureTable::new(user_options, options.delay_max_ms.min(USER_DELAY_MAX_MS)),
             known: BoundedTable::new(options.capacity),
-            registrations: UnderWay::default(),
             hasher: RandomState::new(),
             latest_ms: 0,
         }
     }
 
-    /// Begins an attempt, or says in how many milliseconds (at least 1) one may be made. Each attempt begun must be ended
-    /// once. `None` is an exempt address: it may always, and nothing it does is counted.
-    pub fn begin(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), u64> {
+    /// Begins an attempt, or says why not. Each attempt begun must be ended once. `ip` is `None` for an exempt address.
+    pub fn begin(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), Held> {
         self.check(ip, user, now_ms)?;
-        if let Some(ip) = ip {
-            self.networks.under_way.enter(ClientNetwork::of(ip));
-            self.users.under_way.enter(self.hasher.hash_one(user));
-        }
+        self.enter(ip, user);
         Ok(())
     }
 
-    /// Ends an attempt that [`LoginGuard::begin`] let in.
+    /// The same from a network of which somebody else knows, or finds out before the password is looked at, that the user logged in
+    /// from there: failures in the user's name do not count.
+    pub fn begin_as_known(&mut self, ip: IpAddr, user: &str, now_ms: u64) -> Result<(), Held> {
+        let now_ms = self.advance(now_ms);
+        match self.networks.door(&ClientNetwork::of(ip), now_ms) {
+            Door::Open => {}
+            Door::Crowded => return Err(Held::Behind),
+            Door::Closed(wait_ms) => return Err(Held::For(wait_ms)),
+        }
+        self.enter(Some(ip), user);
+        Ok(())
+    }
+
+    fn enter(&mut self, ip: Option<IpAddr>, user: &str) {
+        if let Some(ip) = ip {
+            self.networks.under_way.enter(ClientNetwork::of(ip));
+        }
+        self.users.under_way.enter(self.hasher.hash_one(user));
+    }
+
+    /// Ends an attempt that was let in.
     pub fn end(&mut self, ip: Option<IpAddr>, user: &str, outcome: LoginOutcome, now_ms: u64) {
-        let Some(address) = ip else { return };
-        self.networks.under_way.leave(&ClientNetwork::of(address));
+        if let Some(address) = ip {
+            self.networks.under_way.leave(&ClientNetwork::of(address));
+        }
         self.users.under_way.leave(&self.hasher.hash_one(user));
         match outcome {
             LoginOutcome::Failed => self.failed(ip, user, now_ms),
@@ -126,57 +152,58 @@ impl LoginGuard {
         }
     }
 
-    /// Begins a registration, or says in how many milliseconds one may be made. Each one begun must be ended once.
-    pub fn begin_registration(&mut self, ip: Option<IpAddr>) -> Result<(), u64> {
-        let Some(network) = ip.map(ClientNetwork::of) else {
-            return Ok(());
-        };
-        if self.registrations.count(&network) >= u64::from(REGISTRATIONS_UNDER_WAY) {
-            return Err(REGISTRATION_RETRY_MS);
-        }
-        self.registrations.enter(network);
-        Ok(())
-    }
-
-    /// Ends a registration that [`LoginGuard::begin_registration`] let in.
-    pub fn end_registration(&mut self, ip: Option<IpAddr>) {
-        if let Some(ip) = ip {
-            self.registrations.leave(&ClientNetwork::of(ip));
-        }
-    }
-
-    fn check(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), u64> {
-        let Some(ip) = ip else { return Ok(()) };
+    fn check(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), Held> {
         let now_ms = self.advance(now_ms);
-        let network = ClientNetwork::of(ip);
-        let mut wait_ms = self.networks.wait_ms(&network, now_ms);
-        if !self.known.contains(&self.hasher.hash_one((network, user))) {
-            wait_ms = wait_ms.max(self.users.wait_ms(&self.hasher.hash_one(user), now_ms));
+        let network = ip.map(ClientNetwork::of);
+        let is_known = network
+            .is_some_and(|network| self.known.contains(&self.hasher.hash_one((network, user))));
+        let of_network = network.map_or(Door::Open, |network| self.networks.door(&network, now_ms));
+        let of_name = if is_known {
+            Door::Open
+        } else {
+            self.users.door(&self.hasher.hash_one(user), now_ms)
+        };
+        match (of_network, of_name) {
+            (Door::Closed(one_ms), Door::Closed(other_ms)) => Err(Held::For(one_ms.max(other_ms))),
+            (Door::Closed(wait_ms), _) => Err(Held::For(wait_ms)),
+            (_, Door::Closed(wait_ms)) if network.is_none() => Err(Held::For(wait_ms)),
+            (_, Door::Closed(wait_ms)) => Err(Held::ByName(wait_ms)),
+            (Door::Crowded, _) | (_, Door::Crowded) => Err(Held::Behind),
+            (Door::Open, Door::Open) => Ok(()),
         }
-        if wait_ms == 0 { Ok(()) } else { Err(wait_ms) }
     }
 
     fn failed(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) {
-        let Some(ip) = ip else { return };
         let now_ms = self.advance(now_ms);
-        self.networks.failed(ClientNetwork::of(ip), now_ms);
+        if let Some(ip) = ip {
+            self.networks.failed(ClientNetwork::of(ip), now_ms);
+        }
         self.users.failed(self.hasher.hash_one(user), now_ms);
     }
 
     /// The failures in the user's name are forgotten, and the network is known for this user.
     fn succeeded(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) {
-        let Some(ip) = ip else { return };
         let now_ms = self.advance(now_ms);
-        let network = ClientNetwork::of(ip);
         self.users.table.remove(&self.hasher.hash_one(user));
-        self.known
-            .put(self.hasher.hash_one((network, user)), now_ms, ());
+        if let Some(network) = ip.map(ClientNetwork::of) {
+            let known = self.hasher.hash_one((network, user));
+            self.known.put(known, now_ms, ());
+        }
     }
 
     fn advance(&mut self, now_ms: u64) -> u64 {
         self.latest_ms = self.latest_ms.max(now_ms);
         self.latest_ms
     }
+}
+
+/// What one of the two tables has to say.
+enum Door {
+    Open,
+    /// As many are under way as may fail.
+    Crowded,
+    /// For so many milliseconds.
+    Closed(u64),
 }
 
 /// The failures of one kind of key.
@@ -223,14 +250,19 @@ impl<K: Copy + Eq + Hash + Ord> FailureTable<K> {
         self.delay_ms.saturating_mul(factor).min(self.delay_max_ms)
     }
 
-    fn wait_ms(&mut self, key: &K, now_ms: u64) -> u64 {
+    fn door(&mut self, key: &K, now_ms: u64) -> Door {
         self.table.drop_ranked_up_to(now_ms);
         let (forgotten_ms, open_ms) = self.table.get(key).unwrap_or((now_ms, now_ms));
-        let wait_ms = open_ms.saturating_sub(now_ms);
-        match self.under_way.count(key) {
-            0 => wait_ms,
-            // As if they had all failed just now.
-            count => wait_ms.max(self.delay_after(self.failures(forgotten_ms, now_ms) + count)),
+        if open_ms > now_ms {
+            return Door::Closed(open_ms - now_ms);
+        }
+        let under_way = self.under_way.count(key);
+        // If they all failed, would the next one find the door closed?
+        let failures = self.failures(forgotten_ms, now_ms) + under_way;
+        if under_way > 0 && self.delay_after(failures) > 0 {
+            Door::Crowded
+        } else {
+            Door::Open
         }
     }
 
@@ -249,101 +281,6 @@ impl<K: Copy + Eq + Hash + Ord> FailureTable<K> {
         let failures = self.failures(forgotten_ms, now_ms);
         let open_ms = open_ms.max(now_ms.saturating_add(self.delay_after(failures)));
         self.table.put(key, forgotten_ms, open_ms);
-    }
-}
-
-/// How many of each key are under way; a key without any has no entry.
-#[derive(Debug)]
-struct UnderWay<K> {
-    counts: HashMap<K, u32>,
-}
-
-impl<K> Default for UnderWay<K> {
-    fn default() -> Self {
-        Self {
-            counts: HashMap::new(),
-        }
-    }
-}
-
-impl<K: Eq + Hash> UnderWay<K> {
-    fn count(&self, key: &K) -> u64 {
-        self.counts.get(key).copied().map_or(0, u64::from)
-    }
-
-    fn enter(&mut self, key: K) {
-        *self.counts.entry(key).or_insert(0) += 1;
-    }
-
-    fn leave(&mut self, key: &K) {
-        match self.counts.get_mut(key) {
-            Some(count) if *count > 1 => *count -= 1,
-            Some(_) => {
-                self.counts.remove(key);
-            }
-            None => debug_assert!(false, "ended more than was begun"),
-        }
-    }
-}
-
-/// A map of at most `capacity` entries, each with a rank; a new one takes the place of the lowest in rank.
-#[derive(Debug)]
-struct BoundedTable<K, V> {
-    capacity: usize,
-    entries: HashMap<K, (u64, V)>,
-    by_rank: BTreeSet<(u64, K)>,
-}
-
-impl<K: Copy + Eq + Hash + Ord, V: Copy> BoundedTable<K, V> {
-    fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            entries: HashMap::new(),
-            by_rank: BTreeSet::new(),
-        }
-    }
-
-    fn contains(&self, key: &K) -> bool {
-        self.entries.contains_key(key)
-    }
-
-    fn get(&self, key: &K) -> Option<(u64, V)> {
-        self.entries.get(key).copied()
-    }
-
-    fn put(&mut self, key: K, rank: u64, value: V) {
-        self.remove(&key);
-        if self.capacity == 0 {
-            return;
-        }
-        if self.entries.len() >= self.capacity
-            && let Some((_, lowest)) = self.by_rank.pop_first()
-        {
-            self.entries.remove(&lowest);
-        }
-        self.entries.insert(key, (rank, value));
-        self.by_rank.insert((rank, key));
-        self.check_invariants();
-    }
-
-    fn remove(&mut self, key: &K) {
-        if let Some((rank, _)) = self.entries.remove(key) {
-            self.by_rank.remove(&(rank, *key));
-        }
-    }
-
-    fn drop_ranked_up_to(&mut self, rank: u64) {
-        while let Some((lowest, key)) = self.by_rank.first().copied()
-            && lowest <= rank
-        {
-            self.by_rank.pop_first();
-            self.entries.remove(&key);
-        }
-    }
-
-    fn check_invariants(&self) {
-        debug_assert_eq!(self.entries.len(), self.by_rank.len());
-        debug_assert!(self.entries.len() <= self.capacity);
     }
 }
 

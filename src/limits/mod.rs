@@ -1,10 +1,10 @@
-//! How much one client may take: connections, commands a second, attempts to log in.
+//! How much one client may take: connections, commands a second, attempts to log in, registrations.
 //!
 //! Owns the counting rules and nothing else: no socket, no clock, no configuration file. Time comes in as `now_ms`, an
 //! address as a value, and the answer says "yes" or how long to wait. What to do about a "no" is the caller's matter.
 //!
 //! Invariants: every table is bounded; a clock that steps back never grants more and never locks anybody out for longer
-//! than the rule says; an address listed as exempt is not counted at all.
+//! than the rule says; an address listed as exempt is not counted at all, though the user names it tries are.
 
 use std::net::IpAddr;
 
@@ -13,11 +13,14 @@ use ipnet::{IpNet, Ipv4Net};
 mod admission;
 mod bad_lines;
 mod login_guard;
+mod registrations;
+mod tables;
 mod token_bucket;
 
 pub use admission::{Admission, Refusal};
 pub use bad_lines::{BadLines, Patience};
-pub use login_guard::{LoginGuard, LoginGuardOptions, LoginOutcome, REGISTRATIONS_UNDER_WAY};
+pub use login_guard::{Held, LoginGuard, LoginGuardOptions, LoginOutcome};
+pub use registrations::Registrations;
 pub use token_bucket::{Rate, TokenBucket};
 
 /// The addresses that limits by address or rate do not apply to.
@@ -70,6 +73,14 @@ impl ClientNetwork {
             IpAddr::V4(v4) => Self::V4(v4.to_bits()),
             IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),
         }
+    }
+}
+
+/// What counts as one client by its address, as a key for those who need not know what is in it: equal for equal networks.
+pub fn network_key(ip: IpAddr) -> Vec<u8> {
+    match ClientNetwork::of(ip) {
+        ClientNetwork::V4(bits) => bits.to_be_bytes().to_vec(),
+        ClientNetwork::V6(bits) => bits.to_be_bytes().to_vec(),
     }
 }
 
@@ -129,6 +140,11 @@ mod tests {
         assert_ne!(
             ClientNetwork::of(ip("2001:db8:0:1::1")),
             ClientNetwork::of(ip("2001:db8:0:2::1"))
+        );
+        assert_eq!(network_key(ip("::ffff:192.0.2.1")), [192, 0, 2, 1]);
+        assert_eq!(
+            network_key(ip("2001:db8:0:1::1")),
+            network_key(ip("2001:db8:0:1:ffff::9"))
         );
     }
 }

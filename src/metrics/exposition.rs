@@ -209,7 +209,11 @@ fn write_messages(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
                 &[number, "commands"],
                 core.rate_limited_commands_total.get(),
             )?;
-            family.counter(&[number, "login"], core.rate_limited_login_total.get())
+            family.counter(&[number, "login"], core.rate_limited_login_total.get())?;
+            family.counter(
+                &[number, "registration"],
+                core.rate_limited_registration_total.get(),
+            )
         })
     })?;
     writer.counters(&names::PROTOCOL_ERRORS, cores, |core| {

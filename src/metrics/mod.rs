@@ -85,6 +85,8 @@ pub struct Core {
     pub rate_limited_commands_total: Counter,
     /// Log-in attempts refused because there were too many before.
     pub rate_limited_login_total: Counter,
+    /// Registrations refused because their network had made so many.
+    pub rate_limited_registration_total: Counter,
     /// Lines that break the protocol.
     pub protocol_errors_total: Counter,
     /// Pushes written to nobody.
@@ -152,6 +154,7 @@ impl Core {
             slow_consumers_total: Counter::default(),
             rate_limited_commands_total: Counter::default(),
             rate_limited_login_total: Counter::default(),
+            rate_limited_registration_total: Counter::default(),
             protocol_errors_total: Counter::default(),
             push_dropped: PerLabel::default(),
             inbox_full: SharedCounter::default(),

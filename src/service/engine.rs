@@ -76,7 +76,11 @@ impl Item {
                     | Request::GetProfile(_)
                     | Request::Search(_)
             ),
-            Self::Judged(judged) => !matches!(judged.verdict, Verdict::Hashed { .. }),
+            Self::Judged(judged) => match &judged.verdict {
+                Verdict::Login { user, origin } => user.is_none() || !origin.is_news,
+                Verdict::Hashed { .. } => false,
+                Verdict::TooLate(_) | Verdict::Failed(_) => true,
+            },
         }
     }
 
@@ -409,7 +413,7 @@ impl<S: Storage> Engine<S> {
             assert_ne!(request.user_id, self.panics_on_profile_of);
         }
         let response: Response = match request {
-            Request::Login(request) => return self.login(request).map(Outcome::Password),
+            Request::Login(request) => return self.login(request),
             Request::Register(request) => return self.register(request).map(Outcome::Password),
             Request::Logout(_) => proto::LogoutResponse { result: ok() }.into(),
             Request::EndSession(request) => self.end_session(request)?.into(),

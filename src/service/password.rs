@@ -46,6 +46,17 @@ const INSERT_MARGIN_MAX: Duration = Duration::from_millis(250);
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5LXNhbHQtMTIzNA$\
                       AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
+/// Where a call comes from, as far as its user's known networks are concerned.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    /// The network's key; empty: nobody's.
+    pub(super) network: Vec<u8>,
+    /// The user has logged in from there before.
+    pub(super) is_known: bool,
+    /// Should the password be right, this is worth writing down.
+    pub(super) is_news: bool,
+}
+
 /// What a password thread is asked.
 #[derive(Clone)]
 pub(super) enum Task {
@@ -53,7 +64,7 @@ pub(super) enum Task {
     Verify {
         account: Option<(UserId, String)>,
         password: Vec<u8>,
-        network: Vec<u8>,
+        origin: Origin,
     },
     /// The hash of a new account's password.
     Hash {
@@ -73,7 +84,8 @@ impl Task {
 
     fn network(&self) -> &[u8] {
         match self {
-            Self::Verify { network, .. } | Self::Hash { network, .. } => network,
+            Self::Verify { origin, .. } => &origin.network,
+            Self::Hash { network, .. } => network,
         }
     }
 }
@@ -128,9 +140,16 @@ impl Job {
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
     /// A login: the user whose password it was, or `None` if it was not.
-    Login(Option<UserId>),
+    Login {
+        user: Option<UserId>,
+        origin: Origin,
+    },
     /// A registration: the new account's name and hash.
-    Hashed { name: String, hash: String },
+    Hashed {
+        name: String,
+        hash: String,
+        network: Vec<u8>,
+    },
     /// The caller had given up before the password's turn came.
     TooLate(Purpose),
     /// The password could not be checked or hashed.
@@ -140,7 +159,7 @@ pub(super) enum Verdict {
 impl Verdict {
     pub(super) fn purpose(&self) -> Purpose {
         match self {
-            Self::Login(_) => Purpose::Login,
+            Self::Login { .. } => Purpose::Login,
             Self::Hashed { .. } => Purpose::Registration,
             Self::TooLate(purpose) | Self::Failed(purpose) => *purpose,
         }
@@ -398,15 +417,28 @@ enum HashError {
 fn judge(task: Task, memory: &mut Vec<Block>) -> Result<Verdict, HashError> {
     match task {
         Task::Verify {
-            account, password, ..
+            account,
+            password,
+            origin,
         } => {
             let (user_id, hash) = account.unzip();
             let matches = verify(&password, hash.as_deref().unwrap_or(NOBODY), memory)?;
-            Ok(Verdict::Login(user_id.filter(|_| matches)))
+            Ok(Verdict::Login {
+                user: user_id.filter(|_| matches),
+                origin,
+            })
         }
-        Task::Hash { name, password, .. } => {
+        Task::Hash {
+            name,
+            password,
+            network,
+        } => {
             let hash = hash(&password, &Salt::generate(), memory)?;
-            Ok(Verdict::Hashed { name, hash })
+            Ok(Verdict::Hashed {
+                name,
+                hash,
+                network,
+            })
         }
     }
 }

@@ -1,15 +1,16 @@
 //! Users: accounts, names, contacts. Passwords are checked by the pool in `password`; here are only their rows.
 //!
 //! Invariants: a name belongs to one user for ever; a friend list is directed and bounded; a wrong password and an unknown user
-//! look the same.
+//! look the same; what is remembered of a user's networks is bounded.
 
 use super::{
-    engine::{Engine, ok},
-    password::{Task, Verdict},
+    engine::{Engine, Outcome, ok, result},
+    password::{Origin, Task, Verdict},
     store::{Failure, Storage},
 };
 use crate::{
     backend::Response,
+    id::UserId,
     proto::{self, Code},
 };
 
@@ -22,8 +23,40 @@ const FRIENDS_LIMIT: u32 = 1000;
 /// Most users a search answers.
 const SEARCH_LIMIT: u32 = 20;
 
+/// Networks that are known for one user; another one takes the place of that seen longest ago.
+const NETWORKS_LIMIT: u32 = 16;
+/// Longest key of a network; a longer one is nobody's.
+const NETWORK_BYTES: usize = 64;
+/// A login from a known network is written down again no more often, so that most logins write nothing.
+const SEEN_AGAIN_MS: i64 = 24 * 3_600_000;
+
 const NAME_TAKEN: Failure = Failure::Refused(Code::AlreadyExists, "the name is taken");
-const WRONG: Failure = Failure::Refused(Code::Unauthenticated, "wrong user name or password");
+
+/// The answer to a wrong password, to an unknown user, and to a network that is not the user's where it has to be.
+fn wrong(origin: &Origin) -> Response {
+    Response::Login(proto::LoginResponse {
+        result: Some(result(Code::Unauthenticated, "wrong user name or password")),
+        network: memory_of(origin).into(),
+        ..Default::default()
+    })
+}
+
+fn memory_of(origin: &Origin) -> proto::NetworkMemory {
+    if origin.is_known {
+        proto::NetworkMemory::NetworkKnown
+    } else {
+        proto::NetworkMemory::NetworkNew
+    }
+}
+
+/// The key of a network as it is kept.
+fn network_key(network: &[u8]) -> &[u8] {
+    if network.len() <= NETWORK_BYTES {
+        network
+    } else {
+        &[]
+    }
+}
 
 fn valid_name(bytes: &[u8]) -> Option<&str> {
     let name = std::str::from_utf8(bytes).ok()?;
@@ -35,18 +68,55 @@ fn valid_name(bytes: &[u8]) -> Option<&str> {
 }
 
 impl<S: Storage> Engine<S> {
-    pub(super) fn login(&mut self, request: &proto::LoginRequest) -> Result<Task, Failure> {
+    pub(super) fn login(&mut self, request: &proto::LoginRequest) -> Result<Outcome, Failure> {
         let account = match valid_name(&request.username) {
             Some(name) => self.store.read().account(name)?,
             None => None,
         };
+        // An unknown user's networks are looked up as well, and are none.
+        let user = account.as_ref().map_or(0, |(user, _)| *user);
+        let origin = self.origin(user, &request.network)?;
+        if request.only_from_known_network && !origin.is_known {
+            return Ok(Outcome::Reply(wrong(&origin)));
+        }
         // An absurdly long password is as wrong as any, and costs no more.
         let password_bytes = request.password.len().min(PASSWORD_BYTES.end() + 1);
-        Ok(Task::Verify {
+        Ok(Outcome::Password(Task::Verify {
             account,
             password: request.password[..password_bytes].to_vec(),
-            network: request.network.clone(),
+            origin,
+        }))
+    }
+
+    fn origin(&self, user: UserId, network: &[u8]) -> Result<Origin, Failure> {
+        let network = network_key(network);
+        let seen_ms = self.store.read().network_seen_ms(user, network)?;
+        Ok(Origin {
+            network: network.to_vec(),
+            is_known: seen_ms.is_some(),
+            is_news: !network.is_empty()
+                && seen_ms.is_none_or(|seen_ms| self.now_ms - seen_ms >= SEEN_AGAIN_MS),
         })
+    }
+
+    /// The password was right. A storage that takes no writes now does not keep anybody out.
+    fn logged_in(&mut self, user: UserId, origin: &Origin) -> Result<Response, Failure> {
+        if origin.is_news && !self.store.is_reads_only() {
+            self.remember_network(user, &origin.network)?;
+        }
+        Ok(Response::Login(proto::LoginResponse {
+            result: ok(),
+            user_id: user,
+            network: memory_of(origin).into(),
+            session_epoch: Some(self.session_epoch(user)?.number),
+            ..Default::default()
+        }))
+    }
+
+    fn remember_network(&mut self, user: UserId, network: &[u8]) -> Result<(), Failure> {
+        let now_ms = self.now_ms;
+        let store = self.store.write()?;
+        store.remember_network(user, network, now_ms, NETWORKS_LIMIT)
     }
 
     pub(super) fn register(&mut self, request: &proto::RegisterRequest) -> Result<Task, Failure> {
@@ -66,24 +136,29 @@ impl<S: Storage> Engine<S> {
         Ok(Task::Hash {
             name: name.to_owned(),
             password: request.password.clone(),
-            network: request.network.clone(),
+            network: network_key(&request.network).to_vec(),
         })
     }
 
     /// Answers what the password pool has decided.
     pub(super) fn judged(&mut self, verdict: &Verdict) -> Result<Response, Failure> {
         match verdict {
-            Verdict::Login(Some(user_id)) => Ok(Response::Login(proto::LoginResponse {
-                result: ok(),
-                user_id: *user_id,
-                session_epoch: Some(self.session_epoch(*user_id)?.number),
-                ..Default::default()
-            })),
-            Verdict::Login(None) => Err(WRONG),
-            Verdict::Hashed { name, hash } => {
+            Verdict::Login {
+                user: Some(user),
+                origin,
+            } => self.logged_in(*user, origin),
+            Verdict::Login { user: None, origin } => Ok(wrong(origin)),
+            Verdict::Hashed {
+                name,
+                hash,
+                network,
+            } => {
                 let now_ms = self.unix_ms;
                 let inserted = self.store.write()?.insert_user(name, hash, now_ms)?;
                 let user_id = inserted.ok_or(NAME_TAKEN)?;
+                if !network.is_empty() {
+                    self.remember_network(user_id, network)?;
+                }
                 Ok(Response::Register(proto::RegisterResponse {
                     result: ok(),
                     user_id,

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
     time::Duration,
@@ -22,7 +22,8 @@ use super::{
 use crate::{
     backend::mpim::Concessions,
     id::{RouteId, UserId},
-    limits::{Admission, Exempt, LoginGuard, LoginOutcome},
+    limits::{Admission, Exempt, Held, LoginGuard, LoginOutcome, Registrations},
+    proto::NetworkMemory,
     token::Tokens,
 };
 
@@ -37,6 +38,10 @@ pub struct Gateway {
     /// What services that are MPIM's are conceded.
     pub concessions: Concessions,
     login_guard: Mutex<LoginGuard>,
+    /// `None`: nobody may register.
+    registrations: Option<Mutex<Registrations>>,
+    logins_waiting: AtomicUsize,
+    networks_remembered: AtomicBool,
     admission: Mutex<Admission>,
     known_users: Mutex<KnownUsers>,
     /// Told of each name that is new.
@@ -48,6 +53,8 @@ pub struct Gateway {
 /// A client with a token from the future tries again and again.
 const CLOCK_WARNING_EVERY_MS: u64 = 60_000;
 
+/// Logins of all cores that may stand behind others of their network or name at one time.
+const LOGINS_WAITING: usize = 1024;
 /// Fetches of one core from the store at one time: after the bus was away, everybody's messages are looked for.
 pub(super) const FETCHES: usize = 64;
 
@@ -59,6 +66,7 @@ impl Gateway {
         exempt: Exempt,
         concessions: Concessions,
         login_guard: LoginGuard,
+        registrations: Option<Registrations>,
         admission: Admission,
     ) -> Self {
         Self {
@@ -67,6 +75,9 @@ impl Gateway {
             exempt,
             concessions,
             login_guard: Mutex::new(login_guard),
+            registrations: registrations.map(Mutex::new),
+            logins_waiting: AtomicUsize::new(0),
+            networks_remembered: AtomicBool::new(false),
             admission: Mutex::new(admission),
             known_users: Mutex::default(),
             clock_warning_due_ms: AtomicU64::new(0),
@@ -115,37 +126,66 @@ impl Gateway {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins an attempt to log in, or says in how many milliseconds one may be made. `None` is an exempt address.
+    /// Begins an attempt to log in, or says why not. `ip` is `None` for an exempt address.
     pub fn begin_login<'a>(
         &'a self,
         ip: Option<IpAddr>,
         user: &'a str,
         now_ms: u64,
-    ) -> Result<LoginAttempt<'a>, u64> {
+    ) -> Result<LoginAttempt<'a>, Held> {
         self.login_guard().begin(ip, user, now_ms)?;
-        Ok(LoginAttempt {
-            gateway: self,
-            ip,
-            user: Some(user),
-            outcome: (LoginOutcome::Faulted, now_ms),
-        })
+        Ok(LoginAttempt::new(self, ip, user))
     }
 
-    /// Begins a registration, or says in how many milliseconds one may be made.
-    pub fn begin_registration(&self, ip: Option<IpAddr>) -> Result<LoginAttempt<'_>, u64> {
-        self.login_guard().begin_registration(ip)?;
-        Ok(LoginAttempt {
-            gateway: self,
-            ip,
-            user: None,
-            outcome: (LoginOutcome::Faulted, 0),
-        })
+    /// The same for an address of which somebody else finds out, before the password is looked at, that the user logged in from there.
+    pub fn begin_login_as_known<'a>(
+        &'a self,
+        ip: IpAddr,
+        user: &'a str,
+        now_ms: u64,
+    ) -> Result<LoginAttempt<'a>, Held> {
+        self.login_guard().begin_as_known(ip, user, now_ms)?;
+        Ok(LoginAttempt::new(self, Some(ip), user))
+    }
+
+    /// A place for a login that stands behind others; `None`: there are as many as may wait. It is given back when dropped.
+    pub fn place_to_wait(&self) -> Option<PlaceToWait<'_>> {
+        if self.logins_waiting.fetch_add(1, Relaxed) < LOGINS_WAITING {
+            return Some(PlaceToWait(self));
+        }
+        self.logins_waiting.fetch_sub(1, Relaxed);
+        None
+    }
+
+    /// The User Service said whether it remembers the networks that users log in from.
+    pub fn hear_of_networks(&self, memory: NetworkMemory) {
+        let remembers = memory != NetworkMemory::NetworkNotRemembered;
+        self.networks_remembered.store(remembers, Relaxed);
+    }
+
+    /// Whether the User Service remembers the networks that users log in from, as it last said.
+    pub fn service_remembers_networks(&self) -> bool {
+        self.networks_remembered.load(Relaxed)
+    }
+
+    /// Begins a registration, or says why not. `ip` is `None` for an exempt address.
+    pub fn begin_registration(
+        &self,
+        ip: Option<IpAddr>,
+        now_ms: u64,
+    ) -> Result<Registration<'_>, RegistrationHeld> {
+        let registrations = self
+            .registrations
+            .as_ref()
+            .ok_or(RegistrationHeld::Closed)?;
+        lock(registrations)
+            .begin(ip, now_ms)
+            .map_err(RegistrationHeld::For)?;
+        Ok(Registration { registrations, ip })
     }
 
     fn login_guard(&self) -> MutexGuard<'_, LoginGuard> {
-        self.login_guard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.login_guard)
     }
 
     /// How many connections there are, in all and by address.
@@ -159,18 +199,25 @@ impl Gateway {
 /// A pause under way.
 pub type Pause = Pin<Box<dyn Future<Output = ()>>>;
 
-/// An attempt to log in, or a registration, under way. It ends when it is dropped: whatever becomes of its flow, it does
-/// not count for ever.
+/// An attempt to log in, under way. It ends when it is dropped: whatever becomes of its flow, it does not count for ever.
 #[must_use = "the attempt ends when this is dropped"]
 pub struct LoginAttempt<'a> {
     gateway: &'a Gateway,
     ip: Option<IpAddr>,
-    /// `None`: a registration.
-    user: Option<&'a str>,
+    user: &'a str,
     outcome: (LoginOutcome, u64),
 }
 
-impl LoginAttempt<'_> {
+impl<'a> LoginAttempt<'a> {
+    fn new(gateway: &'a Gateway, ip: Option<IpAddr>, user: &'a str) -> Self {
+        Self {
+            gateway,
+            ip,
+            user,
+            outcome: (LoginOutcome::Faulted, 0),
+        }
+    }
+
     /// There is a verdict. Without one, the attempt never happened.
     pub fn judged(mut self, outcome: LoginOutcome, now_ms: u64) {
         self.outcome = (outcome, now_ms);
@@ -179,13 +226,46 @@ impl LoginAttempt<'_> {
 
 impl Drop for LoginAttempt<'_> {
     fn drop(&mut self) {
-        let mut guard = self.gateway.login_guard();
         let (outcome, now_ms) = self.outcome;
-        match self.user {
-            Some(user) => guard.end(self.ip, user, outcome, now_ms),
-            None => guard.end_registration(self.ip),
-        }
+        let mut guard = self.gateway.login_guard();
+        guard.end(self.ip, self.user, outcome, now_ms);
     }
+}
+
+/// The place of a login that stands behind others.
+pub struct PlaceToWait<'a>(&'a Gateway);
+
+impl Drop for PlaceToWait<'_> {
+    fn drop(&mut self) {
+        self.0.logins_waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Why nobody may register now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationHeld {
+    /// Nobody ever may here.
+    Closed,
+    /// This network may again in so many milliseconds.
+    For(u64),
+}
+
+/// A registration under way, which counts unless it is said to have come to nothing.
+pub struct Registration<'a> {
+    registrations: &'a Mutex<Registrations>,
+    ip: Option<IpAddr>,
+}
+
+impl Registration<'_> {
+    /// It certainly made no account, and told nothing of names: it does not count.
+    pub fn came_to_nothing(self, now_ms: u64) {
+        lock(self.registrations).give_back(self.ip, now_ms);
+    }
+}
+
+/// What is behind these locks is whole after each call, and a panic elsewhere cannot change that.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One core.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{ShardOptions, core::Gateway};
 use crate::{
     backend::mpim::Concessions,
-    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate},
+    limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
     protocol::command::Judge,
     token::Tokens,
 };
@@ -48,6 +48,7 @@ pub(crate) fn gateway_conceding(concessions: Concessions) -> Arc<Gateway> {
         Exempt::default(),
         concessions,
         LoginGuard::new(guard),
+        Some(Registrations::new(20, 100)),
         Admission::new(1000, 1000),
     ))
 }

@@ -443,3 +443,106 @@ fn logins_get_in_while_more_registrations_wait_than_there_is_room_for() {
     let refused = gateway.metric("passwords_unhashed_total", &[("reason", "no_room")]);
     assert!(refused >= 1.0, "{refused}");
 }
+
+#[test]
+fn many_right_passwords_at_once_from_one_address_all_get_in() {
+    const COLLEAGUES: usize = 60;
+    let gateway = Gateway::start(|config| {
+        config
+            .nobody_exempt()
+            .limit("registrations_per_hour", 1000)
+            .set("auth", "password_threads", 2)
+            .set("rpc", "rpc_timeout", "30s");
+    });
+    let mut clients: Vec<Client> = (0..COLLEAGUES)
+        .map(|n| gateway.register(&format!("colleague-{n}")))
+        .collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("logout"), "+OK logout");
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(&format!("login:colleague-{n}:password-of-colleague-{n}"));
+    }
+    for client in &mut clients {
+        let reply = client.reply();
+        assert!(reply.starts_with("+OK uid="), "{reply}");
+    }
+}
+
+#[test]
+fn behind_an_exempt_address_guessing_one_name_is_slowed_down_and_other_names_are_not() {
+    let gateway = Gateway::start(|config| {
+        config.limit("login_attempts", 3).limit("login_delay", "5m");
+    });
+    gateway.register("alice");
+    gateway.register("bob");
+    for _ in 0..3 {
+        let reply = gateway.client().ask("login:alice:wrong-password");
+        assert_error(&reply, "AUTH_FAILED");
+    }
+    let reply = gateway.client().ask("login:alice:password-of-alice");
+    assert_error(&reply, "RATE_LIMITED");
+    assert!(
+        (1..=30_000).contains(&number(&reply, "retry_ms")),
+        "{reply}"
+    );
+    gateway.login("bob");
+}
+
+#[test]
+fn the_networks_of_a_user_are_known_after_a_restart() {
+    let mut gateway = Gateway::start(|config| {
+        config
+            .nobody_exempt()
+            .limit("login_attempts", 3)
+            .limit("login_delay", "5m");
+    });
+    let client_at = |gateway: &Gateway, last: u8| {
+        let mut client = Client::connect_from(gateway.address(), [127, 0, 0, last]);
+        assert!(client.line().starts_with("+OK welcome"));
+        client
+    };
+    client_at(&gateway, 2).register("alice");
+    gateway.kill_9();
+    gateway.restart();
+    for last in 10..13 {
+        let reply = client_at(&gateway, last).ask("login:alice:wrong-password");
+        assert_error(&reply, "AUTH_FAILED");
+    }
+    let reply = client_at(&gateway, 13).ask("login:alice:password-of-alice");
+    assert_error(&reply, "RATE_LIMITED");
+    client_at(&gateway, 2).login("alice");
+}
+
+#[test]
+fn one_network_registers_only_so_many_accounts_an_hour() {
+    let gateway = Gateway::start(|config| {
+        config.nobody_exempt().limit("registrations_per_hour", 3);
+    });
+    for name in ["one", "two"] {
+        gateway.register(name);
+    }
+    // What tells that a name is taken counts, too.
+    let reply = gateway.client().ask("register:two:password");
+    assert_error(&reply, "USER_EXISTS");
+    let reply = gateway.client().ask("register:three:password");
+    assert_error(&reply, "RATE_LIMITED");
+    let retry_ms = number(&reply, "retry_ms");
+    assert!((1..=1_200_000).contains(&retry_ms), "{reply}");
+    let mut elsewhere = Client::connect_from(gateway.address(), [127, 0, 0, 2]);
+    assert!(elsewhere.line().starts_with("+OK welcome"));
+    elsewhere.register("three");
+    let limited = gateway.metric("rate_limited_total", &[("scope", "registration")]);
+    assert!(limited >= 1.0, "{limited}");
+}
+
+#[test]
+fn where_registration_is_closed_nobody_registers_and_logins_go_on() {
+    let gateway = Gateway::start(|config| {
+        config.set("auth", "registration", "closed");
+    });
+    let mut client = gateway.client();
+    assert_error(&client.ask("register:bob:password"), "FORBIDDEN");
+    assert_error(&client.ask("REGISTER bob password"), "FORBIDDEN");
+    assert_error(&client.ask("login:bob:password"), "AUTH_FAILED");
+}

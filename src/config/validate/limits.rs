@@ -96,6 +96,11 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
         login_attempts: count("login_attempts", section.login_attempts, MILLION)?,
         login_delay_ms,
         login_delay_max_ms,
+        registrations_per_hour: count(
+            "registrations_per_hour",
+            section.registrations_per_hour,
+            MILLION,
+        )?,
         limit_exempt: section
             .limit_exempt
             .iter()

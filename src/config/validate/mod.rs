@@ -380,6 +380,14 @@ fn auth(values: &File, check: &Check, environment: &Environment) -> Result<Auth,
         section.password_queue,
         (1, 1_000_000),
     )?;
+    let is_registration_open = match section.registration.as_str() {
+        "open" => true,
+        "closed" => false,
+        other => {
+            let problem = format!("{other:?} is neither \"open\" nor \"closed\"");
+            return Err(check.broken(SECTION, "registration", problem));
+        }
+    };
     let token_secret_file = if section.token_secret_file.is_empty() {
         data_dir(values, environment).join("token.secret")
     } else {
@@ -391,5 +399,6 @@ fn auth(values: &File, check: &Check, environment: &Environment) -> Result<Auth,
         token_secret_file,
         password_threads: threads as usize,
         password_queue: queue as usize,
+        is_registration_open,
     })
 }

@@ -185,7 +185,12 @@ fn every_rule_names_the_key_it_is_about() {
         ("[limits]\nmax_devices = 0", "max_devices"),
         ("[limits]\ninbox_limit = 0", "inbox_limit"),
         ("[limits]\nlimit_exempt = ['10.0.0.0/33']", "limit_exempt"),
+        (
+            "[limits]\nregistrations_per_hour = 0",
+            "registrations_per_hour",
+        ),
         ("[auth]\npassword_threads = 0", "password_threads"),
+        ("[auth]\nregistration = 'shut'", "registration"),
         ("[rpc]\nrpc_timeout = 0", "rpc_timeout"),
         ("[log]\nlevel = 'loud'", "level"),
     ] {

@@ -14,6 +14,15 @@ fn ip(n: u32) -> Option<IpAddr> {
     Some(IpAddr::V4((0x0a00_0000 + n).into()))
 }
 
+/// For how long the door is closed.
+fn wait_ms(checked: Result<(), Held>) -> u64 {
+    match checked {
+        Ok(()) => 0,
+        Err(Held::For(wait_ms) | Held::ByName(wait_ms)) => wait_ms,
+        Err(Held::Behind) => panic!("nobody is in front"),
+    }
+}
+
 /// Fails as soon as it is allowed to, `count` times; returns the waits in between and the time after it all.
 fn fail(
     guard: &mut LoginGuard,
@@ -24,7 +33,7 @@ fn fail(
 ) -> (Vec<u64>, u64) {
     let mut waits = Vec::new();
     for _ in 0..count {
-        let wait_ms = guard.check(ip, user, now_ms).err().unwrap_or(0);
+        let wait_ms = wait_ms(guard.check(ip, user, now_ms));
         waits.push(wait_ms);
         now_ms += wait_ms;
         assert_eq!(guard.check(ip, user, now_ms), Ok(()));
@@ -89,17 +98,23 @@ fn the_owner_of_a_name_is_let_in_from_where_the_name_logged_in_before() {
     // Guessing from there is slowed down all the same.
     let waits = fail(&mut guard, home, "victim", 6, now_ms).0;
     assert_eq!(waits, [0, 0, 0, 0, 1_000, 2_000]);
-    assert_eq!(guard.check(home, "other name", now_ms + 3_000), Err(4_000));
+    assert_eq!(
+        guard.check(home, "other name", now_ms + 3_000),
+        Err(Held::For(4_000))
+    );
 }
 
 #[test]
 fn a_success_forgets_the_names_failures_but_not_the_networks() {
     let mut guard = LoginGuard::new(OPTIONS);
     let now_ms = fail(&mut guard, ip(1), "alice", 4, 0).1;
-    assert_eq!(guard.check(ip(2), "alice", now_ms), Err(1_000));
+    assert_eq!(
+        guard.check(ip(2), "alice", now_ms),
+        Err(Held::ByName(1_000))
+    );
     guard.succeeded(ip(2), "alice", now_ms);
     assert_eq!(guard.check(ip(3), "alice", now_ms), Ok(()));
-    assert_eq!(guard.check(ip(1), "alice", now_ms), Err(1_000));
+    assert_eq!(guard.check(ip(1), "alice", now_ms), Err(Held::For(1_000)));
 }
 
 #[test]
@@ -117,14 +132,14 @@ fn an_own_account_does_not_help_to_guess_at_another() {
 }
 
 #[test]
-fn attempts_under_way_count_as_failures_until_they_are_known_to_be_none() {
+fn no_more_attempts_are_under_way_than_may_fail_and_good_ones_make_room() {
     use LoginOutcome::{Failed, Faulted, Succeeded};
     let mut guard = LoginGuard::new(OPTIONS);
     // As many at once as one after the other: three free ones, and the one that closes the door.
     for n in 0..4 {
         assert_eq!(guard.begin(ip(1), &format!("user{n}"), 0), Ok(()));
     }
-    assert_eq!(guard.begin(ip(1), "user9", 0), Err(1_000));
+    assert_eq!(guard.begin(ip(1), "user9", 0), Err(Held::Behind));
     assert_eq!(guard.begin(ip(2), "user9", 0), Ok(()));
     // A good one makes room, and so does one without a verdict.
     guard.end(ip(1), "user0", Succeeded, 10);
@@ -135,13 +150,40 @@ fn attempts_under_way_count_as_failures_until_they_are_known_to_be_none() {
         guard.end(ip(1), &format!("user{n}"), Failed, 20);
     }
     // Now they have failed: the door is closed for a second, and then it opens for one.
-    assert_eq!(guard.begin(ip(1), "user0", 20), Err(1_000));
+    assert_eq!(guard.begin(ip(1), "user0", 20), Err(Held::For(1_000)));
     assert_eq!(guard.begin(ip(1), "user0", 1_020), Ok(()));
-    assert_eq!(guard.begin(ip(1), "user5", 1_020), Err(2_000));
+    assert_eq!(guard.begin(ip(1), "user5", 1_020), Err(Held::Behind));
     guard.end(ip(1), "user0", Failed, 1_020);
+    assert_eq!(guard.begin(ip(1), "user5", 1_020), Err(Held::For(2_000)));
     guard.end(ip(2), "user9", Failed, 1_020);
     assert!(guard.networks.under_way.counts.is_empty());
     assert!(guard.users.under_way.counts.is_empty());
+}
+
+#[test]
+fn right_passwords_behind_one_address_are_never_told_to_come_back() {
+    let mut guard = LoginGuard::new(OPTIONS);
+    let mut waiting: Vec<String> = (0..60).map(|n| format!("user{n}")).collect();
+    let mut inside = Vec::new();
+    for now_ms in 0.. {
+        waiting.retain(|user| match guard.begin(ip(1), user, now_ms) {
+            Ok(()) => {
+                inside.push(user.clone());
+                false
+            }
+            Err(held) => {
+                assert_eq!(held, Held::Behind);
+                true
+            }
+        });
+        for user in inside.drain(..) {
+            guard.end(ip(1), &user, LoginOutcome::Succeeded, now_ms);
+        }
+        if waiting.is_empty() {
+            break;
+        }
+    }
+    assert!(guard.networks.table.entries.is_empty());
 }
 
 #[test]
@@ -150,38 +192,64 @@ fn attempts_under_way_in_one_name_from_everywhere_count_too() {
     for n in 0..4 {
         assert_eq!(guard.begin(ip(n), "victim", 0), Ok(()));
     }
-    assert_eq!(guard.begin(ip(9), "victim", 0), Err(1_000));
+    assert_eq!(guard.begin(ip(9), "victim", 0), Err(Held::Behind));
+    assert_eq!(guard.begin(None, "victim", 0), Err(Held::Behind));
     assert_eq!(guard.begin(ip(9), "somebody else", 0), Ok(()));
 }
 
 #[test]
-fn one_network_has_only_so_many_registrations_under_way() {
+fn behind_an_exempt_address_names_are_counted_and_nothing_else() {
     let mut guard = LoginGuard::new(OPTIONS);
-    for _ in 0..REGISTRATIONS_UNDER_WAY {
-        assert_eq!(guard.begin_registration(ip(1)), Ok(()));
+    for n in 0..100 {
+        let user = format!("user{n}");
+        assert_eq!(guard.check(None, &user, 0), Ok(()));
+        guard.failed(None, &user, 0);
     }
-    assert_eq!(guard.begin_registration(ip(1)), Err(1_000));
-    assert_eq!(guard.begin_registration(ip(2)), Ok(()));
-    assert_eq!(guard.begin_registration(None), Ok(()));
-    // They are no attempts to log in.
-    assert_eq!(guard.begin(ip(1), "alice", 0), Ok(()));
-    guard.end_registration(None);
-    guard.end_registration(ip(1));
-    assert_eq!(guard.begin_registration(ip(1)), Ok(()));
+    // Guessing one name there is slowed down, there and elsewhere, and no longer than anywhere.
+    let (waits, now_ms) = fail(&mut guard, None, "alice", 12, 0);
+    assert_eq!(waits[..7], [0, 0, 0, 0, 1_000, 2_000, 4_000]);
+    assert_eq!(waits.iter().max(), Some(&USER_DELAY_MAX_MS));
+    assert_eq!(
+        guard.check(None, "alice", now_ms),
+        Err(Held::For(USER_DELAY_MAX_MS))
+    );
+    assert_eq!(
+        guard.check(ip(2), "alice", now_ms),
+        Err(Held::ByName(USER_DELAY_MAX_MS))
+    );
+    // A success there forgets the failures, as anywhere, but makes no network known.
+    let later = now_ms + USER_DELAY_MAX_MS;
+    guard.succeeded(None, "alice", later);
+    assert!(guard.known.entries.is_empty());
+    assert_eq!(guard.check(None, "alice", later), Ok(()));
+    fail(&mut guard, None, "alice", 4, later);
+    assert!(guard.check(None, "alice", later).is_err());
 }
 
 #[test]
-fn an_exempt_address_is_neither_held_up_nor_counted() {
+fn who_is_known_elsewhere_is_held_up_by_his_network_alone() {
     let mut guard = LoginGuard::new(OPTIONS);
-    for _ in 0..100 {
-        assert_eq!(guard.check(None, "alice", 0), Ok(()));
-        guard.failed(None, "alice", 0);
+    let now_ms = fail(&mut guard, None, "alice", 8, 0).1;
+    let home: IpAddr = "192.0.2.1".parse().unwrap();
+    assert!(matches!(
+        guard.begin(Some(home), "alice", now_ms),
+        Err(Held::ByName(_))
+    ));
+    // As many as may fail, and each failure counts.
+    for _ in 0..4 {
+        assert_eq!(guard.begin_as_known(home, "alice", now_ms), Ok(()));
     }
-    assert_eq!(guard.check(ip(1), "alice", 0), Ok(()));
-    fail(&mut guard, ip(1), "alice", 4, 0);
-    assert_eq!(guard.check(None, "alice", 0), Ok(()));
-    guard.succeeded(None, "alice", 0);
-    assert!(guard.check(ip(2), "alice", 0).is_err());
+    assert_eq!(
+        guard.begin_as_known(home, "alice", now_ms),
+        Err(Held::Behind)
+    );
+    for _ in 0..4 {
+        guard.end(Some(home), "alice", LoginOutcome::Failed, now_ms);
+    }
+    assert_eq!(
+        guard.begin_as_known(home, "alice", now_ms),
+        Err(Held::For(1_000))
+    );
 }
 
 #[test]
@@ -194,7 +262,7 @@ fn an_ipv6_site_is_one_client() {
     }
     let neighbour = Some("2001:db8::ffff".parse().unwrap());
     let other_site = Some("2001:db8:0:1::1".parse().unwrap());
-    assert_eq!(guard.check(neighbour, "user9", 0), Err(1_000));
+    assert_eq!(guard.check(neighbour, "user9", 0), Err(Held::For(1_000)));
     assert_eq!(guard.check(other_site, "user9", 0), Ok(()));
 }
 
@@ -220,7 +288,10 @@ fn ever_so_many_failures_are_forgotten_in_bounded_time() {
     for _ in 0..10_000 {
         guard.failed(ip(1), "alice", 0);
     }
-    assert_eq!(guard.check(ip(1), "alice", 0), Err(OPTIONS.delay_max_ms));
+    assert_eq!(
+        guard.check(ip(1), "alice", 0),
+        Err(Held::For(OPTIONS.delay_max_ms))
+    );
     // Three free ones, and the nine doublings and one that take a second past five minutes.
     guard.check(ip(1), "", 13 * OPTIONS.delay_max_ms).unwrap();
     assert!(guard.networks.table.entries.is_empty());
@@ -235,7 +306,10 @@ fn a_victims_record_is_not_flushed_out_by_single_failures_in_other_names() {
     for n in 0..10_000 {
         guard.failed(ip(1_000 + n), &format!("name{n}"), 500);
     }
-    assert_eq!(guard.check(ip(99_999), "victim", 500), Err(500));
+    assert_eq!(
+        guard.check(ip(99_999), "victim", 500),
+        Err(Held::ByName(500))
+    );
     assert!(guard.users.table.entries.len() <= OPTIONS.capacity);
     assert!(guard.networks.table.entries.len() <= OPTIONS.capacity);
 }
@@ -324,8 +398,8 @@ proptest! {
         for (network, user, step_ms, fails) in steps {
             now_ms += step_ms;
             let open_ms = networks[network as usize].open_ms.max(users[user].open_ms);
-            let expected = if open_ms > now_ms { Err(open_ms - now_ms) } else { Ok(()) };
-            prop_assert_eq!(guard.check(ip(network), names[user], now_ms), expected);
+            let checked = guard.check(ip(network), names[user], now_ms);
+            prop_assert_eq!(wait_ms(checked), open_ms.saturating_sub(now_ms));
             // Failures also arrive while the door is closed: they were let in together.
             if fails {
                 guard.failed(ip(network), names[user], now_ms);
@@ -347,7 +421,8 @@ proptest! {
             let user = user.to_string();
             match what {
                 0 => {
-                    if let Err(wait_ms) = guard.check(ip(network), &user, now_ms) {
+                    if let Err(held) = guard.check(ip(network), &user, now_ms) {
+                        let wait_ms = wait_ms(Err(held));
                         prop_assert!((1..=OPTIONS.delay_max_ms).contains(&wait_ms));
                     }
                 }

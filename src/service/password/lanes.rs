@@ -88,13 +88,14 @@ impl<J> FairQueue<J> {
         let mut lost = None;
         if self.length >= room {
             let own = self.jobs.get(&network).map_or(0, VecDeque::len);
-            let longest = self
-                .jobs
-                .values_mut()
-                .max_by_key(|jobs| jobs.len())
-                .filter(|jobs| jobs.len() > own + 1);
+            let length = |network: &Vec<u8>| self.jobs.get(network).map_or(0, VecDeque::len);
+            // Of several, the one whose turn is furthest away.
+            let longest = self.turns.iter().max_by_key(|network| length(network));
+            let longest = longest.filter(|network| length(network) > own + 1);
             // With two or more jobs, it keeps its entry.
-            lost = longest.and_then(VecDeque::pop_back);
+            lost = longest
+                .cloned()
+                .and_then(|network| self.jobs.get_mut(&network)?.pop_back());
             if lost.is_none() {
                 return Some(job);
             }
@@ -190,9 +191,9 @@ mod tests {
         // Two each: nobody is better off than who comes now.
         assert_eq!(lanes.push(Lane::Logins, network(2), 4, 22), Some(22));
         // One place is not taken from who has one only, or two and the newcomer would have as many.
-        assert_eq!(lanes.push(Lane::Logins, network(3), 4, 30), Some(11));
+        assert_eq!(lanes.push(Lane::Logins, network(3), 4, 30), Some(21));
         assert_eq!(lanes.push(Lane::Registrations, network(1), 1, 40), None);
-        assert_eq!(drain(&mut lanes), [10, 40, 20, 30, 21]);
+        assert_eq!(drain(&mut lanes), [10, 40, 20, 30, 11]);
     }
 
     #[test]

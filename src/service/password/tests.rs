@@ -21,7 +21,7 @@ fn job(call_id: u64, deadline: Option<Instant>) -> Job {
         task: Task::Verify {
             account: None,
             password: b"anything".to_vec(),
-            network: Vec::new(),
+            origin: Origin::default(),
         },
     }
 }
@@ -63,8 +63,8 @@ fn a_password_whose_caller_has_given_up_is_not_hashed_and_answered_all_the_same(
             verdicts[..],
             [
                 (1, Verdict::TooLate(Purpose::Login)),
-                (2, Verdict::Login(None)),
-                (3, Verdict::Login(None)),
+                (2, Verdict::Login { user: None, .. }),
+                (3, Verdict::Login { user: None, .. }),
             ]
         ),
         "{verdicts:?}"
@@ -150,10 +150,10 @@ fn an_unknown_user_is_checked_at_the_full_cost_and_refused() {
     let task = Task::Verify {
         account: None,
         password: b"anything".to_vec(),
-        network: Vec::new(),
+        origin: Origin::default(),
     };
     let verdict = judge(task, &mut memory).expect("the fixed hash is well formed");
-    assert!(matches!(verdict, Verdict::Login(None)));
+    assert!(matches!(verdict, Verdict::Login { user: None, .. }));
     assert_eq!(memory.len(), MEMORY_KIB as usize);
 }
 

@@ -98,6 +98,18 @@ pub(in crate::service) trait Accounts {
         now_ms: i64,
     ) -> Result<Option<UserId>, Failure>;
 
+    /// When `user` was last noted to log in from `network`; `None`: never, or forgotten since.
+    fn network_seen_ms(&self, user: UserId, network: &[u8]) -> Result<Option<i64>, Failure>;
+
+    /// Notes that `user` logged in from `network`, and keeps the `limit` networks seen last.
+    fn remember_network(
+        &mut self,
+        user: UserId,
+        network: &[u8],
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<(), Failure>;
+
     /// At most `limit` users whose names start with `prefix`, in the order of the bytes of their names.
     fn users_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<(UserId, String)>, Failure>;
 

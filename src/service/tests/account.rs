@@ -1,7 +1,137 @@
 //! Names and contacts; passwords are tested where they are checked.
 
 use super::*;
-use crate::backend::method;
+use crate::{
+    backend::method,
+    proto::NetworkMemory::{self, NetworkKnown, NetworkNew},
+    service::password::Task,
+};
+
+/// What is answered to an attempt to log in from `network` whose password, if it is looked at, is right.
+fn log_in(world: &mut World, name: &str, network: &[u8], only_known: bool) -> proto::LoginResponse {
+    let request = proto::LoginRequest {
+        username: name.as_bytes().to_vec(),
+        password: b"secret".to_vec(),
+        network: network.to_vec(),
+        only_from_known_network: only_known,
+    };
+    let call = Item::Call(Call {
+        request: request.into(),
+        call_id: 0,
+        sink: Arc::clone(&world.sink),
+        deadline: None,
+    });
+    let outcome = match world.outcome(call) {
+        Outcome::Password(Task::Verify {
+            account, origin, ..
+        }) => {
+            let user = account.map(|(user, _)| user);
+            let verdict = world.judged(Verdict::Login { user, origin });
+            world.outcome(verdict)
+        }
+        outcome => outcome,
+    };
+    match outcome {
+        Outcome::Reply(Response::Login(response)) => response,
+        _ => panic!("not the answer to a login"),
+    }
+}
+
+fn known_networks(world: &World) -> i64 {
+    world.count("SELECT count(*) FROM known_networks")
+}
+
+#[test]
+fn a_network_is_known_once_its_user_logged_in_from_there() {
+    let mut world = World::new();
+    let alice = world.user("alice");
+    world.user("bob");
+    let (home, away): (&[u8], &[u8]) = (&[1], &[2]);
+    let seen = |response: proto::LoginResponse| (code(&response.result), response.network());
+    assert_eq!(
+        seen(log_in(&mut world, "alice", home, false)),
+        (Code::Ok, NetworkNew)
+    );
+    assert_eq!(
+        seen(log_in(&mut world, "alice", home, true)),
+        (Code::Ok, NetworkKnown)
+    );
+    // From elsewhere the password is not looked at, and nothing tells whether there is such a user.
+    let refused = log_in(&mut world, "alice", away, true);
+    assert_eq!(
+        (code(&refused.result), refused.network(), refused.user_id),
+        (Code::Unauthenticated, NetworkNew, 0)
+    );
+    for (name, network) in [
+        ("nobody", home),
+        ("bob", home),
+        ("alice", &[]),
+        ("no name", home),
+    ] {
+        assert_eq!(log_in(&mut world, name, network, true), refused, "{name}");
+    }
+    // It outlives the process.
+    let mut world = world.crashed();
+    assert_eq!(
+        seen(log_in(&mut world, "alice", home, true)),
+        (Code::Ok, NetworkKnown)
+    );
+    assert_eq!(log_in(&mut world, "alice", home, true).user_id, alice);
+}
+
+#[test]
+fn of_a_users_networks_the_sixteen_seen_last_are_kept() {
+    let mut world = World::new();
+    world.user("alice");
+    for number in 0..40u8 {
+        world.now_ms += 1;
+        log_in(&mut world, "alice", &[number], false);
+        assert!(known_networks(&world) <= 16);
+    }
+    let is_known = |world: &mut World, number: u8| {
+        let response = log_in(world, "alice", &[number], true);
+        response.network() == NetworkKnown
+    };
+    assert!((24..40).all(|number| is_known(&mut world, number)));
+    assert!(!(0..24).any(|number| is_known(&mut world, number)));
+    // A day later one of the old ones is used again, and is not the next to go.
+    world.now_ms += 24 * 3_600_000;
+    log_in(&mut world, "alice", &[24], false);
+    world.now_ms += 1;
+    log_in(&mut world, "alice", &[99], false);
+    assert!(is_known(&mut world, 24) && !is_known(&mut world, 25));
+    // Nobody's network, and one that no gateway sends.
+    log_in(&mut world, "alice", &[], false);
+    log_in(&mut world, "alice", &[7; 1000], false);
+    assert_eq!(known_networks(&world), 16);
+}
+
+#[test]
+fn who_logs_in_again_from_the_same_network_writes_nothing_and_a_full_disk_keeps_nobody_out() {
+    let mut world = World::new();
+    world.user("alice");
+    log_in(&mut world, "alice", &[1], false);
+    let commits = world.engine.metrics.commits.get();
+    log_in(&mut world, "alice", &[1], false);
+    assert_eq!(world.engine.metrics.commits.get(), commits);
+    world.execute(
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON known_networks
+         BEGIN SELECT raise(ROLLBACK, 'database or disk is full'); END",
+    );
+    let response = log_in(&mut world, "alice", &[2], false);
+    assert_eq!(code(&response.result), Code::Ok);
+}
+
+#[test]
+fn a_registration_makes_its_network_known() {
+    let mut world = World::new();
+    world.register("alice", &[1]);
+    let response = log_in(&mut world, "alice", &[1], true);
+    assert_eq!(
+        (code(&response.result), response.network()),
+        (Code::Ok, NetworkMemory::NetworkKnown)
+    );
+}
 
 fn befriend(world: &mut World, user_id: UserId, friend_id: UserId) -> Code {
     let request = proto::AddFriendRequest {

@@ -161,25 +161,41 @@ impl World {
         M::Response::try_from(response).expect("the reply of this method")
     }
 
-    /// An account, without the cost of a password.
-    fn user(&mut self, name: &str) -> UserId {
-        let item = Item::Judged(Judged {
+    /// What comes of one item alone.
+    fn outcome(&mut self, item: Item) -> Outcome {
+        let mut effects = self.engine.run(&mut vec![item].into_iter(), self.now_ms);
+        self.pushes.append(&mut effects.pushes);
+        effects.outcomes.pop().expect("one outcome").1
+    }
+
+    /// A verdict of the password pool.
+    fn judged(&self, verdict: Verdict) -> Item {
+        Item::Judged(Judged {
             call_id: 0,
             sink: Arc::clone(&self.sink),
-            verdict: Verdict::Hashed {
-                name: name.to_owned(),
-                hash: "no hash".to_owned(),
-            },
+            verdict,
             act_before: None,
+        })
+    }
+
+    /// What is answered to a registration, without the cost of a password.
+    fn register(&mut self, name: &str, network: &[u8]) -> proto::RegisterResponse {
+        let item = self.judged(Verdict::Hashed {
+            name: name.to_owned(),
+            hash: "no hash".to_owned(),
+            network: network.to_vec(),
         });
-        let effects = self.engine.run(&mut vec![item].into_iter(), self.now_ms);
-        match &effects.outcomes[..] {
-            [(_, Outcome::Reply(Response::Register(response)))] => {
-                assert_eq!(code(&response.result), Code::Ok);
-                response.user_id
-            }
+        match self.outcome(item) {
+            Outcome::Reply(Response::Register(response)) => response,
             _ => panic!("not a registration"),
         }
+    }
+
+    /// An account.
+    fn user(&mut self, name: &str) -> UserId {
+        let response = self.register(name, &[]);
+        assert_eq!(code(&response.result), Code::Ok);
+        response.user_id
     }
 
     fn msg_id(&mut self) -> i64 {

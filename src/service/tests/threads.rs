@@ -396,6 +396,7 @@ fn an_account_whose_caller_is_being_told_of_failure_is_not_made_later() {
             verdict: Verdict::Hashed {
                 name: name.to_owned(),
                 hash: "no hash".to_owned(),
+                network: Vec::new(),
             },
             act_before,
         };

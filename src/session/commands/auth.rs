@@ -1,17 +1,23 @@
 //! `register`, `login`, `auth`: how a connection gets its user.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use super::{Failure, answered, check_number, group::with_last_seqs, sessions};
+use super::{
+    Failure,
+    admission::{self, Admitted, now_ms},
+    answered, check_number,
+    group::with_last_seqs,
+    sessions,
+};
 use crate::{
-    backend::{Backend, CallError, method},
+    backend::{Answer, Backend, CallError, method},
     bus::PushSource,
     close::CloseReason,
     id::{GroupId, SessionId, UserId},
     limits::LoginOutcome,
     proto::{
         BindRouteRequest, BindRouteResponse, Code, GetUserGroupsRequest, LoginRequest,
-        LoginResponse, LogoutRequest, PullOfflineRequest, RegisterRequest,
+        LoginResponse, LogoutRequest, NetworkMemory, PullOfflineRequest, RegisterRequest,
     },
     protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply, secret::Secret},
     session::{LoginSession, commands::message, job::Job, routes::bind_request},
@@ -34,18 +40,23 @@ pub(super) async fn register<B: Backend, P: PushSource>(
     user: &str,
     password: &Secret<String>,
 ) -> Result<Reply, Failure> {
-    let attempt = core
-        .gateway
-        .begin_registration(counted_ip(core, job))
-        .map_err(|retry_ms| too_soon(core, retry_ms))?;
+    let (registration, network) = admission::registration(core, job)?;
     let response = core
         .ask::<method::Register>(RegisterRequest {
             username: user.into(),
             password: password.expose().as_bytes().into(),
-            ..Default::default()
+            network,
         })
-        .await?;
-    drop(attempt);
+        .await;
+    let response = match response {
+        Ok(response) => response,
+        Err(failure) => {
+            if failure.changed_nothing() {
+                registration.came_to_nothing(now_ms(core));
+            }
+            return Err(failure);
+        }
+    };
     if job.session_id != 0 {
         // The connection goes over to the new account, as MPIM's tools expect. That is no `logout` of the old one: its
         // tokens stay good.
@@ -70,13 +81,11 @@ pub(super) async fn login<B: Backend, P: PushSource>(
     user: &str,
     password: &Secret<String>,
 ) -> Result<Reply, Failure> {
-    let attempt = core
-        .gateway
-        .begin_login(counted_ip(core, job), user, now_ms(core))
-        .map_err(|retry_ms| too_soon(core, retry_ms))?;
+    let admitted = admission::login(core, job, user).await?;
     let given_ms = core.shard().now().unix_ms;
-    match check_password(core, user, password).await {
+    match check_password(core, user, password, &admitted).await {
         Ok(response) => {
+            let attempt = admitted.attempt;
             attempt.judged(LoginOutcome::Succeeded, now_ms(core));
             let epoch = response.session_epoch;
             let login = Login {
@@ -88,6 +97,7 @@ pub(super) async fn login<B: Backend, P: PushSource>(
         }
         // A wrong password and an unknown user must look the same.
         Err(Failure::Backend(Code::Unauthenticated | Code::NotFound | Code::Invalid)) => {
+            let attempt = admitted.attempt;
             attempt.judged(LoginOutcome::Failed, now_ms(core));
             Err(Failure::Backend(Code::Unauthenticated))
         }
@@ -100,13 +110,25 @@ async fn check_password<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: &str,
     password: &Secret<String>,
+    admitted: &Admitted<'_>,
 ) -> Result<LoginResponse, Failure> {
     let request = || LoginRequest {
         username: user.into(),
         password: password.expose().as_bytes().into(),
-        ..Default::default()
+        network: admitted.network.clone(),
+        only_from_known_network: admitted.only_known.is_some(),
     };
     let refused = core.backend.call::<method::Login>(request()).await?;
+    if matches!(refused.code(), Code::Ok | Code::Unauthenticated) {
+        core.gateway.hear_of_networks(refused.network());
+    }
+    if let Some(retry_ms) = admitted.only_known
+        && refused.code() == Code::Unauthenticated
+        && refused.network() == NetworkMemory::NetworkNew
+    {
+        // The password was not looked at.
+        return Err(admission::too_soon(core, retry_ms));
+    }
     if !says_already_online(&refused) {
         return answered(refused);
     }
@@ -138,22 +160,6 @@ fn says_already_online(response: &LoginResponse) -> bool {
     response.result.as_ref().is_some_and(|result| {
         result.code == i32::from(Code::Invalid) && result.msg.contains("already online")
     })
-}
-
-/// The client's address, as far as limits by address apply to it.
-fn counted_ip<B, P>(core: &Core<B, P>, job: &Job) -> Option<IpAddr> {
-    let shard = core.shard();
-    let peer = shard.connection(job.key)?.session.peer;
-    (!peer.exempt).then_some(peer.ip)
-}
-
-fn now_ms<B, P>(core: &Core<B, P>) -> u64 {
-    core.shard().now().monotonic_us / 1000
-}
-
-fn too_soon<B, P>(core: &Core<B, P>, retry_ms: u64) -> Failure {
-    core.shard().metrics().rate_limited_login_total.inc();
-    Failure::TooSoon(retry_ms)
 }
 
 pub(super) async fn auth<B: Backend, P: PushSource>(

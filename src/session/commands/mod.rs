@@ -3,6 +3,7 @@
 //! A flow takes a [`Job`] and gives its reply. It borrows the shard only between awaits, and finds the connection by its
 //! key each time: the client may have gone meanwhile. The same flows run on glommio and, in tests, on any executor.
 
+mod admission;
 mod auth;
 mod friend;
 pub(super) mod group;
@@ -81,6 +82,19 @@ impl Failure {
             Self::Call(error) => *error != CallError::Unsupported,
             Self::Refused(..) | Self::TooSoon(_) => false,
         }
+    }
+
+    /// Whether it is certain that nothing was done, and nothing told but that it was not.
+    fn changed_nothing(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(..)
+                | Self::TooSoon(_)
+                | Self::Backend(Code::Unavailable | Code::Invalid)
+                | Self::Call(
+                    CallError::Unavailable | CallError::Overloaded | CallError::Unsupported
+                )
+        )
     }
 
     /// The same failure; where the service refused the arguments, in words that fit the command.

@@ -2,6 +2,7 @@
 
 mod effects;
 mod groups;
+mod logins;
 mod messages;
 mod routes;
 mod settle;

@@ -51,6 +51,39 @@ impl Accounts for Sqlite {
         }
     }
 
+    fn network_seen_ms(&self, user: UserId, network: &[u8]) -> Result<Option<i64>, Failure> {
+        Ok(self
+            .connection
+            .prepare_cached(
+                "SELECT seen_ms FROM known_networks WHERE user_id = ?1 AND network = ?2",
+            )?
+            .query_row(params![user, network], |row| row.get(0))
+            .optional()?)
+    }
+
+    fn remember_network(
+        &mut self,
+        user: UserId,
+        network: &[u8],
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO known_networks (user_id, network, seen_ms) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE SET seen_ms = ?3",
+            )?
+            .execute(params![user, network, now_ms])?;
+        self.connection
+            .prepare_cached(
+                "DELETE FROM known_networks WHERE user_id = ?1 AND network NOT IN
+                 (SELECT network FROM known_networks WHERE user_id = ?1
+                  ORDER BY seen_ms DESC, network = ?2 DESC LIMIT ?3)",
+            )?
+            .execute(params![user, network, limit])?;
+        Ok(())
+    }
+
     fn users_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<(UserId, String)>, Failure> {
         // Names compare byte by byte, and none sorts behind its prefix followed by the last character there is.
         let end = format!("{prefix}\u{10ffff}");

@@ -115,6 +115,13 @@ const MIGRATIONS: &[&str] = &[
         last_unix_ms INTEGER NOT NULL
     );
     ALTER TABLE messages ADD COLUMN stored_ms INTEGER;",
+    // The networks that users logged in from.
+    "CREATE TABLE known_networks (
+        user_id INTEGER NOT NULL,
+        network BLOB NOT NULL,
+        seen_ms INTEGER NOT NULL,
+        PRIMARY KEY (user_id, network)
+    ) WITHOUT ROWID;",
 ];
 
 /// Who may have the file open.

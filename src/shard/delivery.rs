@@ -89,11 +89,11 @@ impl Shard {
             .map_or(0, |connection| connection.outbox.end())
     }
 
-    /// Whether the peer has acknowledged every push among the first `end` bytes, or the connection
-    /// is gone.
-    pub fn has_pushes_up_to(&self, key: ConnectionKey, end: u64) -> bool {
+    /// Whether what is confirmed by its arrival has arrived as far as it is among the first `end`
+    /// bytes, or the connection is gone.
+    pub fn is_confirmed(&self, key: ConnectionKey, end: u64) -> bool {
         self.connection(key)
-            .is_none_or(|connection| connection.outbox.is_acknowledged(end))
+            .is_none_or(|connection| connection.outbox.is_confirmed(end))
     }
 
     /// Whether somebody is logged in on the connection, or about to be.

@@ -202,11 +202,11 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     })
 }
 
-/// Waits until the client's TCP has acknowledged what was pushed before now, for a moment at most:
-/// nearly always the line with the command does.
+/// Waits until the client's TCP has acknowledged what was pushed before now and is confirmed by that,
+/// for a moment at most: nearly always the line with the command does.
 async fn let_pushes_arrive<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) {
     let end = core.shard().written(job.key);
-    let is_there = || core.shard().has_pushes_up_to(job.key, end);
+    let is_there = || core.shard().is_confirmed(job.key, end);
     let mut wait = FIRST_WAIT;
     for turn in 0.. {
         if is_there() || wait > LONGEST_WAIT {

@@ -4,6 +4,7 @@ mod effects;
 mod groups;
 mod logins;
 mod messages;
+mod pull;
 mod routes;
 mod settle;
 

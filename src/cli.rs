@@ -12,7 +12,7 @@ use crate::backend::Service;
 use crate::config::{self, Environment, Settings};
 use crate::error::{ExitCode, StartupError};
 use crate::preflight::Verdict;
-use crate::{app, doctor, logging};
+use crate::{app, backup, doctor, logging};
 
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -48,6 +48,14 @@ enum Command {
     },
     /// Check a configuration, and the files it names, and exit: 0 if it is valid, 3 with all mistakes if not
     CheckConfig(ConfigFile),
+    /// Copy the database in the data directory to FILE, whether it is in use or not
+    Backup {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The copy; it must not be there yet
+        #[arg(value_name = "FILE")]
+        target: PathBuf,
+    },
     /// Print the default configuration, every key with its meaning
     DefaultConfig,
     /// Check whether this machine can run the gateway: 0 if so, 4 if not
@@ -85,6 +93,11 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
             app::backend::run(settings)?;
         }
         Command::CheckConfig(file) => check_config(&file)?,
+        Command::Backup { file, target } => {
+            let settings = settings(&file)?;
+            let bytes = backup::run(&settings.gateway_service.data_dir, &target)?;
+            print(&format!("{}: {bytes} bytes\n", target.display()))?;
+        }
         Command::DefaultConfig => print(config::DEFAULT_TOML)?,
         Command::Doctor(file) => {
             let checks = doctor::examine(&settings(&file)?);

@@ -71,6 +71,7 @@
 
 pub mod app;
 pub mod backend;
+pub mod backup;
 pub mod bus;
 pub mod cli;
 pub mod close;

@@ -19,6 +19,7 @@ use tokio::{
 use super::{banner, bind, bind_ops, clock::Clock, ended, options};
 use crate::{
     backend::Service,
+    backup,
     bus::credentials::Credentials,
     config::settings::Settings,
     control, data_dir,
@@ -94,6 +95,9 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
             Arc::new(move |failing| readiness.set_store_failing(failing))
         },
     )?;
+    if settings.backend.exclusive {
+        backup::server::start(&settings.gateway_service.data_dir, services.client());
+    }
     let server = Server::new(
         &settings.backend.services,
         max_connections,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Foundation, cores::CoreParts};
 use crate::{
     backend::embedded::{CoreReplies, Embedded},
+    backup,
     bus::local::LocalBus,
     data_dir,
     error::StartupError,
@@ -38,6 +39,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
         Arc::new(move |failing| readiness.set_store_failing(failing)),
     )?;
     let (client, last_message_id) = (services.client(), services.last_message_id());
+    backup::server::start(&settings.gateway_service.data_dir, client.clone());
     let data = settings.gateway_service.data_dir.display().to_string();
     let outcome = foundation.serve(
         data,

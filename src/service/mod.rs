@@ -39,8 +39,12 @@ mod user;
 mod waiting;
 
 use std::{
+    error::Error,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
 };
@@ -275,7 +279,57 @@ impl Drop for Services {
     }
 }
 
+/// The file of the store in `data_dir`.
+pub fn database_file(data_dir: &Path) -> PathBuf {
+    data_dir.join(store::sqlite::schema::FILE_NAME)
+}
+
+/// Copies the store in `data_dir`, which nobody has alone, to the empty file `target`, as it is at one moment.
+///
+/// # Errors
+/// What SQLite says.
+pub fn copy_database(data_dir: &Path, target: &Path) -> Result<(), Box<dyn Error>> {
+    Ok(store::sqlite::copy::copy(data_dir, target)?)
+}
+
+/// As long as it lasts the main file is to stay as it is, with all in it that was committed when it began.
+#[must_use = "the file may change when this is dropped"]
+pub struct FileHold {
+    held: Arc<AtomicBool>,
+    queue: Sender<Envelope>,
+}
+
+impl FileHold {
+    /// Lets go; `true`: the file was as it is until now.
+    pub fn end(self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for FileHold {
+    fn drop(&mut self) {
+        // A store that has ended holds nothing. A queue that is full is worked off.
+        let _ = self.queue.send(Envelope::LetGo);
+    }
+}
+
 impl ServiceClient {
+    /// Has the main file of the store stay as it is, for a process that has it alone. Waits for the store.
+    ///
+    /// # Errors
+    /// Why that cannot be, in words.
+    pub fn hold_file(&self) -> Result<FileHold, String> {
+        const OVER: &str = "the store has ended";
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let asked = self.queue.send(Envelope::Hold(answer));
+        asked.map_err(|_| OVER.to_owned())?;
+        let held = answered.recv().map_err(|_| OVER.to_owned())??;
+        Ok(FileHold {
+            held,
+            queue: self.queue.clone(),
+        })
+    }
+
     /// Queues a call, or gives it back when the queue is full or the services have ended.
     #[allow(
         clippy::result_large_err,

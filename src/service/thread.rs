@@ -7,11 +7,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{
     Call, ReplySink,
@@ -50,6 +50,10 @@ pub(super) enum Envelope {
     Call(Call),
     /// The password pool answers.
     Judged(Judged),
+    /// Have the main file stay as it is.
+    Hold(Sender<Result<Arc<AtomicBool>, String>>),
+    /// It may change again.
+    LetGo,
     /// Finish what is queued and end.
     Stop,
 }
@@ -131,6 +135,15 @@ impl StoreThread {
                     is_last = true;
                     break;
                 }
+                Envelope::Hold(answer) => {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(self.hold_file());
+                    break;
+                }
+                Envelope::LetGo => {
+                    self.engine.store.let_go();
+                    break;
+                }
             };
             if let Err(item) = self.waiting.push(item) {
                 refused.push(&item, engine::too_many_calls(&item));
@@ -141,6 +154,15 @@ impl StoreThread {
         }
         refused.complete();
         is_last
+    }
+
+    /// Has everything that was said to be stored in the main file, and that stay as it is.
+    fn hold_file(&mut self) -> Result<Arc<AtomicBool>, String> {
+        self.engine.store.write_back_all();
+        let now = self.look_at_clock();
+        self.engine.run_housekeeping(now, false);
+        let held = self.engine.store.hold_file();
+        held.map_err(|error| error.to_string())
     }
 
     /// Runs a batch of what waits and hands out its effects.

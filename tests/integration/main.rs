@@ -9,6 +9,7 @@ mod accounting_user;
 mod accounting_verdict;
 mod acknowledgement;
 mod backend_process;
+mod backup;
 mod cluster_accounting;
 mod cluster_bad_input;
 mod cluster_chat;

@@ -20,6 +20,7 @@ mod stream;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -440,6 +441,16 @@ impl<S: Storage> Store<S> {
     /// Lets the storage do what a quiet moment is for. `shorten`: and give back what room it can.
     pub(in crate::service) fn tidy(&mut self, shorten: bool) {
         self.storage.tidy(shorten);
+    }
+
+    /// Has the main file stay as it is, with all that was committed in it.
+    pub(in crate::service) fn hold_file(&mut self) -> Result<Arc<AtomicBool>, Failure> {
+        self.storage.hold_file()
+    }
+
+    /// The main file may change again.
+    pub(in crate::service) fn let_go(&mut self) {
+        self.storage.let_go();
     }
 
     /// The same, if it cannot wait for a quiet moment.

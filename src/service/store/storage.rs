@@ -4,7 +4,10 @@
 //! them. An operation that changes rows takes `&mut self` and is called within a transaction only; a read sees what the open
 //! transaction has changed. `docs/storage.md` says what an implementation over another database has to give.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use super::{CursorKey, Failure, StreamId};
 use crate::{
@@ -74,6 +77,14 @@ pub(in crate::service) trait Transactions {
 
     /// Work that a quiet moment is for, so that a busy one need not. `shorten`: and gives back the room that can be given back.
     fn tidy(&mut self, shorten: bool);
+
+    /// Where nobody else uses the storage: has everything that was committed in the one main file, and leaves that as it is,
+    /// so that it can be copied, until [`Transactions::let_go`]. Writing goes on. What is returned says whether it still is
+    /// as it was.
+    fn hold_file(&mut self) -> Result<Arc<AtomicBool>, Failure>;
+
+    /// The main file may change again.
+    fn let_go(&mut self);
 
     /// Whether so much room could be given back by now that it cannot wait for a quiet moment.
     fn is_untidy(&self) -> bool;

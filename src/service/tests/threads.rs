@@ -441,3 +441,67 @@ fn what_is_queued_at_the_end_is_done_and_later_calls_are_given_back() {
         .map_or(0, |metadata| metadata.len());
     assert_eq!(log_bytes, 0);
 }
+
+#[test]
+fn while_the_file_is_held_it_stays_as_it_is_and_messages_are_stored() {
+    let directory = TempDir::new().expect("a directory");
+    let mut running = Running::start(directory.path(), 10);
+    let user = running.register("alice", "wonderland").user_id;
+    running.call(send(user, user, 1));
+    let file = crate::service::database_file(directory.path());
+    let hold = running.client.hold_file().expect("held");
+    let held = std::fs::read(&file).expect("read");
+    for msg_id in 2..5000 {
+        running.submit(send(user, user, msg_id));
+    }
+    running.call(send(user, user, 5000));
+    assert!(std::fs::read(&file).expect("read") == held);
+    // It is a whole database, with all that was answered before.
+    let copy = TempDir::new().expect("a directory");
+    std::fs::write(crate::service::database_file(copy.path()), held).expect("written");
+    let copied = Running::start(copy.path(), 10);
+    assert_eq!(copied.services.last_message_id(), 1);
+    copied.services.stop();
+    assert!(hold.end(), "it was as it was");
+
+    let hold = running.client.hold_file().expect("held again");
+    let Running { services, .. } = running;
+    services.stop();
+    assert!(!hold.end(), "an end of the process empties the log");
+}
+
+#[test]
+fn a_file_that_is_shared_is_copied_as_of_one_moment() {
+    let directory = TempDir::new().expect("a directory");
+    let shared = StorageMode::Backend {
+        exclusive: false,
+        route_lifetime: Duration::from_secs(60),
+    };
+    let mut running = Running::start_as(shared, directory.path(), 10);
+    let user = running.register("alice", "wonderland").user_id;
+    for msg_id in 1..=3000 {
+        running.submit(send(user, user, msg_id));
+    }
+    running.call(send(user, user, 3001));
+    let refused = running.client.hold_file().map(drop);
+    assert!(refused.expect_err("others may write").contains("others"));
+    for msg_id in 3002..9000 {
+        running.submit(send(user, user, msg_id));
+    }
+    let copy = TempDir::new().expect("a directory");
+    let target = crate::service::database_file(copy.path());
+    std::fs::write(&target, b"").expect("an empty file");
+    crate::service::copy_database(directory.path(), &target).expect("copied");
+    let copied = rusqlite::Connection::open(&target).expect("it opens");
+    let check: String = copied
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .expect("checked");
+    assert_eq!(check, "ok");
+    let (count, last): (i64, i64) = copied
+        .query_row("SELECT count(*), max(seq) FROM messages", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .expect("messages");
+    assert!(count >= 3001 && count == last, "{count} {last}");
+    running.services.stop();
+}

@@ -78,6 +78,11 @@ impl Ground {
         self.directory.path().join("data").join("im-gateway.db")
     }
 
+    /// The directory of the database that the backends share.
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// What gateways and backends have in common.
     fn configure(&self, config: &mut Config) {
         config

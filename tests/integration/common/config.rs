@@ -1,6 +1,6 @@
 //! A configuration file in the making, for a gateway or a backend process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Starts with free ports and a directory of its own.
 pub struct Config {
@@ -52,6 +52,12 @@ impl Config {
             keys.insert(key.to_string(), value.into());
         }
         self
+    }
+
+    /// Where everything is kept.
+    pub fn data_directory(&self) -> PathBuf {
+        let data_dir = &self.table["gateway_service"]["data_dir"];
+        PathBuf::from(data_dir.as_str().expect("a text"))
     }
 
     /// One key of `[limits]`.

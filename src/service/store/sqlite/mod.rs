@@ -7,6 +7,7 @@
 //! what it has read stays true until it ends; `turn` sees to it that everybody gets to it.
 
 mod accounts;
+pub(in crate::service) mod copy;
 mod cursors;
 mod failure;
 mod groups;
@@ -20,6 +21,10 @@ mod turn;
 
 use std::{
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Release},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,7 +35,7 @@ use self::{
     turn::Turn,
 };
 use super::{Failure, storage::Transactions};
-use crate::{data_dir, error::StartupError};
+use crate::{data_dir, error::StartupError, proto::Code};
 
 /// Length of the write-ahead log past which it is emptied even under load, where several processes keep each other from ever
 /// finding it all copied.
@@ -41,6 +46,8 @@ pub(in crate::service) struct Sqlite {
     connection: Connection,
     /// Where several processes share the file.
     shared: Option<Shared>,
+    /// While the main file has to stay as it is: whether it has.
+    held: Option<Arc<AtomicBool>>,
 }
 
 struct Shared {
@@ -58,6 +65,7 @@ impl Sqlite {
             return Ok(Self {
                 connection: schema::open(data_dir, &schema::Locking::Exclusive)?,
                 shared: None,
+                held: None,
             });
         }
         let turn = Turn::open(data_dir)?;
@@ -74,12 +82,25 @@ impl Sqlite {
                 lock: WriteLock::of(data_dir, locked_out),
                 log_path: data_dir.join(format!("{}-wal", schema::FILE_NAME)),
             }),
+            held: None,
         })
     }
 
     /// Waits until it is this process's turn to write.
     fn take_turn(&self) -> Option<turn::Held<'_>> {
         self.shared.as_ref().map(|shared| shared.turn.take())
+    }
+
+    /// Copies the log into the main file; `false`: somebody was in the way of it.
+    fn checkpoint(&self, kind: &str) -> rusqlite::Result<bool> {
+        let pragma = format!("PRAGMA wal_checkpoint({kind})");
+        let busy: i64 = self.connection.query_row(&pragma, [], |row| row.get(0))?;
+        Ok(busy == 0)
+    }
+
+    /// So many pages in the log are enough for a commit to copy them; 0: none ever are.
+    fn checkpoint_after(&self, pages: u32) -> rusqlite::Result<()> {
+        (self.connection).pragma_update(None, "wal_autocheckpoint", pages)
     }
 
     /// The connection, for tests that look behind the services or get in their way.
@@ -157,14 +178,47 @@ impl Transactions for Sqlite {
     }
 
     fn tidy(&mut self, shorten: bool) {
+        if self.held.is_some() {
+            // Giving back room matters more than a copy.
+            if !shorten {
+                return;
+            }
+            self.let_go();
+        }
         // Emptying the log takes the lock for writing; copying it does not.
         let _turn = shorten.then(|| self.take_turn());
         let kind = if shorten { "TRUNCATE" } else { "PASSIVE" };
-        let done = self
-            .connection
-            .query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |_| Ok(()));
-        if let Err(error) = done {
+        if let Err(error) = self.checkpoint(kind) {
             log::warn!("cannot checkpoint the store: {error}");
+        }
+    }
+
+    fn hold_file(&mut self) -> Result<Arc<AtomicBool>, Failure> {
+        if self.shared.is_some() {
+            return Err(Failure::Refused(
+                Code::Invalid,
+                "others change the file, too",
+            ));
+        }
+        self.let_go();
+        // From here on only a checkpoint could change the main file, and there is none of its own accord.
+        self.checkpoint_after(0)?;
+        if !self.checkpoint("TRUNCATE")? {
+            self.checkpoint_after(schema::CHECKPOINT_PAGES)?;
+            return Err(Failure::NoWrites);
+        }
+        let held = Arc::new(AtomicBool::new(true));
+        self.held = Some(Arc::clone(&held));
+        Ok(held)
+    }
+
+    fn let_go(&mut self) {
+        let Some(held) = self.held.take() else {
+            return;
+        };
+        held.store(false, Release);
+        if let Err(error) = self.checkpoint_after(schema::CHECKPOINT_PAGES) {
+            log::warn!("the store's log will grow: {error}");
         }
     }
 

@@ -20,7 +20,7 @@ pub(in crate::service) const FILE_NAME: &str = "im-gateway.db";
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pages of the write-ahead log (64 MiB) after which a commit copies them into the main file. A page that many commits changed is
 /// copied once, so a longer log is less work: with 4000 pages, a thousand busy inboxes stored a third fewer messages a second.
-const CHECKPOINT_PAGES: u32 = 16000;
+pub(super) const CHECKPOINT_PAGES: u32 = 16000;
 /// Memory for pages, in KiB (negative means KiB to SQLite).
 const CACHE_SIZE_KIB: i64 = -65_536;
 

@@ -118,7 +118,8 @@ impl Foundation {
         )?);
         let (news, cores_news) = crossbeam_channel::unbounded();
         for (number, listener) in self.listeners.into_iter().enumerate() {
-            let cpu = (workers <= self.limits.cpus.len()).then(|| self.limits.cpus[number]);
+            let has_own = self.limits.quota.is_none() && workers <= self.limits.cpus.len();
+            let cpu = has_own.then(|| self.limits.cpus[number]);
             let parts = CoreParts {
                 number,
                 listener,
@@ -175,7 +176,11 @@ impl Foundation {
 /// How the process ends. `still`: what connections left over were doing; `serving`: what serves.
 fn ended(outcome: control::Outcome, still: &str, serving: &str) -> Result<(), StartupError> {
     match outcome {
-        control::Outcome::Drained => Ok(()),
+        // Whoever was connected has been served to the end.
+        control::Outcome::Drained
+        | control::Outcome::DeadlineHit {
+            connections_left: 0,
+        } => Ok(()),
         control::Outcome::DeadlineHit { connections_left } => Err(StartupError::new(
             ExitCode::DrainTimeout,
             format!("{connections_left} connections {still} after drain_timeout"),

@@ -35,10 +35,13 @@ const RINGS_NOT_LOCKED_KERNEL: Version = (5, 12);
 /// What the machine allows this process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Workers to start: `thread_count`, or one per CPU.
+    /// Workers to start: `thread_count`, or one per CPU that the process may use in full.
     pub workers: usize,
     /// The CPUs the process may use, in ascending order; never empty.
     pub cpus: Vec<usize>,
+    /// How many CPUs' time the control group allows, where that is less than there are CPUs. Which of
+    /// them it is spent on is then better left to the kernel: neighbours have the same CPUs.
+    pub quota: Option<usize>,
     /// Connections at one time over all workers: `max_connections`, or what the limit of open files leaves.
     pub max_connections: usize,
     /// The limit of open files in force.
@@ -132,8 +135,9 @@ pub fn connections_possible(wanted: usize) -> usize {
 /// All checks, in the order in which they matter, and what the machine allows.
 pub fn inspect(settings: &Settings) -> (Limits, Vec<Check>) {
     let cpus = usable_cpus();
+    let quota = cpu_quota(cpus.len());
     let workers = match settings.gateway_service.thread_count {
-        0 => cpus.len(),
+        0 => quota.unwrap_or(cpus.len()),
         count => count,
     };
     let release = rustix::system::uname()
@@ -150,12 +154,13 @@ pub fn inspect(settings: &Settings) -> (Limits, Vec<Check>) {
         check_memlock(memlock, kernel_version(&release), workers),
         check_io_uring(sys::io_uring_available(), &release, io_uring_disabled()),
         check_open_files(open_files, wanted),
-        check_cpus(cpus.len(), workers),
+        check_cpus(cpus.len(), quota, workers),
         check_data_dir(&settings.gateway_service.data_dir),
     ];
     let limits = Limits {
         workers,
         cpus,
+        quota,
         max_connections,
         open_files,
     };
@@ -177,6 +182,13 @@ fn usable_cpus() -> Vec<usize> {
         return (0..count).collect();
     }
     cpus
+}
+
+/// How many CPUs' time this process may have, if that is less than the `cpus` it may run on. The standard
+/// library knows both versions of control groups, and looks all the way up.
+fn cpu_quota(cpus: usize) -> Option<usize> {
+    let allowed = std::thread::available_parallelism().map_or(cpus, usize::from);
+    (allowed < cpus).then_some(allowed)
 }
 
 /// Raises the soft limit to the hard one, and gives back what is in force then.
@@ -315,16 +327,20 @@ fn check_open_files(open_files: u64, wanted: usize) -> Check {
     }
 }
 
-fn check_cpus(cpus: usize, workers: usize) -> Check {
+fn check_cpus(cpus: usize, quota: Option<usize>, workers: usize) -> Check {
     const WHAT: &str = "CPUs";
-    if workers > cpus {
+    let usable = match quota {
+        Some(quota) => format!("{cpus} usable, of which a quota allows the time of {quota}"),
+        None => format!("{cpus} usable"),
+    };
+    if workers > quota.unwrap_or(cpus) {
         return Check::warn(
             WHAT,
-            format!("{workers} workers share {cpus}"),
-            "set thread_count to 0 or to at most the number of CPUs",
+            format!("{usable}, shared by {workers} workers"),
+            "set thread_count to 0 or to at most the number of CPUs, or raise the quota",
         );
     }
-    Check::ok(WHAT, format!("{cpus} usable, {workers} workers"))
+    Check::ok(WHAT, format!("{usable}, {workers} workers"))
 }
 
 fn check_data_dir(directory: &Path) -> Check {
@@ -482,8 +498,12 @@ mod tests {
 
     #[test]
     fn more_workers_than_cpus_is_a_warning() {
-        assert_eq!(check_cpus(2, 2).verdict, Verdict::Ok);
-        assert_eq!(check_cpus(2, 3).verdict, Verdict::Warn);
+        assert_eq!(check_cpus(2, None, 2).verdict, Verdict::Ok);
+        assert_eq!(check_cpus(2, None, 3).verdict, Verdict::Warn);
+        assert_eq!(check_cpus(8, Some(2), 2).verdict, Verdict::Ok);
+        let check = check_cpus(8, Some(2), 3);
+        assert_eq!(check.verdict, Verdict::Warn);
+        assert!(check.detail.contains("quota allows the time of 2"));
     }
 
     #[test]
@@ -525,7 +545,7 @@ mod tests {
         let settings = config::load(None, &Environment::default()).expect("defaults are valid");
         let (limits, checks) = inspect(&settings);
         assert!(!limits.cpus.is_empty());
-        assert_eq!(limits.workers, limits.cpus.len());
+        assert_eq!(limits.workers, limits.quota.unwrap_or(limits.cpus.len()));
         assert!(limits.max_connections <= settings.gateway_service.max_connections);
         assert_eq!(checks.len(), 6);
         let current = getrlimit(Resource::Nofile);

@@ -179,9 +179,30 @@ async fn supervise(
         })),
         () = tokio::time::sleep(drain_timeout) => {
             let connections_left = registry.connections();
-            warn!("the drain deadline has passed with {connections_left} connections left");
+            match connections_left {
+                0 => warn!(
+                    "drain_timeout has passed and no connection is left, but {}; going all the same",
+                    unfinished(&registry)
+                ),
+                left => warn!("drain_timeout has passed with {left} connections left"),
+            }
             Ok(End::Outcome(Outcome::DeadlineHit { connections_left }))
         }
+    }
+}
+
+/// What a drain still waits for when every connection has ended.
+fn unfinished(registry: &Registry) -> String {
+    let inflight = registry
+        .cores
+        .iter()
+        .map(|core| core.backend_inflight.get());
+    match inflight.sum::<u64>() {
+        0 if registry.server.is_some() => {
+            "pushes or the word to ZooKeeper are under way".to_owned()
+        }
+        0 => "the cores are not done".to_owned(),
+        calls => format!("{calls} calls to services are not answered"),
     }
 }
 

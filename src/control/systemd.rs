@@ -1,23 +1,40 @@
 //! What systemd is told: ready, stopping, alive, and one line of status.
 //!
-//! Owns the datagrams of `sd_notify(3)`, which the `sd-notify` crate writes. Without systemd nothing is sent.
+//! Owns the datagrams of `sd_notify(3)`; what stands in them the `sd-notify` crate knows, and where they go is found here,
+//! since a socket may have an abstract name. Never waits for systemd. Without systemd nothing is sent.
 //! Invariant: the watchdog is fed only while every core's heartbeat is fresh, so a gateway with a dead core is restarted
 //! although its other threads live.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    sync::Arc,
+    time::Duration,
+};
 
 use log::{error, info, warn};
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::readiness::stall_reason;
-use crate::metrics::Registry;
+use crate::{metrics::Registry, outage::Outage};
 
 /// Added to the time a drain may take, for what comes after it: the store's last commit, the end of the threads.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
 /// How often the cores' heartbeats are looked at, at the least.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
+/// Where the service manager listens.
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// A way to send notifications.
 pub(super) type Notify = dyn Fn(&[NotifyState]) -> io::Result<()> + Send + Sync;
@@ -27,20 +44,26 @@ pub(super) type Notify = dyn Fn(&[NotifyState]) -> io::Result<()> + Send + Sync;
 pub(super) struct Supervisor {
     notify: Arc<Notify>,
     watchdog: Option<Duration>,
+    outage: Arc<Outage>,
 }
 
 impl Supervisor {
     /// One that is told by `notify` and, with a `watchdog`, restarts the process unless fed that often.
     pub(super) fn new(notify: Arc<Notify>, watchdog: Option<Duration>) -> Self {
-        Self { notify, watchdog }
+        Self {
+            notify,
+            watchdog,
+            outage: Arc::default(),
+        }
     }
 
     /// What the environment names: `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`.
     pub(super) fn from_environment() -> Self {
-        Self::new(
-            Arc::new(sd_notify::notify),
-            sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()),
-        )
+        let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
+        if watchdog.is_some() && env::var_os(NOTIFY_SOCKET).is_none() {
+            warn!("there is a watchdog, but no {NOTIFY_SOCKET}: it cannot be fed");
+        }
+        Self::new(Arc::new(send), watchdog)
     }
 
     /// Every core accepts connections; without cores, the server of a backend process does.
@@ -94,8 +117,38 @@ impl Supervisor {
     }
 
     fn notify(&self, states: &[NotifyState]) {
-        if let Err(error) = (self.notify)(states) {
-            warn!("cannot notify systemd: {error}");
+        match (self.notify)(states) {
+            Ok(()) => {
+                self.outage.end();
+            }
+            Err(error) => {
+                // A watchdog is fed every few seconds: once is enough.
+                if self.outage.reason().is_none() {
+                    warn!("cannot notify systemd: {error}");
+                }
+                self.outage.report(&error);
+            }
         }
+    }
+}
+
+/// Sends a datagram to the service manager's socket; does nothing without one.
+fn send(states: &[NotifyState]) -> io::Result<()> {
+    let Some(name) = env::var_os(NOTIFY_SOCKET) else {
+        return Ok(());
+    };
+    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+    let socket = UnixDatagram::unbound()?;
+    // A manager that does not read must not hold up the thread that also answers its probes.
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(lines.join("\n").as_bytes(), &address(&name)?)?;
+    Ok(())
+}
+
+/// The socket of this name: a path, or `@` and a name that is no file.
+fn address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(name),
     }
 }

@@ -347,6 +347,21 @@ fn the_deadline_ends_a_drain_and_counts_who_is_left() {
 }
 
 #[test]
+fn what_a_drain_without_connections_waits_for_is_said() {
+    let registry = registry(2);
+    assert_eq!(unfinished(&registry), "the cores are not done");
+    for _ in 0..3 {
+        registry.cores[1].backend_inflight.inc();
+    }
+    assert_eq!(
+        unfinished(&registry),
+        "3 calls to services are not answered"
+    );
+    let backend = Registry::of_backend(Arc::default(), registry.started, 0);
+    assert!(unfinished(&backend).contains("ZooKeeper"));
+}
+
+#[test]
 fn cores_that_end_unasked_are_an_outcome_of_their_own() {
     let mut control = Control::started();
     drop(control.cores_drained.take());
@@ -430,7 +445,15 @@ fn process_under_a_service_manager() {
 
 #[test]
 fn the_environment_and_real_signals_are_heeded() {
-    let manager = Manager::listen();
+    heeds_environment_and_signals(&Manager::listen());
+}
+
+#[test]
+fn a_service_manager_may_have_an_abstract_socket() {
+    heeds_environment_and_signals(&Manager::listen_abstract());
+}
+
+fn heeds_environment_and_signals(manager: &Manager) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", CHILD, "--ignored", "--nocapture"])
         .env("NOTIFY_SOCKET", &manager.path)

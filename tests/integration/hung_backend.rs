@@ -68,6 +68,27 @@ fn whoever_holds_the_databases_lock_is_named_until_it_lets_go() {
     drop(gateways);
 }
 
+/// What is left of the session of a client that has gone is a call nobody answers.
+#[test]
+fn a_drain_that_only_waits_for_a_hung_backend_ends_well_and_says_so() {
+    let mut cluster = Cluster::start_with(1, 1, |config| {
+        config.set("gateway_service", "drain_timeout", "1s");
+    });
+    let alice = cluster.register(0, "alice");
+    let backend = cluster.backends.remove(0).into_process();
+    let mut gateway = cluster.gateways.remove(0);
+    backend.signal(Signal::STOP);
+    drop(alice);
+    eventually("the connection is gone", || {
+        gateway.metric("connections", &[]) == 0.0 && gateway.metric("backend_inflight", &[]) > 0.0
+    });
+    gateway.terminate();
+    assert_eq!(gateway.wait_exit(), Some(0));
+    let (_, log) = gateway.output();
+    assert!(log.contains("calls to services are not answered"), "{log}");
+    backend.signal(Signal::CONT);
+}
+
 fn readiness(process: &Process) -> String {
     let address = process.http_address().expect("an operations listener");
     http::get(address, "/readyz").expect("an answer").body

@@ -2,6 +2,8 @@
 
 use rustix::process::Signal;
 
+use std::time::{Duration, Instant};
+
 use crate::common::{Gateway, assert_error, eventually, http};
 
 #[test]
@@ -209,6 +211,18 @@ fn connections_are_spread_over_the_cores() {
         assert!(held >= 1.0, "core {core} holds {held} of {}", clients.len());
     }
     assert_eq!(gateway.metric("connections", &[]), 40.0);
+}
+
+#[test]
+fn a_watchdog_that_cannot_be_fed_is_said_once() {
+    let nowhere = "NOTIFY_SOCKET=/nowhere/socket";
+    let gateway = Gateway::start_under(&["env", nowhere, "WATCHDOG_USEC=100000"], |_| {});
+    let start = Instant::now();
+    eventually("it was to be fed again and again", || {
+        start.elapsed() > Duration::from_secs(1)
+    });
+    let (_, log) = gateway.output();
+    assert_eq!(log.matches("cannot notify systemd").count(), 1, "{log}");
 }
 
 #[test]

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::net::UnixDatagram,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as SocketName, UnixDatagram},
+    },
     path::PathBuf,
     sync::{
         Arc,
@@ -45,7 +48,7 @@ pub(super) fn registry(cores: usize) -> Arc<Registry> {
 pub(super) struct Manager {
     pub socket: UnixDatagram,
     pub path: PathBuf,
-    _directory: TempDir,
+    _directory: Option<TempDir>,
 }
 
 impl Manager {
@@ -57,7 +60,20 @@ impl Manager {
         Self {
             socket,
             path,
-            _directory: directory,
+            _directory: Some(directory),
+        }
+    }
+
+    /// One whose socket has a name that is no file.
+    pub fn listen_abstract() -> Self {
+        let name = format!("im-gateway-test-{}", std::process::id());
+        let address = SocketName::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            socket,
+            path: format!("@{name}").into(),
+            _directory: None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! that reads fields up to the first `text=` sees exactly what the gateway says, and one line.
 
 use super::{
-    escape::escape_into,
+    escape::{escape_into, plain_into},
     reply::{integer, word},
 };
 use crate::id::{GroupId, MessageId, UserId};
@@ -53,6 +53,15 @@ pub enum Push<'a> {
         /// The words for people, not yet escaped.
         text: &'a str,
     },
+    /// A friend has come online, or has gone.
+    Friend {
+        /// Which of the two.
+        online: bool,
+        /// The friend.
+        uid: UserId,
+        /// The friend's name.
+        name: &'a str,
+    },
     /// The connection is about to be closed.
     Kick {
         /// One word: why.
@@ -98,6 +107,17 @@ impl Push<'_> {
                 word("NOTICE kind=", kind, out);
                 out.extend_from_slice(b" text=");
                 escape_into(text, out);
+            }
+            Self::Friend { online, uid, name } => {
+                let kind = if online {
+                    "friend_online"
+                } else {
+                    "friend_offline"
+                };
+                word("NOTICE kind=", kind, out);
+                integer(" uid=", uid, out);
+                out.extend_from_slice(b" name=");
+                plain_into(name, out);
             }
             Self::Kick { reason } => word("KICK reason=", reason, out),
         }

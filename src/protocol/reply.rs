@@ -80,11 +80,13 @@ pub enum Reply {
         /// There are more behind them.
         more: bool,
     },
-    /// To `who`: online where there is a device.
+    /// To `who`.
     Presence {
         /// Who was asked about.
         uid: UserId,
-        /// The devices with a connection.
+        /// There is a device with a connection.
+        online: bool,
+        /// The devices with a connection, as far as who asks may know them.
         devices: Vec<String>,
     },
     /// To `profile`.
@@ -237,9 +239,13 @@ impl Reply {
                     out.extend_from_slice(b" more=1");
                 }
             }
-            Self::Presence { uid, devices } => {
+            Self::Presence {
+                uid,
+                online,
+                devices,
+            } => {
                 integer(" uid=", *uid, out);
-                integer(" online=", u8::from(!devices.is_empty()), out);
+                integer(" online=", u8::from(*online), out);
                 list(" devices=", devices, out, |device, out| {
                     item_into(device, out)
                 });

@@ -16,6 +16,7 @@ use std::{
 use super::{
     Call, ReplySink,
     clock::Now,
+    friends::Departures,
     health::{FailureReport, Health},
     password::{Job, Judged, Task, Verdict},
     routes::Presence,
@@ -124,6 +125,7 @@ pub(super) struct Engine<S = Sqlite> {
     pub(super) presence: Presence,
     pub(super) message_ids: MessageIds,
     pub(super) sweep: Sweep,
+    pub(super) departures: Departures,
     pub(super) pushes: Vec<(Channel, PushMessage)>,
     pub(super) health: Health,
     pub(super) metrics: Arc<metrics::Store>,
@@ -167,6 +169,7 @@ impl<S: Storage> Engine<S> {
             presence,
             message_ids,
             sweep: Sweep::default(),
+            departures: Departures::default(),
             pushes: Vec::new(),
             health: Health::new(report),
             metrics,
@@ -218,8 +221,8 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations, routes that have expired, and after
-    /// a failure a try whether the store can be written again. `true`: there is more to sweep.
+    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations, routes that have expired, users who
+    /// have gone, and after a failure a try whether the store can be written again. `true`: there is more to sweep.
     pub(super) fn run_housekeeping(&mut self, now: impl Into<Now>, sweep: bool) -> bool {
         self.set_now(now.into());
         let now_ms = self.now_ms;
@@ -227,6 +230,7 @@ impl<S: Storage> Engine<S> {
         let done = catch_unwind(AssertUnwindSafe(|| {
             self.begin()?;
             self.expire_routes()?;
+            self.tell_departures()?;
             if self.health.probe_is_due(now_ms) {
                 self.store.probe()?;
             }
@@ -254,6 +258,11 @@ impl<S: Storage> Engine<S> {
                 false
             }
         }
+    }
+
+    /// What is to be published after [`Engine::run_housekeeping`].
+    pub(super) fn take_pushes(&mut self) -> Vec<(Channel, PushMessage)> {
+        std::mem::take(&mut self.pushes)
     }
 
     /// The write-ahead log itself may be what fills the disk: what it holds can go to the main file, and the log be emptied.

@@ -21,6 +21,7 @@ mod clock;
 mod cursor;
 mod engine;
 mod fair_queue;
+mod friends;
 mod group;
 mod health;
 mod inbox;

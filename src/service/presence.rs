@@ -20,8 +20,6 @@ use crate::{
 /// Devices per user where the caller names no limit, and at most.
 const DEFAULT_MAX_DEVICES: usize = 5;
 const HIGHEST_MAX_DEVICES: usize = 64;
-/// Of those who have a user in their friend list, at most so many are looked at when the user comes online.
-const FOLLOWERS_TOLD: u32 = 1000;
 
 /// Users of one refresh, and their sessions: more than one core of a gateway names at once.
 const REFRESH_LIMIT: usize = 10_000;
@@ -71,7 +69,7 @@ impl<S: Storage> Engine<S> {
             self.kick(user, gone, "replaced");
         }
         if is_first {
-            self.tell_followers(user)?;
+            self.has_come(user)?;
         }
         Ok(self.bound(user, &displaced, &epoch))
     }
@@ -161,32 +159,6 @@ impl<S: Storage> Engine<S> {
         })
     }
 
-    fn tell_followers(&mut self, user: UserId) -> Result<(), Failure> {
-        let mut online = self.store.read().followers(user, FOLLOWERS_TOLD)?;
-        online.retain(|follower| *follower != user);
-        for index in (0..online.len()).rev() {
-            if !self.is_bound(online[index])? {
-                online.swap_remove(index);
-            }
-        }
-        if online.is_empty() {
-            return Ok(());
-        }
-        let name = self.store.read().name_of(user)?.unwrap_or_default();
-        for follower in online {
-            let notice = PushMessage {
-                from: user,
-                to: follower,
-                ts_ms: self.unix_ms,
-                kind: PushKind::Notice.into(),
-                text: format!("friend_online uid={user} name={name}"),
-                ..Default::default()
-            };
-            self.push_to(follower, notice)?;
-        }
-        Ok(())
-    }
-
     /// Publishes `push` to every route of `user`.
     pub(super) fn push_to(&mut self, user: UserId, push: PushMessage) -> Result<(), Failure> {
         self.load_routes(user)?;
@@ -226,6 +198,7 @@ impl<S: Storage> Engine<S> {
         self.delete_route(user, session_id)?;
         if self.presence.unbind(user, session_id) {
             self.close_cursors(user)?;
+            self.has_gone(user)?;
         }
         Ok(())
     }

@@ -350,6 +350,7 @@ impl<S: Storage> Engine<S> {
         }
         if is_over {
             self.close_cursors(user)?;
+            self.has_gone(user)?;
         }
         Ok(())
     }

@@ -77,6 +77,7 @@ struct Housekeeping {
     last_slice: Instant,
     last_call: Instant,
     last_look: Instant,
+    /// There are routes that have expired, or users whose going is to be told.
     expiring: bool,
     commits_at_checkpoint: u64,
     commits_at_note: u64,
@@ -220,6 +221,8 @@ impl StoreThread {
         };
         let pause = if self.engine.presence.is_in_storage() {
             pause.min(housekeeping.pause_before_look())
+        } else if self.engine.departures.next_due_ms().is_some() {
+            pause.min(LOOK_AROUND)
         } else {
             pause
         };
@@ -257,6 +260,10 @@ impl StoreThread {
                 self.note_time(housekeeping);
             }
             let more = self.engine.run_housekeeping(now, sweep);
+            let pushes = self.engine.take_pushes();
+            if !pushes.is_empty() {
+                self.publisher.publish(pushes);
+            }
             if sweep {
                 housekeeping.sweeping = more;
                 housekeeping.last_slice = Instant::now();
@@ -289,16 +296,19 @@ impl StoreThread {
         }
     }
 
-    /// In a backend, now and then: keeps the log from growing, and tells whether there are routes that have expired.
+    /// Now and then: in a backend keeps the log from growing, and tells whether there are routes that have expired or users whose
+    /// going is to be told.
     fn look_around(&mut self, now_ms: i64, housekeeping: &mut Housekeeping) -> bool {
-        if !self.engine.presence.is_in_storage()
-            || housekeeping.last_look.elapsed() < housekeeping.pause_before_look()
-        {
+        if !self.engine.presence.is_in_storage() {
+            return self.engine.has_due_departures(now_ms);
+        }
+        if housekeeping.last_look.elapsed() < housekeeping.pause_before_look() {
             return false;
         }
         housekeeping.last_look = Instant::now();
         self.engine.store.tidy_if_untidy();
-        housekeeping.expiring = self.engine.has_expired_routes(now_ms);
+        housekeeping.expiring =
+            self.engine.has_expired_routes(now_ms) || self.engine.has_due_departures(now_ms);
         housekeeping.expiring
     }
 

@@ -213,9 +213,15 @@ impl<S: Storage> Engine<S> {
         &mut self,
         request: &proto::GetFriendsRequest,
     ) -> Result<proto::GetFriendsResponse, Failure> {
+        let (user, only) = (request.user_id, request.only_friend_id);
+        let friend_ids = match only {
+            0 => self.store.read().friends(user)?,
+            only if self.store.read().is_friend(user, only)? => vec![only],
+            _ => Vec::new(),
+        };
         Ok(proto::GetFriendsResponse {
             result: ok(),
-            friend_ids: self.store.read().friends(request.user_id)?,
+            friend_ids,
         })
     }
 

@@ -55,7 +55,10 @@ impl Asker {
             Request::EndAllSessions(request) => Self::User(request.user_id),
             Request::AddFriend(request) => Self::User(request.user_id),
             Request::RemoveFriend(request) => Self::User(request.user_id),
-            Request::GetFriends(request) => Self::User(request.user_id),
+            Request::GetFriends(request) => Self::User(match request.only_friend_id {
+                0 => request.user_id,
+                asker => asker,
+            }),
             Request::BindRoute(request) => Self::User(request.user_id),
             Request::UnbindRoute(request) => Self::User(request.user_id),
             Request::Send(request) => Self::sender(request.msg.as_ref().map(|msg| msg.from)),
@@ -240,7 +243,13 @@ mod tests {
     }
 
     fn friends(user_id: UserId, call_id: u64) -> Item {
-        call(proto::GetFriendsRequest { user_id }, call_id)
+        call(
+            proto::GetFriendsRequest {
+                user_id,
+                only_friend_id: 0,
+            },
+            call_id,
+        )
     }
 
     fn push(waiting: &mut Waiting, item: Item) {

@@ -307,7 +307,9 @@ impl Shard {
             .split_once(' ')
             .unwrap_or((message.text.as_str(), ""));
         let mut line = Vec::new();
-        Push::Notice { kind, text }.write(&mut line);
+        friend_notice(kind, text)
+            .unwrap_or(Push::Notice { kind, text })
+            .write(&mut line);
         let slots: Vec<u32> = match (message.to, message.to_many.as_slice()) {
             (0, []) => self
                 .users
@@ -355,6 +357,18 @@ impl Shard {
             .get(&user)
             .map_or_else(SmallVec::new, |user| user.slots.clone())
     }
+}
+
+/// The notice that a friend has come or gone, if `kind` and `text` are those of one.
+fn friend_notice<'a>(kind: &str, text: &'a str) -> Option<Push<'a>> {
+    let online = match kind {
+        "friend_online" => true,
+        "friend_offline" => false,
+        _ => return None,
+    };
+    let (uid, name) = text.strip_prefix("uid=")?.split_once(" name=")?;
+    let uid = uid.parse().ok().filter(|uid| *uid > 0)?;
+    Some(Push::Friend { online, uid, name })
 }
 
 /// Appends the line of a stored message.

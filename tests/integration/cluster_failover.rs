@@ -371,7 +371,7 @@ fn users_of_a_killed_gateway_go_on_at_another() {
     assert_eq!(again.push().id(), id);
     // The killed gateway's connection is not there for ever.
     eventually("only the two live devices are left", || {
-        let devices = field(&alice.ask(&format!("who:{}", bob.uid)), "devices").to_string();
+        let devices = field(&phone.ask(&format!("who:{}", phone.uid)), "devices").to_string();
         ["cli,phone", "phone,cli"].contains(&devices.as_str())
     });
 }

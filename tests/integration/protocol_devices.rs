@@ -95,7 +95,7 @@ fn the_same_device_name_replaces_the_older_connection_on_any_core() {
         let id = alice.chat(bob, &format!("n{n}"));
         assert_eq!(current.push().id(), id);
         current.assert_no_push();
-        assert_eq!(field(&alice.ask(&format!("who:{bob}")), "devices"), "cli");
+        assert_eq!(field(&current.ask(&format!("who:{bob}")), "devices"), "cli");
     }
 }
 

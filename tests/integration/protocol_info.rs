@@ -1,6 +1,8 @@
 //! Friends, presence, profiles, search, help, ping, settings.
 
-use crate::common::{Gateway, assert_error, eventually, field};
+use std::time::Instant;
+
+use crate::common::{DEADLINE, Gateway, POLL_INTERVAL, assert_error, eventually, field};
 
 #[test]
 fn friends_are_added_listed_and_removed_one_way() {
@@ -33,7 +35,8 @@ fn friends_are_added_listed_and_removed_one_way() {
 fn presence_names_the_devices_that_are_there() {
     let gateway = Gateway::start_on_two_cores();
     let mut alice = gateway.register("alice");
-    let bob = gateway.register("bob");
+    let mut bob = gateway.register("bob");
+    bob.ask(&format!("add_friend:{}", alice.uid));
     let who = format!("who:{}", bob.uid);
     let online = alice.ask(&who);
     assert_eq!(online, format!("+OK uid={} online=1 devices=cli", bob.uid));
@@ -50,6 +53,57 @@ fn presence_names_the_devices_that_are_there() {
     eventually("nobody is there", || {
         field(&alice.ask(&who), "online") == "0"
     });
+}
+
+#[test]
+fn only_a_user_and_those_on_the_users_own_list_learn_the_devices() {
+    let gateway = Gateway::start_on_two_cores();
+    let mut alice = gateway.register("alice");
+    let mut bob = gateway.register("bob");
+    let who = format!("who:{}", bob.uid);
+    let shown = format!("+OK uid={} online=1 devices=cli", bob.uid);
+    let hidden = format!("+OK uid={} online=1 devices=", bob.uid);
+    assert_eq!(bob.ask(&who), shown);
+    // Whom a stranger lists is the stranger's own affair.
+    alice.ask(&format!("add_friend:{}", bob.uid));
+    assert_eq!(alice.ask(&who), hidden);
+    bob.ask(&format!("add_friend:{}", alice.uid));
+    assert_eq!(alice.ask(&who), shown);
+    bob.ask(&format!("remove_friend:{}", alice.uid));
+    assert_eq!(alice.ask(&who), hidden);
+}
+
+#[test]
+fn friends_are_told_who_comes_and_after_a_while_who_has_gone() {
+    let gateway = Gateway::start_on_two_cores();
+    let mut alice = gateway.register("alice");
+    let mut bob = gateway.register("bob");
+    // Alice lists nobody; that Bob lists her is enough to tell her of Bob.
+    bob.ask(&format!("add_friend:{}", alice.uid));
+    bob.ask("quit");
+    let mut bob = gateway.login("bob");
+    let notice = alice.push();
+    assert_eq!(notice.keys(), ["kind", "uid", "name"]);
+    assert_eq!(notice.get("kind"), Some("friend_online"));
+    assert_eq!(
+        (notice.number("uid"), notice.get("name")),
+        (bob.uid, Some("bob"))
+    );
+    bob.ask("quit");
+    let gone = Instant::now();
+    let notice = loop {
+        assert_eq!(alice.ask("ping:fence"), "+OK pong fence");
+        if let Some(notice) = alice.taken_pushes().pop() {
+            break notice;
+        }
+        assert!(gone.elapsed() < 3 * DEADLINE, "nobody was told");
+        std::thread::sleep(POLL_INTERVAL);
+    };
+    assert_eq!(notice.get("kind"), Some("friend_offline"));
+    assert_eq!(
+        (notice.number("uid"), notice.get("name")),
+        (bob.uid, Some("bob"))
+    );
 }
 
 #[test]

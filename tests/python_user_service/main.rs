@@ -118,7 +118,10 @@ fn contacts_names_and_searches() {
         assert_eq!(add(1, 1), Code::Invalid);
         assert_eq!(add(1, 99), Code::NotFound);
 
-        let friends = connection.ask(proto::GetFriendsRequest { user_id: 1 });
+        let friends = connection.ask(proto::GetFriendsRequest {
+            user_id: 1,
+            only_friend_id: 0,
+        });
         assert_eq!(friends.friend_ids, [2, 3]);
         for _ in 0..2 {
             let removed = connection.ask(proto::RemoveFriendRequest {
@@ -127,7 +130,10 @@ fn contacts_names_and_searches() {
             });
             assert_eq!(code(removed.result), Code::Ok, "twice is no error");
         }
-        let friends = connection.ask(proto::GetFriendsRequest { user_id: 1 });
+        let friends = connection.ask(proto::GetFriendsRequest {
+            user_id: 1,
+            only_friend_id: 0,
+        });
         assert_eq!(friends.friend_ids, [2]);
 
         let profile = connection.ask(proto::GetProfileRequest { user_id: 3 });

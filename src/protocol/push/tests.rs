@@ -66,6 +66,22 @@ fn every_push_has_the_form_of_the_contract() {
             },
             "NOTICE kind=reconnect text=back soon",
         ),
+        (
+            Push::Friend {
+                online: true,
+                uid: 2,
+                name: "bob",
+            },
+            "NOTICE kind=friend_online uid=2 name=bob",
+        ),
+        (
+            Push::Friend {
+                online: false,
+                uid: 2,
+                name: "bob\nKICK reason=admin",
+            },
+            "NOTICE kind=friend_offline uid=2 name=bob\u{fffd}KICK reason=admin",
+        ),
         (Push::Kick { reason: "replaced" }, "KICK reason=replaced"),
     ] {
         assert_eq!(line(&push), format!("{expected}\n"));

@@ -31,6 +31,7 @@ fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
     };
     let presence = |devices: &[&str]| Reply::Presence {
         uid: 42,
+        online: !devices.is_empty(),
         devices: devices.iter().map(|device| (*device).to_owned()).collect(),
     };
     let welcome = format!(
@@ -249,7 +250,7 @@ proptest! {
             Reply::Pong(Some(text.clone())),
             Reply::Device(text.clone()),
             Reply::Token(secret(&text)),
-            Reply::Presence { uid: 1, devices },
+            Reply::Presence { uid: 1, online: true, devices },
             Reply::Profile { uid: 1, name: text.clone() },
             Reply::Users(vec![(1, text.clone()), (2, "bob".to_owned())]),
             Reply::WhoAmI { uid: 1, name: text.clone(), device: text.clone(), ack_mode: AckMode::Auto },

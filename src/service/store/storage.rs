@@ -133,7 +133,13 @@ pub(in crate::service) trait Accounts {
     /// The list of `user`, ascending.
     fn friends(&self, user: UserId) -> Result<Vec<UserId>, Failure>;
 
-    /// At most `limit` of those who have `user` on their list.
+    /// Whether `friend` is on the list of `user`.
+    fn is_friend(&self, user: UserId, friend: UserId) -> Result<bool, Failure>;
+
+    /// The list of `user`, those first who have `user` on theirs.
+    fn friends_mutual_first(&self, user: UserId) -> Result<Vec<UserId>, Failure>;
+
+    /// At most `limit` of those who have `user` on their list and are not on the list of `user`.
     fn followers(&self, user: UserId, limit: u32) -> Result<Vec<UserId>, Failure>;
 }
 
@@ -394,6 +400,15 @@ pub(in crate::service) trait Routes {
 
     /// All routes expire by so much later.
     fn delay_routes(&mut self, by_ms: i64) -> Result<(), Failure>;
+
+    /// Notes that a user's last route is gone, which the friends are to be told of when `due_ms` comes.
+    fn put_departure(&mut self, user: UserId, due_ms: i64) -> Result<(), Failure>;
+
+    /// The user is back, or the friends are told: there is nothing to tell any more.
+    fn delete_departure(&mut self, user: UserId) -> Result<(), Failure>;
+
+    /// At most `limit` users whose departures are due at `now_ms`.
+    fn due_departures(&self, now_ms: i64, limit: usize) -> Result<Vec<UserId>, Failure>;
 
     /// When the first route expires; `None`: there are no routes.
     fn first_expiry_ms(&self) -> Result<Option<i64>, Failure>;

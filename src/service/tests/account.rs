@@ -144,7 +144,10 @@ fn befriend(world: &mut World, user_id: UserId, friend_id: UserId) -> Code {
 
 fn friends(world: &mut World, user_id: UserId) -> Vec<UserId> {
     world
-        .call::<method::GetFriends>(proto::GetFriendsRequest { user_id })
+        .call::<method::GetFriends>(proto::GetFriendsRequest {
+            user_id,
+            only_friend_id: 0,
+        })
         .friend_ids
 }
 
@@ -156,6 +159,17 @@ fn a_friend_list_is_directed_and_holds_each_friend_once() {
     assert_eq!(befriend(&mut world, alice, bob), Code::Ok);
     assert_eq!(friends(&mut world, alice), [bob]);
     assert!(friends(&mut world, bob).is_empty());
+    for (user_id, only_friend_id, expected) in [
+        (alice, bob, vec![bob]),
+        (alice, 4711, vec![]),
+        (bob, alice, vec![]),
+    ] {
+        let response = world.call::<method::GetFriends>(proto::GetFriendsRequest {
+            user_id,
+            only_friend_id,
+        });
+        assert_eq!(response.friend_ids, expected);
+    }
     let request = proto::RemoveFriendRequest {
         user_id: alice,
         friend_id: bob,

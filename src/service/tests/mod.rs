@@ -3,6 +3,7 @@
 
 mod account;
 mod durability;
+mod friends;
 mod group;
 mod inbox;
 mod message;
@@ -354,6 +355,13 @@ impl World {
     /// What was published since the last look, with the channel.
     fn published(&mut self) -> Vec<(Channel, PushMessage)> {
         std::mem::take(&mut self.pushes)
+    }
+
+    /// What is due while nobody asks.
+    fn keep_house(&mut self) {
+        self.engine.run_housekeeping(self.now_ms, false);
+        let pushes = self.engine.take_pushes();
+        self.pushes.extend(pushes);
     }
 
     /// Lets late confirmations reach the file.

@@ -170,28 +170,6 @@ fn only_what_was_published_while_bound_counts_as_handed_out() {
 }
 
 #[test]
-fn those_who_have_a_user_as_friend_are_told_once_when_it_comes_online() {
-    let mut world = World::new();
-    let (alice, bob, carol) = (world.user("alice"), world.user("bob"), world.user("carol"));
-    for user_id in [bob, carol] {
-        world.call::<method::AddFriend>(proto::AddFriendRequest {
-            user_id,
-            friend_id: alice,
-            message: String::new(),
-        });
-    }
-    world.bind(bob, 4, 1);
-    world.bind(alice, 0, 2);
-    world.bind(alice, 0, 3);
-    let pushed = world.published();
-    assert_eq!(pushed.len(), 1, "{pushed:?}");
-    let (channel, notice) = &pushed[0];
-    assert_eq!((channel, notice.to), (&route(4), bob));
-    assert_eq!(notice.kind(), PushKind::Notice);
-    assert_eq!(notice.text, format!("friend_online uid={alice} name=alice"));
-}
-
-#[test]
 fn a_payload_is_delivered_to_every_route_and_garbage_is_refused() {
     let mut world = World::new();
     let alice = world.user("alice");

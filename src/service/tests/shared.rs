@@ -210,7 +210,10 @@ fn a_batch_that_only_looks_up_sees_what_the_other_process_wrote() {
             message: String::new(),
         });
     }
-    let friends = other.call::<method::GetFriends>(proto::GetFriendsRequest { user_id: alice });
+    let friends = other.call::<method::GetFriends>(proto::GetFriendsRequest {
+        user_id: alice,
+        only_friend_id: 0,
+    });
     assert_eq!(friends.friend_ids, [bob]);
     one.bind(alice, 0, 1);
     other.bind(bob, 1, 2);

@@ -50,7 +50,10 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     job: &Job,
 ) -> Result<Reply, Failure> {
     let response = core
-        .ask::<method::GetFriends>(GetFriendsRequest { user_id: job.user })
+        .ask::<method::GetFriends>(GetFriendsRequest {
+            user_id: job.user,
+            only_friend_id: 0,
+        })
         .await?;
     let friends = with_numbers(core, response.friend_ids, |id| *id);
     Ok(Reply::Friends(friends))

@@ -2,10 +2,10 @@
 
 use super::{Failure, with_numbers};
 use crate::{
-    backend::{Backend, method},
+    backend::{Backend, CallError, method},
     bus::PushSource,
     id::UserId,
-    proto::{GetProfileRequest, QueryRouteRequest, SearchRequest},
+    proto::{Code, GetFriendsRequest, GetProfileRequest, QueryRouteRequest, SearchRequest},
     protocol::reply::Reply,
     session::{DEFAULT_DEVICE, job::Job},
     shard::core::Core,
@@ -16,19 +16,53 @@ const SEARCH_LIMIT: u32 = 20;
 
 pub(super) async fn who<B: Backend, P: PushSource>(
     core: &Core<B, P>,
+    job: &Job,
     user: UserId,
 ) -> Result<Reply, Failure> {
     let response = core
         .ask::<method::QueryRoute>(QueryRouteRequest { user_id: user })
         .await?;
-    let devices = if response.routes.is_empty() && !response.gateway_id.is_empty() {
+    let mut devices = if response.routes.is_empty() && !response.gateway_id.is_empty() {
         // A service that knows one route for each user, and no device.
         vec![DEFAULT_DEVICE.to_owned()]
     } else {
         let routes = response.routes.into_iter();
         routes.map(|route| route.device).collect()
     };
-    Ok(Reply::Presence { uid: user, devices })
+    let online = !devices.is_empty();
+    if online && !may_see_devices(core, job.user, user).await? {
+        devices.clear();
+    }
+    Ok(Reply::Presence {
+        uid: user,
+        online,
+        devices,
+    })
+}
+
+/// Whether `asker` may know the devices of `user`: the user, and whom the user has put on the friend list. Where there are no such
+/// lists, nobody else may.
+async fn may_see_devices<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    asker: UserId,
+    user: UserId,
+) -> Result<bool, Failure> {
+    if asker == user {
+        return Ok(true);
+    }
+    let request = GetFriendsRequest {
+        user_id: user,
+        only_friend_id: asker,
+    };
+    match core.ask::<method::GetFriends>(request).await {
+        // A broken answer hides nobody's devices from a friend, as if it were the truth.
+        Ok(friends) if friends.friend_ids.iter().any(|id| *id <= 0) => {
+            Err(Failure::Backend(Code::Internal))
+        }
+        Ok(friends) => Ok(friends.friend_ids.contains(&asker)),
+        Err(Failure::Backend(Code::NotFound) | Failure::Call(CallError::Unsupported)) => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }
 
 pub(super) async fn profile<B: Backend, P: PushSource>(

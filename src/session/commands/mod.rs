@@ -47,7 +47,7 @@ pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Rep
             after,
             limit,
         } => group::members(core, job, *group, (*after, *limit)).await,
-        Call::Who(user) => info::who(core, *user).await,
+        Call::Who(user) => info::who(core, job, *user).await,
         Call::Profile(user) => info::profile(core, *user).await,
         Call::Search { prefix } => info::search(core, prefix).await,
         Call::WhoAmI => info::who_am_i(core, job).await,

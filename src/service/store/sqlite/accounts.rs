@@ -107,10 +107,7 @@ impl Accounts for Sqlite {
         if added > 0 {
             return Ok(true);
         }
-        Ok(self
-            .connection
-            .prepare_cached("SELECT 1 FROM friends WHERE user_id = ?1 AND friend_id = ?2")?
-            .exists([user, friend])?)
+        self.is_friend(user, friend)
     }
 
     fn delete_friend(&mut self, user: UserId, friend: UserId) -> Result<(), Failure> {
@@ -128,10 +125,30 @@ impl Accounts for Sqlite {
         Ok(friends.collect::<Result<_, _>>()?)
     }
 
-    fn followers(&self, user: UserId, limit: u32) -> Result<Vec<UserId>, Failure> {
-        let mut statement = self
+    fn is_friend(&self, user: UserId, friend: UserId) -> Result<bool, Failure> {
+        Ok(self
             .connection
-            .prepare_cached("SELECT user_id FROM friends WHERE friend_id = ?1 LIMIT ?2")?;
+            .prepare_cached("SELECT 1 FROM friends WHERE user_id = ?1 AND friend_id = ?2")?
+            .exists([user, friend])?)
+    }
+
+    fn friends_mutual_first(&self, user: UserId) -> Result<Vec<UserId>, Failure> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT friend_id FROM friends AS listed WHERE user_id = ?1
+             ORDER BY EXISTS (SELECT 1 FROM friends
+                              WHERE user_id = listed.friend_id AND friend_id = ?1) DESC, friend_id",
+        )?;
+        let friends = statement.query_map([user], |row| row.get(0))?;
+        Ok(friends.collect::<Result<_, _>>()?)
+    }
+
+    fn followers(&self, user: UserId, limit: u32) -> Result<Vec<UserId>, Failure> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT user_id FROM friends AS follower WHERE friend_id = ?1
+             AND NOT EXISTS (SELECT 1 FROM friends
+                             WHERE user_id = ?1 AND friend_id = follower.user_id)
+             LIMIT ?2",
+        )?;
         let followers = statement.query_map(params![user, limit], |row| row.get(0))?;
         Ok(followers.collect::<Result<_, _>>()?)
     }

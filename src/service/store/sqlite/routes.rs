@@ -108,6 +108,28 @@ impl Routes for Sqlite {
         Ok(())
     }
 
+    fn put_departure(&mut self, user: UserId, due_ms: i64) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO departures (user_id, due_ms) VALUES (?1, ?2)")?
+            .execute([user, due_ms])?;
+        Ok(())
+    }
+
+    fn delete_departure(&mut self, user: UserId) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached("DELETE FROM departures WHERE user_id = ?1")?
+            .execute([user])?;
+        Ok(())
+    }
+
+    fn due_departures(&self, now_ms: i64, limit: usize) -> Result<Vec<UserId>, Failure> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT user_id FROM departures WHERE due_ms <= ?1 ORDER BY due_ms LIMIT ?2",
+        )?;
+        let users = statement.query_map(params![now_ms, limit as i64], |row| row.get(0))?;
+        Ok(users.collect::<Result<_, _>>()?)
+    }
+
     fn first_expiry_ms(&self) -> Result<Option<i64>, Failure> {
         Ok(self
             .connection

@@ -97,6 +97,12 @@ pub fn answer(request: &Request) -> Response {
             user_id: user_id(&text_of(&register.username)) as i64,
         }
         .into(),
+        // Everybody has put whoever asks about devices on the list.
+        Request::GetFriends(request) if request.only_friend_id != 0 => GetFriendsResponse {
+            result: ok(),
+            friend_ids: vec![request.only_friend_id],
+        }
+        .into(),
         Request::GetFriends(request) => GetFriendsResponse {
             result: ok(),
             friend_ids: signed(friends(request.user_id as u64)),

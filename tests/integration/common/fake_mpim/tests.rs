@@ -209,7 +209,11 @@ fn a_refusal_says_byte_for_byte_what_was_observed() {
 fn two_calls_at_once_spoil_what_is_not_locked() {
     let mut world = fake();
     let mut callers = [0; 2].map(|_| Caller::new(&world.fake, "UserService"));
-    let friends = proto::GetFriendsRequest { user_id: 1 }.encode_to_vec();
+    let friends = proto::GetFriendsRequest {
+        user_id: 1,
+        only_friend_id: 0,
+    }
+    .encode_to_vec();
     while !world.fake.database_is_broken() {
         for caller in &mut callers {
             caller.write("UserService", "GetFriends", &friends);

@@ -122,7 +122,7 @@ impl Shard {
         if patience_ms.is_some_and(|patience_ms| now_ms >= silent_since_ms + patience_ms) {
             self.expired.push(key);
         } else if !std::mem::replace(&mut connection.to_be_asked, true) {
-            let pause_ms = TICK_MS << asked_in_vain.min(DOUBLINGS);
+            let pause_ms = TICK_MS << asked_in_vain.saturating_sub(1).min(DOUBLINGS);
             self.questions.later.schedule(key, now_ms + pause_ms);
         }
     }

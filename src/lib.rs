@@ -21,7 +21,7 @@
 //!   backend, bus       how a core asks a service, and how a push reaches a core
 //!   session, shard     the rules: one client's session, and all sessions of one core
 //!   protocol, limits   bytes to commands and replies to bytes; what one client may take
-//!   config, token, …   settings, log-in tokens, ids, close reasons, metrics
+//!   config, token, …   settings, log-in tokens, ids, names, close reasons, metrics
 //! ```
 //!
 //! [`protocol`], [`session`], [`shard`], [`limits`], [`token`], [`id`], [`close`], [`backend::remote`], [`bus::redis`] and others
@@ -86,6 +86,7 @@ pub mod id;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod names;
 pub mod outage;
 pub mod preflight;
 pub mod protocol;

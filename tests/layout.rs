@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "limits",
     "token.rs",
     "id.rs",
+    "names.rs",
     "close.rs",
     "upstream.rs",
     "backend/calls.rs",
@@ -33,6 +34,7 @@ const PURE: &[&str] = &[
     "server/publisher/answers.rs",
     "server/publisher/packing.rs",
     "service/fair_queue.rs",
+    "service/password/lanes.rs",
 ];
 
 /// What a pure module must not name: runtimes, system calls, sockets, clocks and random sources.

@@ -222,6 +222,7 @@ fn service_options(settings: &Settings, own_worker_id: u16) -> ServiceOptions {
         password_queue: settings.auth.password_queue,
         own_worker_id,
         foreign_users: settings.backend.foreign_users,
+        names: settings.accounts.names,
         storage: StorageMode::Backend {
             exclusive: settings.backend.exclusive,
             route_lifetime: settings.presence.route_lifetime,

@@ -32,6 +32,7 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
             password_queue: settings.auth.password_queue,
             own_worker_id: WORKERS_MAX - 1,
             foreign_users: false,
+            names: settings.accounts.names,
             storage: StorageMode::Embedded,
         },
         Arc::clone(&bus) as _,

@@ -66,6 +66,7 @@ pub(super) fn gateway(
             .then(|| Registrations::new(limits.registrations_per_hour, REGISTRATION_RECORDS)),
         Admission::new(max_connections, limits.connections_per_ip as usize),
     );
+    let gateway = gateway.naming(settings.accounts.names);
     if !remember_users {
         return Ok(gateway);
     }

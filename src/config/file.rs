@@ -233,6 +233,12 @@ sections! {
         registration: String = "open".to_owned(),
     }
 
+    /// What users may be called.
+    accounts: AccountsSection {
+        /// `unicode`, or `ascii` alone.
+        names: String = "unicode".to_owned(),
+    }
+
     /// Calls to backends.
     rpc: RpcSection {
         /// How long a call may take.

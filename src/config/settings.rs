@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use log::LevelFilter;
 
 use crate::backend::{Service, endpoints::Instance, mpim::Concessions};
+use crate::names::Alphabet;
 
 /// Everything that is configured. Sections and names are those of the file; a unit is added where a number needs one.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub struct Settings {
     pub limits: Limits,
     /// `[auth]`.
     pub auth: Auth,
+    /// `[accounts]`.
+    pub accounts: Accounts,
     /// `[rpc]`.
     pub rpc: Rpc,
     /// `[redis]`.
@@ -206,6 +209,13 @@ pub struct Auth {
     pub password_queue: usize,
     /// Whether clients may register accounts.
     pub is_registration_open: bool,
+}
+
+/// `[accounts]`: what users may be called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accounts {
+    /// What new names are made of.
+    pub names: Alphabet,
 }
 
 /// `[rpc]`: calls to backends.

@@ -52,12 +52,6 @@ pub(super) fn positive(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number| *number > 0)
 }
 
-/// Whether a user may be called this: 1 to 64 bytes without white space, control characters, `:` or `,`.
-pub(super) fn is_user_name(text: &str) -> bool {
-    let forbidden = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ':' | ',');
-    (1..=64).contains(&text.len()) && !text.contains(forbidden)
-}
-
 /// Whether a User Service elsewhere may call a user this: 1 to 64 bytes without white space or control characters.
 pub(super) fn is_foreign_name(text: &str) -> bool {
     let forbidden = |c: char| c.is_whitespace() || c.is_control();
@@ -79,6 +73,7 @@ pub(super) fn is_device_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::is_user_name;
 
     #[test]
     fn numbers_are_positive_and_decimal() {

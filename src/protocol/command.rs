@@ -7,14 +7,15 @@
 use std::{borrow::Cow, fmt};
 
 use super::{
-    arguments::{
-        Arguments, BLANKS, is_device_name, is_foreign_name, is_group_name, is_user_name, positive,
-    },
+    arguments::{Arguments, BLANKS, is_device_name, is_foreign_name, is_group_name, positive},
     error_code::ErrorCode,
     escape::{is_plain, unescape},
     secret::Secret,
 };
-use crate::id::{GroupId, MessageId, UserId};
+use crate::{
+    id::{GroupId, MessageId, UserId},
+    names::{hides_nothing, is_user_name},
+};
 
 pub use super::{
     tag::Tag,
@@ -543,6 +544,10 @@ fn new_group(verb: Verb, text: &str, dialect: Dialect) -> Result<Command<'_>, Ba
     };
     if name.is_empty() {
         Err(BadArgument::new(verb.usage()))
+    } else if !hides_nothing(name) {
+        Err(BadArgument::new(
+            "a group name holds no invisible or direction-changing characters",
+        ))
     } else if is_group_name(name) {
         Ok(Command::CreateGroup {
             name,

@@ -28,6 +28,7 @@ use crate::{
     bus::Channel,
     id::MessageIds,
     metrics,
+    names::Alphabet,
     proto::{self, Code, PushMessage},
 };
 
@@ -133,6 +134,8 @@ pub(super) struct Engine<S = Sqlite> {
     pub(super) now_ms: i64,
     /// Now, by the wall clock: for time stamps, and nothing else.
     pub(super) unix_ms: i64,
+    /// What new users may be called.
+    pub(super) names: Alphabet,
     /// How late it is, if that is to be noted.
     pub(super) time_to_note: Option<TimeBase>,
     /// How long the last commit took.
@@ -156,6 +159,11 @@ enum Abort {
 }
 
 impl<S: Storage> Engine<S> {
+    /// The same, where new users are called by `names`.
+    pub(super) fn naming(self, names: Alphabet) -> Self {
+        Self { names, ..self }
+    }
+
     /// Over `store` and the routes of `presence`, giving message ids of its own from `message_ids`.
     pub(super) fn new(
         store: Store<S>,
@@ -175,6 +183,7 @@ impl<S: Storage> Engine<S> {
             metrics,
             now_ms: 0,
             unix_ms: 0,
+            names: Alphabet::default(),
             time_to_note: None,
             last_commit: Duration::ZERO,
             log_shortened_ms: 0,

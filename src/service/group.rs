@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     id::{GroupId, UserId},
+    names::hides_nothing,
     proto::{self, Code, PushKind, PushMessage},
 };
 
@@ -35,6 +36,12 @@ impl<S: Storage> Engine<S> {
             return Err(Failure::Refused(
                 Code::Invalid,
                 "a group name is 1 to 128 bytes without control characters",
+            ));
+        }
+        if !hides_nothing(name) {
+            return Err(Failure::Refused(
+                Code::Invalid,
+                "a group name holds no invisible or direction-changing characters",
             ));
         }
         if !self.load_inbox(request.creator_id)? {

@@ -73,6 +73,7 @@ use crate::{
     error::{ExitCode, StartupError},
     id::{MessageId, MessageIds},
     metrics,
+    names::Alphabet,
 };
 
 /// Calls that may wait for the store thread to take them up; more are refused. It takes up as many again, in turns.
@@ -111,6 +112,8 @@ pub struct ServiceOptions {
     pub own_worker_id: u16,
     /// Whether accounts are kept elsewhere: every positive number may be a user's.
     pub foreign_users: bool,
+    /// What new users may be called.
+    pub names: Alphabet,
     /// Who else uses the file, and where routes live.
     pub storage: StorageMode,
 }
@@ -186,7 +189,8 @@ pub fn start(
         MessageIds::starting_after(options.own_worker_id, last_message_id),
         Arc::clone(&metrics),
         Arc::clone(&report),
-    );
+    )
+    .naming(options.names);
     let (sender, queue) = crossbeam_channel::bounded(QUEUE_CALLS);
     let verdicts = sender.clone();
     let passwords = PasswordPool::start(

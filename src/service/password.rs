@@ -57,12 +57,22 @@ pub(super) struct Origin {
     pub(super) is_news: bool,
 }
 
+/// An account that somebody wants to log in to.
+#[derive(Clone)]
+pub(super) struct Account {
+    pub(super) user: UserId,
+    /// The password's, as its row has it.
+    pub(super) hash: String,
+    /// The name as it was registered.
+    pub(super) registered: String,
+}
+
 /// What a password thread is asked.
 #[derive(Clone)]
 pub(super) enum Task {
-    /// Is this the password of `account`: its number and the hash in its row; `None`: there is no such account.
+    /// Is this the password of `account`; `None`: there is no such account.
     Verify {
-        account: Option<(UserId, String)>,
+        account: Option<Account>,
         password: Vec<u8>,
         origin: Origin,
     },
@@ -139,9 +149,9 @@ impl Job {
 /// What came of a task.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
-    /// A login: the user whose password it was, or `None` if it was not.
+    /// A login: the user whose password it was, with the name as registered, or `None` if it was not.
     Login {
-        user: Option<UserId>,
+        user: Option<(UserId, String)>,
         origin: Origin,
     },
     /// A registration: the new account's name and hash.
@@ -421,10 +431,11 @@ fn judge(task: Task, memory: &mut Vec<Block>) -> Result<Verdict, HashError> {
             password,
             origin,
         } => {
-            let (user_id, hash) = account.unzip();
-            let matches = verify(&password, hash.as_deref().unwrap_or(NOBODY), memory)?;
+            let hash = account.as_ref().map_or(NOBODY, |account| &account.hash);
+            let matches = verify(&password, hash, memory)?;
+            let account = account.filter(|_| matches);
             Ok(Verdict::Login {
-                user: user_id.filter(|_| matches),
+                user: account.map(|account| (account.user, account.registered)),
                 origin,
             })
         }

@@ -5,12 +5,13 @@
 
 use super::{
     engine::{Engine, Outcome, ok, result},
-    password::{Origin, Task, Verdict},
+    password::{Account, Origin, Task, Verdict},
     store::{Failure, Storage},
 };
 use crate::{
     backend::Response,
     id::UserId,
+    names,
     proto::{self, Code},
 };
 
@@ -23,6 +24,8 @@ const FRIENDS_LIMIT: u32 = 1000;
 /// Most users a search answers.
 const SEARCH_LIMIT: u32 = 20;
 
+/// Names that look alike and are looked through for the one that is meant. There is one, but for accounts older than the rule.
+const ALIKE_LIMIT: u32 = 64;
 /// Networks that are known for one user; another one takes the place of that seen longest ago.
 const NETWORKS_LIMIT: u32 = 16;
 /// Longest key of a network; a longer one is nobody's.
@@ -30,7 +33,10 @@ const NETWORK_BYTES: usize = 64;
 /// A login from a known network is written down again no more often, so that most logins write nothing.
 const SEEN_AGAIN_MS: i64 = 24 * 3_600_000;
 
-const NAME_TAKEN: Failure = Failure::Refused(Code::AlreadyExists, "the name is taken");
+const NAME_TAKEN: Failure = Failure::Refused(
+    Code::AlreadyExists,
+    "the name is taken, or looks like one that is",
+);
 
 /// The answer to a wrong password, to an unknown user, and to a network that is not the user's where it has to be.
 fn wrong(origin: &Origin) -> Response {
@@ -58,23 +64,20 @@ fn network_key(network: &[u8]) -> &[u8] {
     }
 }
 
+/// The name, if any account can have it: accounts may be older than the rules for new names.
 fn valid_name(bytes: &[u8]) -> Option<&str> {
     let name = std::str::from_utf8(bytes).ok()?;
-    let fits = (1..=NAME_BYTES).contains(&name.len());
-    let is_plain = !name
-        .chars()
-        .any(|c| c.is_whitespace() || c.is_control() || c == ':' || c == ',');
-    (fits && is_plain).then_some(name)
+    names::is_user_name(name).then_some(name)
 }
 
 impl<S: Storage> Engine<S> {
     pub(super) fn login(&mut self, request: &proto::LoginRequest) -> Result<Outcome, Failure> {
         let account = match valid_name(&request.username) {
-            Some(name) => self.store.read().account(name)?,
+            Some(name) => self.account_of(name)?,
             None => None,
         };
         // An unknown user's networks are looked up as well, and are none.
-        let user = account.as_ref().map_or(0, |(user, _)| *user);
+        let user = account.as_ref().map_or(0, |account| account.user);
         let origin = self.origin(user, &request.network)?;
         if request.only_from_known_network && !origin.is_known {
             return Ok(Outcome::Reply(wrong(&origin)));
@@ -85,6 +88,32 @@ impl<S: Storage> Engine<S> {
             account,
             password: request.password[..password_bytes].to_vec(),
             origin,
+        }))
+    }
+
+    /// The account of this name, or else the one account whose name differs from it in nothing that one types, such as case. All of it
+    /// is looked up in either case, so that both take the same time.
+    fn account_of(&self, name: &str) -> Result<Option<Account>, Failure> {
+        let store = self.store.read();
+        let exact = store.account(name)?;
+        let folded = names::fold(name);
+        let mut alike = store.names_alike(&names::skeleton(name), ALIKE_LIMIT)?;
+        alike.retain(|other| names::fold(other) == folded);
+        let registered = match (&exact, &alike[..]) {
+            (Some(_), _) => name,
+            (None, [only]) => only,
+            // Accounts that are older than the rule: nobody can say who is meant.
+            (None, _) => return Ok(None),
+        };
+        let found = if exact.is_some() {
+            exact
+        } else {
+            store.account(registered)?
+        };
+        Ok(found.map(|(user, hash)| Account {
+            user,
+            hash,
+            registered: registered.to_owned(),
         }))
     }
 
@@ -100,7 +129,12 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The password was right. A storage that takes no writes now does not keep anybody out.
-    fn logged_in(&mut self, user: UserId, origin: &Origin) -> Result<Response, Failure> {
+    fn logged_in(
+        &mut self,
+        user: UserId,
+        name: &str,
+        origin: &Origin,
+    ) -> Result<Response, Failure> {
         if origin.is_news && !self.store.is_reads_only() {
             self.remember_network(user, &origin.network)?;
         }
@@ -108,6 +142,7 @@ impl<S: Storage> Engine<S> {
             result: ok(),
             user_id: user,
             network: memory_of(origin).into(),
+            name: name.to_owned(),
             session_epoch: Some(self.session_epoch(user)?.number),
             ..Default::default()
         }))
@@ -120,17 +155,17 @@ impl<S: Storage> Engine<S> {
     }
 
     pub(super) fn register(&mut self, request: &proto::RegisterRequest) -> Result<Task, Failure> {
-        let name = valid_name(&request.username).ok_or(Failure::Refused(
-            Code::Invalid,
-            "a user name is 1 to 64 bytes without spaces, control characters, ':' or ','",
-        ))?;
+        let name = std::str::from_utf8(&request.username)
+            .map_err(|_| Failure::Refused(Code::Invalid, "a user name is UTF-8"))?;
+        names::check_new_user_name(name, self.names)
+            .map_err(|words| Failure::Refused(Code::Invalid, words))?;
         if !PASSWORD_BYTES.contains(&request.password.len()) {
             return Err(Failure::Refused(
                 Code::Invalid,
                 "a password is 6 to 128 bytes",
             ));
         }
-        if self.store.read().account(name)?.is_some() {
+        if self.store.read().looks_taken(&names::skeleton(name))? {
             return Err(NAME_TAKEN);
         }
         Ok(Task::Hash {
@@ -144,9 +179,9 @@ impl<S: Storage> Engine<S> {
     pub(super) fn judged(&mut self, verdict: &Verdict) -> Result<Response, Failure> {
         match verdict {
             Verdict::Login {
-                user: Some(user),
+                user: Some((user, name)),
                 origin,
-            } => self.logged_in(*user, origin),
+            } => self.logged_in(*user, name, origin),
             Verdict::Login { user: None, origin } => Ok(wrong(origin)),
             Verdict::Hashed {
                 name,
@@ -154,7 +189,9 @@ impl<S: Storage> Engine<S> {
                 network,
             } => {
                 let now_ms = self.unix_ms;
-                let inserted = self.store.write()?.insert_user(name, hash, now_ms)?;
+                let skeleton = names::skeleton(name);
+                let store = self.store.write()?;
+                let inserted = store.insert_user((name, &skeleton), hash, now_ms)?;
                 let user_id = inserted.ok_or(NAME_TAKEN)?;
                 if !network.is_empty() {
                     self.remember_network(user_id, network)?;

@@ -23,6 +23,7 @@ use crate::{
     backend::mpim::Concessions,
     id::{RouteId, UserId},
     limits::{Admission, Exempt, Held, LoginGuard, LoginOutcome, Registrations},
+    names::Alphabet,
     proto::NetworkMemory,
     token::Tokens,
 };
@@ -37,6 +38,8 @@ pub struct Gateway {
     pub exempt: Exempt,
     /// What services that are MPIM's are conceded.
     pub concessions: Concessions,
+    /// What new users may be called.
+    pub names: Alphabet,
     login_guard: Mutex<LoginGuard>,
     /// `None`: nobody may register.
     registrations: Option<Mutex<Registrations>>,
@@ -74,6 +77,7 @@ impl Gateway {
             max_devices,
             exempt,
             concessions,
+            names: Alphabet::default(),
             login_guard: Mutex::new(login_guard),
             registrations: registrations.map(Mutex::new),
             logins_waiting: AtomicUsize::new(0),
@@ -83,6 +87,12 @@ impl Gateway {
             clock_warning_due_ms: AtomicU64::new(0),
             note_user: None,
         }
+    }
+
+    /// The same, where new users are called by `names`.
+    #[must_use]
+    pub fn naming(self, names: Alphabet) -> Self {
+        Self { names, ..self }
     }
 
     /// The same, where these users are known from before, and `note` is told of those that are new.
@@ -127,23 +137,23 @@ impl Gateway {
     }
 
     /// Begins an attempt to log in, or says why not. `ip` is `None` for an exempt address.
-    pub fn begin_login<'a>(
-        &'a self,
+    pub fn begin_login(
+        &self,
         ip: Option<IpAddr>,
-        user: &'a str,
+        user: &str,
         now_ms: u64,
-    ) -> Result<LoginAttempt<'a>, Held> {
+    ) -> Result<LoginAttempt<'_>, Held> {
         self.login_guard().begin(ip, user, now_ms)?;
         Ok(LoginAttempt::new(self, ip, user))
     }
 
     /// The same for an address of which somebody else finds out, before the password is looked at, that the user logged in from there.
-    pub fn begin_login_as_known<'a>(
-        &'a self,
+    pub fn begin_login_as_known(
+        &self,
         ip: IpAddr,
-        user: &'a str,
+        user: &str,
         now_ms: u64,
-    ) -> Result<LoginAttempt<'a>, Held> {
+    ) -> Result<LoginAttempt<'_>, Held> {
         self.login_guard().begin_as_known(ip, user, now_ms)?;
         Ok(LoginAttempt::new(self, Some(ip), user))
     }
@@ -204,16 +214,16 @@ pub type Pause = Pin<Box<dyn Future<Output = ()>>>;
 pub struct LoginAttempt<'a> {
     gateway: &'a Gateway,
     ip: Option<IpAddr>,
-    user: &'a str,
+    user: String,
     outcome: (LoginOutcome, u64),
 }
 
 impl<'a> LoginAttempt<'a> {
-    fn new(gateway: &'a Gateway, ip: Option<IpAddr>, user: &'a str) -> Self {
+    fn new(gateway: &'a Gateway, ip: Option<IpAddr>, user: &str) -> Self {
         Self {
             gateway,
             ip,
-            user,
+            user: user.to_owned(),
             outcome: (LoginOutcome::Faulted, 0),
         }
     }
@@ -228,7 +238,7 @@ impl Drop for LoginAttempt<'_> {
     fn drop(&mut self) {
         let (outcome, now_ms) = self.outcome;
         let mut guard = self.gateway.login_guard();
-        guard.end(self.ip, self.user, outcome, now_ms);
+        guard.end(self.ip, &self.user, outcome, now_ms);
     }
 }
 

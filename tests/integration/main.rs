@@ -35,6 +35,7 @@ mod protocol_groups;
 mod protocol_inbox;
 mod protocol_info;
 mod protocol_messages;
+mod protocol_names;
 mod protocol_space_dialect;
 mod redis_outages;
 #[path = "../support/redis.rs"]

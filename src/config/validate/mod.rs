@@ -18,10 +18,11 @@ use std::str::FromStr;
 use log::LevelFilter;
 
 use super::file::File;
-use super::settings::{Auth, GatewayService, Log, Network, Ops, Settings};
+use super::settings::{Accounts, Auth, GatewayService, Log, Network, Ops, Settings};
 use super::source::{Environment, Mistake, Origins};
 use super::value::{Seconds, Size};
 use crate::id::FIRST_SERVICE_WORKER;
+use crate::names::Alphabet;
 
 /// No wait, interval or time-out of a session is longer.
 const LONGEST_TIMEOUT: Seconds = Seconds::from_ms(7 * 24 * 3_600_000);
@@ -88,6 +89,7 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
         ops: ops(values, &check)?,
         limits: limits::limits(values, &check)?,
         auth: auth(values, &check, environment)?,
+        accounts: accounts(values, &check)?,
         rpc: cluster::rpc(values, &check)?,
         redis: cluster::redis(values, &check)?,
         presence: cluster::presence(values, &check)?,
@@ -347,6 +349,18 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let same_address =
         one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && same_address
+}
+
+fn accounts(values: &File, check: &Check) -> Result<Accounts, Broken> {
+    let names = match values.accounts.names.as_str() {
+        "unicode" => Alphabet::Unicode,
+        "ascii" => Alphabet::Ascii,
+        other => {
+            let problem = format!("{other:?} is neither \"unicode\" nor \"ascii\"");
+            return Err(check.broken("accounts", "names", problem));
+        }
+    };
+    Ok(Accounts { names })
 }
 
 fn auth(values: &File, check: &Check, environment: &Environment) -> Result<Auth, Broken> {

@@ -191,6 +191,7 @@ fn every_rule_names_the_key_it_is_about() {
         ),
         ("[auth]\npassword_threads = 0", "password_threads"),
         ("[auth]\nregistration = 'shut'", "registration"),
+        ("[accounts]\nnames = 'latin'", "names"),
         ("[rpc]\nrpc_timeout = 0", "rpc_timeout"),
         ("[log]\nlevel = 'loud'", "level"),
     ] {

@@ -101,10 +101,16 @@ pub(in crate::service) trait Accounts {
     /// What a user is called.
     fn name_of(&self, user: UserId) -> Result<Option<String>, Failure>;
 
-    /// Inserts a user; `None`: the name is taken.
+    /// Whether a user has a name of this skeleton.
+    fn looks_taken(&self, skeleton: &str) -> Result<bool, Failure>;
+
+    /// At most `limit` names of this skeleton.
+    fn names_alike(&self, skeleton: &str, limit: u32) -> Result<Vec<String>, Failure>;
+
+    /// Inserts a user of this name and skeleton; `None`: one of them is taken.
     fn insert_user(
         &mut self,
-        name: &str,
+        name: (&str, &str),
         hash: &str,
         now_ms: i64,
     ) -> Result<Option<UserId>, Failure>;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     backend::method,
+    names::Alphabet,
     proto::NetworkMemory::{self, NetworkKnown, NetworkNew},
     service::password::Task,
 };
@@ -25,7 +26,7 @@ fn log_in(world: &mut World, name: &str, network: &[u8], only_known: bool) -> pr
         Outcome::Password(Task::Verify {
             account, origin, ..
         }) => {
-            let user = account.map(|(user, _)| user);
+            let user = account.map(|account| (account.user, account.registered));
             let verdict = world.judged(Verdict::Login { user, origin });
             world.outcome(verdict)
         }
@@ -222,6 +223,121 @@ fn a_search_answers_names_that_start_so_in_order_and_at_most_twenty() {
 }
 
 #[test]
+fn a_name_that_looks_like_another_is_taken() {
+    let mut world = World::new();
+    world.user("paypal");
+    world.user("jos\u{e9}");
+    for name in ["paypal", "PayPal", "paypa1", "jose\u{301}", "JOS\u{c9}"] {
+        let request = proto::RegisterRequest {
+            username: name.as_bytes().to_vec(),
+            password: b"secret".to_vec(),
+            ..Default::default()
+        };
+        let response = world.call::<method::Register>(request);
+        assert_eq!(code(&response.result), Code::AlreadyExists, "{name:?}");
+        // Nor does it get in where both were hashed at the same time.
+        let response = world.register(name, &[]);
+        assert_eq!(code(&response.result), Code::AlreadyExists, "{name:?}");
+    }
+    world.user("paypals");
+}
+
+#[test]
+fn a_login_takes_the_exact_name_first_and_then_the_one_that_folds_alike() {
+    let mut world = World::new();
+    let alice = world.user("Alice");
+    for name in ["Alice", "alice", "ALICE", "\u{ff21}lice"] {
+        let response = log_in(&mut world, name, &[], false);
+        assert_eq!(
+            (response.user_id, response.name.as_str()),
+            (alice, "Alice"),
+            "{name:?}"
+        );
+    }
+    // To look alike is not enough.
+    let response = log_in(&mut world, "A1ice", &[], false);
+    assert_eq!(code(&response.result), Code::Unauthenticated);
+}
+
+/// A store as an older program left it, with these users.
+fn before_skeletons(names: &[&str]) -> World {
+    let mut world = World::new();
+    for (number, name) in names.iter().enumerate() {
+        let id = world.user(&format!("user-{number}"));
+        world
+            .connection()
+            .execute(
+                "UPDATE users SET name = ?1, skeleton = '' WHERE user_id = ?2",
+                rusqlite::params![name, id],
+            )
+            .expect("an older name");
+    }
+    world.execute("DELETE FROM skeleton_rules");
+    world.crashed()
+}
+
+#[test]
+fn accounts_older_than_the_rules_keep_their_names_and_nobody_gets_one_like_them() {
+    let mut world = before_skeletons(&["alice", "ALICE", "al\u{200b}ice", "Bob", "\u{202e}eve"]);
+    for (name, user_id) in [
+        ("alice", 1),
+        ("ALICE", 2),
+        ("al\u{200b}ice", 3),
+        ("Bob", 4),
+        ("bob", 4),
+        ("\u{202e}eve", 5),
+        ("eve", 5),
+    ] {
+        let response = log_in(&mut world, name, &[], false);
+        assert_eq!(response.user_id, user_id, "{name:?}");
+    }
+    // Whose name this is cannot be said.
+    let response = log_in(&mut world, "Alice", &[], false);
+    assert_eq!(code(&response.result), Code::Unauthenticated);
+    for name in ["Alice", "bob", "eve", "B\u{43e}b"] {
+        let response = world.register(name, &[]);
+        assert_eq!(code(&response.result), Code::AlreadyExists, "{name:?}");
+    }
+    assert_eq!(
+        world.count("SELECT count(*) FROM users WHERE skeleton = ''"),
+        0
+    );
+}
+
+#[test]
+fn other_rules_make_all_skeletons_anew() {
+    let mut world = World::new();
+    for number in 0..2500 {
+        world.user(&format!("user-{number}"));
+    }
+    world.execute("UPDATE users SET skeleton = 'x'; UPDATE skeleton_rules SET version = 'old'");
+    let mut world = world.crashed();
+    assert_eq!(
+        world.count("SELECT count(DISTINCT skeleton) FROM users"),
+        2500
+    );
+    let response = world.register("USER-2499", &[]);
+    assert_eq!(code(&response.result), Code::AlreadyExists);
+}
+
+#[test]
+fn where_names_are_ascii_others_are_refused() {
+    let mut world = World::new();
+    world.engine.names = Alphabet::Ascii;
+    let mut register = |name: &str| {
+        let request = proto::RegisterRequest {
+            username: name.as_bytes().to_vec(),
+            password: b"short".to_vec(),
+            ..Default::default()
+        };
+        world.call::<method::Register>(request).result
+    };
+    let words = |result: Option<proto::Result>| result.expect("a result").msg;
+    assert!(words(register("\u{e4}lice")).contains("ASCII"));
+    assert!(words(register("alice")).contains("password"));
+}
+
+#[test]
 fn names_and_passwords_that_break_the_rules_are_refused_before_any_hashing() {
     let mut world = World::new();
     let long = "x".repeat(65);
@@ -231,6 +347,10 @@ fn names_and_passwords_that_break_the_rules_are_refused_before_any_hashing() {
         ("a:b", "secret"),
         ("a,b", "secret"),
         ("a\u{7}", "secret"),
+        ("al\u{200b}ice", "secret"),
+        ("\u{202e}alice", "secret"),
+        ("\u{3164}", "secret"),
+        ("p\u{430}ypal", "secret"),
         (long.as_str(), "secret"),
         ("fine", "short"),
     ] {

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     bus::Publisher,
     metrics,
+    names::Alphabet,
     service::{ServiceClient, ServiceOptions, Services, start, thread::Envelope},
 };
 
@@ -85,6 +86,7 @@ impl Running {
             password_threads: 1,
             password_queue,
             own_worker_id: 1023,
+            names: Alphabet::default(),
             foreign_users: false,
             storage,
         };

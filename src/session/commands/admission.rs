@@ -10,7 +10,8 @@ use super::Failure;
 use crate::{
     id::ConnectionKey,
     limits::{self, Held},
-    protocol::error_code::ErrorCode,
+    names,
+    protocol::{command::Dialect, error_code::ErrorCode},
     session::{Peer, job::Job},
     shard::core::{Core, LoginAttempt, Registration, RegistrationHeld},
 };
@@ -37,16 +38,18 @@ pub(super) struct Admitted<'a> {
 pub(super) async fn login<'a, B, P>(
     core: &'a Core<B, P>,
     job: &Job,
-    user: &'a str,
+    user: &str,
 ) -> Result<Admitted<'a>, Failure> {
     let peer = peer(core, job.key)?;
     let counted_ip = (!peer.exempt).then_some(peer.ip);
     let network = network(peer);
     let give_up_ms = now_ms(core) + PATIENCE_MS;
+    // By what the User Service takes for the same name: else a name could be guessed at in each of its spellings.
+    let name = names::fold(user);
     let mut place = None;
     loop {
         let mut only_known = None;
-        let mut begun = core.gateway.begin_login(counted_ip, user, now_ms(core));
+        let mut begun = core.gateway.begin_login(counted_ip, &name, now_ms(core));
         if let Err(Held::ByName(retry_ms)) = begun {
             if !core.gateway.service_remembers_networks() {
                 return Err(too_soon(core, retry_ms));
@@ -54,7 +57,7 @@ pub(super) async fn login<'a, B, P>(
             only_known = Some(retry_ms);
             begun = core
                 .gateway
-                .begin_login_as_known(peer.ip, user, now_ms(core));
+                .begin_login_as_known(peer.ip, &name, now_ms(core));
         }
         match begun {
             Ok(attempt) => {
@@ -85,8 +88,14 @@ pub(super) async fn login<'a, B, P>(
 pub(super) fn registration<'a, B, P>(
     core: &'a Core<B, P>,
     job: &Job,
+    user: &str,
 ) -> Result<(Registration<'a>, Vec<u8>), Failure> {
     let peer = peer(core, job.key)?;
+    // In the space dialect the User Service judges names alone, which may be MPIM's.
+    if job.dialect == Dialect::Colon {
+        names::check_new_user_name(user, core.gateway.names)
+            .map_err(|words| Failure::Refused(ErrorCode::BadArgument, words))?;
+    }
     let counted_ip = (!peer.exempt).then_some(peer.ip);
     let begun = core.gateway.begin_registration(counted_ip, now_ms(core));
     let registration = begun.map_err(|held| match held {

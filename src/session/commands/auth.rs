@@ -15,6 +15,7 @@ use crate::{
     close::CloseReason,
     id::{GroupId, SessionId, UserId},
     limits::LoginOutcome,
+    names,
     proto::{
         BindRouteRequest, BindRouteResponse, Code, GetUserGroupsRequest, LoginRequest,
         LoginResponse, LogoutRequest, NetworkMemory, PullOfflineRequest, RegisterRequest,
@@ -40,7 +41,7 @@ pub(super) async fn register<B: Backend, P: PushSource>(
     user: &str,
     password: &Secret<String>,
 ) -> Result<Reply, Failure> {
-    let (registration, network) = admission::registration(core, job)?;
+    let (registration, network) = admission::registration(core, job, user)?;
     let response = core
         .ask::<method::Register>(RegisterRequest {
             username: user.into(),
@@ -88,9 +89,14 @@ pub(super) async fn login<B: Backend, P: PushSource>(
             let attempt = admitted.attempt;
             attempt.judged(LoginOutcome::Succeeded, now_ms(core));
             let epoch = response.session_epoch;
+            // As it was registered, where it was typed in other letters.
+            let name = match response.name.as_str() {
+                registered if names::is_user_name(registered) => registered,
+                _ => user,
+            };
             let login = Login {
                 user: response.user_id,
-                name: user,
+                name,
                 origin: Origin::Password { epoch, given_ms },
             };
             begin_session(core, job, login).await

@@ -32,19 +32,36 @@ impl Accounts for Sqlite {
             .optional()?)
     }
 
+    fn looks_taken(&self, skeleton: &str) -> Result<bool, Failure> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT 1 FROM users WHERE skeleton = ?1")?
+            .exists([skeleton])?)
+    }
+
+    fn names_alike(&self, skeleton: &str, limit: u32) -> Result<Vec<String>, Failure> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT name FROM users WHERE skeleton = ?1 LIMIT ?2")?;
+        let names = statement.query_map(params![skeleton, limit], |row| row.get(0))?;
+        Ok(names.collect::<Result<_, _>>()?)
+    }
+
     fn insert_user(
         &mut self,
-        name: &str,
+        (name, skeleton): (&str, &str),
         hash: &str,
         now_ms: i64,
     ) -> Result<Option<UserId>, Failure> {
         let inserted = self
             .connection
             .prepare_cached(
-                "INSERT INTO users (name, password_hash, created_ms) VALUES (?1, ?2, ?3)",
+                "INSERT INTO users (name, skeleton, password_hash, created_ms)
+                 SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM users WHERE skeleton = ?2)",
             )?
-            .execute(params![name, hash, now_ms]);
+            .execute(params![name, skeleton, hash, now_ms]);
         match inserted {
+            Ok(0) => Ok(None),
             Ok(_) => Ok(Some(self.connection.last_insert_rowid())),
             Err(error) if is_conflict(&error) => Ok(None),
             Err(error) => Err(error.into()),

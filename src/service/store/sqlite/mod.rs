@@ -16,6 +16,7 @@ mod messages;
 mod routes;
 pub(in crate::service) mod schema;
 mod sessions;
+mod skeletons;
 mod times;
 mod turn;
 

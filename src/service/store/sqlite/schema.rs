@@ -10,7 +10,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::{lock::LockedOut, turn::Patience};
+use super::{lock::LockedOut, skeletons, turn::Patience};
 use crate::error::{ExitCode, StartupError};
 
 /// The name of the file in the data directory.
@@ -122,6 +122,13 @@ const MIGRATIONS: &[&str] = &[
         seen_ms INTEGER NOT NULL,
         PRIMARY KEY (user_id, network)
     ) WITHOUT ROWID;",
+    // What names look like. Not unique: accounts may be older than the rule that no two look alike.
+    "ALTER TABLE users ADD COLUMN skeleton TEXT NOT NULL DEFAULT '';
+    CREATE INDEX users_by_skeleton ON users (skeleton);
+    CREATE TABLE skeleton_rules (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        version TEXT NOT NULL
+    );",
 ];
 
 /// Who may have the file open.
@@ -150,6 +157,7 @@ pub(in crate::service) fn open(
         MigrationError::Newer { found, known } => too_new(&path, found, known),
         MigrationError::Sqlite(error) => cannot_open(&path, &error),
     })?;
+    skeletons::refresh(&mut connection).map_err(|error| cannot_open(&path, &error))?;
     Ok(connection)
 }
 

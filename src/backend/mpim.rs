@@ -17,6 +17,8 @@ pub struct Concessions {
     /// Names and numbers of users are kept in the data directory: a service that remembers who is online refuses them after
     /// the gateway was killed, and does not say whom it refuses.
     pub remember_users: bool,
+    /// Presence takes an empty route for none: without `UnbindRoute` that is how a route is taken away.
+    pub empty_route_unbinds: bool,
     /// Names and passwords are the User Service's to judge.
     pub user_service_decides: bool,
 }

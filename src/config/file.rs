@@ -295,6 +295,8 @@ sections! {
         login_without_presence: bool = false,
         /// Whether names and numbers of users are kept in the data directory.
         remember_users: bool = false,
+        /// Whether a route is taken away by binding an empty one.
+        empty_route_unbinds: bool = false,
         /// Whether names and passwords are the User Service's to judge.
         user_service_decides: bool = false,
     }

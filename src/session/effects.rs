@@ -8,7 +8,7 @@ use crate::{
     bus::PushSource,
     id::{ConnectionKey, GroupId, SessionId, UserId},
     proto::{
-        self, AckBatchRequest, Code, GetUserGroupsRequest, PullGroupRequest, PullOfflineRequest,
+        AckBatchRequest, Code, GetUserGroupsRequest, PullGroupRequest, PullOfflineRequest,
         PushMessage, UnbindRouteRequest,
     },
     session::{
@@ -18,7 +18,7 @@ use crate::{
                 EncodedMessage, direct_push, drop_what_is_not_theirs, encode_all, group_push,
             },
         },
-        routes, settle,
+        parting, settle,
     },
     shard::{
         Effect, Shard,
@@ -74,8 +74,8 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
                 session_id,
             };
             let unbound = persist::<method::UnbindRoute, _, _>(&core, request).await;
-            if unbound == Err(CallError::Unsupported) && !is_told {
-                log_out_instead(&core, user).await;
+            if unbound == Err(CallError::Unsupported) {
+                parting::part(&core, user, is_told).await;
             }
         }
         Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch, None).await,
@@ -118,24 +118,6 @@ where
     }
     log::warn!("{}.{} was given up", M::SERVICE.name(), M::NAME);
     Err(CallError::Timeout)
-}
-
-/// A service that cannot forget a route remembers who is logged in, and refuses them until they are logged out.
-async fn log_out_instead<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) {
-    if core.shard().is_here(user) {
-        return;
-    }
-    // Whoever is logged in on another core stays so; where it is not known, too.
-    let elsewhere = routes::is_elsewhere(core, user).await;
-    if elsewhere != Ok(false) || core.shard().is_here(user) {
-        return;
-    }
-    let request = proto::LogoutRequest {
-        user_id: user,
-        token: String::new(),
-    };
-    // Where it fails, the next log-in is refused once, and does it then.
-    let _ = core.backend.call::<method::Logout>(request).await;
 }
 
 async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {

@@ -24,6 +24,7 @@ pub mod cost;
 pub mod effects;
 pub mod job;
 pub mod outbox;
+mod parting;
 pub mod routes;
 mod settle;
 

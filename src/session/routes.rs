@@ -187,14 +187,24 @@ async fn bind_newest<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<(), NotRefreshed> {
-    if is_elsewhere(core, user).await.map_err(|_| NotRefreshed)? {
-        return Ok(());
+    let _turn = core.gateway.route_turns.take(user).await;
+    match whereabouts(core, user).await.map_err(|_| NotRefreshed)? {
+        Whereabouts::Elsewhere => Ok(()),
+        Whereabouts::Here | Whereabouts::Nowhere => bind_session(core, user).await,
     }
-    bind_user(core, user).await
 }
 
 /// Binds the newest session of `user` here, whatever Presence has.
 pub(super) async fn bind_user<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<(), NotRefreshed> {
+    let _turn = core.gateway.route_turns.take(user).await;
+    bind_session(core, user).await
+}
+
+/// Binds the newest session of `user` here. Whose turn it is has been seen to.
+async fn bind_session<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<(), NotRefreshed> {
@@ -205,13 +215,24 @@ pub(super) async fn bind_user<B: Backend, P: PushSource>(
     }
 }
 
-/// Whether Presence has routes of `user`, none of which is this core's. One that cannot tell knows of none.
-pub(super) async fn is_elsewhere<B: Backend, P: PushSource>(
+/// Where Presence has a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whereabouts {
+    /// It has no route of the user, or cannot tell.
+    Nowhere,
+    /// One of the routes is this core's.
+    Here,
+    /// There are routes, none of which is this core's.
+    Elsewhere,
+}
+
+/// Where Presence has `user`.
+pub(super) async fn whereabouts<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
-) -> Result<bool, CallError> {
+) -> Result<Whereabouts, CallError> {
     let known = match query(core, user).await {
-        Err(CallError::Unsupported) => return Ok(false),
+        Err(CallError::Unsupported) => return Ok(Whereabouts::Nowhere),
         known => known?,
     };
     let routes = known.routes.iter().map(|route| &route.gateway_id);
@@ -219,8 +240,13 @@ pub(super) async fn is_elsewhere<B: Backend, P: PushSource>(
         .chain([&known.gateway_id])
         .filter(|place| !place.is_empty())
         .peekable();
-    let is_somewhere = places.peek().is_some();
-    Ok(is_somewhere && places.all(|place| place != core.route.as_str()))
+    Ok(if places.peek().is_none() {
+        Whereabouts::Nowhere
+    } else if places.any(|place| place == core.route.as_str()) {
+        Whereabouts::Here
+    } else {
+        Whereabouts::Elsewhere
+    })
 }
 
 /// What Presence knows of `user`.

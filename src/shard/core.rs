@@ -18,6 +18,7 @@ use futures_lite::FutureExt;
 use super::{
     Now, Shard,
     known_users::{KnownUsers, Note},
+    route_turns::RouteTurns,
 };
 use crate::{
     backend::mpim::Concessions,
@@ -36,6 +37,8 @@ pub struct Gateway {
     pub max_devices: u32,
     /// Addresses to which limits by address and rate do not apply.
     pub exempt: Exempt,
+    /// Turns to change the one route of a user.
+    pub route_turns: RouteTurns,
     /// What services that are MPIM's are conceded.
     pub concessions: Concessions,
     /// What new users may be called.
@@ -76,6 +79,7 @@ impl Gateway {
             tokens,
             max_devices,
             exempt,
+            route_turns: RouteTurns::new(concessions.empty_route_unbinds),
             concessions,
             names: Alphabet::default(),
             login_guard: Mutex::new(login_guard),

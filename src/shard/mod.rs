@@ -29,6 +29,7 @@ mod invariants;
 pub mod known_users;
 pub mod login;
 pub mod push;
+pub mod route_turns;
 pub mod search;
 pub mod sequencer;
 pub mod unsettled;

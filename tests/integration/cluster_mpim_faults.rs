@@ -177,3 +177,52 @@ fn a_user_whose_number_nobody_knows_hears_the_true_reason() {
     });
     world.assert_sound();
 }
+
+#[test]
+fn what_is_sent_to_somebody_who_has_left_waits_for_pull() {
+    let mut world = World::start();
+    let mut bob = register(&world.gateway, "bob");
+    let mut alice = register(&world.gateway, "alice");
+    let uid = alice.uid;
+    // From the answer to LOGOUT on nothing is published to nobody.
+    assert_eq!(alice.ask("LOGOUT"), "+OK logout success");
+    let reply = bob.ask(&format!("SEND {uid} after logout"));
+    assert!(reply.starts_with("+OK msg_id="), "{reply}");
+    assert_eq!(alice.ask("LOGIN alice password1"), format!("+OK uid={uid}"));
+    assert_eq!(alice.ask("PULL"), "+OK pull_done");
+    assert_eq!(alice.taken_pushes()[0].text(), "after logout");
+
+    // However the connection ends, on whatever core.
+    let mut bus = crate::common::bus::Bus::connect(&world.redis);
+    let route = format!("route:{uid}");
+    for round in 0..6 {
+        match round % 2 {
+            0 => drop(alice),
+            _ => assert_eq!(alice.ask("quit"), "+OK bye"),
+        }
+        eventually("she is nowhere", || {
+            bus.get(&route).is_none_or(|route| route.is_empty()) && !world.mpim.is_online(uid)
+        });
+        let text = format!("n{round}");
+        bob.ask(&format!("SEND {uid} {text}"));
+        alice = log_in(&world, "alice");
+        assert_eq!(alice.ask("PULL"), "+OK pull_done");
+        assert_eq!(alice.taken_pushes()[0].text(), text);
+        bob.ask(&format!("SEND {uid} pushed"));
+        assert_eq!(alice.push().text(), "pushed");
+    }
+    world.assert_sound();
+}
+
+#[test]
+fn a_gateway_that_is_told_to_stop_leaves_nobody_online() {
+    let mut world = World::start();
+    let alice = world.log_in_alice();
+    let mut bus = crate::common::bus::Bus::connect(&world.redis);
+    let route = format!("route:{}", alice.uid);
+    assert!(bus.get(&route).is_some_and(|route| !route.is_empty()));
+    world.gateway.terminate();
+    assert_eq!(world.gateway.wait_exit(), Some(0));
+    assert!(!world.mpim.is_online(alice.uid));
+    assert!(bus.get(&route).is_none_or(|route| route.is_empty()));
+}

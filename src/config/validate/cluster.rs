@@ -211,6 +211,7 @@ pub(super) fn mpim(values: &File, check: &Check) -> Result<Concessions, Broken> 
         serial_calls: sets.collect::<Result<_, _>>()?,
         login_without_presence: section.login_without_presence,
         remember_users: section.remember_users,
+        empty_route_unbinds: section.empty_route_unbinds,
         user_service_decides: section.user_service_decides,
     })
 }

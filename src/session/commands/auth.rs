@@ -360,7 +360,10 @@ async fn bind_route<B: Backend, P: PushSource>(
     request: BindRouteRequest,
 ) -> Result<Option<BindRouteResponse>, Failure> {
     let goes_on = core.gateway.concessions.login_without_presence;
-    let bound = core.ask::<method::BindRoute>(request);
+    let bound = async {
+        let _turn = core.gateway.route_turns.take(request.user_id).await;
+        core.ask::<method::BindRoute>(request).await
+    };
     let bound = if goes_on {
         let in_time = core.within(PATIENCE, bound).await;
         in_time.unwrap_or(Err(Failure::Call(CallError::Timeout)))

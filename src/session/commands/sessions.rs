@@ -7,7 +7,7 @@ use crate::{
     id::{ConnectionKey, UserId},
     proto::{Code, EndAllSessionsRequest, EndSessionRequest, LogoutRequest},
     protocol::{error_code::ErrorCode, reply::Reply, secret::Secret},
-    session::job::Job,
+    session::{job::Job, parting},
     shard::core::Core,
     token::Grant,
 };
@@ -69,6 +69,11 @@ pub(super) async fn logout<B: Backend, P: PushSource>(
 async fn log_out_without_ending<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
     // From here on nothing is pushed any more, whatever the services answer.
     leave(core, job);
+    if core.gateway.concessions.empty_route_unbinds {
+        // Before the client is answered, so that what is sent to it from then on waits for its return. Where it fails, it
+        // is tried again beside this.
+        let _ = parting::take_route_away(core, job.user).await;
+    }
     let request = LogoutRequest {
         user_id: job.user,
         token: String::new(),

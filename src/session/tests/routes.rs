@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::{
+    backend::mpim::Concessions,
     close::CloseReason,
     session::{commands, effects, routes},
+    shard::fixtures::gateway_conceding,
 };
 
 const LIFETIME: Duration = Duration::from_secs(100);
@@ -181,6 +183,119 @@ fn only_who_is_nowhere_else_is_logged_out_for_want_of_unbinding() {
         _ => None,
     });
     assert_eq!(logged_out.collect::<Vec<_>>(), [2, 3, 5]);
+}
+
+#[test]
+fn an_empty_route_takes_away_this_cores_route_and_no_other() {
+    let concessions = Concessions {
+        empty_route_unbinds: true,
+        ..Default::default()
+    };
+    let mut failed = false;
+    let world = World::with_gateway(
+        0,
+        gateway_conceding(concessions),
+        move |request| match request {
+            Request::QueryRoute(query) => match query.user_id {
+                1 => known(Code::Ok, "there#0"),
+                2 | 5 | 6 => known(Code::Ok, "here#0"),
+                3 => known(Code::NotFound, ""),
+                _ => Err(CallError::Unsupported),
+            },
+            // Once, as while Redis is away.
+            Request::BindRoute(bind)
+                if bind.user_id == 5 && !std::mem::replace(&mut failed, true) =>
+            {
+                bound(Code::Internal)
+            }
+            Request::BindRoute(_) => bound(Code::Ok),
+            Request::Logout(_) => Ok(Response::Logout(proto::LogoutResponse {
+                result: result(Code::Ok),
+            })),
+            _ => Err(CallError::Unsupported),
+        },
+    );
+    world.log_in(6, &[]);
+    for (user, is_told) in [
+        (1, false),
+        (2, false),
+        (3, false),
+        (4, false),
+        (5, true),
+        (6, false),
+    ] {
+        let unbind = Effect::Unbind {
+            user,
+            session_id: 9,
+            is_told,
+        };
+        let mut flow: Flow = Box::pin(effects::run(Rc::clone(&world.core), unbind));
+        assert!(go_on(&mut flow));
+    }
+    let calls = world.calls.borrow();
+    let told = calls.iter().filter_map(|call| match call {
+        Request::BindRoute(bind) => {
+            assert_eq!(bind.gateway_id, "");
+            Some(("unbound", bind.user_id))
+        }
+        Request::Logout(logout) => Some(("logged out", logout.user_id)),
+        _ => None,
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            ("unbound", 2),
+            ("logged out", 2),
+            ("logged out", 3),
+            ("logged out", 4),
+            ("unbound", 5),
+            ("unbound", 5),
+        ]
+    );
+}
+
+#[test]
+fn who_logs_in_on_another_core_meanwhile_keeps_the_route() {
+    let concessions = Concessions {
+        empty_route_unbinds: true,
+        ..Default::default()
+    };
+    let gateway = gateway_conceding(concessions);
+    let route = Rc::new(RefCell::new("here#0".to_owned()));
+    let worlds = [0; 2].map(|_| {
+        let route = Rc::clone(&route);
+        World::with_gateway(0, Arc::clone(&gateway), move |request| match request {
+            Request::QueryRoute(_) => known(Code::Ok, &route.borrow()),
+            Request::BindRoute(bind) => {
+                *route.borrow_mut() = bind.gateway_id.clone();
+                bound(Code::Ok)
+            }
+            _ => Err(CallError::Unsupported),
+        })
+    });
+    let [left, entered] = &worlds;
+    let unbind = Effect::Unbind {
+        user: 7,
+        session_id: 9,
+        is_told: true,
+    };
+    let mut leaving: Flow = Box::pin(effects::run(Rc::clone(&left.core), unbind));
+    while !(left.calls.borrow().iter()).any(|call| matches!(call, Request::QueryRoute(_))) {
+        assert!(!turn(&mut leaving));
+    }
+    // The question is out: whoever binds now waits for what follows it.
+    entered.log_in(7, &[]);
+    let core = Rc::clone(&entered.core);
+    let mut binding: Flow = Box::pin(async move {
+        assert!(routes::bind_user(&core, 7).await.is_ok());
+    });
+    for _ in 0..10 {
+        assert!(!turn(&mut binding));
+    }
+    assert!(go_on(&mut leaving));
+    assert_eq!(*route.borrow(), "");
+    assert!(go_on(&mut binding));
+    assert_eq!(*route.borrow(), "here#0");
 }
 
 #[test]

@@ -228,6 +228,9 @@ fn write_messages(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
         })
     })?;
     writer.counters(&names::PUSH_GAPS, cores, |core| core.push_gaps_total.get())?;
+    writer.counters(&names::PUSH_STEP_BACKS, cores, |core| {
+        core.push_step_backs_total.get()
+    })?;
     writer.family(&names::FANOUT_RECIPIENTS, |family| {
         cores.each(|number, core| family.histogram(&[number], &core.fanout_recipients))
     })

@@ -95,6 +95,8 @@ pub struct Core {
     inbox_full: SharedCounter,
     /// Holes found in the numbering of pushes.
     pub push_gaps_total: Counter,
+    /// Times a stream went back to what the store has.
+    pub push_step_backs_total: Counter,
     /// Local connections one push went to.
     pub fanout_recipients: Histogram,
     /// Backend calls without an answer.
@@ -159,6 +161,7 @@ impl Core {
             push_dropped: PerLabel::default(),
             inbox_full: SharedCounter::default(),
             push_gaps_total: Counter::default(),
+            push_step_backs_total: Counter::default(),
             fanout_recipients: Histogram::of_counts(),
             backend_rpc_errors: PerLabel::default(),
             backend_inflight: Gauge::default(),

@@ -149,6 +149,8 @@ table! {
         "Pushes that arrived and were written to nobody, and messages handed out to somebody they are not for; the store still has them.";
     PUSH_GAPS = "im_gateway_push_gaps_total", Counter of Count, ["core"],
         "Holes in the numbering of pushes, each filled from the store.";
+    PUSH_STEP_BACKS = "im_gateway_push_step_backs_total", Counter of Count, ["core"],
+        "Times a stream was found to end before the last number pushed, or to have another message under it, and was gone through again: a push was forged, or an older database put back.";
     FANOUT_RECIPIENTS = "im_gateway_fanout_recipients", Histogram of Count, ["core"],
         "Connections of this core that one push went to.";
     BACKEND_RPC_ERRORS = "im_gateway_backend_rpc_errors_total", Counter of Count, ["core", "service", "code"],

@@ -111,6 +111,7 @@ impl<S: Storage> Engine<S> {
                 response.msg_list.push(direct(row, user, redelivery));
             }
             response.more = more;
+            response.last_seq = Some(self.store.last_seq(stream));
             return Ok(response);
         }
         let wanted = if request.redelivery_only {
@@ -146,6 +147,7 @@ impl<S: Storage> Engine<S> {
         Ok(proto::PullGroupResponse {
             result: ok(),
             group_msg_list,
+            last_seq: Some(self.store.last_seq(stream)),
         })
     }
 

@@ -24,6 +24,7 @@ use crate::{
         Effect, Shard,
         account::CatchUp,
         core::Core,
+        push::Page,
         search::{Sought, Turn},
         sequencer::Fetch,
     },
@@ -187,9 +188,12 @@ async fn fetch_direct<B: Backend, P: PushSource>(
     loop {
         wait_for_readers(core, &mut turn, |shard| shard.is_direct_full(user)).await;
         match direct_page(core, user, fetch.after, fetch.to, PAGE).await {
-            Ok(messages) => {
-                let more = has_more(&messages, fetch.to);
-                core.shard().direct_fetched(user, fetch, messages, more);
+            Ok(mut page) => {
+                // An inbox is its user's to see as a whole: what is not there is not in the store.
+                let is_whole = !page.more && page.end.is_none();
+                let covered = page.messages.last().map_or(fetch.after, |last| last.seq);
+                page.end = page.end.or(is_whole.then_some(covered));
+                core.shard().direct_fetched(user, fetch, page);
                 return;
             }
             Err(Missing::Refused) => give_up(core, &mut turn),
@@ -219,9 +223,8 @@ async fn fetch_group<B: Backend, P: PushSource>(
             None => Err(Missing::Refused),
         };
         match page {
-            Ok(messages) => {
-                let more = has_more(&messages, fetch.to);
-                core.shard().group_fetched(group, fetch, messages, more);
+            Ok(page) => {
+                core.shard().group_fetched(group, fetch, page);
                 return;
             }
             Err(Missing::Refused) => give_up(core, &mut turn),
@@ -263,10 +266,18 @@ fn give_up<B: Backend, P: PushSource>(core: &Core<B, P>, turn: &mut Option<Turn>
     }
 }
 
-/// Whether the numbers behind a page are worth asking for: a page may end for its size, and an empty one says that there
-/// is nothing.
-fn has_more(messages: &[PushMessage], to: u64) -> bool {
-    messages.last().is_some_and(|last| to == 0 || last.seq < to)
+/// What was asked for up to `to`. The numbers behind it are worth asking for where the page may have ended for its size; an empty
+/// one says that there is nothing.
+fn page(messages: Vec<PushMessage>, to: u64, end: Option<u64>) -> Page {
+    let wanted = match (to, end) {
+        (0, end) => end.unwrap_or(u64::MAX),
+        (to, end) => end.map_or(to, |end| end.min(to)),
+    };
+    Page {
+        more: messages.last().is_some_and(|last| last.seq < wanted),
+        messages,
+        end,
+    }
 }
 
 /// Direct messages `after < seq <= to`, the first ones. They go out for the first time here, whatever the store thinks.
@@ -276,7 +287,7 @@ async fn direct_page<B: Backend, P: PushSource>(
     after: u64,
     to: u64,
     limit: u32,
-) -> Result<Vec<PushMessage>, Missing> {
+) -> Result<Page, Missing> {
     let _turn = core.turn_to_fetch().await;
     let response = core
         .backend
@@ -292,7 +303,7 @@ async fn direct_page<B: Backend, P: PushSource>(
     let messages = response.msg_list.into_iter().map(direct_push);
     let mut messages = messages.map(first_time).collect();
     drop_what_is_not_theirs(core, user, &[], &mut messages);
-    Ok(messages)
+    Ok(page(messages, to, response.last_seq))
 }
 
 async fn group_page<B: Backend, P: PushSource>(
@@ -302,7 +313,7 @@ async fn group_page<B: Backend, P: PushSource>(
     after: u64,
     to: u64,
     limit: u32,
-) -> Result<Vec<PushMessage>, Missing> {
+) -> Result<Page, Missing> {
     let _turn = core.turn_to_fetch().await;
     let response = core
         .backend
@@ -318,7 +329,7 @@ async fn group_page<B: Backend, P: PushSource>(
     let messages = response.group_msg_list.into_iter().map(group_push);
     let mut messages = messages.map(first_time).collect();
     drop_what_is_not_theirs(core, user, &[group], &mut messages);
-    Ok(messages)
+    Ok(page(messages, to, response.last_seq))
 }
 
 fn answered(response: &impl Answer) -> Result<(), Missing> {
@@ -373,10 +384,10 @@ async fn catch_up_page<B: Backend, P: PushSource>(
     next: CatchUp,
 ) -> Result<Vec<EncodedMessage>, Missing> {
     let limit = next.room.min(CATCH_UP_PAGE) as u32;
-    let messages = if next.group == 0 {
+    let page = if next.group == 0 {
         direct_page(core, next.user, next.after, next.to, limit).await?
     } else {
         group_page(core, next.group, next.user, next.after, next.to, limit).await?
     };
-    Ok(encode_all(next.user, &messages))
+    Ok(encode_all(next.user, &page.messages))
 }

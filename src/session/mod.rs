@@ -34,7 +34,7 @@ mod simulation;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -83,7 +83,7 @@ pub struct Login {
     /// answered that command, unless it asked again.
     pub membership_news: Vec<(GroupId, Membership)>,
     /// What was pulled before it could be pushed, since the bus had lost it: it is not pushed again. `None`: nothing.
-    pub pulled_ahead: Option<Box<BTreeSet<(GroupId, u64)>>>,
+    pub pulled_ahead: Option<Box<BTreeMap<(GroupId, u64), MessageId>>>,
     /// The book of what the client has not confirmed; with `ack=auto` only while something held back is being sent.
     pub manual: Option<Box<Manual>>,
 }
@@ -115,23 +115,28 @@ pub struct HeldSession {
 const PULLED_AHEAD: usize = 10_000;
 
 impl Login {
-    /// Number `seq` of `group` (0: a direct message) was pulled, and its turn to be pushed comes later.
-    pub fn pulled_ahead_of_push(&mut self, group: GroupId, seq: u64) {
+    /// Message `id`, number `seq` of `group` (0: a direct message), was pulled, and its turn to be pushed comes later.
+    pub fn pulled_ahead_of_push(&mut self, group: GroupId, seq: u64, id: MessageId) {
         let ahead = self.pulled_ahead.get_or_insert_default();
-        ahead.insert((group, seq));
+        ahead.insert((group, seq), id);
         if ahead.len() > PULLED_AHEAD {
             ahead.pop_first();
         }
     }
 
-    /// Whether number `seq` of `group`, whose turn it is to be pushed, was pulled before. Those before it will have no turn
-    /// any more, whatever became of theirs, and are forgotten.
-    pub fn was_pulled_ahead(&mut self, group: GroupId, seq: u64) -> bool {
+    /// Whether message `id`, number `seq` of `group`, whose turn it is to be pushed, was pulled before. Those before it will have
+    /// no turn any more, whatever became of theirs, and are forgotten.
+    pub fn was_pulled_ahead(&mut self, group: GroupId, seq: u64, id: MessageId) -> bool {
         let Some(ahead) = &mut self.pulled_ahead else {
             return false;
         };
-        let was = ahead.remove(&(group, seq));
-        while let Some(past) = ahead.range((group, 0)..(group, seq)).next().copied() {
+        let place = (group, seq);
+        let was = ahead.get(&place) == Some(&id);
+        if was {
+            ahead.remove(&place);
+        }
+        while let Some((past, _)) = ahead.range((group, 0)..place).next() {
+            let past = *past;
             ahead.remove(&past);
         }
         if ahead.is_empty() {

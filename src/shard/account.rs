@@ -72,8 +72,8 @@ impl Shard {
     pub(super) fn group_baseline(&self, group: GroupId, slot: u32) -> u64 {
         let group = self.groups.get(&group);
         group
-            .and_then(|group| group.members.get(&slot).copied())
-            .unwrap_or(0)
+            .and_then(|group| group.members.get(&slot))
+            .map_or(0, |member| member.baseline)
     }
 
     pub(super) fn direct_last(&self, user: UserId) -> Option<u64> {
@@ -227,7 +227,10 @@ impl Shard {
         }
         let nothing = messages.is_empty();
         for (line, message_id, delivery) in messages {
-            self.deliver(key.slot, &line, message_id, delivery, Origin::Store);
+            let queued = self.deliver(key.slot, &line, message_id, delivery, Origin::Store);
+            if queued > 0 {
+                self.note_fetched(key, message_id, delivery);
+            }
         }
         if let Some(manual) = self.manual_mut(key) {
             manual.behind = true;
@@ -281,7 +284,8 @@ pub(super) fn admit(
     if manual.behind {
         return false;
     }
-    if manual.pulled.remove(&message_id) {
+    // It has it already: pulled, or sent before the stream went back.
+    if manual.pulled.remove(&message_id) || manual.unconfirmed.contains(&message_id) {
         note_sent(manual, delivery);
         return false;
     }

@@ -129,7 +129,7 @@ impl Shard {
             return 0;
         };
         if let Some(delivery) = delivery
-            && login.was_pulled_ahead(delivery.group, delivery.seq)
+            && login.was_pulled_ahead(delivery.group, delivery.seq, message_id)
         {
             self.pass_over(slot, Some(delivery));
             return 0;
@@ -247,7 +247,6 @@ impl Shard {
     /// Sends pulled messages: encoded lines with their ids and numbers, in order.
     pub fn deliver_pulled(&mut self, key: ConnectionKey, lines: Vec<EncodedMessage>) {
         for (line, message_id, delivery) in lines {
-            let was_pushed = delivery.is_none_or(|delivery| self.was_pushed(delivery));
             let Some(connection) = self
                 .connections
                 .get_mut(key.slot as usize)
@@ -261,29 +260,41 @@ impl Shard {
                 .extend_from_slice(&line);
             connection.outbox.asked_for(line.len(), &mut self.pool);
             let ack_mode = connection.session.ack_mode;
-            if let Some(login) = connection.session.login_mut() {
-                if let Some(delivery) = delivery.filter(|_| !was_pushed) {
-                    login.pulled_ahead_of_push(delivery.group, delivery.seq);
-                }
-                if let Some(manual) = &mut login.manual {
-                    note_pulled(manual, ack_mode, message_id, delivery, &self.options);
-                }
+            let login = connection.session.login_mut();
+            if let Some(manual) = login.and_then(|login| login.manual.as_mut()) {
+                note_pulled(manual, ack_mode, message_id, delivery, &self.options);
             }
             if let (AckMode::Auto, Some(delivery)) = (ack_mode, delivery) {
                 connection.outbox.mark(Some(delivery), &mut self.pool);
             }
             self.metrics.messages_sent_total.inc();
             self.mark_dirty(key.slot);
+            self.note_fetched(key, message_id, delivery);
         }
     }
 
-    /// Whether the number has had its turn to be pushed on this core.
-    fn was_pushed(&self, delivery: Delivery) -> bool {
-        let last = match delivery.group {
-            0 => self.direct_last(delivery.user),
-            group => self.group_last(group),
+    /// The session was sent a message from the store by itself. If that has still to be pushed, it is not pushed to this session.
+    pub(super) fn note_fetched(
+        &mut self,
+        key: ConnectionKey,
+        message_id: MessageId,
+        delivery: Option<Delivery>,
+    ) {
+        if let Some(delivery) = delivery
+            && !self.was_pushed(delivery, message_id)
+            && let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut())
+        {
+            login.pulled_ahead_of_push(delivery.group, delivery.seq, message_id);
+        }
+    }
+
+    /// Whether the message has had its turn to be pushed on this core.
+    fn was_pushed(&self, delivery: Delivery, message_id: MessageId) -> bool {
+        let stream = match delivery.group {
+            0 => self.users.get(&delivery.user).map(|user| &user.direct),
+            group => self.groups.get(&group).map(|group| &group.messages),
         };
-        last.is_some_and(|last| delivery.seq <= last)
+        stream.is_some_and(|stream| stream.has_passed(delivery.seq, message_id))
     }
 
     /// Whether confirmations wait to be handed to the store.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use super::{Effect, Group, Shard, User, sequencer::Sequencer};
+use super::{Effect, Group, Member, Shard, User, sequencer::Sequencer};
 use crate::{
     close::CloseReason,
     id::{ConnectionKey, GroupId, SessionId, UserId},
@@ -237,7 +237,8 @@ impl Shard {
         });
         // What others here were pushed since the service was asked is not pushed again.
         let baseline = last_seq.max(entry.messages.last()).unwrap_or(0);
-        entry.members.insert(key.slot, baseline);
+        let floor = last_seq.unwrap_or(0);
+        entry.members.insert(key.slot, Member { baseline, floor });
         let fetch = match last_seq {
             Some(last_seq) => entry.messages.baseline(last_seq),
             None => {
@@ -327,6 +328,7 @@ impl Shard {
             .map(|slot| self.groups_of(self.key_of(slot)))
             .collect();
         for (group, last_seq) in groups {
+            self.correct_floor(user, *group, *last_seq);
             if sessions.iter().any(|of_one| !of_one.contains(group)) {
                 self.user_joined(user, *group, *last_seq);
             }
@@ -338,6 +340,21 @@ impl Shard {
         }
         self.check_invariants();
         true
+    }
+
+    /// The service says that `group` ends at `last_seq`: who is in it was not let in behind that.
+    fn correct_floor(&mut self, user: UserId, group: GroupId, last_seq: Option<u64>) {
+        let slots = self.slots_of(user);
+        if let (Some(entry), Some(last_seq)) = (self.groups.get_mut(&group), last_seq) {
+            for slot in slots {
+                if let Some(member) = entry.members.get_mut(&slot)
+                    && member.floor > last_seq
+                {
+                    member.floor = last_seq;
+                    member.baseline = member.baseline.min(last_seq);
+                }
+            }
+        }
     }
 
     /// Whether this core still has somebody in `group`, or is about to.

@@ -202,13 +202,22 @@ struct User {
 /// A group with a member on this core.
 #[derive(Debug)]
 struct Group {
-    /// The sessions in it by slot, each with the number up to which messages came before: those wait for `pull`.
-    members: BTreeMap<u32, u64>,
+    /// The sessions in it by slot.
+    members: BTreeMap<u32, Member>,
     messages: Sequencer<Arc<PushMessage>>,
     /// As for a user's direct messages.
     begins_anywhere: bool,
     /// Log-ins that are about to add a member.
     holds: u32,
+}
+
+/// A session in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Member {
+    /// Up to here messages came before: those wait for `pull`.
+    baseline: u64,
+    /// The last number of the group when the service said that the user is in it: nobody may be shown more by a mistake here.
+    floor: u64,
 }
 
 /// All sessions of one core.

@@ -11,11 +11,11 @@ use smallvec::SmallVec;
 use super::{
     Effect, Shard,
     delivery::Origin,
-    sequencer::{Fetch, Offer},
+    sequencer::{Answer, Fetch, Numbered, Offer, StepBack},
 };
 use crate::{
     close::CloseReason,
-    id::{ConnectionKey, GroupId, UserId},
+    id::{ConnectionKey, GroupId, MessageId, UserId},
     metrics::PushDrop,
     proto::{PushKind, PushMessage},
     protocol::push::Push,
@@ -63,40 +63,24 @@ impl Shard {
         }
     }
 
-    /// The answer to [`Effect::FetchDirect`]: what the store has of the numbers asked for, and whether there is more.
-    pub fn direct_fetched(
-        &mut self,
-        user: UserId,
-        fetch: Fetch,
-        messages: Vec<PushMessage>,
-        more: bool,
-    ) {
+    /// The answer to [`Effect::FetchDirect`]: what the store has of the numbers asked for.
+    pub fn direct_fetched(&mut self, user: UserId, fetch: Fetch, page: Page) {
         let Some(entry) = self.users.get_mut(&user) else {
             return;
         };
-        let items = messages
-            .into_iter()
-            .map(|message| (message.seq, Arc::new(message)));
-        let next = entry.direct.fetched(fetch, items, more);
-        self.after_fetch(Stream::Direct(user), next);
+        let next = entry.direct.fetched(fetch, page.answer());
+        let step_back = entry.direct.take_step_back();
+        self.after_fetch(Stream::Direct(user), next, step_back);
     }
 
     /// The answer to [`Effect::FetchGroup`].
-    pub fn group_fetched(
-        &mut self,
-        group: GroupId,
-        fetch: Fetch,
-        messages: Vec<PushMessage>,
-        more: bool,
-    ) {
+    pub fn group_fetched(&mut self, group: GroupId, fetch: Fetch, page: Page) {
         let Some(entry) = self.groups.get_mut(&group) else {
             return;
         };
-        let items = messages
-            .into_iter()
-            .map(|message| (message.seq, Arc::new(message)));
-        let next = entry.messages.fetched(fetch, items, more);
-        self.after_fetch(Stream::Group(group), next);
+        let next = entry.messages.fetched(fetch, page.answer());
+        let step_back = entry.messages.take_step_back();
+        self.after_fetch(Stream::Group(group), next, step_back);
     }
 
     /// A fetch could not be done; says it may be tried again, and with what.
@@ -118,10 +102,9 @@ impl Shard {
     pub fn group_reader(&self, group: GroupId, after: u64, attempt: usize) -> Option<UserId> {
         let members = &self.groups.get(&group)?.members;
         // Where all came later, nobody here is owed what came before the first of them.
-        let oldest = members.values().min()?;
-        let readers = members
-            .iter()
-            .filter(|(_, baseline)| *baseline <= oldest.max(&after));
+        let baselines = members.iter().map(|(slot, member)| (slot, member.baseline));
+        let oldest = baselines.clone().map(|(_, baseline)| baseline).min()?;
+        let readers = baselines.filter(|(_, baseline)| *baseline <= oldest.max(after));
         let (slot, _) = readers.clone().nth(attempt % readers.count().max(1))?;
         let login = self.connections[*slot as usize].session.login()?;
         Some(login.user)
@@ -152,24 +135,25 @@ impl Shard {
             sequencer.baseline(message.seq - 1);
         }
         match sequencer.offer(message.seq, message, HELD_MESSAGES) {
-            Offer::Deliver(message) => {
-                self.send(stream, &message, Origin::Bus);
-                self.send_ready(stream);
-            }
+            Offer::Deliver(message) => self.send(stream, &message, Origin::Bus),
             Offer::Drop => self.metrics.push_dropped(PushDrop::Duplicate),
             Offer::Held { fetch } => self.fetch(stream, fetch),
         }
+        self.send_ready(stream);
     }
 
     pub(super) fn direct_ready(&mut self, user: UserId, next: Option<Fetch>) {
-        self.after_fetch(Stream::Direct(user), next);
+        self.after_fetch(Stream::Direct(user), next, None);
     }
 
     pub(super) fn group_ready(&mut self, group: GroupId, next: Option<Fetch>) {
-        self.after_fetch(Stream::Group(group), next);
+        self.after_fetch(Stream::Group(group), next, None);
     }
 
-    fn after_fetch(&mut self, stream: Stream, next: Option<Fetch>) {
+    fn after_fetch(&mut self, stream: Stream, next: Option<Fetch>, step_back: Option<StepBack>) {
+        if let Some(step_back) = step_back {
+            self.step_back(stream, step_back);
+        }
         self.send_ready(stream);
         self.fetch(stream, next);
         self.check_invariants();
@@ -182,6 +166,38 @@ impl Shard {
                 Stream::Direct(user) => Effect::FetchDirect { user, fetch },
                 Stream::Group(group) => Effect::FetchGroup { group, fetch },
             });
+        }
+    }
+
+    /// What this core believed of the stream was wrong: what sessions believed because of it is, too.
+    fn step_back(&mut self, stream: Stream, step_back: StepBack) {
+        self.metrics.push_step_backs_total.inc();
+        let to = step_back.to;
+        match stream {
+            Stream::Direct(user) => {
+                for slot in self.slots_of(user) {
+                    let session = &mut self.connections[slot as usize].session;
+                    if let Some(login) = session.login_mut() {
+                        step_back.correct(&mut login.baseline);
+                        if let Some(manual) = &mut login.manual {
+                            manual.direct_last = manual.direct_last.min(to);
+                        }
+                    }
+                }
+            }
+            Stream::Group(group) => {
+                let members = self.groups.get_mut(&group).map(|group| &mut group.members);
+                for (slot, member) in members.into_iter().flatten() {
+                    step_back.correct(&mut member.baseline);
+                    member.baseline = member.baseline.max(member.floor);
+                    let session = &mut self.connections[*slot as usize].session;
+                    let manual = session.login_mut().and_then(|login| login.manual.as_mut());
+                    if let Some(last) = manual.and_then(|manual| manual.group_last.get_mut(&group))
+                    {
+                        *last = (*last).min(to);
+                    }
+                }
+            }
         }
     }
 
@@ -245,11 +261,11 @@ impl Shard {
             return;
         };
         let mut recipients = 0;
-        for (slot, baseline) in &members {
+        for (slot, member) in &members {
             let Some(login) = self.connections[*slot as usize].session.login() else {
                 continue;
             };
-            if message.seq != 0 && message.seq <= *baseline {
+            if message.seq != 0 && message.seq <= member.baseline {
                 continue;
             }
             let delivery = (message.seq != 0).then_some(Delivery {
@@ -259,7 +275,8 @@ impl Shard {
                 // What one sent oneself is no news to one's inbox: the store counts it as confirmed.
                 own: login.user == message.from,
             });
-            if message.session_id != 0 && login.session_id == message.session_id {
+            let wrote_it = login.user == message.from && login.session_id == message.session_id;
+            if message.session_id != 0 && wrote_it {
                 self.pass_over(*slot, delivery);
                 continue;
             }
@@ -369,6 +386,56 @@ fn friend_notice<'a>(kind: &str, text: &'a str) -> Option<Push<'a>> {
     let (uid, name) = text.strip_prefix("uid=")?.split_once(" name=")?;
     let uid = uid.parse().ok().filter(|uid| *uid > 0)?;
     Some(Push::Friend { online, uid, name })
+}
+
+/// What the store answered to a fetch.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// What it has.
+    pub messages: Vec<PushMessage>,
+    /// It may have more of what was asked for.
+    pub more: bool,
+    /// The last number of the stream, if it is known.
+    pub end: Option<u64>,
+}
+
+impl Page {
+    fn answer(self) -> Answer<Arc<PushMessage>> {
+        let messages = self.messages.into_iter();
+        Answer {
+            items: messages
+                .map(|message| (message.seq, Arc::new(message)))
+                .collect(),
+            more: self.more,
+            end: self.end,
+        }
+    }
+}
+
+impl StepBack {
+    /// A session is pushed what comes after `baseline`. One behind the end was never the store's.
+    fn correct(&self, baseline: &mut u64) {
+        if *baseline > self.end {
+            *baseline = self.to;
+        }
+    }
+}
+
+impl Numbered for Arc<PushMessage> {
+    fn id(&self) -> MessageId {
+        self.msg_id
+    }
+
+    fn mark_repeat(&mut self) {
+        Arc::make_mut(self).redelivery = true;
+    }
+
+    /// The store does not say which session wrote a message.
+    fn adopt(&mut self, pushed: &Self) {
+        if self.session_id != pushed.session_id {
+            Arc::make_mut(self).session_id = pushed.session_id;
+        }
+    }
 }
 
 /// Appends the line of a stored message.

@@ -14,7 +14,7 @@ use crate::{
     id::{GroupId, UserId},
     shard::{
         core::FETCHES,
-        sequencer::{Fetch, Sequencer},
+        sequencer::{Fetch, Numbered, Sequencer},
     },
 };
 
@@ -145,7 +145,7 @@ impl Shard {
     }
 }
 
-fn missed<T>(stream: &mut Sequencer<T>, begins_anywhere: bool) -> Option<Fetch> {
+fn missed<T: Numbered>(stream: &mut Sequencer<T>, begins_anywhere: bool) -> Option<Fetch> {
     // One that begins with the first number that comes, and of which none came, misses nothing that could be named. Any
     // other is about to be told where it begins, and is fetched from there.
     if begins_anywhere && stream.last().is_none() {

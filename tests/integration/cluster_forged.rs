@@ -1,6 +1,8 @@
 //! What somebody may do who can publish on Redis and does not know the secret, and what a gateway does that believed him
 //! where there is none: a push is a hint, the store is the truth.
 
+use std::path::Path;
+
 use im_gateway::bus::mac::PushKey;
 use im_gateway::proto::{PushBatch, PushKind, PushMessage};
 use prost::Message;
@@ -8,7 +10,7 @@ use prost::Message;
 use crate::common::cluster::{Cluster, PUSH_SECRET, gateway_id};
 use crate::common::config::Config;
 use crate::common::gateway::Gateway;
-use crate::common::{Client, eventually};
+use crate::common::{Client, Push, eventually};
 
 /// The channel of the one core of the first gateway.
 fn push_channel() -> String {
@@ -138,4 +140,149 @@ fn a_cluster_without_a_secret_says_so_and_one_whose_secret_is_missing_does_not_s
         "{}",
         failed.stderr
     );
+}
+
+/// The next message that is not a forgery.
+#[track_caller]
+fn next_real(client: &mut Client) -> Push {
+    loop {
+        let push = client.push();
+        if push.text() != "forged" {
+            return push;
+        }
+    }
+}
+
+#[test]
+fn a_forgery_under_the_next_number_keeps_no_real_message_away() {
+    let mut cluster = Cluster::start_with(1, 1, one_core);
+    let mut alice = cluster.register(0, "alice");
+    let mut bob = cluster.register(0, "bob");
+    let mut carol = cluster.gateways[0].client();
+    assert_eq!(carol.ask("set:ack:manual"), "+OK ack=manual");
+    carol.register("carol");
+    let group = alice.create_group("team");
+    bob.ask(&format!("join_group:{group}"));
+    let mut bus = cluster.ground.bus();
+    for seq in 1..=40 {
+        for to in [&mut bob, &mut carol] {
+            bus.push(&push_channel(), &forged(&alice, to, seq));
+            let id = alice.chat(to.uid, &format!("n{seq}"));
+            let push = next_real(to);
+            assert_eq!(
+                (push.id(), push.number("seq"), push.is_dup()),
+                (id, seq, false)
+            );
+        }
+        let to_group = PushMessage {
+            to: 0,
+            group_id: group as i64,
+            ..forged(&alice, &bob, seq)
+        };
+        bus.push(&format!("im:group:{group}"), &to_group);
+        let id = alice.group_chat(group, &format!("g{seq}"));
+        let push = next_real(&mut bob);
+        assert_eq!(
+            (push.id(), push.number("seq"), push.is_dup()),
+            (id, seq, false)
+        );
+    }
+    bob.assert_no_push();
+    // Nothing of it was confirmed but by carol herself.
+    let (messages, _) = carol.pull("pull");
+    assert_eq!(messages.len(), 40);
+    let ids: Vec<u64> = messages.iter().map(Push::id).collect();
+    assert_eq!(carol.acknowledge(&ids), 40);
+    let gateway = &cluster.gateways[0];
+    assert!(gateway.metric("push_step_backs_total", &[]) >= 120.0);
+    cluster.assert_sound();
+}
+
+#[test]
+fn forged_numbers_ahead_are_neither_waited_for_nor_believed() {
+    let mut cluster = Cluster::start_with(1, 1, one_core);
+    let mut alice = cluster.register(0, "alice");
+    let mut bob = cluster.register(0, "bob");
+    let mut bus = cluster.ground.bus();
+    let gateway = &cluster.gateways[0];
+    let gaps = || gateway.metric("push_gaps_total", &[]);
+    let mut sent = 0;
+    for seq in [5_000, 20, 1_000_000, u64::MAX, 5_000] {
+        let before = gaps();
+        bus.push(&push_channel(), &forged(&alice, &bob, seq));
+        eventually("the store is asked", || gaps() > before);
+        for _ in 0..10 {
+            sent += 1;
+            let id = alice.chat(bob.uid, &format!("n{sent}"));
+            let push = bob.push();
+            assert_eq!(
+                (push.id(), push.number("seq"), push.is_dup()),
+                (id, sent, false)
+            );
+        }
+    }
+    // A run of numbers, longer than anybody remembers.
+    for seq in sent + 1..=sent + 100 {
+        bus.push(&push_channel(), &forged(&alice, &bob, seq));
+    }
+    for _ in 0..120 {
+        sent += 1;
+        let id = alice.chat(bob.uid, &format!("n{sent}"));
+        let push = next_real(&mut bob);
+        assert_eq!((push.id(), push.number("seq")), (id, sent));
+    }
+    bob.assert_no_push();
+    cluster.assert_sound();
+}
+
+#[test]
+fn an_older_database_under_running_gateways_is_gone_back_to() {
+    for is_signed in [false, true] {
+        let mut cluster = match is_signed {
+            false => Cluster::start_with(1, 1, one_core),
+            true => Cluster::start_signed(1, 1, one_core),
+        };
+        let mut alice = cluster.register(0, "alice");
+        let mut bob = cluster.register(0, "bob");
+        let group = alice.create_group("team");
+        bob.ask(&format!("join_group:{group}"));
+        let say = |alice: &mut Client, bob: &mut Client, text: &str| {
+            let id = alice.chat(bob.uid, text);
+            assert_eq!(bob.push().id(), id, "{text}");
+            let id = alice.group_chat(group, text);
+            assert_eq!(bob.push().id(), id, "{text}");
+        };
+        for n in 0..10 {
+            say(&mut alice, &mut bob, &format!("before {n}"));
+        }
+        let data = cluster.ground.data();
+        let copy = tempfile::TempDir::new().expect("a directory");
+        cluster.backends[0].kill_9();
+        copy_files(&data, copy.path());
+        cluster.backends[0].restart();
+        eventually("calls work", || alice.ask("friends").starts_with("+OK"));
+        for n in 0..50 {
+            say(&mut alice, &mut bob, &format!("taken back {n}"));
+        }
+        cluster.backends[0].kill_9();
+        std::fs::remove_dir_all(&data).expect("removed");
+        std::fs::create_dir(&data).expect("a directory");
+        copy_files(copy.path(), &data);
+        cluster.backends[0].restart();
+        eventually("calls work", || alice.ask("friends").starts_with("+OK"));
+        for n in 0..60 {
+            say(&mut alice, &mut bob, &format!("after {n}"));
+        }
+        bob.assert_no_push();
+        cluster.assert_sound();
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_file() {
+            std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+        }
+    }
 }

@@ -171,6 +171,7 @@ impl Model {
                 }
             }
         }
+        response.last_seq = by_number.then(|| self.last_seq(Stream::Direct(user)));
         Response::PullOffline(response)
     }
 
@@ -178,6 +179,7 @@ impl Model {
         let mut response = proto::PullGroupResponse {
             result: result(Code::Ok),
             group_msg_list: Vec::new(),
+            last_seq: Some(self.last_seq(Stream::Group(pull.group_id))),
         };
         match self.groups[&pull.group_id].get(&pull.user_id) {
             None => response.result = result(Code::Forbidden),

@@ -53,6 +53,9 @@ pub enum Stream {
     Group(GroupId),
 }
 
+/// What a message says that nobody sent.
+pub const FORGED: &str = "forged";
+
 struct Pending {
     call_id: u64,
     at_ms: u64,
@@ -75,6 +78,11 @@ pub struct Model {
     /// The bus loses, repeats and reorders; else it is a queue per core that sometimes overflows.
     pub lossy: bool,
     pub losses: u64,
+    /// Somebody publishes numbers and ids that the store did not give, in percent of what is published. Then nothing is lost:
+    /// a number that was taken and whose real push never comes is found by `pull` alone.
+    pub forgeries: u64,
+    /// Ids that were forged so far.
+    forged: i64,
     pub streams: BTreeMap<Stream, Vec<Stored>>,
     /// Groups with their members and from which number on each reads.
     pub groups: BTreeMap<GroupId, BTreeMap<UserId, u64>>,
@@ -106,11 +114,14 @@ pub fn result(code: Code) -> Option<proto::Result> {
 impl Model {
     pub fn new(seed: u64, cores: usize) -> Self {
         let mut random = Random::new(seed);
+        let is_forged = random.chance(20);
         Self {
             now_ms: 0,
             failures: [0, 2, 10][random.below(3) as usize],
-            lossy: random.chance(50),
-            losses: 5,
+            lossy: random.chance(50) && !is_forged,
+            losses: if is_forged { 0 } else { 5 },
+            forgeries: if is_forged { 10 } else { 0 },
+            forged: 0,
             random,
             streams: BTreeMap::new(),
             groups: (1..=3).map(|group| (group, BTreeMap::new())).collect(),
@@ -294,8 +305,10 @@ impl Model {
                         0 => Stream::Direct(range.user_id),
                         group => Stream::Group(group),
                     };
-                    for seq in range.from_seq..=range.to_seq {
-                        let stored = self.streams.get_mut(&stream).expect("a known stream");
+                    // What was never stored cannot be confirmed.
+                    let stored = self.streams.entry(stream).or_default();
+                    let last_seq = range.to_seq.min(stored.len() as u64);
+                    for seq in range.from_seq..=last_seq {
                         stored[seq as usize - 1].confirmed.insert(range.user_id);
                     }
                 }
@@ -373,6 +386,26 @@ impl Model {
     }
 
     pub fn publish(&mut self, channel: &Channel, push: &PushMessage) {
+        if push.seq != 0
+            && push.kind == PushKind::Message as i32
+            && self.random.chance(self.forgeries)
+        {
+            // In front of the real one: its number, one that came long ago, or one that nobody reaches.
+            let seq = [push.seq, 1 + self.random.below(push.seq), push.seq + 5_000];
+            self.forged += 1;
+            let forgery = PushMessage {
+                msg_id: self.forged,
+                seq: seq[self.random.below(3) as usize],
+                text: FORGED.to_owned(),
+                session_id: 0,
+                ..push.clone()
+            };
+            self.deliver(channel, &forgery);
+        }
+        self.deliver(channel, push);
+    }
+
+    fn deliver(&mut self, channel: &Channel, push: &PushMessage) {
         for core in 0..self.bus.len() {
             let listens = match channel {
                 Channel::Route(to) => *to == route(core),

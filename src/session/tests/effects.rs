@@ -192,6 +192,7 @@ fn messages_to_others_do_not_go_out_whoever_hands_them_out() {
         Request::PullGroup(_) => Ok(Response::PullGroup(proto::PullGroupResponse {
             result: result(Code::Ok),
             group_msg_list: vec![of_group(3, 1), of_group(4, 2), of_group(0, 3)],
+            ..Default::default()
         })),
         _ => groups(&[3], &[0]),
     });

@@ -22,6 +22,7 @@ use crate::{
         Peer,
         job::{Call, Job},
     },
+    shard::push::Page,
 };
 
 fn shard() -> Shard {
@@ -150,6 +151,17 @@ fn news(kind: PushKind, to: UserId, group: GroupId, seq: u64) -> Arc<PushMessage
         seq,
         ..Default::default()
     })
+}
+
+/// All that the store has of what was asked for.
+fn page(messages: impl IntoIterator<Item = Arc<PushMessage>>) -> Page {
+    Page {
+        messages: messages
+            .into_iter()
+            .map(|message| (*message).clone())
+            .collect(),
+        ..Page::default()
+    }
 }
 
 /// The texts of the messages in `lines`.

@@ -75,7 +75,12 @@ impl Ground {
 
     /// The database of the backends.
     pub fn database(&self) -> PathBuf {
-        self.directory.path().join("data").join("im-gateway.db")
+        self.data().join("im-gateway.db")
+    }
+
+    /// Where all backends keep everything.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     /// The directory of the database that the backends share.

@@ -204,7 +204,7 @@ impl State {
                     result: ok(),
                     msg_list: self.offline.remove(&request.user_id).unwrap_or_default(),
                     group_msg_list: Vec::new(),
-                    more: false,
+                    ..Default::default()
                 }
                 .encode_to_vec()
             }

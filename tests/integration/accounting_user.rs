@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::accounting_verdict::{Delivery, History, Message, Outcome, Target};
 use crate::common::{
-    Client, DEADLINE, POLL_INTERVAL, Push, Received, number, random::Random, without_tag,
+    Client, DEADLINE, POLL_INTERVAL, Push, Received, client::password_of, field, number,
+    random::Random, without_tag,
 };
 
 /// What an answer says where something does not work for now.
@@ -73,7 +74,9 @@ pub struct User {
     world: Arc<World>,
     random: Random,
     uid: u64,
-    token: String,
+    name: String,
+    /// `None` once it has logged out, which ends its session: the next login needs the password.
+    token: Option<String>,
     connection: Option<Client>,
     session: u64,
     next_number: u64,
@@ -84,12 +87,14 @@ pub struct User {
 
 impl User {
     /// The user who registered on `client`, which ends: it confirms by itself, so it must be over before anybody writes.
-    pub fn new(world: Arc<World>, client: Client) -> Self {
+    pub fn new(world: Arc<World>, mut client: Client) -> Self {
+        let name = field(&client.ask("whoami"), "name").to_owned();
         Self {
             random: Random::new(world.seed ^ client.uid),
             world,
             uid: client.uid,
-            token: client.token.clone(),
+            name,
+            token: Some(client.token.clone()),
             connection: None,
             session: 0,
             next_number: 1,
@@ -144,7 +149,10 @@ impl User {
                 std::thread::sleep(POLL_INTERVAL);
                 continue;
             };
-            let log_in = format!("auth:{}", self.token);
+            let log_in = match &self.token {
+                Some(token) => format!("auth:{token}"),
+                None => format!("login:{}:{}", self.name, password_of(&self.name)),
+            };
             last_reply = client.try_reply();
             for line in ["set:ack:manual", &log_in] {
                 last_reply = last_reply.and_then(|_| client.try_ask(line));
@@ -153,7 +161,12 @@ impl User {
                 .as_ref()
                 .is_some_and(|reply| reply.starts_with("+OK uid="));
             match welcomed {
-                true => self.connection = Some(client),
+                true => {
+                    if let (None, Some(reply)) = (&self.token, &last_reply) {
+                        self.token = Some(field(reply, "token").to_owned());
+                    }
+                    self.connection = Some(client);
+                }
                 false => std::thread::sleep(POLL_INTERVAL),
             }
         }
@@ -290,6 +303,7 @@ impl User {
             }
             1 => {
                 let _ = self.client().try_ask("logout");
+                self.token = None;
             }
             _ => {}
         }

@@ -1,8 +1,8 @@
 //! Names of users and groups: which may be given, and which look alike.
 //!
-//! Owns the rules, by Unicode's UTS #39; the tables are those of the crates. Text in, verdicts out. New names are judged by
-//! [`check_new_user_name`]; names that accounts have may be older than these rules, so logging in asks for no more than
-//! [`is_user_name`].
+//! Owns the rules, by Unicode's UTS #39; the tables are those of the crates. Text in, verdicts out.
+//! New names are judged by [`check_new_user_name`]; names that accounts have may be older than
+//! these rules, so logging in asks for no more than [`is_user_name`].
 
 use icu_properties::{
     CodePointMapData, CodePointSetData,
@@ -24,7 +24,8 @@ pub enum Alphabet {
     Ascii,
 }
 
-/// Whether this can be the name of a user: 1 to 64 bytes without white space, control characters, `:` or `,`.
+/// Whether this can be the name of a user: 1 to 64 bytes without white space, control characters,
+/// `:` or `,`.
 pub fn is_user_name(name: &str) -> bool {
     let forbidden = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ':' | ',');
     (1..=NAME_BYTES).contains(&name.len()) && !name.contains(forbidden)
@@ -47,7 +48,8 @@ pub fn check_new_user_name(name: &str, alphabet: Alphabet) -> Result<(), &'stati
     if name.chars().next().is_some_and(is_mark) {
         return Err("a user name does not begin with an accent");
     }
-    // UTS #39 judges identifiers, in which most of ASCII's signs have no place. Here they have, and they belong to no script.
+    // UTS #39 judges identifiers, in which most of ASCII's signs have no place. Here they have, and
+    // they belong to no script.
     let scripts: String = name
         .chars()
         .filter(|c| !c.is_ascii_graphic() || c.identifier_allowed())
@@ -58,8 +60,8 @@ pub fn check_new_user_name(name: &str, alphabet: Alphabet) -> Result<(), &'stati
     Ok(())
 }
 
-/// Whether everything in `text` is seen, and nothing in it changes the direction of what is around it. What joins emoji and
-/// chooses their form is seen, where it stands between them.
+/// Whether everything in `text` is seen, and nothing in it changes the direction of what is around
+/// it. What joins emoji and chooses their form is seen, where it stands between them.
 pub fn hides_nothing(text: &str) -> bool {
     let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
     let pictographic = CodePointSetData::new::<ExtendedPictographic>();
@@ -97,7 +99,8 @@ fn category(c: char) -> GeneralCategory {
     CodePointMapData::<GeneralCategory>::new().get(c)
 }
 
-/// What has no shape of its own, or none that is known. White space is not meant: it is seen by what it divides.
+/// What has no shape of its own, or none that is known. White space is not meant: it is seen by
+/// what it divides.
 fn is_blank(c: char) -> bool {
     c == BRAILLE_BLANK
         || matches!(
@@ -122,7 +125,8 @@ fn is_mark(c: char) -> bool {
     )
 }
 
-/// `name` without what is no difference to who types it: case, width, forms of one letter, characters without a shape.
+/// `name` without what is no difference to who types it: case, width, forms of one letter,
+/// characters without a shape.
 pub fn fold(name: &str) -> String {
     let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
     let once: String = caseless::default_case_fold_str(&name.nfd().collect::<String>())

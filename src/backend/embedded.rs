@@ -56,8 +56,9 @@ impl Embedded {
         }
     }
 
-    /// When `request` need not be begun any more. A password that nobody waits for is not worth its hash, and an account nobody
-    /// was told of is a trap; anything else, such as the end of a route, is to be done though the caller has gone.
+    /// When `request` need not be begun any more. A password that nobody waits for is not worth its
+    /// hash, and an account nobody was told of is a trap; anything else, such as the end of a
+    /// route, is to be done though the caller has gone.
     fn deadline_of(&self, request: &Request) -> Option<Instant> {
         match request {
             Request::Login(_) | Request::Register(_) => {

@@ -10,10 +10,11 @@
 //! gets, in the long run, one attempt per `delay_max_ms` and network, and whoever stops is forgotten in bounded time.
 //!
 //! # Attempts under way
-//! They are no failures: sixty people behind one address may log in at the same moment. But were they not counted at all, all guesses sent at
-//! the same moment would find the door open. So no more are under way at one time than may fail before the door closes;
-//! whoever comes then stands [`Held::Behind`] them, and goes in as soon as one of them turns out to be good. One
-//! that ends by a fault of the backend, and so tells nothing about the password, never happened.
+//! They are no failures: sixty people behind one address may log in at the same moment. But were
+//! they not counted at all, all guesses sent at the same moment would find the door open. So no
+//! more are under way at one time than may fail before the door closes; whoever comes then stands
+//! [`Held::Behind`] them, and goes in as soon as one of them turns out to be good. One that ends by
+//! a fault of the backend, and so tells nothing about the password, never happened.
 //!
 //! # Networks
 //! A log-in that succeeds does not clear the network's record: else an attacker with an account of his own would log
@@ -24,12 +25,14 @@
 //! owner out. Two things see to it:
 //! - its delay stops growing at [`USER_DELAY_MAX_MS`], whatever `delay_max_ms` is;
 //! - a network from which this user logged in before is not held up by it, only by its own record. Nobody but the
-//!   owner of the password can make a network known. Which ones are known is asked of the User Service ([`Held::ByName`] says
-//!   that it matters, [`LoginGuard::begin_as_known`] that it is so); where that does not remember them, this table does.
+//!   owner of the password can make a network known. Which ones are known is asked of the User
+//!   Service ([`Held::ByName`] says that it matters, [`LoginGuard::begin_as_known`] that it is so);
+//!   where that does not remember them, this table does.
 //!
 //! # Exempt addresses
-//! Behind an address that is exempt, such as a proxy's, is anybody: it has no record of its own and is nobody's known network. Names
-//! are counted there as everywhere, or whoever comes by the proxy could guess without end.
+//! Behind an address that is exempt, such as a proxy's, is anybody: it has no record of its own and
+//! is nobody's known network. Names are counted there as everywhere, or whoever comes by the proxy
+//! could guess without end.
 //!
 //! # Bounds
 //! Each table holds `capacity` records; the networks known for users share a third one. A new record in a full table takes
@@ -56,7 +59,8 @@ const USER_DELAY_MAX_MS: u64 = 30_000;
 pub enum Held {
     /// For so many milliseconds (at least 1) none may be made.
     For(u64),
-    /// The same because of failures in this user's name alone: it does not hold for a network from which the user logged in before.
+    /// The same because of failures in this user's name alone: it does not hold for a network from
+    /// which the user logged in before.
     ByName(u64),
     /// As many are under way as may fail: one that ends well makes room.
     Behind,
@@ -112,15 +116,16 @@ impl LoginGuard {
         }
     }
 
-    /// Begins an attempt, or says why not. Each attempt begun must be ended once. `ip` is `None` for an exempt address.
+    /// Begins an attempt, or says why not. Each attempt begun must be ended once. `ip` is `None`
+    /// for an exempt address.
     pub fn begin(&mut self, ip: Option<IpAddr>, user: &str, now_ms: u64) -> Result<(), Held> {
         self.check(ip, user, now_ms)?;
         self.enter(ip, user);
         Ok(())
     }
 
-    /// The same from a network of which somebody else knows, or finds out before the password is looked at, that the user logged in
-    /// from there: failures in the user's name do not count.
+    /// The same from a network of which somebody else knows, or finds out before the password is
+    /// looked at, that the user logged in from there: failures in the user's name do not count.
     pub fn begin_as_known(&mut self, ip: IpAddr, user: &str, now_ms: u64) -> Result<(), Held> {
         let now_ms = self.advance(now_ms);
         match self.networks.door(&ClientNetwork::of(ip), now_ms) {

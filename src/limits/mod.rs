@@ -4,7 +4,8 @@
 //! address as a value, and the answer says "yes" or how long to wait. What to do about a "no" is the caller's matter.
 //!
 //! Invariants: every table is bounded; a clock that steps back never grants more and never locks anybody out for longer
-//! than the rule says; an address listed as exempt is not counted at all, though the user names it tries are.
+//! than the rule says; an address listed as exempt is not counted at all, though the user names it
+//! tries are.
 
 use std::net::IpAddr;
 
@@ -76,7 +77,8 @@ impl ClientNetwork {
     }
 }
 
-/// What counts as one client by its address, as a key for those who need not know what is in it: equal for equal networks.
+/// What counts as one client by its address, as a key for those who need not know what is in it:
+/// equal for equal networks.
 pub fn network_key(ip: IpAddr) -> Vec<u8> {
     match ClientNetwork::of(ip) {
         ClientNetwork::V4(bits) => bits.to_be_bytes().to_vec(),

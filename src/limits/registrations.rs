@@ -1,8 +1,10 @@
-//! How many accounts one network may register: a bucket for each network, as large as what comes back into it in an hour.
+//! How many accounts one network may register: a bucket for each network, as large as what comes
+//! back into it in an hour.
 //!
-//! Owns the counting alone. A registration takes its place when it begins and gives it back if nothing came of it, so that
-//! a service that is overloaded costs nobody their accounts. The table is bounded: when it is full, the network with the fullest bucket
-//! is forgotten, which gives it the least.
+//! Owns the counting alone. A registration takes its place when it begins and gives it back if
+//! nothing came of it, so that a service that is overloaded costs nobody their accounts. The table
+//! is bounded: when it is full, the network with the fullest bucket is forgotten, which gives it
+//! the least.
 
 use std::net::IpAddr;
 
@@ -22,7 +24,8 @@ pub struct Registrations {
 }
 
 impl Registrations {
-    /// `per_hour` registrations (at least 1) an hour and network, and as many at once; for `capacity` networks.
+    /// `per_hour` registrations (at least 1) an hour and network, and as many at once; for
+    /// `capacity` networks.
     pub fn new(per_hour: u32, capacity: usize) -> Self {
         let places = u64::from(per_hour.max(1));
         Self {
@@ -33,7 +36,8 @@ impl Registrations {
         }
     }
 
-    /// Takes a place, or says in how many milliseconds there is one. `None` is an exempt address, which is not counted.
+    /// Takes a place, or says in how many milliseconds there is one. `None` is an exempt address,
+    /// which is not counted.
     pub fn begin(&mut self, ip: Option<IpAddr>, now_ms: u64) -> Result<(), u64> {
         let Some(network) = ip.map(ClientNetwork::of) else {
             return Ok(());

@@ -1,4 +1,5 @@
-//! What the limits by address and name count in: who has something under way, and a table that never grows past its size.
+//! What the limits by address and name count in: who has something under way, and a table that
+//! never grows past its size.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -39,7 +40,8 @@ impl<K: Eq + Hash> UnderWay<K> {
     }
 }
 
-/// A map of at most `capacity` entries, each with a rank; a new one takes the place of the lowest in rank.
+/// A map of at most `capacity` entries, each with a rank; a new one takes the place of the lowest
+/// in rank.
 #[derive(Debug)]
 pub(super) struct BoundedTable<K, V> {
     capacity: usize,

@@ -57,7 +57,8 @@ impl Item {
         match self {
             Self::Call(call) => call.deadline,
             Self::Judged(judged) => match judged.verdict {
-                // Its caller is about to be told that it failed, so there must be no account of it later.
+                // Its caller is about to be told that it failed, so there must be no account of it
+                // later.
                 Verdict::Hashed { .. } => judged.act_before,
                 // The work is done.
                 _ => None,

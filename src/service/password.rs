@@ -4,9 +4,10 @@
 //! what its verdict needs to find its way back; the verdict goes to the store thread, which answers.
 //! Never logs or keeps a password.
 //!
-//! Logins and registrations wait in lanes of their own, and each lane serves networks in turn ([`lanes`]), so that nobody waits for
-//! what somebody else piled up. A lane is no longer than can be hashed before its jobs' deadlines, by the time that hashes have
-//! taken lately; what is late all the same is not hashed.
+//! Logins and registrations wait in lanes of their own, and each lane serves networks in turn
+//! ([`lanes`]), so that nobody waits for what somebody else piled up. A lane is no longer than can
+//! be hashed before its jobs' deadlines, by the time that hashes have taken lately; what is late
+//! all the same is not hashed.
 
 mod lanes;
 
@@ -37,8 +38,8 @@ const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// A new account is inserted only so long before its caller gives up that the commit and the reply are there in time, too:
-/// a tenth of what the caller waits, and no more than this.
+/// A new account is inserted only so long before its caller gives up that the commit and the reply
+/// are there in time, too: a tenth of what the caller waits, and no more than this.
 const INSERT_MARGIN_MAX: Duration = Duration::from_millis(250);
 
 /// What an unknown user's password is checked against, so that it takes the time of a known one's. No password matches it
@@ -149,7 +150,8 @@ impl Job {
 /// What came of a task.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
-    /// A login: the user whose password it was, with the name as registered, or `None` if it was not.
+    /// A login: the user whose password it was, with the name as registered, or `None` if it was
+    /// not.
     Login {
         user: Option<(UserId, String)>,
         origin: Origin,
@@ -185,7 +187,8 @@ pub(super) struct Judged {
     pub(super) act_before: Option<Instant>,
 }
 
-/// The threads and the lanes before them. They end when the pool is dropped and the lanes are empty.
+/// The threads and the lanes before them. They end when the pool is dropped and the lanes are
+/// empty.
 pub(super) struct PasswordPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -223,7 +226,8 @@ impl Queued {
 }
 
 impl PasswordPool {
-    /// Starts `thread_count` threads, with room for `lane_limit` jobs in either lane; `deliver` takes each verdict.
+    /// Starts `thread_count` threads, with room for `lane_limit` jobs in either lane; `deliver`
+    /// takes each verdict.
     pub(super) fn start(
         thread_count: usize,
         lane_limit: usize,
@@ -264,8 +268,8 @@ impl PasswordPool {
         Ok(pool)
     }
 
-    /// Queues a job. Where there is no room for one more, the job is handed back that loses its place: this one, or the last of
-    /// the network that has the most.
+    /// Queues a job. Where there is no room for one more, the job is handed back that loses its
+    /// place: this one, or the last of the network that has the most.
     pub(super) fn submit(&self, job: Job) -> Option<Box<Job>> {
         let since = Instant::now();
         let purpose = job.purpose();
@@ -319,8 +323,9 @@ impl Shared {
         self.news.notify_all();
     }
 
-    /// How many jobs for `purpose` may wait, if the last of them is to be done in `time_left`. Never fewer than there are threads:
-    /// one hash that took for ever must not keep out those that would show that it was an exception.
+    /// How many jobs for `purpose` may wait, if the last of them is to be done in `time_left`.
+    /// Never fewer than there are threads: one hash that took for ever must not keep out those that
+    /// would show that it was an exception.
     fn room(&self, waiting: &Waiting, purpose: Purpose, time_left: Option<Duration>) -> usize {
         let (Some(hash_time), Some(time_left)) = (waiting.hash_time, time_left) else {
             return self.lane_limit;
@@ -354,7 +359,8 @@ impl Shared {
         }
     }
 
-    /// Counts one more hash into the present time of a hash: an eighth of it, so that one odd hash changes little.
+    /// Counts one more hash into the present time of a hash: an eighth of it, so that one odd hash
+    /// changes little.
     fn hash_took(&self, time: Duration) {
         let mut waiting = self.waiting();
         waiting.hash_time = Some(match waiting.hash_time {

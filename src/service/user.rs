@@ -24,13 +24,15 @@ const FRIENDS_LIMIT: u32 = 1000;
 /// Most users a search answers.
 const SEARCH_LIMIT: u32 = 20;
 
-/// Names that look alike and are looked through for the one that is meant. There is one, but for accounts older than the rule.
+/// Names that look alike and are looked through for the one that is meant. There is one, but for
+/// accounts older than the rule.
 const ALIKE_LIMIT: u32 = 64;
 /// Networks that are known for one user; another one takes the place of that seen longest ago.
 const NETWORKS_LIMIT: u32 = 16;
 /// Longest key of a network; a longer one is nobody's.
 const NETWORK_BYTES: usize = 64;
-/// A login from a known network is written down again no more often, so that most logins write nothing.
+/// A login from a known network is written down again no more often, so that most logins write
+/// nothing.
 const SEEN_AGAIN_MS: i64 = 24 * 3_600_000;
 
 const NAME_TAKEN: Failure = Failure::Refused(
@@ -38,7 +40,8 @@ const NAME_TAKEN: Failure = Failure::Refused(
     "the name is taken, or looks like one that is",
 );
 
-/// The answer to a wrong password, to an unknown user, and to a network that is not the user's where it has to be.
+/// The answer to a wrong password, to an unknown user, and to a network that is not the user's
+/// where it has to be.
 fn wrong(origin: &Origin) -> Response {
     Response::Login(proto::LoginResponse {
         result: Some(result(Code::Unauthenticated, "wrong user name or password")),
@@ -91,8 +94,9 @@ impl<S: Storage> Engine<S> {
         }))
     }
 
-    /// The account of this name, or else the one account whose name differs from it in nothing that one types, such as case. All of it
-    /// is looked up in either case, so that both take the same time.
+    /// The account of this name, or else the one account whose name differs from it in nothing that
+    /// one types, such as case. All of it is looked up in either case, so that both take the same
+    /// time.
     fn account_of(&self, name: &str) -> Result<Option<Account>, Failure> {
         let store = self.store.read();
         let exact = store.account(name)?;

@@ -151,7 +151,8 @@ impl Gateway {
         Ok(LoginAttempt::new(self, ip, user))
     }
 
-    /// The same for an address of which somebody else finds out, before the password is looked at, that the user logged in from there.
+    /// The same for an address of which somebody else finds out, before the password is looked at,
+    /// that the user logged in from there.
     pub fn begin_login_as_known(
         &self,
         ip: IpAddr,
@@ -162,7 +163,8 @@ impl Gateway {
         Ok(LoginAttempt::new(self, Some(ip), user))
     }
 
-    /// A place for a login that stands behind others; `None`: there are as many as may wait. It is given back when dropped.
+    /// A place for a login that stands behind others; `None`: there are as many as may wait. It is
+    /// given back when dropped.
     pub fn place_to_wait(&self) -> Option<PlaceToWait<'_>> {
         if self.logins_waiting.fetch_add(1, Relaxed) < LOGINS_WAITING {
             return Some(PlaceToWait(self));
@@ -213,7 +215,8 @@ impl Gateway {
 /// A pause under way.
 pub type Pause = Pin<Box<dyn Future<Output = ()>>>;
 
-/// An attempt to log in, under way. It ends when it is dropped: whatever becomes of its flow, it does not count for ever.
+/// An attempt to log in, under way. It ends when it is dropped: whatever becomes of its flow, it
+/// does not count for ever.
 #[must_use = "the attempt ends when this is dropped"]
 pub struct LoginAttempt<'a> {
     gateway: &'a Gateway,

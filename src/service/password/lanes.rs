@@ -1,9 +1,9 @@
 //! Which password is hashed next, and which one goes when too many wait.
 //!
-//! Two lanes take turns while both have something, so neither logins nor registrations wait for more than as many of the others. Within
-//! a lane networks take turns, so whoever sends a hundred at once waits for himself. A full lane takes a newcomer from a network
-//! that has few waiting, at the expense of the one with the most.
-//! Values in, values out: no thread, no clock.
+//! Two lanes take turns while both have something, so neither logins nor registrations wait for
+//! more than as many of the others. Within a lane networks take turns, so whoever sends a hundred
+//! at once waits for himself. A full lane takes a newcomer from a network that has few waiting, at
+//! the expense of the one with the most. Values in, values out: no thread, no clock.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -32,7 +32,8 @@ impl<J> Default for Lanes<J> {
 }
 
 impl<J> Lanes<J> {
-    /// Queues a job of `network` in a lane with room for `room`; the one that loses its place is handed back.
+    /// Queues a job of `network` in a lane with room for `room`; the one that loses its place is
+    /// handed back.
     pub(super) fn push(&mut self, lane: Lane, network: Vec<u8>, room: usize, job: J) -> Option<J> {
         self.lane(lane).push(network, room, job)
     }

@@ -8,7 +8,8 @@ use crate::{
     service::password::Task,
 };
 
-/// What is answered to an attempt to log in from `network` whose password, if it is looked at, is right.
+/// What is answered to an attempt to log in from `network` whose password, if it is looked at, is
+/// right.
 fn log_in(world: &mut World, name: &str, network: &[u8], only_known: bool) -> proto::LoginResponse {
     let request = proto::LoginRequest {
         username: name.as_bytes().to_vec(),

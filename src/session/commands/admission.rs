@@ -1,8 +1,9 @@
-//! Who may try a password, and when: the way in for `login` and `register`, before anything is asked of a service.
+//! Who may try a password, and when: the way in for `login` and `register`, before anything is
+//! asked of a service.
 //!
-//! Owns the waiting; the rules are those of [`limits`](crate::limits). A login that stands behind others of its network or name
-//! waits for one of them to end, at most [`PATIENCE_MS`], instead of being told to come back: people who share an address
-//! do log in at the same moment.
+//! Owns the waiting; the rules are those of [`limits`](crate::limits). A login that stands behind
+//! others of its network or name waits for one of them to end, at most [`PATIENCE_MS`], instead of
+//! being told to come back: people who share an address do log in at the same moment.
 
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ pub(super) struct Admitted<'a> {
     pub(super) attempt: LoginAttempt<'a>,
     /// What the User Service is told of where it comes from.
     pub(super) network: Vec<u8>,
-    /// There were failures in this name: only from a network that the User Service knows for the user's own may the password be looked
-    /// at; others come back in so many milliseconds.
+    /// There were failures in this name: only from a network that the User Service knows for the
+    /// user's own may the password be looked at; others come back in so many milliseconds.
     pub(super) only_known: Option<u64>,
 }
 
@@ -44,7 +45,8 @@ pub(super) async fn login<'a, B, P>(
     let counted_ip = (!peer.exempt).then_some(peer.ip);
     let network = network(peer);
     let give_up_ms = now_ms(core) + PATIENCE_MS;
-    // By what the User Service takes for the same name: else a name could be guessed at in each of its spellings.
+    // By what the User Service takes for the same name: else a name could be guessed at in each of
+    // its spellings.
     let name = names::fold(user);
     let mut place = None;
     loop {
@@ -84,7 +86,8 @@ pub(super) async fn login<'a, B, P>(
     }
 }
 
-/// Lets a registration in, or says why not; with it goes what the User Service is told of where it comes from.
+/// Lets a registration in, or says why not; with it goes what the User Service is told of where it
+/// comes from.
 pub(super) fn registration<'a, B, P>(
     core: &'a Core<B, P>,
     job: &Job,

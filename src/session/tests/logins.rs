@@ -7,7 +7,8 @@ use crate::{
     session::commands,
 };
 
-/// What is answered to `login:alice:…` from `address`, as a code, and whether the service was asked.
+/// What is answered to `login:alice:…` from `address`, as a code, and whether the service was
+/// asked.
 fn try_login(world: &World, address: [u8; 4]) -> (Option<ErrorCode>, Option<proto::LoginRequest>) {
     let before = world.calls.borrow().len();
     let job = {

@@ -1,5 +1,5 @@
-//! The skeletons of all names, made anew where they were made by other rules: in a file of before there were any, or when the
-//! tables of Unicode behind them have changed.
+//! The skeletons of all names, made anew where they were made by other rules: in a file of before
+//! there were any, or when the tables of Unicode behind them have changed.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -36,7 +36,8 @@ fn version_in(connection: &Connection) -> rusqlite::Result<Option<String>> {
         .optional()
 }
 
-/// The next users after number `after`; the number of the last of them, or `None` if there are no more.
+/// The next users after number `after`; the number of the last of them, or `None` if there are no
+/// more.
 fn refresh_page(transaction: &Transaction<'_>, after: i64) -> rusqlite::Result<Option<i64>> {
     let users: Vec<(i64, String)> = transaction
         .prepare_cached(

@@ -30,6 +30,7 @@ const PURE: &[&str] = &[
     "bus/mac.rs",
     "bus/redis.rs",
     "server/connection.rs",
+    "server/places.rs",
     "server/turns.rs",
     "server/publisher/answers.rs",
     "server/publisher/packing.rs",

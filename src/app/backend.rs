@@ -102,6 +102,10 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         &settings.backend.services,
         max_connections,
         services.client(),
+        {
+            let status = Arc::clone(&registry.discovery);
+            Box::new(move || status.gateways())
+        },
         numbers,
     );
 

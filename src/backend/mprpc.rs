@@ -193,6 +193,16 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
+    /// How many bytes wait for the rest of their frame.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Takes `bytes` that followed what is here, and has `take` take frames off the front: it says how many bytes it took,
     /// `None` when the rest is not a whole frame.
     ///

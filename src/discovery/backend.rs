@@ -10,7 +10,7 @@ use log::{info, warn};
 use zookeeper_client as zk;
 
 use super::{
-    Status,
+    Status, claim,
     connection::{Connection, Owner, Session, contained, ended, pause},
     process::host_name,
     table::Place,
@@ -169,6 +169,10 @@ impl Registration {
                 info!("registered in ZooKeeper as {}", self.address);
             }
             was_registered = is_registered;
+            // What was known stays known where ZooKeeper does not say.
+            if let Ok(gateways) = claim::addresses(session).await {
+                status.set_gateways(gateways);
+            }
             match error {
                 None => {
                     status.unregistered.end();

@@ -5,7 +5,8 @@
 //! that is seen alive, or outlasts any session, keeps the id.
 
 use std::{
-    net::SocketAddr,
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -56,6 +57,29 @@ pub(super) struct Claim {
     path: String,
     /// What it is to say, but for the session's time-out.
     record: Record,
+}
+
+/// Gateways that are looked at: more worker numbers than that there are not.
+const GATEWAYS_MAX: usize = 1024;
+
+/// The addresses of all registered gateways, as they name them; `None`: one of them listens on all of its addresses, and does not
+/// say from which it calls.
+pub(super) async fn addresses(session: &Session) -> Result<Option<HashSet<IpAddr>>, zk::Error> {
+    let names = match session.client.list_children(GATEWAYS).await {
+        Err(zk::Error::NoNode) => Vec::new(),
+        names => names?,
+    };
+    let mut found = HashSet::new();
+    for name in names.iter().take(GATEWAYS_MAX) {
+        let node = session.read(&format!("{GATEWAYS}/{name}")).await?;
+        let record = node.and_then(|(data, _)| serde_json::from_slice::<Record>(&data).ok());
+        let Some(record) = record else { continue };
+        if record.addr.ip().is_unspecified() {
+            return Ok(None);
+        }
+        found.insert(record.addr.ip().to_canonical());
+    }
+    Ok(Some(found))
 }
 
 /// Why there is no claim.

@@ -2,7 +2,14 @@
 //!
 //! Owns the numbers. Written by the control thread, read by whoever wants to know.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use crate::{
     backend::{Service, endpoints::Endpoints},
@@ -20,6 +27,8 @@ pub struct Status {
     bad_records_total: AtomicU64,
     reads_total: AtomicU64,
     instances: [AtomicU64; Service::ALL.len()],
+    /// The addresses of registered gateways, as far as is known.
+    gateways: Mutex<Option<Arc<HashSet<IpAddr>>>>,
     /// Why there is no connection.
     pub(super) disconnected: Outage,
     /// Why this process is not registered although there is one.
@@ -72,6 +81,17 @@ impl Status {
     /// Instances of `service` in the table.
     pub fn instances(&self, service: Service) -> u64 {
         self.instances[service as usize].load(Relaxed)
+    }
+
+    /// The addresses of the gateways that were registered when last looked; `None`: they are not known.
+    pub fn gateways(&self) -> Option<Arc<HashSet<IpAddr>>> {
+        let gateways = self.gateways.lock();
+        gateways.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_gateways(&self, addresses: Option<HashSet<IpAddr>>) {
+        let mut gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        *gateways = addresses.map(Arc::new);
     }
 
     pub(super) fn set_connected(&self, connected: bool) {

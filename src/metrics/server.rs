@@ -34,10 +34,18 @@ pub enum CallOutcome {
 pub enum ServerRefusal {
     /// There are as many as there may be.
     MaxConnections,
+    /// There are as many of its address as there may be.
+    PerAddress,
+    /// The places that are left are for the addresses of gateways.
+    Strangers,
     /// What came was no call.
     Framing,
     /// It did not read its replies, or never finished a call.
     Stalled,
+    /// Nothing came of it for long, and nothing was under way.
+    Idle,
+    /// Its half-sent call was too much beside those of others.
+    HalfSent,
 }
 
 /// Why a push was not published.
@@ -150,8 +158,12 @@ labels! {
     }
     ServerRefusal {
         MaxConnections => "max_connections",
+        PerAddress => "per_address",
+        Strangers => "strangers",
         Framing => "framing",
         Stalled => "stalled",
+        Idle => "idle",
+        HalfSent => "half_sent",
     }
     PublishDrop {
         Disconnected => "disconnected",

@@ -83,6 +83,8 @@ pub(super) struct Connection {
     is_paused: bool,
     /// The last bytes were the beginning of a call.
     is_mid_call: bool,
+    /// Calls that came whole.
+    calls_taken: u64,
     is_stopping: bool,
     calls: Slab<UnderWay>,
     args_bytes: usize,
@@ -129,6 +131,7 @@ impl Connection {
             input: Unfinished::default(),
             is_paused: false,
             is_mid_call: false,
+            calls_taken: 0,
             is_stopping: false,
             calls: Slab::new(),
             args_bytes: 0,
@@ -167,6 +170,7 @@ impl Connection {
                 self.is_mid_call = true;
                 return Ok(None);
             };
+            self.calls_taken += 1;
             self.call(&call, unix_ms, submit);
             Ok(Some(taken))
         });
@@ -208,6 +212,20 @@ impl Connection {
     /// Whether the rest of a call is awaited.
     pub(super) fn is_mid_call(&self) -> bool {
         self.is_mid_call
+    }
+
+    /// How many calls came whole: while it stays the same, a call that is awaited is the same one.
+    pub(super) fn calls_taken(&self) -> u64 {
+        self.calls_taken
+    }
+
+    /// The bytes of a call that is not whole yet.
+    pub(super) fn half_sent_bytes(&self) -> usize {
+        if self.is_mid_call {
+            self.input.len()
+        } else {
+            0
+        }
     }
 
     /// Whether all that was taken is answered and has left.

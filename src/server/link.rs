@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    Held, Shared,
     connection::Connection,
     replies::{Answered, Replies},
 };
@@ -31,8 +31,12 @@ use crate::{
 
 /// What one read takes at most; a gateway's calls are small, so this is hundreds of them.
 const READ_BYTES: usize = 64 * 1024;
-/// How long a peer may leave its replies unread or a call half sent.
+/// How long a peer may leave its replies unread or a call half sent, however much of it comes meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a connection may say nothing while nothing is under way: gateways ask now and then whether we are there.
+pub(super) const IDLE: Duration = Duration::from_secs(120);
+/// So much of a call may always wait for its rest; what is beyond must find room among that of all others.
+const HALF_SENT_FREE_BYTES: usize = 8 * 1024;
 /// How long to wait for the peer to close after the last reply, so that nothing of it is lost.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -56,6 +60,12 @@ pub(super) enum End {
     /// The peer neither read nor wrote although it should have.
     #[error("stalled for {PATIENCE:?}")]
     Stalled,
+    /// Nothing came, and nothing was under way.
+    #[error("idle for {0:?}")]
+    Idle(Duration),
+    /// Too much of calls that are not whole is held already.
+    #[error("a half-sent call, and no room beside those of others")]
+    HalfSent,
     /// The connection broke.
     #[error("{0}")]
     Lost(#[from] io::Error),
@@ -68,7 +78,14 @@ pub(super) struct Link {
     services: ServiceClient,
     replies: Arc<Replies>,
     batch: Vec<Answered>,
-    stall: Option<Pin<Box<Sleep>>>,
+    /// Ends when the peer has not read for too long.
+    unread: Option<Pin<Box<Sleep>>>,
+    /// Ends when the call that came after so many whole ones was not finished for too long.
+    unfinished: Option<(u64, Pin<Box<Sleep>>)>,
+    /// Ends when nothing has been under way for too long.
+    idle: Pin<Box<Sleep>>,
+    idle_timeout: Duration,
+    place: Held,
     peer_has_closed: bool,
     is_draining: bool,
     shared: Arc<Shared>,
@@ -81,6 +98,8 @@ impl Link {
         connection: Connection,
         services: ServiceClient,
         shared: Arc<Shared>,
+        place: Held,
+        idle_timeout: Duration,
     ) -> Self {
         Self {
             stream,
@@ -88,7 +107,11 @@ impl Link {
             services,
             replies: Arc::default(),
             batch: Vec::new(),
-            stall: None,
+            unread: None,
+            unfinished: None,
+            idle: Box::pin(sleep(idle_timeout)),
+            idle_timeout,
+            place,
             peer_has_closed: false,
             is_draining: false,
             shared,
@@ -133,7 +156,7 @@ impl Link {
     }
 
     /// Hands bytes to the connection and its calls to the services.
-    fn receive(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), End> {
         let (services, replies) = (&self.services, &self.replies);
         let now = Instant::now();
         let mut submit = |call_id: u64, request: Request, timeout_ms: u32| {
@@ -150,7 +173,16 @@ impl Link {
         if let Some(complaint) = self.connection.take_complaint() {
             self.shared.complain(&complaint);
         }
-        received
+        received?;
+        let beyond = self
+            .connection
+            .half_sent_bytes()
+            .saturating_sub(HALF_SENT_FREE_BYTES);
+        if self.place.hold(beyond) {
+            Ok(())
+        } else {
+            Err(End::HalfSent)
+        }
     }
 
     /// Writes what there is to write; whether any of it left.
@@ -197,14 +229,15 @@ impl Link {
 
     fn turn(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         self.take_answers(context);
-        let mut has_moved = false;
+        let (mut has_written, mut has_read) = (false, false);
         loop {
             let wrote = self.write(context)?;
             let read = self.read(context)?;
             if !wrote && !read {
                 break;
             }
-            has_moved = true;
+            has_written |= wrote;
+            has_read |= read;
         }
         if self.is_draining && self.connection.is_done() {
             return Err(End::Drained);
@@ -212,21 +245,49 @@ impl Link {
         if self.peer_has_closed && self.connection.is_done() {
             return Err(End::Closed);
         }
-        self.watch_for_stall(context, has_moved)
+        self.watch_for_stall(context, has_written)?;
+        self.watch_for_silence(context, has_written || has_read)
     }
 
-    fn watch_for_stall(&mut self, context: &mut Context<'_>, has_moved: bool) -> Result<(), End> {
-        let awaits_peer = !self.connection.output().is_empty() || self.connection.is_mid_call();
-        if !awaits_peer || has_moved {
-            self.stall = None;
+    /// Ends a connection whose peer does not read, or does not finish a call. A byte now and then finishes nothing.
+    fn watch_for_stall(&mut self, context: &mut Context<'_>, has_written: bool) -> Result<(), End> {
+        if self.connection.output().is_empty() || has_written {
+            self.unread = None;
         }
-        if awaits_peer {
-            let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-            if stall.as_mut().poll(context).is_ready() {
+        if !self.connection.output().is_empty() {
+            let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            if unread.as_mut().poll(context).is_ready() {
                 return Err(End::Stalled);
             }
         }
-        Ok(())
+        if !self.connection.is_mid_call() {
+            self.unfinished = None;
+            return Ok(());
+        }
+        let calls_taken = self.connection.calls_taken();
+        let same = self
+            .unfinished
+            .take()
+            .filter(|(before, _)| *before == calls_taken);
+        let (_, wait) = self
+            .unfinished
+            .insert(same.unwrap_or_else(|| (calls_taken, Box::pin(sleep(PATIENCE)))));
+        match wait.as_mut().poll(context) {
+            Poll::Ready(()) => Err(End::Stalled),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Ends a connection over which nothing goes, so that it takes nobody's place.
+    fn watch_for_silence(&mut self, context: &mut Context<'_>, has_moved: bool) -> Result<(), End> {
+        if has_moved || !self.connection.is_done() {
+            let until = tokio::time::Instant::now() + self.idle_timeout;
+            self.idle.as_mut().reset(until);
+        }
+        match self.idle.as_mut().poll(context) {
+            Poll::Ready(()) => Err(End::Idle(self.idle_timeout)),
+            Poll::Pending => Ok(()),
+        }
     }
 }
 

@@ -11,6 +11,9 @@
 
 mod connection;
 mod link;
+#[cfg(test)]
+mod live_tests;
+mod places;
 pub mod publisher;
 mod replies;
 #[cfg(test)]
@@ -18,9 +21,10 @@ mod tests;
 mod turns;
 
 use std::{
+    collections::HashSet,
     io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -35,7 +39,8 @@ use tokio::{
 
 use self::{
     connection::{Complaint, Connection, Limits, Offer},
-    link::{End, Link},
+    link::{End, IDLE, Link},
+    places::{Place, Places},
 };
 use crate::{
     backend::{BadCall, Service},
@@ -60,6 +65,8 @@ const LIMITS: Limits = Limits {
     replies_bytes: 32 * 1024 * 1024,
     page_bytes: PAGE_BYTES,
 };
+/// What calls that are not whole yet may hold, of all connections together: sixteen of the longest.
+const HALF_SENT_BYTES: usize = 64 * 1024 * 1024;
 /// How long to wait after `accept` failed for want of something, most likely file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Silence after which TCP asks whether the peer is there, how often and how many times: a dead one is gone in a minute.
@@ -76,15 +83,20 @@ const COMPLAINTS: Rate = Rate {
 /// The server of calls.
 pub struct Server {
     offer: Offer,
-    max_connections: usize,
     services: ServiceClient,
+    gateways: Gateways,
+    idle_timeout: Duration,
     shared: Arc<Shared>,
 }
+
+/// Tells the addresses that gateways have now; `None`: that is not known.
+pub type Gateways = Box<dyn Fn() -> Option<Arc<HashSet<IpAddr>>> + Send + Sync>;
 
 /// What all connections of a server use.
 struct Shared {
     metrics: Arc<metrics::Server>,
     complaints: Mutex<Complaints>,
+    places: Mutex<Places>,
 }
 
 /// The log of what peers did wrong.
@@ -95,17 +107,21 @@ struct Complaints {
 }
 
 impl Server {
-    /// A server that offers `services`, to at most `max_connections` connections.
+    /// A server that offers `services`, to at most `max_connections` connections, half of which are for `gateways` where it is known
+    /// who they are.
     pub fn new(
         services: &[Service],
         max_connections: usize,
         client: ServiceClient,
+        gateways: Gateways,
         metrics: Arc<metrics::Server>,
     ) -> Self {
+        let max_connections = max_connections.min(CONNECTIONS_MAX);
         Self {
             offer: Offer::of(services),
-            max_connections: max_connections.min(CONNECTIONS_MAX),
             services: client,
+            gateways,
+            idle_timeout: IDLE,
             shared: Arc::new(Shared {
                 metrics,
                 complaints: Mutex::new(Complaints {
@@ -113,6 +129,7 @@ impl Server {
                     started: Instant::now(),
                     left_out: 0,
                 }),
+                places: Mutex::new(Places::new(max_connections, HALF_SENT_BYTES)),
             }),
         }
     }
@@ -138,7 +155,7 @@ impl Server {
                 Some(_) = links.join_next(), if !links.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        if let Some(link) = self.link(stream, peer, links.len()) {
+                        if let Some(link) = self.link(stream, peer) {
                             links.spawn(serve(link, peer, draining.clone()));
                         }
                     }
@@ -155,13 +172,23 @@ impl Server {
         Ok(())
     }
 
-    fn link(&self, stream: TcpStream, peer: SocketAddr, open: usize) -> Option<Link> {
-        if open >= self.max_connections {
-            self.shared.metrics.parted(ServerRefusal::MaxConnections);
-            self.shared
-                .say(|| format!("no place for a connection from {peer}: there are {open}"));
-            return None;
-        }
+    fn link(&self, stream: TcpStream, peer: SocketAddr) -> Option<Link> {
+        let gateways = (self.gateways)();
+        let place = match Held::take(&self.shared, peer.ip(), gateways.as_deref()) {
+            Ok(place) => place,
+            Err((refusal, open)) => {
+                self.shared.metrics.parted(refusal);
+                let why = match refusal {
+                    ServerRefusal::PerAddress => "its address has a quarter of all",
+                    ServerRefusal::Strangers => "the rest is for registered gateways",
+                    _ => "there are no more",
+                };
+                self.shared.say(|| {
+                    format!("no place for a connection from {peer}: {open} are open, {why}")
+                });
+                return None;
+            }
+        };
         let prepared = stream
             .set_nodelay(true)
             .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE));
@@ -175,7 +202,45 @@ impl Server {
             connection,
             self.services.clone(),
             Arc::clone(&self.shared),
+            place,
+            self.idle_timeout,
         ))
+    }
+}
+
+/// A connection's place, given back when it is dropped.
+struct Held {
+    place: Place,
+    shared: Arc<Shared>,
+}
+
+impl Held {
+    /// A place, or why there is none and how many are open.
+    fn take(
+        shared: &Arc<Shared>,
+        address: IpAddr,
+        gateways: Option<&HashSet<IpAddr>>,
+    ) -> Result<Self, (ServerRefusal, usize)> {
+        let mut places = shared.places();
+        let place = places
+            .admit(address, gateways)
+            .map_err(|refusal| (refusal, places.open()))?;
+        drop(places);
+        Ok(Self {
+            place,
+            shared: Arc::clone(shared),
+        })
+    }
+
+    /// So many bytes of a call that is not whole are held; `false`: there is no room for them.
+    fn hold(&mut self, bytes: usize) -> bool {
+        self.shared.places().hold(&mut self.place, bytes)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.places().release(&mut self.place);
     }
 }
 
@@ -215,6 +280,14 @@ async fn serve(mut link: Link, peer: SocketAddr, mut draining: watch::Receiver<b
             shared.metrics.parted(ServerRefusal::Stalled);
             shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
         }
+        End::HalfSent => {
+            shared.metrics.parted(ServerRefusal::HalfSent);
+            shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
+        }
+        End::Idle(_) => {
+            shared.metrics.parted(ServerRefusal::Idle);
+            debug!("calls from {peer}: {end}");
+        }
         End::Closed | End::Lost(_) => debug!("calls from {peer}: {end}"),
         End::Drained => link.linger().await,
     }
@@ -226,6 +299,10 @@ async fn told(draining: &mut watch::Receiver<bool>) {
 }
 
 impl Shared {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells of a call that could not be answered as it should.
     fn complain(&self, complaint: &Complaint) {
         let Complaint {

@@ -39,13 +39,15 @@ impl Latency {
         Ok(sum)
     }
 
+    /// One quantile in microseconds.
+    pub fn quantile_us(&self, quantile: f64) -> f64 {
+        self.nanoseconds.value_at_quantile(quantile) as f64 / 1000.0
+    }
+
     /// "p50 / p99 / p99.9" in microseconds.
     pub fn quantiles_us(&self) -> String {
         [0.5, 0.99, 0.999]
-            .map(|quantile| {
-                let nanoseconds = self.nanoseconds.value_at_quantile(quantile);
-                format!("{:.0}", nanoseconds as f64 / 1000.0)
-            })
+            .map(|quantile| format!("{:.0}", self.quantile_us(quantile)))
             .join(" / ")
     }
 }

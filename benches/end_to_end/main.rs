@@ -12,6 +12,7 @@ mod cluster;
 mod fanout;
 mod idle;
 mod latency;
+mod neighbours;
 mod pairs;
 mod ping;
 mod process;
@@ -49,6 +50,7 @@ enum Scenario {
     Idle,
     Chat,
     Cluster,
+    Neighbours,
 }
 
 /// Measures the gateway end to end and prints a table.
@@ -154,6 +156,9 @@ fn measure(options: &Options) -> Result<Report> {
     if wanted(Scenario::Chat) {
         chat(&setup, &cores, &accounts, &mut report)?;
     }
+    if wanted(Scenario::Neighbours) {
+        neighbours::measure(&setup, &cores, &mut report)?;
+    }
     if wanted(Scenario::Cluster) {
         eprintln!("cluster");
         cluster::measure(&setup, &cores, &mut report)?;
@@ -232,7 +237,7 @@ fn pinned(
                 fanout::measure(setup, &gateway, &accounts[..=setup.members], report)
             }
             Scenario::Accept => accept::measure(setup, &gateway, report),
-            Scenario::Idle | Scenario::Chat | Scenario::Cluster => Ok(()),
+            Scenario::Idle | Scenario::Chat | Scenario::Cluster | Scenario::Neighbours => Ok(()),
         };
         explain(&gateway, outcome)?;
     }

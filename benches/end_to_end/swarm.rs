@@ -61,9 +61,22 @@ impl Swarm {
         Self::connect_each(|_| address, count, lines, greeting, check)
     }
 
-    /// Opens `count` connections, each to its `address(index)`. `greeting(index)` is what each sends at once; then each must have
-    /// received `lines` lines, and `check` sees them as they come.
+    /// Opens `count` connections, each to its `address(index)`, as [`Swarm::connect_from`] does.
     pub fn connect_each(
+        address: impl Fn(usize) -> SocketAddr,
+        count: usize,
+        lines: usize,
+        greeting: impl FnMut(usize) -> Vec<u8>,
+        check: impl FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<Self> {
+        let source = |index| source_address(index / CONNECTIONS_PER_ADDRESS);
+        Self::connect_from(source, address, count, lines, greeting, check)
+    }
+
+    /// Opens `count` connections, each from its `source(index)` to its `address(index)`. `greeting(index)` is what each sends at once; then each must have
+    /// received `lines` lines, and `check` sees them as they come.
+    pub fn connect_from(
+        source: impl Fn(usize) -> Ipv4Addr,
         address: impl Fn(usize) -> SocketAddr,
         count: usize,
         lines: usize,
@@ -81,7 +94,7 @@ impl Swarm {
             let first = swarm.connections.len();
             let batch = CONNECTIONS_PER_BATCH.min(count - first);
             for index in first..first + batch {
-                swarm.open(address(index))?;
+                swarm.open(source(index), address(index))?;
                 swarm.send(index, &greeting(index))?;
             }
             let mut outstanding = batch * lines;
@@ -103,14 +116,11 @@ impl Swarm {
         Ok(swarm)
     }
 
-    fn open(&mut self, address: SocketAddr) -> Result<()> {
+    fn open(&mut self, source: Ipv4Addr, address: SocketAddr) -> Result<()> {
         let index = self.connections.len();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
-        socket.bind(&SockAddr::from(SocketAddr::from((
-            source_address(index / CONNECTIONS_PER_ADDRESS),
-            0,
-        ))))?;
+        socket.bind(&SockAddr::from(SocketAddr::from((source, 0))))?;
         socket
             .connect(&SockAddr::from(address))
             .with_context(|| format!("connection {index} to {address}"))?;

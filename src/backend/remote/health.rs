@@ -34,6 +34,10 @@ impl Remote {
             if server.gave_no_sign(now_ms, sign_ms) {
                 self.ejected(server, "gives no sign of life");
                 server.give_up(now_ms);
+                if server.stores_messages.get() {
+                    // It may hang between storing and publishing.
+                    self.pushes_in_doubt.set(true);
+                }
             }
             let may_be_back = {
                 let breaker = server.breaker.borrow();

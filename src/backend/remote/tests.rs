@@ -361,6 +361,7 @@ fn a_silent_server_is_given_up_within_a_second_where_another_can_do_its_work() {
         assert!(world.clock.get() < 1100, "it is still waited for");
     }
     assert_eq!(silent.asked()[0].header.method_name, b"Ping");
+    assert!(world.remote.pushes_in_doubt(), "it may not have published");
     world.lose(silent);
     assert!(poll(&mut hung).is_none());
     let again = other.asked();

@@ -1,10 +1,11 @@
-//! The file in the data directory that keeps which number belongs to which name, so that a gateway that was killed can log out
-//! those whom its User Service still counts as online.
+//! The file in the data directory that keeps which number belongs to which name, so that a gateway
+//! that was killed can log out those whom its User Service still counts as online.
 //!
-//! Owns the file and the one thread that writes it: one line for each name that is new, `NUMBER NAME`, and all of it anew where
-//! most of its lines say nothing any more. Lines are not forced to the disk: what was written outlives the process, and after
-//! a power cut the services begin anew, too. What cannot be written is logged and costs nothing else. No secret is in it, but
-//! names are, so only its owner reads it.
+//! Owns the file and the one thread that writes it: one line for each name that is new, `NUMBER
+//! NAME`, and all of it anew where most of its lines say nothing any more. Lines are not forced to
+//! the disk: what was written outlives the process, and after a power cut the services begin anew,
+//! too. What cannot be written is logged and costs nothing else. No secret is in it, but names are,
+//! so only its owner reads it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -27,12 +28,14 @@ use crate::{
 const FILE: &str = "known-users.";
 /// More is not read; the file is written anew long before it is so long.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Names that wait to be written at most. What does not fit is written with the user's next login after a start.
+/// Names that wait to be written at most. What does not fit is written with the user's next login
+/// after a start.
 const QUEUE: usize = 4096;
 /// Lines that may say nothing any more, beside as many as there are names.
 const SPARE_LINES: usize = 1024;
 
-/// Reads what the gateway of this name has learnt before, and starts the thread that writes what it learns from now on.
+/// Reads what the gateway of this name has learnt before, and starts the thread that writes what it
+/// learns from now on.
 ///
 /// # Errors
 /// A file that cannot be read or written.

@@ -1,23 +1,27 @@
-//! What is conceded to services that are MPIM's, and to the clients that came with them: all of it, in one place.
+//! What is conceded to services that are MPIM's, and to the clients that came with them: all of it,
+//! in one place.
 //!
-//! Owns the list of concessions; each is a key of the section `[mpim]`, off by default, and set in `conf/mpim.toml`, which also
-//! says what remains impossible. Services of our own are asked for none of it. Those who act by a concession say so where
-//! they do.
+//! Owns the list of concessions; each is a key of the section `[mpim]`, off by default, and set in
+//! `conf/mpim.toml`, which also says what remains impossible. Services of our own are asked for
+//! none of it. Those who act by a concession say so where they do.
 
 use super::{METHODS, Service};
 
 /// Settings of a gateway whose services are MPIM's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Concessions {
-    /// Calls that wait for each other: of the methods of one set, one call at a time over the whole gateway.
+    /// Calls that wait for each other: of the methods of one set, one call at a time over the whole
+    /// gateway.
     pub serial_calls: Vec<SerialSet>,
-    /// A login is answered although Presence, or the Redis behind it, is away: the route is bound once it can be. Without it, a
-    /// login waits for its route, as it begins the numbers of what is pushed.
+    /// A login is answered although Presence, or the Redis behind it, is away: the route is bound
+    /// once it can be. Without it, a login waits for its route, as it begins the numbers of what is
+    /// pushed.
     pub login_without_presence: bool,
-    /// Names and numbers of users are kept in the data directory: a service that remembers who is online refuses them after
-    /// the gateway was killed, and does not say whom it refuses.
+    /// Names and numbers of users are kept in the data directory: a service that remembers who is
+    /// online refuses them after the gateway was killed, and does not say whom it refuses.
     pub remember_users: bool,
-    /// Presence takes an empty route for none: without `UnbindRoute` that is how a route is taken away.
+    /// Presence takes an empty route for none: without `UnbindRoute` that is how a route is taken
+    /// away.
     pub empty_route_unbinds: bool,
     /// Names and passwords are the User Service's to judge.
     pub user_service_decides: bool,

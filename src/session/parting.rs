@@ -1,8 +1,9 @@
 //! What services without `UnbindRoute` are told when a user has left a core: MPIM's.
 //!
-//! Owns the order: first it is asked whose route Presence has, so that a login on another core or another gateway stays as it
-//! is. Then the route is taken away by binding an empty one, where that is conceded; until then messages to the user are
-//! published to nobody. Then the user is logged out, as such services refuse who counts as online.
+//! Owns the order: first it is asked whose route Presence has, so that a login on another core or
+//! another gateway stays as it is. Then the route is taken away by binding an empty one, where that
+//! is conceded; until then messages to the user are published to nobody. Then the user is logged
+//! out, as such services refuse who counts as online.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
-//! After logins that were answered although a service was away: binds their routes and asks for their groups, once it can be
-//! done.
+//! After logins that were answered although a service was away: binds their routes and asks for
+//! their groups, once it can be done.
 //!
-//! Owns the pace. Users are gone through in turn, for routes and for groups apart; a service that fails one of them is not asked
-//! for others in that round, and the next round begins behind that one. So a service that is away for a day costs a call every
-//! two seconds, however many wait for it, and nobody for whom one fails holds up the others.
+//! Owns the pace. Users are gone through in turn, for routes and for groups apart; a service that
+//! fails one of them is not asked for others in that round, and the next round begins behind that
+//! one. So a service that is away for a day costs a call every two seconds, however many wait for
+//! it, and nobody for whom one fails holds up the others.
 
 use std::{rc::Rc, time::Duration};
 
@@ -48,7 +49,8 @@ async fn bind_routes<B: Backend, P: PushSource>(
         let next = core.shard().next_lacking(*last, |lack| lack.route);
         let Some(user) = next else { break };
         *last = next;
-        // As the login would have: what Presence has is older, and may be of a connection that is no more.
+        // As the login would have: what Presence has is older, and may be of a connection that is
+        // no more.
         if routes::bind_user(core, user).await.is_err() {
             break;
         }
@@ -58,7 +60,8 @@ async fn bind_routes<B: Backend, P: PushSource>(
     came_on
 }
 
-/// Asks for the groups of those whose are not known, as long as that is answered; says whether it was.
+/// Asks for the groups of those whose are not known, as long as that is answered; says whether it
+/// was.
 async fn ask_for_groups<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     last: &mut Option<UserId>,
@@ -81,7 +84,8 @@ async fn ask_for_groups<B: Backend, P: PushSource>(
     came_on
 }
 
-/// Asks once; `false`: there was news meanwhile, or a login is under way, and it is to be asked again.
+/// Asks once; `false`: there was news meanwhile, or a login is under way, and it is to be asked
+/// again.
 async fn learn_groups<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,

@@ -1,6 +1,7 @@
 //! Which number belongs to which name, as far as logins have shown.
 //!
-//! Owns the table, which is bounded: past its size the name that was learnt first goes. No password and no token is ever in it.
+//! Owns the table, which is bounded: past its size the name that was learnt first goes. No password
+//! and no token is ever in it.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,7 +1,9 @@
-//! Turns to change the one route that a Presence such as MPIM's keeps for a user, over all cores of the gateway.
+//! Turns to change the one route that a Presence such as MPIM's keeps for a user, over all cores of
+//! the gateway.
 //!
-//! Owns the locks. Whoever takes a route away looks first whose it is; between the two nobody else of this gateway binds that
-//! user. Flows wait, cores do not. Where Presence tells routes apart by their sessions, no turn is taken.
+//! Owns the locks. Whoever takes a route away looks first whose it is; between the two nobody else
+//! of this gateway binds that user. Flows wait, cores do not. Where Presence tells routes apart by
+//! their sessions, no turn is taken.
 
 use async_lock::{Mutex, MutexGuard};
 

@@ -1,9 +1,11 @@
-//! Logins that were answered although a service was away: what of them is still to be told or asked.
+//! Logins that were answered although a service was away: what of them is still to be told or
+//! asked.
 //!
-//! Owns the list of users and what each lacks. The flow that goes through it is [`Effect::Settle`]; one at a time.
+//! Owns the list of users and what each lacks. The flow that goes through it is [`Effect::Settle`];
+//! one at a time.
 //!
-//! Invariants: whoever stands here has a session on this core and lacks something; while anybody stands here, a flow is under
-//! way.
+//! Invariants: whoever stands here has a session on this core and lacks something; while anybody
+//! stands here, a flow is under way.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +43,8 @@ impl Lack {
     };
 }
 
-/// The place of the one flow that settles; free again once it is dropped, whatever becomes of the flow.
+/// The place of the one flow that settles; free again once it is dropped, whatever becomes of the
+/// flow.
 #[derive(Debug)]
 pub struct Settling {
     _place: Arc<()>,
@@ -76,7 +79,8 @@ impl Shard {
         }
     }
 
-    /// The next user who lacks what is wanted, in their order and round and round; `after`: the one before.
+    /// The next user who lacks what is wanted, in their order and round and round; `after`: the one
+    /// before.
     pub fn next_lacking(
         &self,
         after: Option<UserId>,

@@ -1,11 +1,12 @@
 //! Calls that a service cannot take two of at one time: one of them over all cores of the gateway.
 //!
-//! Owns the permits. Who has one is the only caller of any method of its set; who waits for one waits as a flow, never as a
-//! core. A permit ends with its holder, however that ends. A call whose end nobody saw may still be going on: the next one
-//! gives it time.
+//! Owns the permits. Who has one is the only caller of any method of its set; who waits for one
+//! waits as a flow, never as a core. A permit ends with its holder, however that ends. A call whose
+//! end nobody saw may still be going on: the next one gives it time.
 //!
-//! Invariant: whoever gets a permit has half the call's time left at least. Else the first of a line that waited out a silent
-//! service would begin with no time, fail for that, and have all behind it wait once more.
+//! Invariant: whoever gets a permit has half the call's time left at least. Else the first of a
+//! line that waited out a silent service would begin with no time, fail for that, and have all
+//! behind it wait once more.
 
 use async_lock::{Mutex, MutexGuard};
 

@@ -1,4 +1,5 @@
-//! A gateway as `conf/mpim.toml` has it, before the stand-in of MPIM's services, and what they need to run.
+//! A gateway as `conf/mpim.toml` has it, before the stand-in of MPIM's services, and what they need
+//! to run.
 
 use std::path::Path;
 

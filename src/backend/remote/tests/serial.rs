@@ -1,5 +1,5 @@
-//! Calls of which a service bears one at a time: in the world of these tests `Send` by itself, `Register` and `AddFriend`
-//! together.
+//! Calls of which a service bears one at a time: in the world of these tests `Send` by itself,
+//! `Register` and `AddFriend` together.
 
 use std::pin::Pin;
 

@@ -37,16 +37,17 @@ use crate::{
 /// Pushes that wait for a core at most; what does not fit is fetched from the store.
 const INBOX_PUSHES: usize = 64 * 1024;
 
-/// Runs the gateway until it is told to stop and has drained.
+/// Runs the gateway until it is told to stop and has drained. `may_be_new`: one that serves alone begins with a new database,
+/// even where there must have been one.
 ///
 /// # Errors
 /// What keeps it from starting, or how it failed.
-pub fn run(settings: Settings) -> Result<(), StartupError> {
+pub fn run(settings: Settings, may_be_new: bool) -> Result<(), StartupError> {
     let is_cluster = settings.is_cluster();
     if is_cluster {
         cluster::run(Foundation::lay(settings, cluster::conditions)?)
     } else {
-        embedded::run(Foundation::lay(settings, |_| Vec::new())?)
+        embedded::run(Foundation::lay(settings, |_| Vec::new())?, may_be_new)
     }
 }
 

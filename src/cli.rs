@@ -24,7 +24,16 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    config: ConfigFile,
+    run: RunOptions,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+struct RunOptions {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Begin with a new, empty database where the one is missing that was there before
+    #[arg(long)]
+    new: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -37,7 +46,7 @@ struct ConfigFile {
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 enum Command {
     /// Run the gateway (this is what happens without a command)
-    Run(ConfigFile),
+    Run(RunOptions),
     /// Run the services as a process of their own, for the gateways of a cluster
     Backend {
         #[command(flatten)]
@@ -75,11 +84,11 @@ pub fn parse() -> Cli {
 
 /// Does what the arguments ask for; the error carries its exit code.
 pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
-    match cli.command.unwrap_or(Command::Run(cli.config)) {
-        Command::Run(file) => {
-            let settings = settings(&file)?;
+    match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(options) => {
+            let settings = settings(&options.file)?;
             begin_log(&settings);
-            app::run(settings)?;
+            app::run(settings, options.new)?;
         }
         Command::Backend { file, services } => {
             let mut settings = settings(&file)?;
@@ -189,7 +198,7 @@ mod tests {
 
     fn parsed(arguments: &[&str]) -> Result<Command, clap::error::ErrorKind> {
         Cli::try_parse_from([&["im-gateway"], arguments].concat())
-            .map(|cli| cli.command.unwrap_or(Command::Run(cli.config)))
+            .map(|cli| cli.command.unwrap_or(Command::Run(cli.run)))
             .map_err(|error| error.kind())
     }
 
@@ -206,12 +215,15 @@ mod tests {
 
     #[test]
     fn run_is_what_happens_without_a_command() {
+        let run = |file, new| Ok(Command::Run(RunOptions { file, new }));
         let none = ConfigFile { config: None };
-        assert_eq!(parsed(&[]), Ok(Command::Run(none.clone())));
-        assert_eq!(parsed(&["run"]), Ok(Command::Run(none)));
-        assert_eq!(parsed(&["-c", "x"]), Ok(Command::Run(file("x"))));
-        assert_eq!(parsed(&["run", "-c", "x"]), Ok(Command::Run(file("x"))));
-        assert_eq!(parsed(&["--config", "x"]), Ok(Command::Run(file("x"))));
+        assert_eq!(parsed(&[]), run(none.clone(), false));
+        assert_eq!(parsed(&["run"]), run(none.clone(), false));
+        assert_eq!(parsed(&["--new"]), run(none, true));
+        assert_eq!(parsed(&["-c", "x"]), run(file("x"), false));
+        assert_eq!(parsed(&["run", "-c", "x"]), run(file("x"), false));
+        assert_eq!(parsed(&["run", "--new", "-c", "x"]), run(file("x"), true));
+        assert_eq!(parsed(&["--config", "x"]), run(file("x"), false));
     }
 
     #[test]

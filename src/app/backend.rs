@@ -115,7 +115,11 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     let banner = Banner {
         calls_address,
         ops_address,
-        data_dir: settings.gateway_service.data_dir.display().to_string(),
+        data: format!(
+            "{}  ({})",
+            settings.gateway_service.data_dir.display(),
+            services.contents()
+        ),
         services: settings.backend.services.clone(),
     };
     let serving = Serving {
@@ -258,7 +262,8 @@ fn is_registered(status: &Arc<discovery::Status>) -> control::Condition {
 struct Banner {
     calls_address: SocketAddr,
     ops_address: Option<SocketAddr>,
-    data_dir: String,
+    /// Where the database is, and what is in it.
+    data: String,
     services: Vec<Service>,
 }
 
@@ -274,7 +279,7 @@ impl Banner {
              \x20 services        {services}\n\n",
             version = env!("CARGO_PKG_VERSION"),
             calls = self.calls_address,
-            data = self.data_dir,
+            data = self.data,
             services = services.join(" "),
         );
         banner::print(text);

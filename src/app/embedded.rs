@@ -1,6 +1,6 @@
 //! The gateway that serves alone: services and bus are in this process.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{Foundation, cores::CoreParts};
 use crate::{
@@ -8,17 +8,20 @@ use crate::{
     backup,
     bus::local::LocalBus,
     data_dir,
-    error::StartupError,
+    error::{ExitCode, StartupError},
     id::{MessageIds, WORKERS_MAX},
     service::{self, ServiceOptions, StorageMode},
 };
 
-/// Runs until told to stop and drained. Ends the cores first and then the services, so that whatever a core confirmed on
+/// Runs until told to stop and drained; `may_be_new`: even where a database is missing that should be there. Ends the cores first and then the services, so that whatever a core confirmed on
 /// its way out is stored.
-pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
+pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), StartupError> {
     let settings = &foundation.settings;
     // Held until this returns: to the end of the services and beyond.
     let _data_dir = data_dir::lock(&settings.gateway_service.data_dir)?;
+    if !may_be_new {
+        refuse_to_begin_anew(&settings.gateway_service.data_dir)?;
+    }
     let bus = LocalBus::new(
         &settings.gateway_service.gateway_id,
         foundation.inboxes.iter().cloned(),
@@ -41,7 +44,8 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     )?;
     let (client, last_message_id) = (services.client(), services.last_message_id());
     backup::server::start(&settings.gateway_service.data_dir, client.clone());
-    let data = settings.gateway_service.data_dir.display().to_string();
+    let data_dir = settings.gateway_service.data_dir.display();
+    let data = format!("{data_dir}  ({})", services.contents());
     let outcome = foundation.serve(
         data,
         std::future::pending(),
@@ -62,4 +66,19 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     );
     services.stop();
     outcome
+}
+
+/// A gateway that finds its token secret and no database has lost it, or looks in the wrong place. Were it to begin anew, names
+/// would be taken by whoever comes first, and numbers of users be given a second time, for which old tokens are still good.
+fn refuse_to_begin_anew(data_dir: &Path) -> Result<(), StartupError> {
+    if service::has_database(data_dir) || !data_dir.join("token.secret").exists() {
+        return Ok(());
+    }
+    Err(StartupError::new(
+        ExitCode::Preflight,
+        format!("there is no database in {}", data_dir.display()),
+        "a gateway has served from there before, as token.secret shows",
+        "restore a backup as im-gateway.db, or correct gateway_service.data_dir; to begin without any account, start once \
+         with --new",
+    ))
 }

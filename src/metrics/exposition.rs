@@ -302,6 +302,7 @@ fn write_store(writer: &mut Writer, registry: &Registry) -> fmt::Result {
     writer.counter(&names::STORE_PANICS, store.panics.get())?;
     writer.counter(&names::STORE_MESSAGES, store.messages.get())?;
     writer.counter(&names::STORE_SWEPT_MESSAGES, store.swept_messages.get())?;
+    writer.gauge(&names::STORE_LOG, store.log_bytes.get())?;
     writer.counter(&names::CLOCK_STEPS, store.clock_steps.get())?;
     writer.gauge(&names::STORE_QUEUE_DEPTH, store.queue_depth.get())?;
     writer.family(&names::STORE_LOCK_WAIT, |family| {

@@ -264,6 +264,8 @@ pub struct Store {
     pub messages: Counter,
     /// Messages deleted by the sweep.
     pub swept_messages: Counter,
+    /// Length of the write-ahead log.
+    pub log_bytes: Gauge,
     /// Times the wall clock was found to be set.
     pub clock_steps: Counter,
     /// Calls left waiting when the store last took a batch.
@@ -290,6 +292,7 @@ impl Store {
             panics: Counter::default(),
             messages: Counter::default(),
             swept_messages: Counter::default(),
+            log_bytes: Gauge::default(),
             clock_steps: Counter::default(),
             queue_depth: Gauge::default(),
             lock_wait_ms: Gauge::default(),

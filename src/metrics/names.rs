@@ -195,6 +195,8 @@ table! {
         "Messages stored, direct and of groups, each once.";
     STORE_SWEPT_MESSAGES = "im_gateway_store_swept_messages_total", Counter of Count, [],
         "Messages deleted because all their readers had confirmed them long enough ago.";
+    STORE_LOG = "im_gateway_store_log_bytes", Gauge of Bytes, [],
+        "Length of the write-ahead log beside the database; it grows while a backup or another reader holds it.";
     CLOCK_STEPS = "im_gateway_clock_steps_total", Counter of Count, [],
         "Times the wall clock of this machine was set; only time stamps follow it.";
     STORE_QUEUE_DEPTH = "im_gateway_store_queue_depth", Gauge of Count, [],

@@ -34,6 +34,8 @@ use crate::{
 
 /// While storage fails, the log is emptied at most so often.
 const SHORTEN_LOG_EVERY_MS: i64 = 5000;
+/// How often it is said that the file is damaged.
+const DAMAGE_TOLD_EVERY_MS: i64 = 60_000;
 
 /// One thing to do.
 pub(super) enum Item {
@@ -143,6 +145,8 @@ pub(super) struct Engine<S = Sqlite> {
     pub(super) last_commit: Duration,
     /// When the log was last emptied because storage failed.
     log_shortened_ms: i64,
+    /// When it was last said that the file is damaged.
+    damage_told_ms: Option<i64>,
     /// Messages stored by the batch at hand, counted once it is committed.
     pub(super) stored_messages: u64,
     /// Messages deleted by the batch at hand, counted once it is committed.
@@ -188,6 +192,7 @@ impl<S: Storage> Engine<S> {
             time_to_note: None,
             last_commit: Duration::ZERO,
             log_shortened_ms: 0,
+            damage_told_ms: None,
             stored_messages: 0,
             swept_messages: 0,
             #[cfg(test)]
@@ -255,6 +260,8 @@ impl<S: Storage> Engine<S> {
             Ok(Err(error)) => {
                 if matches!(error, Failure::Storage(_)) || self.store.lost_transaction() {
                     self.failed(&error);
+                } else if matches!(error, Failure::Corrupt(_)) {
+                    self.tell_of_damage(&error);
                 } else {
                     log::error!("the store cannot be tidied up: {error}");
                 }
@@ -303,6 +310,21 @@ impl<S: Storage> Engine<S> {
             log::error!("the store takes no writes: {error}; reading goes on");
         }
         self.health.failed(self.now_ms);
+    }
+
+    /// What is damaged stays so: whoever asks for it would fill the log.
+    fn tell_of_damage(&mut self, error: &Failure) {
+        if self
+            .damage_told_ms
+            .is_some_and(|told_ms| self.now_ms - told_ms < DAMAGE_TOLD_EVERY_MS)
+        {
+            return;
+        }
+        self.damage_told_ms = Some(self.now_ms);
+        log::error!(
+            "the database is damaged ({error}); what lies on damaged pages fails, the rest is served. Stop this process \
+             and look at the disk; then restore a backup, or save what can be read: sqlite3 im-gateway.db .recover"
+        );
     }
 
     /// After a bug, only the storage is to be believed.
@@ -401,7 +423,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The answer to a call that failed, unless its failure takes the whole batch along.
-    fn refusal(&self, error: Failure) -> Result<proto::Result, Abort> {
+    fn refusal(&mut self, error: Failure) -> Result<proto::Result, Abort> {
         match error {
             Failure::Refused(code, words) => Ok(result(code, words)),
             Failure::NoWrites => Ok(result(Code::Unavailable, "the store takes no writes now")),
@@ -410,7 +432,14 @@ impl<S: Storage> Engine<S> {
             }
             Failure::Storage(_) => Err(Abort::Storage(error)),
             // Some failures end the transaction behind our back: then nothing of the batch is left.
-            Failure::Statement(_) if self.store.lost_transaction() => Err(Abort::Storage(error)),
+            Failure::Statement(_) | Failure::Corrupt(_) if self.store.lost_transaction() => {
+                Err(Abort::Storage(error))
+            }
+            Failure::Corrupt(_) => {
+                self.tell_of_damage(&error);
+                self.metrics.errors.inc();
+                Ok(result(Code::Internal, "the service failed"))
+            }
             Failure::Statement(_) | Failure::Damaged(_) => {
                 log::error!("a call to the services failed: {error}");
                 self.metrics.errors.inc();

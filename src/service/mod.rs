@@ -60,9 +60,9 @@ use self::{
     password::PasswordPool,
     routes::Presence,
     store::{
-        Store,
+        Failure, Store,
         sqlite::Sqlite,
-        storage::{Messages, Routes},
+        storage::{Accounts, Messages, Routes},
     },
     thread::{Envelope, StoreThread},
     waiting::Waiting,
@@ -149,6 +149,7 @@ impl StorageMode {
 pub struct Services {
     client: ServiceClient,
     last_message_id: MessageId,
+    contents: String,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -169,6 +170,7 @@ pub fn start(
     report: FailureReport,
 ) -> Result<Services, StartupError> {
     let (is_shared, presence) = options.storage.parts();
+    let is_new = !has_database(&options.data_dir);
     let mut storage = Sqlite::open(&options.data_dir, is_shared)?;
     if !presence.is_in_storage() {
         forget_routes(&mut storage);
@@ -182,6 +184,7 @@ pub fn start(
             "move it away, or restore it from a copy",
         )
     })?;
+    let contents = contents(is_new, storage.user_count());
     let engine = Engine::new(
         Store::new(storage, is_shared, options.inbox_limit.max(1))
             .with_foreign_users(options.foreign_users),
@@ -224,6 +227,7 @@ pub fn start(
     Ok(Services {
         client: ServiceClient { queue: sender },
         last_message_id,
+        contents,
         thread: Some(thread),
     })
 }
@@ -234,6 +238,19 @@ pub fn start(
 /// A file that cannot be read, or that a newer program wrote.
 pub fn describe_store(data_dir: &Path) -> Result<Option<String>, StartupError> {
     store::sqlite::schema::describe(data_dir)
+}
+
+/// See [`Services::contents`]. Accounts that cannot be counted may still be served.
+fn contents(is_new: bool, accounts: Result<u64, Failure>) -> String {
+    match accounts {
+        _ if is_new => "new".to_owned(),
+        Ok(1) => "1 account".to_owned(),
+        Ok(accounts) => format!("{accounts} accounts"),
+        Err(error) => {
+            log::error!("the accounts cannot be counted: {error}");
+            "accounts that cannot be counted".to_owned()
+        }
+    }
 }
 
 /// Routes that backends left in the file: the gateways they name have lost their services, and this one does not look at them.
@@ -262,6 +279,11 @@ impl Services {
         self.last_message_id
     }
 
+    /// What the store held when the services started, in a word or two: that it is new, or how many accounts there are.
+    pub fn contents(&self) -> &str {
+        &self.contents
+    }
+
     /// Carries out what is queued, answers it, writes everything to the main file, and waits for the threads to end.
     pub fn stop(mut self) {
         let Some(thread) = self.thread.take() else {
@@ -287,6 +309,11 @@ impl Drop for Services {
 /// The file of the store in `data_dir`.
 pub fn database_file(data_dir: &Path) -> PathBuf {
     data_dir.join(store::sqlite::schema::FILE_NAME)
+}
+
+/// Whether there is a store in `data_dir`, and more than an empty file.
+pub fn has_database(data_dir: &Path) -> bool {
+    std::fs::metadata(database_file(data_dir)).is_ok_and(|file| file.len() > 0)
 }
 
 /// Copies the store in `data_dir`, which nobody has alone, to the empty file `target`, as it is at one moment.

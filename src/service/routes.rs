@@ -378,9 +378,9 @@ impl<S: Storage> Engine<S> {
             .users_with_expired_routes(self.now_ms, EXPIRED_AT_ONCE)?;
         for user in users {
             match self.read_routes(user) {
-                Err(error @ (Failure::Statement(_) | Failure::Damaged(_)))
-                    if !self.store.lost_transaction() =>
-                {
+                Err(
+                    error @ (Failure::Statement(_) | Failure::Corrupt(_) | Failure::Damaged(_)),
+                ) if !self.store.lost_transaction() => {
                     // Were they left, they would be tried again for ever. Their gateways bind again whoever is there.
                     log::error!("routes of user {user} do not expire and are deleted: {error}");
                     self.presence.forget();

@@ -44,6 +44,12 @@ const COMMITS_BEFORE_CHECKPOINT: u64 = 200;
 /// In a backend: how often it is looked whether a route has expired or the log has grown too long.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
+/// Length of the write-ahead log past which it is emptied even under load, where several processes keep each other from ever
+/// finding it all copied.
+const LONG_LOG_BYTES: u64 = 256 * 1024 * 1024;
+/// How often it is said that somebody keeps it from that.
+const READER_TOLD_EVERY: Duration = Duration::from_secs(600);
+
 /// What travels to the store thread.
 pub(super) enum Envelope {
     /// A caller asks.
@@ -81,6 +87,8 @@ struct Housekeeping {
     expiring: bool,
     commits_at_checkpoint: u64,
     commits_at_note: u64,
+    last_measure: Instant,
+    reader_told: Option<Instant>,
 }
 
 impl Housekeeping {
@@ -105,6 +113,8 @@ impl StoreThread {
             expiring: false,
             commits_at_checkpoint: 0,
             commits_at_note: 0,
+            last_measure: Instant::now(),
+            reader_told: None,
         };
         let mut stopping = false;
         while !stopping {
@@ -254,6 +264,7 @@ impl StoreThread {
             .store
             .write_back_due_ms()
             .is_some_and(|due| due <= now_ms);
+        self.measure_log(housekeeping);
         let expired = self.look_around(now_ms, housekeeping);
         if sweep || write_back || expired || self.engine.health.probe_is_due(now_ms) {
             if sweep && !housekeeping.sweeping {
@@ -296,6 +307,13 @@ impl StoreThread {
         }
     }
 
+    fn measure_log(&self, housekeeping: &mut Housekeeping) {
+        if housekeeping.last_measure.elapsed() >= LOOK_AROUND {
+            housekeeping.last_measure = Instant::now();
+            self.metrics.log_bytes.set(self.engine.store.log_bytes());
+        }
+    }
+
     /// Now and then: in a backend keeps the log from growing, and tells whether there are routes that have expired or users whose
     /// going is to be told.
     fn look_around(&mut self, now_ms: i64, housekeeping: &mut Housekeeping) -> bool {
@@ -306,7 +324,9 @@ impl StoreThread {
             return false;
         }
         housekeeping.last_look = Instant::now();
-        self.engine.store.tidy_if_untidy();
+        if self.engine.store.shorten_log(LONG_LOG_BYTES) {
+            tell_of_reader(housekeeping, self.engine.store.log_bytes());
+        }
         housekeeping.expiring =
             self.engine.has_expired_routes(now_ms) || self.engine.has_due_departures(now_ms);
         housekeeping.expiring
@@ -334,6 +354,19 @@ impl StoreThread {
         self.engine.run_housekeeping(now, false);
         self.engine.store.tidy(true);
         self.passwords.stop();
+    }
+}
+
+/// Says that the log grows, and why.
+fn tell_of_reader(housekeeping: &mut Housekeeping, log_bytes: u64) {
+    let told = housekeeping.reader_told;
+    if told.is_none_or(|told| told.elapsed() >= READER_TOLD_EVERY) {
+        housekeeping.reader_told = Some(Instant::now());
+        log::warn!(
+            "the log of the database has {} MiB and cannot be shortened: another process has been reading the database for \
+             a while. Let a backup finish, end an open transaction (as in sqlite3), or the disk fills up",
+            log_bytes >> 20
+        );
     }
 }
 

@@ -1,6 +1,8 @@
 //! The commands of the binary, its configuration, and what it says when it cannot start.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
 use crate::common::{Gateway, run_to_exit};
 
@@ -151,4 +153,61 @@ fn a_data_directory_that_cannot_be_made_is_one_message() {
     });
     assert_eq!(finished.code, Some(4), "{finished:?}");
     assert_plain(&finished.stderr, "/proc/nowhere");
+}
+
+#[test]
+fn the_banner_says_whether_the_database_is_new_or_how_many_accounts_it_has() {
+    let mut gateway = Gateway::start(|_| {});
+    gateway.register("alice");
+    gateway.register("bob");
+    assert!(gateway.output().0.contains("  (new)\n"));
+    gateway.terminate();
+    assert_eq!(gateway.wait_exit(), Some(0));
+    gateway.restart();
+    assert!(gateway.output().0.contains("  (2 accounts)\n"));
+}
+
+#[test]
+fn a_gateway_that_lost_its_database_begins_anew_only_if_told_to() {
+    let mut gateway = Gateway::start(|_| {});
+    gateway.register("alice");
+    gateway.terminate();
+    assert_eq!(gateway.wait_exit(), Some(0));
+    let database = gateway.data_file("im-gateway.db");
+    let data_dir = gateway.data_file("");
+    let environment = [
+        (
+            "IM_GATEWAY__GATEWAY_SERVICE__DATA_DIR",
+            data_dir.to_str().expect("UTF-8"),
+        ),
+        ("IM_GATEWAY__GATEWAY_SERVICE__PORT", "0"),
+        ("IM_GATEWAY__OPS__LISTEN", "127.0.0.1:0"),
+    ];
+    std::fs::remove_file(&database).expect("it was there");
+    for is_empty in [false, true] {
+        if is_empty {
+            std::fs::write(&database, b"").expect("an empty file");
+        }
+        let refused = run_to_exit(&["run"], &environment);
+        assert_eq!(refused.code, Some(4), "{refused:?}");
+        assert_plain(&refused.stderr, "--new");
+        assert_eq!(database.exists(), is_empty, "nothing was made");
+    }
+    // With the word it starts, and from then on without.
+    let mut started = Command::new(env!("CARGO_BIN_EXE_im-gateway"))
+        .args(["run", "--new"])
+        .envs(environment)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let banner = BufReader::new(started.stdout.take().expect("piped"));
+    let is_new = banner
+        .lines()
+        .any(|line| line.expect("a line").ends_with("  (new)"));
+    started.kill().expect("it runs");
+    started.wait().expect("it ends");
+    assert!(is_new);
+    gateway.restart();
+    gateway.register("alice");
 }

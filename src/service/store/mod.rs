@@ -453,11 +453,14 @@ impl<S: Storage> Store<S> {
         self.storage.let_go();
     }
 
-    /// The same, if it cannot wait for a quiet moment.
-    pub(in crate::service) fn tidy_if_untidy(&mut self) {
-        if self.storage.is_untidy() {
-            self.storage.tidy(true);
-        }
+    /// The same, if the log is longer than `long_bytes` and others use it. `true`: somebody who reads keeps it so long.
+    pub(in crate::service) fn shorten_log(&mut self, long_bytes: u64) -> bool {
+        self.storage.shorten_log(long_bytes)
+    }
+
+    /// Room that the log takes, in bytes.
+    pub(in crate::service) fn log_bytes(&self) -> u64 {
+        self.storage.log_bytes()
     }
 
     /// For how long others have kept this process from writing; zero: they do not.

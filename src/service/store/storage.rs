@@ -86,14 +86,21 @@ pub(in crate::service) trait Transactions {
     /// The main file may change again.
     fn let_go(&mut self);
 
-    /// Whether so much room could be given back by now that it cannot wait for a quiet moment.
-    fn is_untidy(&self) -> bool;
+    /// Room that the log of what was committed takes, in bytes.
+    fn log_bytes(&self) -> u64;
+
+    /// Where others use the storage and the log is longer than `long_bytes`: gives back the room, which cannot wait for a quiet
+    /// moment any more. `true`: it cannot be, since somebody has been reading since the last attempt.
+    fn shorten_log(&mut self, long_bytes: u64) -> bool;
 }
 
 /// Users and their contacts.
 pub(in crate::service) trait Accounts {
     /// The user of this name, with the hash of the password.
     fn account(&self, name: &str) -> Result<Option<(UserId, String)>, Failure>;
+
+    /// How many users there are.
+    fn user_count(&self) -> Result<u64, Failure>;
 
     /// Whether there is such a user.
     fn user_exists(&self, user: UserId) -> Result<bool, Failure>;

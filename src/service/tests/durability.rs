@@ -276,6 +276,34 @@ fn a_group_that_cannot_be_created_whole_is_not_created_at_all() {
 }
 
 #[test]
+fn a_damaged_page_fails_what_lies_on_it_and_nothing_else() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    world.send(alice, bob, "lost");
+    world.count("PRAGMA wal_checkpoint(TRUNCATE)");
+    let page = world.count("SELECT rootpage FROM sqlite_schema WHERE name = 'messages'");
+    let bytes = world.count("PRAGMA page_size");
+    let copy = TempDir::new().expect("a directory");
+    copy_files(world.directory.path(), copy.path());
+    let path = copy.path().join(schema::FILE_NAME);
+    let mut file = std::fs::read(&path).expect("read");
+    let start = usize::try_from((page - 1) * bytes).expect("a place");
+    file[start..start + usize::try_from(bytes).expect("a length")].fill(0xff);
+    std::fs::write(&path, file).expect("written");
+
+    let mut world = World::over(copy, 10_000);
+    let sent = world.send(alice, bob, "more");
+    assert_eq!(code(&sent.result), Code::Internal);
+    let pulled = world.pull(bob);
+    assert_eq!(code(&pulled.result), Code::Internal);
+    // Accounts lie elsewhere, and nobody calls the store full or away.
+    let carol = world.user("carol");
+    let profile = world.call::<method::GetProfile>(proto::GetProfileRequest { user_id: carol });
+    assert_eq!(profile.name, "carol");
+    assert!(world.told().is_empty());
+}
+
+#[test]
 fn a_file_of_an_older_version_is_brought_up_step_by_step() {
     let mut connection = rusqlite::Connection::open_in_memory().expect("a connection");
     let first = "CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (1)";

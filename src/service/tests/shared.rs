@@ -353,3 +353,30 @@ fn processes_that_start_at_once_over_a_new_file_make_it_once() {
     assert_eq!(mode, "wal");
     assert!(directory.path().join(schema::FILE_NAME).exists());
 }
+
+#[test]
+fn a_log_that_an_open_reader_keeps_long_is_told_of_and_shortened_when_the_reader_ends() {
+    const LONG: u64 = 64 * 1024;
+    let (mut one, _other) = pair();
+    let alice = one.user("alice");
+    let path = crate::service::database_file(one.directory.path());
+    let reader = rusqlite::Connection::open(path).expect("it opens");
+    reader.execute_batch("BEGIN").expect("begun");
+    let users = |reader: &rusqlite::Connection| {
+        reader.query_row("SELECT count(*) FROM users", [], |row| row.get::<_, i64>(0))
+    };
+    assert_eq!(users(&reader), Ok(1));
+    let fill = |world: &mut World| {
+        for n in 0..100 {
+            world.send(alice, alice, &format!("{n:1000}"));
+        }
+    };
+    fill(&mut one);
+    assert!(one.engine.store.log_bytes() > LONG);
+    assert!(!one.engine.store.shorten_log(LONG), "the first look");
+    fill(&mut one);
+    assert!(one.engine.store.shorten_log(LONG), "still the same reader");
+    reader.execute_batch("COMMIT").expect("ended");
+    assert!(!one.engine.store.shorten_log(LONG));
+    assert!(one.engine.store.log_bytes() <= LONG);
+}

@@ -17,6 +17,13 @@ impl Accounts for Sqlite {
             .optional()?)
     }
 
+    fn user_count(&self) -> Result<u64, Failure> {
+        let count = self
+            .connection
+            .query_row("SELECT count(*) FROM users", [], |row| row.get::<_, i64>(0))?;
+        Ok(count.unsigned_abs())
+    }
+
     fn user_exists(&self, user: UserId) -> Result<bool, Failure> {
         Ok(self
             .connection

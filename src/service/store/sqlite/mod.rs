@@ -38,13 +38,12 @@ use self::{
 use super::{Failure, storage::Transactions};
 use crate::{data_dir, error::StartupError, proto::Code};
 
-/// Length of the write-ahead log past which it is emptied even under load, where several processes keep each other from ever
-/// finding it all copied.
-const LONG_LOG_BYTES: u64 = 256 * 1024 * 1024;
-
 /// See the module's description.
 pub(in crate::service) struct Sqlite {
     connection: Connection,
+    log_path: PathBuf,
+    /// How far the log was copied at the last attempt to shorten it.
+    copied_before: Option<i64>,
     /// Where several processes share the file.
     shared: Option<Shared>,
     /// While the main file has to stay as it is: whether it has.
@@ -54,7 +53,22 @@ pub(in crate::service) struct Sqlite {
 struct Shared {
     turn: Turn,
     lock: WriteLock,
-    log_path: PathBuf,
+}
+
+/// How far the log was copied.
+struct Checkpoint {
+    /// Somebody was in the way of emptying it.
+    is_busy: bool,
+    /// Pages in the log.
+    pages: i64,
+    /// Pages of it that are in the main file.
+    copied: i64,
+}
+
+impl Checkpoint {
+    fn is_all(&self) -> bool {
+        self.copied >= self.pages
+    }
 }
 
 impl Sqlite {
@@ -62,9 +76,12 @@ impl Sqlite {
     /// processes may have it open, too; else it is locked for this one.
     pub(in crate::service) fn open(data_dir: &Path, is_shared: bool) -> Result<Self, StartupError> {
         data_dir::make(data_dir)?;
+        let log_path = data_dir.join(format!("{}-wal", schema::FILE_NAME));
         if !is_shared {
             return Ok(Self {
                 connection: schema::open(data_dir, &schema::Locking::Exclusive)?,
+                log_path,
+                copied_before: None,
                 shared: None,
                 held: None,
             });
@@ -81,8 +98,9 @@ impl Sqlite {
             shared: Some(Shared {
                 turn,
                 lock: WriteLock::of(data_dir, locked_out),
-                log_path: data_dir.join(format!("{}-wal", schema::FILE_NAME)),
             }),
+            log_path,
+            copied_before: None,
             held: None,
         })
     }
@@ -92,11 +110,16 @@ impl Sqlite {
         self.shared.as_ref().map(|shared| shared.turn.take())
     }
 
-    /// Copies the log into the main file; `false`: somebody was in the way of it.
-    fn checkpoint(&self, kind: &str) -> rusqlite::Result<bool> {
+    /// Copies the log into the main file, as far as that is possible.
+    fn checkpoint(&self, kind: &str) -> rusqlite::Result<Checkpoint> {
         let pragma = format!("PRAGMA wal_checkpoint({kind})");
-        let busy: i64 = self.connection.query_row(&pragma, [], |row| row.get(0))?;
-        Ok(busy == 0)
+        self.connection.query_row(&pragma, [], |row| {
+            Ok(Checkpoint {
+                is_busy: row.get(0)?,
+                pages: row.get(1)?,
+                copied: row.get(2)?,
+            })
+        })
     }
 
     /// So many pages in the log are enough for a commit to copy them; 0: none ever are.
@@ -204,7 +227,7 @@ impl Transactions for Sqlite {
         self.let_go();
         // From here on only a checkpoint could change the main file, and there is none of its own accord.
         self.checkpoint_after(0)?;
-        if !self.checkpoint("TRUNCATE")? {
+        if self.checkpoint("TRUNCATE")?.is_busy {
             self.checkpoint_after(schema::CHECKPOINT_PAGES)?;
             return Err(Failure::NoWrites);
         }
@@ -223,10 +246,24 @@ impl Transactions for Sqlite {
         }
     }
 
-    fn is_untidy(&self) -> bool {
+    fn log_bytes(&self) -> u64 {
         // A log that is not there is short.
-        self.shared.as_ref().is_some_and(|shared| {
-            std::fs::metadata(&shared.log_path).is_ok_and(|log| log.len() > LONG_LOG_BYTES)
-        })
+        std::fs::metadata(&self.log_path).map_or(0, |log| log.len())
+    }
+
+    fn shorten_log(&mut self, long_bytes: u64) -> bool {
+        if self.shared.is_none() || self.log_bytes() <= long_bytes {
+            self.copied_before = None;
+            return false;
+        }
+        // Emptying the log waits for those who read it. Copying does not, and goes as far as the oldest of them allows: if
+        // that is not further than last time, waiting is in vain, and keeps everybody from writing.
+        match self.checkpoint("PASSIVE") {
+            Ok(done) if !done.is_all() && self.copied_before == Some(done.copied) => return true,
+            Ok(done) => self.copied_before = Some(done.copied),
+            Err(error) => log::warn!("cannot checkpoint the store: {error}"),
+        }
+        self.tidy(true);
+        false
     }
 }

@@ -158,7 +158,9 @@ fn beside(
     busy: &[Account],
     report: &mut Report,
 ) -> Result<()> {
-    let mut swarm = connect(gateway, pair, busy)?;
+    // Those of the attack before may still count for their address.
+    let address = 1 + attack as usize;
+    let mut swarm = connect(gateway, pair, busy, address)?;
     let scripts: Vec<_> = busy.iter().map(|account| attack.script(account)).collect();
     let pings = vec![vec![b"ping\n".to_vec()]; BUSY];
     let chat = format!("chat:{}:how quiet it is here\n", pair[1].user_id).into_bytes();
@@ -173,9 +175,10 @@ fn beside(
     add_rows(attack, &calm, &loud, report)
 }
 
-/// Opens all connections, those of the pair from an address of its own, and logs everybody in.
-fn connect(gateway: &Server, pair: &[Account], busy: &[Account]) -> Result<Swarm> {
-    let source = |index: usize| -> Ipv4Addr { source_address(usize::from(index >= PAIR)) };
+/// Opens all connections, those of the pair from an address of their own, and logs everybody in.
+fn connect(gateway: &Server, pair: &[Account], busy: &[Account], address: usize) -> Result<Swarm> {
+    let source =
+        |index: usize| -> Ipv4Addr { source_address(if index < PAIR { 0 } else { address }) };
     let mut swarm = Swarm::connect_from(
         source,
         |_| gateway.address,

@@ -115,7 +115,7 @@ pub struct Core {
     pub backend_stray_replies_total: Counter,
     /// Times a backend that failed was left alone.
     pub backend_ejections_total: Counter,
-    /// Numbers of users and groups in answers that were none.
+    /// Numbers of groups in answers that were none.
     pub backend_bad_numbers_total: Counter,
     /// Users who are logged in and whose route Presence does not know.
     pub users_without_route: Gauge,

@@ -168,7 +168,7 @@ table! {
     BACKEND_EJECTIONS = "im_gateway_backend_ejections_total", Counter of Count, ["core"],
         "Times a backend that failed again and again, or gave no sign of life, was left alone for a while.";
     BACKEND_BAD_NUMBERS = "im_gateway_backend_bad_numbers_total", Counter of Count, ["core"],
-        "Numbers of users and groups in answers of services that are none, such as 0, and were left out.";
+        "Numbers of groups in answers of services that are none, such as 0, and were left out.";
     USERS_WITHOUT_ROUTE = "im_gateway_users_without_route", Gauge of Count, ["core"],
         "Users who are logged in although Presence could not be told where; they get no pushes until it can.";
     BUS_CONNECTED = "im_gateway_bus_connected", Gauge of Count, ["core"],

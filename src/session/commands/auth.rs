@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Failure,
     admission::{self, Admitted, now_ms},
-    answered, check_number,
+    answered, check_numbers,
     group::with_last_seqs,
     sessions,
 };
@@ -259,7 +259,7 @@ async fn begin_session<B: Backend, P: PushSource>(
     login: Login<'_>,
 ) -> Result<Reply, Failure> {
     let Login { user, name, origin } = login;
-    check_number(user)?;
+    check_numbers([user])?;
     let session_id = core.shard().next_session_id();
     // Attached before it is bound: what is published in between is held, not lost.
     if !core

@@ -1,6 +1,6 @@
 //! `add_friend`, `remove_friend`, `friends`.
 
-use super::{Failure, with_numbers};
+use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -55,6 +55,6 @@ pub(super) async fn list<B: Backend, P: PushSource>(
             only_friend_id: 0,
         })
         .await?;
-    let friends = with_numbers(core, response.friend_ids, |id| *id);
-    Ok(Reply::Friends(friends))
+    check_numbers(response.friend_ids.iter().copied())?;
+    Ok(Reply::Friends(response.friend_ids))
 }

@@ -3,7 +3,7 @@
 //! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's cores; the core that
 //! asked applies them at once as well, so that they hold when the reply is written.
 
-use super::{Failure, with_numbers};
+use super::{Failure, check_numbers, with_numbers};
 use crate::{
     backend::{Backend, method},
     bus::PushSource,
@@ -137,7 +137,8 @@ pub(super) async fn members<B: Backend, P: PushSource>(
         return Err(Failure::Backend(Code::Forbidden));
     }
     // A service without pages answers with all members, in any order.
-    let mut ids = with_numbers(core, response.member_ids, |id| *id);
+    check_numbers(response.member_ids.iter().copied())?;
+    let mut ids = response.member_ids;
     ids.retain(|member| *member > after);
     ids.sort_unstable();
     ids.dedup();

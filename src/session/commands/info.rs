@@ -1,6 +1,6 @@
 //! `who`, `profile`, `search`, `whoami`.
 
-use super::{Failure, with_numbers};
+use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
@@ -83,8 +83,8 @@ pub(super) async fn search<B: Backend, P: PushSource>(
             limit: SEARCH_LIMIT,
         })
         .await?;
-    let users = with_numbers(core, response.users, |user| user.user_id);
-    let users = users.into_iter().take(SEARCH_LIMIT as usize);
+    check_numbers(response.users.iter().map(|user| user.user_id))?;
+    let users = response.users.into_iter().take(SEARCH_LIMIT as usize);
     Ok(Reply::Users(
         users.map(|user| (user.user_id, user.name)).collect(),
     ))

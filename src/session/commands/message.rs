@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use super::{Failure, check_number};
+use super::{Failure, check_numbers};
 use crate::{
     backend::{Backend, CallError, Method, method},
     bus::PushSource,
@@ -112,7 +112,7 @@ where
             Ok(response) => {
                 core.shard().metrics().messages_received_total.inc();
                 let (message_id, duplicate) = response.stored();
-                check_number(message_id)?;
+                check_numbers([message_id])?;
                 return Ok(Reply::Stored {
                     group,
                     message_id,

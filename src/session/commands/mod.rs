@@ -160,17 +160,17 @@ fn answered<R: Answer>(response: R) -> Result<R, Failure> {
     }
 }
 
-/// The number of a user or a message on which an answer turns is positive, or the answer is a broken one.
-fn check_number(number: i64) -> Result<(), Failure> {
-    if number > 0 {
+/// Users and messages have positive numbers, or the answer is a broken one.
+fn check_numbers(numbers: impl IntoIterator<Item = i64>) -> Result<(), Failure> {
+    if numbers.into_iter().all(|number| number > 0) {
         Ok(())
     } else {
         Err(Failure::Backend(Code::Internal))
     }
 }
 
-/// What of a list of an answer names a user or a group. One wrong entry is no reason to keep the others from the client:
-/// it is left out and counted.
+/// What of an answer names a group. A wrong number, which MPIM gives every group that is new, is no
+/// reason to keep its members out: it is left out and counted.
 fn with_numbers<T, B, P>(
     core: &Core<B, P>,
     mut items: Vec<T>,

@@ -162,21 +162,19 @@ mod tests {
 
     #[test]
     fn a_service_is_as_well_as_its_instances() {
-        let up = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let up = up
-            .local_addr()
-            .map(|address| (up, address))
-            .expect("its address");
-        let gone = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let gone = gone.local_addr().expect("its address");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let up = listener.local_addr().expect("its address");
+        let closed = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let gone = closed.local_addr().expect("its address");
+        drop(closed);
         let user = |address| (Service::User, address);
-        let check = check_service(Service::User, &[user(up.1), user(up.1)]);
+        let check = check_service(Service::User, &[user(up), user(up)]);
         assert_eq!(check.verdict, Verdict::Ok, "{check:?}");
         assert!(check.detail.contains("1 of 1"), "{check:?}");
-        let check = check_service(Service::User, &[user(up.1), user(gone)]);
+        let check = check_service(Service::User, &[user(up), user(gone)]);
         assert_eq!(check.verdict, Verdict::Warn, "{check:?}");
         assert!(check.detail.contains("1 of 2"), "{check:?}");
-        let check = check_service(Service::Group, &[user(up.1)]);
+        let check = check_service(Service::Group, &[user(up)]);
         assert_eq!(check.verdict, Verdict::Warn, "{check:?}");
     }
 

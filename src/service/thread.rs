@@ -141,7 +141,11 @@ impl StoreThread {
         while let Some(envelope) = next {
             let item = match envelope {
                 Envelope::Call(call) => Item::Call(call),
-                Envelope::Judged(judged) => Item::Judged(judged),
+                Envelope::Judged(judged) => {
+                    // Whatever becomes of it, even if it is too late to act upon.
+                    self.verdicts_awaited = self.verdicts_awaited.saturating_sub(1);
+                    Item::Judged(judged)
+                }
                 Envelope::Stop => {
                     is_last = true;
                     break;
@@ -196,9 +200,6 @@ impl StoreThread {
             replies.push(&item, engine::too_late(&item));
         }
         for (item, outcome) in outcomes {
-            if matches!(item, Item::Judged(_)) {
-                self.verdicts_awaited = self.verdicts_awaited.saturating_sub(1);
-            }
             match outcome {
                 Outcome::Reply(response) => replies.push(&item, response),
                 Outcome::Password(task) => {

@@ -420,6 +420,41 @@ fn an_account_whose_caller_is_being_told_of_failure_is_not_made_later() {
 }
 
 #[test]
+fn accounts_that_came_too_late_do_not_keep_the_services_from_ending() {
+    let directory = TempDir::new().expect("a directory");
+    let running = Running::start(directory.path(), 64);
+    let now = Instant::now();
+    // Some of these passwords are begun before their caller gives up and done only after.
+    let calls: Vec<u64> = (1..=30)
+        .map(|number| {
+            let request = proto::RegisterRequest {
+                username: format!("user-{number}").into_bytes(),
+                password: b"secret-1".to_vec(),
+                ..Default::default()
+            };
+            let call = Call {
+                request: request.into(),
+                call_id: 100 + number,
+                sink: running.log.clone(),
+                deadline: Some(now + Duration::from_millis(2 * number)),
+            };
+            assert!(running.client.submit(call).is_ok());
+            100 + number
+        })
+        .collect();
+    for call_id in calls {
+        running.log.wait_for(call_id);
+    }
+    let (ended, end) = std::sync::mpsc::channel();
+    let services = running.services;
+    std::thread::spawn(move || {
+        services.stop();
+        ended.send(())
+    });
+    assert_eq!(end.recv_timeout(PATIENCE), Ok(()), "the end never came");
+}
+
+#[test]
 fn what_is_queued_at_the_end_is_done_and_later_calls_are_given_back() {
     let directory = TempDir::new().expect("a directory");
     let mut running = Running::start(directory.path(), 8);

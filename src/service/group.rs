@@ -184,8 +184,13 @@ impl<S: Storage> Engine<S> {
             if let Some(group_id) = stream.group_id()
                 && self.load_group(group_id)?
             {
+                let cursor = self.store.load_member(stream, request.user_id)?;
+                let Some(since) = cursor.map(|cursor| cursor.since) else {
+                    continue;
+                };
                 response.group_ids.push(group_id);
                 response.last_seqs.push(self.store.last_seq(stream));
+                response.since_seqs.push(since);
             }
         }
         Ok(response)

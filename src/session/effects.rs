@@ -13,7 +13,7 @@ use crate::{
     },
     session::{
         commands::{
-            group::with_last_seqs,
+            group::with_standings,
             message::{
                 EncodedMessage, direct_push, drop_what_is_not_theirs, encode_all, group_push,
             },
@@ -21,7 +21,7 @@ use crate::{
         parting, settle,
     },
     shard::{
-        Effect, Shard,
+        Effect, Shard, Standing,
         account::CatchUp,
         core::Core,
         push::Page,
@@ -141,7 +141,10 @@ async fn look_for<B: Backend, P: PushSource>(core: &Core<B, P>, sought: Sought, 
                 fetch_group(core, group, fetch, Some(turn)).await;
             }
         }
-        Sought::Memberships(user) => check_memberships(core, user).await,
+        Sought::Memberships(user) => {
+            check_memberships(core, user).await;
+            core.shard().memberships_known(user);
+        }
     }
 }
 
@@ -166,7 +169,7 @@ async fn check_memberships<B: Backend, P: PushSource>(core: &Core<B, P>, user: U
 pub(super) async fn groups_of<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
-) -> Result<Vec<(GroupId, Option<u64>)>, Missing> {
+) -> Result<Vec<(GroupId, Standing)>, Missing> {
     let _turn = core.turn_to_fetch().await;
     let request = GetUserGroupsRequest { user_id: user };
     let response = match core.backend.call::<method::GetUserGroups>(request).await {
@@ -175,7 +178,7 @@ pub(super) async fn groups_of<B: Backend, P: PushSource>(
         response => response?,
     };
     answered(&response)?;
-    Ok(with_last_seqs(core, &response))
+    Ok(with_standings(core, &response))
 }
 
 async fn fetch_direct<B: Backend, P: PushSource>(

@@ -113,6 +113,16 @@ impl Shard {
         self.catch_up_if_behind(key);
     }
 
+    /// The session was let into `group` late, and others here have had what was sent since its membership began.
+    pub(super) fn catch_up_from(&mut self, key: ConnectionKey, group: GroupId, since: u64) {
+        self.begin_account(key);
+        if let Some(manual) = self.manual_mut(key) {
+            manual.group_last.insert(group, since);
+            manual.behind = true;
+        }
+        self.catch_up_if_behind(key);
+    }
+
     /// Whether nobody of those in these slots has room for more of what is fetched for all of them.
     /// Who has fallen behind has it fetched alone, and is not waited for.
     fn are_full(&self, slots: impl IntoIterator<Item = u32>) -> bool {

@@ -3,11 +3,11 @@
 //! A log-in is attached before its route is bound, so that no push between the two is lost; it gets pushes once it has
 //! been answered. Invariant: see the shard's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
 
-use super::{Effect, Group, Member, Shard, User, sequencer::Sequencer};
+use super::{Effect, Group, Member, Shard, Standing, User, sequencer::Sequencer};
 use crate::{
     close::CloseReason,
     id::{ConnectionKey, GroupId, SessionId, UserId},
@@ -170,6 +170,7 @@ impl Shard {
             Group {
                 members: BTreeMap::new(),
                 messages: Sequencer::unknown(),
+                unknown: BTreeSet::new(),
                 holds: 0,
                 begins_anywhere: false,
             }
@@ -232,6 +233,7 @@ impl Shard {
         let entry = self.groups.entry(group).or_insert_with(|| Group {
             members: BTreeMap::new(),
             messages: Sequencer::unknown(),
+            unknown: BTreeSet::new(),
             holds: 0,
             begins_anywhere: false,
         });
@@ -253,9 +255,9 @@ impl Shard {
         self.group_ready(group, fetch);
     }
 
-    /// All local sessions of `user` get the messages of `group` after number `last_seq` (`None`: the backend does not
-    /// tell).
-    pub(super) fn user_joined(&mut self, user: UserId, group: GroupId, last_seq: Option<u64>) {
+    /// All local sessions of `user` get the messages of `group` that were sent since the membership began. Who joined unheard is
+    /// behind the others here, and catches up.
+    pub(super) fn user_joined(&mut self, user: UserId, group: GroupId, standing: Standing) {
         let slots = self.slots_of(user);
         if slots.is_empty() {
             return;
@@ -267,7 +269,20 @@ impl Shard {
         for slot in slots {
             let key = self.key_of(slot);
             self.note_membership(slot, group, Membership::Joined);
-            self.add_member(key, group, last_seq);
+            self.let_in(key, group, standing);
+        }
+    }
+
+    /// The session gets the messages of `group` that were sent since the membership began.
+    pub fn let_in(&mut self, key: ConnectionKey, group: GroupId, standing: Standing) {
+        let was_in = self.groups_of(key).contains(&group);
+        self.add_member(key, group, standing.since.or(standing.last_seq));
+        let baseline = self.group_baseline(group, key.slot);
+        if let Some(since) = standing.since
+            && since < baseline
+            && !was_in
+        {
+            self.catch_up_from(key, group, since);
         }
     }
 
@@ -317,7 +332,7 @@ impl Shard {
         &mut self,
         user: UserId,
         as_of: u64,
-        groups: &[(GroupId, Option<u64>)],
+        groups: &[(GroupId, Standing)],
     ) -> bool {
         if self.membership_change(user) != Some(as_of) {
             return !self.is_here(user);
@@ -327,10 +342,12 @@ impl Shard {
             .into_iter()
             .map(|slot| self.groups_of(self.key_of(slot)))
             .collect();
-        for (group, last_seq) in groups {
-            self.correct_floor(user, *group, *last_seq);
+        for (group, standing) in groups {
+            self.correct_floor(user, *group, standing.last_seq);
             if sessions.iter().any(|of_one| !of_one.contains(group)) {
-                self.user_joined(user, *group, *last_seq);
+                self.user_joined(user, *group, *standing);
+            } else {
+                self.begin_again(user, *group, standing.since);
             }
         }
         for group in sessions.into_iter().flatten() {
@@ -340,6 +357,19 @@ impl Shard {
         }
         self.check_invariants();
         true
+    }
+
+    /// The user may have left `group` and joined again unheard: what was sent in between is not for its sessions.
+    fn begin_again(&mut self, user: UserId, group: GroupId, since: Option<u64>) {
+        let slots = self.slots_of(user);
+        if let (Some(entry), Some(since)) = (self.groups.get_mut(&group), since) {
+            for slot in slots {
+                if let Some(member) = entry.members.get_mut(&slot) {
+                    member.floor = member.floor.max(since);
+                    member.baseline = member.baseline.max(since);
+                }
+            }
+        }
     }
 
     /// The service says that `group` ends at `last_seq`: who is in it was not let in behind that.
@@ -426,6 +456,7 @@ impl Shard {
         if let Some(entry) = self.groups.get_mut(&group) {
             entry.members.remove(&slot);
         }
+        self.membership_known(slot, group);
     }
 
     fn forget_group_if_empty(&mut self, group: GroupId) {

@@ -41,7 +41,7 @@ pub(crate) mod fixtures;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -205,10 +205,21 @@ struct Group {
     /// The sessions in it by slot.
     members: BTreeMap<u32, Member>,
     messages: Sequencer<Arc<PushMessage>>,
+    /// Of whom it has to be asked whether they are still in it: as long as there are some, its messages wait.
+    unknown: BTreeSet<u32>,
     /// As for a user's direct messages.
     begins_anywhere: bool,
     /// Log-ins that are about to add a member.
     holds: u32,
+}
+
+/// What the Group Service says of a membership, as far as it says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The last number of the group.
+    pub last_seq: Option<u64>,
+    /// The number after which the membership counts.
+    pub since: Option<u64>,
 }
 
 /// A session in a group.

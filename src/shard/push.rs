@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    Effect, Shard,
+    Effect, Shard, Standing,
     delivery::Origin,
     sequencer::{Answer, Fetch, Numbered, Offer, StepBack},
 };
@@ -47,7 +47,11 @@ impl Shard {
                 self.metrics.push_dropped(PushDrop::NoReceiver);
             }
             Ok(PushKind::GroupJoined) => {
-                self.user_joined(message.to, message.group_id, Some(message.seq));
+                let standing = Standing {
+                    last_seq: Some(message.seq),
+                    since: Some(message.seq),
+                };
+                self.user_joined(message.to, message.group_id, standing);
             }
             Ok(PushKind::GroupLeft) => self.user_left(message.to, message.group_id),
             Ok(PushKind::CatchUp) => self.on_gap(),
@@ -60,6 +64,13 @@ impl Shard {
     pub fn look_for_missed(&mut self, user: UserId) {
         if let Some(fetch) = self.missed_direct(user) {
             self.effects.push(Effect::FetchDirect { user, fetch });
+        }
+    }
+
+    /// The same of a group's messages.
+    pub(super) fn look_for_missed_of_group(&mut self, group: GroupId) {
+        if let Some(fetch) = self.missed_of_group(group) {
+            self.effects.push(Effect::FetchGroup { group, fetch });
         }
     }
 

@@ -21,6 +21,8 @@ use crate::{
 /// Flows under way of each kind: together, as many as may fetch at one time.
 const MESSAGES_AT_ONCE: usize = FETCHES - MEMBERSHIPS_AT_ONCE;
 const MEMBERSHIPS_AT_ONCE: usize = 16;
+/// So long the messages of groups wait at most until it is known who is still in them.
+const GROUPS_WAIT_MS: u64 = 5_000;
 /// Between the beginnings of two passes.
 const PASS_MS: u64 = 1_000;
 
@@ -46,6 +48,8 @@ pub struct Turn {
 pub(super) struct Search {
     messages: Pass,
     memberships: Pass,
+    /// Groups wait until then at most.
+    groups_wait_until_ms: Option<u64>,
 }
 
 /// What is looked for of one kind.
@@ -102,12 +106,58 @@ impl Shard {
         self.metrics.push_gaps_total.inc();
         self.search.messages.again = true;
         self.search.memberships.again = true;
+        let until_ms = self.now_ms() + GROUPS_WAIT_MS;
+        self.search.groups_wait_until_ms.get_or_insert(until_ms);
+        for group in self.groups.values_mut() {
+            if !group.members.is_empty() {
+                group.unknown.extend(group.members.keys());
+                group.messages.pause();
+            }
+        }
         self.search_on();
+    }
+
+    /// It is known again which groups `user` is in, or that nobody knows it.
+    pub fn memberships_known(&mut self, user: UserId) {
+        for slot in self.slots_of(user) {
+            for group in self.groups_of(self.key_of(slot)) {
+                self.membership_known(slot, group);
+            }
+        }
+    }
+
+    /// Nothing more is to be asked of this session; if it was the last one, what waited for `group` goes out.
+    pub(super) fn membership_known(&mut self, slot: u32, group: GroupId) {
+        if let Some(entry) = self.groups.get_mut(&group)
+            && entry.unknown.remove(&slot)
+            && entry.unknown.is_empty()
+        {
+            entry.messages.resume();
+            self.look_for_missed_of_group(group);
+        }
+    }
+
+    /// Nobody answers who is in which group: it goes on as if nothing had changed.
+    fn wait_no_longer(&mut self) {
+        let waiting = self.groups.iter();
+        let waiting = waiting.filter(|(_, group)| !group.unknown.is_empty());
+        let waiting: Vec<GroupId> = waiting.map(|(group, _)| *group).collect();
+        for group in waiting {
+            if let Some(entry) = self.groups.get_mut(&group) {
+                entry.unknown.clear();
+                entry.messages.resume();
+                self.look_for_missed_of_group(group);
+            }
+        }
     }
 
     /// A flow of a pass has ended, or time has passed: starts the next ones.
     pub fn search_on(&mut self) {
         let now_ms = self.now_ms();
+        let wait = &mut self.search.groups_wait_until_ms;
+        if wait.take_if(|until_ms| now_ms >= *until_ms).is_some() {
+            self.wait_no_longer();
+        }
         let (users, groups) = (&self.users, &self.groups);
         let is_here = |sought: &Sought| match sought {
             Sought::Direct(user) | Sought::Memberships(user) => users.contains_key(user),
@@ -116,6 +166,7 @@ impl Shard {
         let Search {
             messages,
             memberships,
+            ..
         } = &mut self.search;
         let direct = users.keys().copied().map(Sought::Direct);
         messages.begin(

@@ -118,6 +118,8 @@ struct Gap<T> {
     /// Up to here, what is not remembered may have come out before.
     repeats_to: u64,
     step_back: Option<StepBack>,
+    /// Nothing comes out and nothing is fetched until [`Sequencer::resume`].
+    is_paused: bool,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,7 @@ impl<T> Default for Gap<T> {
             doubted: None,
             repeats_to: 0,
             step_back: None,
+            is_paused: false,
         }
     }
 }
@@ -255,7 +258,8 @@ impl<T: Numbered> Sequencer<T> {
         }
     }
 
-    /// Whether what came out under some number may not be what the store has: what comes behind it waits, to keep the order.
+    /// Whether what came out under some number may not be what the store has, or the stream is paused: what comes behind waits, to
+    /// keep the order.
     fn is_in_doubt(&self) -> bool {
         self.gap.as_ref().is_some_and(|gap| {
             let is_compared = matches!(
@@ -265,7 +269,7 @@ impl<T: Numbered> Sequencer<T> {
                     ..
                 }
             );
-            is_compared || gap.doubted.is_some()
+            is_compared || gap.doubted.is_some() || gap.is_paused
         })
     }
 
@@ -420,6 +424,19 @@ impl<T: Numbered> Sequencer<T> {
         self.retry()
     }
 
+    /// Who is to get what comes is not known: all of it is held, and what is fetched meanwhile, too.
+    pub fn pause(&mut self) {
+        self.gap.get_or_insert_default().is_paused = true;
+    }
+
+    /// It is known again. What may have been missed has to be fetched, as after any gap: what is held comes out behind it.
+    pub fn resume(&mut self) {
+        if let Some(gap) = &mut self.gap {
+            gap.is_paused = false;
+        }
+        self.drop_empty_gap();
+    }
+
     fn doubt(&mut self, seq: u64) {
         let gap = self.gap.get_or_insert_default();
         gap.doubted = Some(gap.doubted.map_or(seq, |known| known.min(seq)));
@@ -443,6 +460,7 @@ impl<T: Numbered> Sequencer<T> {
         let floor = self.last.unwrap_or(covered);
         let mut last = floor.max(covered);
         while let Some(gap) = &mut self.gap
+            && !gap.is_paused
             && let Some(entry) = gap.held.first_entry()
             && *entry.key() <= last.saturating_add(1)
         {
@@ -477,7 +495,7 @@ impl<T: Numbered> Sequencer<T> {
     fn next_fetch(&mut self) -> Option<Fetch> {
         let last = self.last?;
         let gap = self.gap.as_mut()?;
-        if gap.phase != Phase::Quiet {
+        if gap.phase != Phase::Quiet || gap.is_paused {
             return None;
         }
         if let Some(doubted) = gap.doubted.take() {
@@ -517,6 +535,7 @@ impl<T: Numbered> Sequencer<T> {
                 && !gap.open_end
                 && gap.doubted.is_none()
                 && gap.step_back.is_none()
+                && !gap.is_paused
                 && self.last.is_some_and(|last| gap.repeats_to <= last)
         });
         if idle {

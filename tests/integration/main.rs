@@ -16,6 +16,7 @@ mod cluster_chat;
 mod cluster_failover;
 mod cluster_forged;
 mod cluster_ids;
+mod cluster_membership;
 mod cluster_mpim;
 mod cluster_mpim_faults;
 mod cluster_rpc;

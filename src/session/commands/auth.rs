@@ -6,7 +6,7 @@ use super::{
     Failure,
     admission::{self, Admitted, now_ms},
     answered, check_numbers,
-    group::with_last_seqs,
+    group::with_standings,
     sessions,
 };
 use crate::{
@@ -393,7 +393,7 @@ async fn join_groups<B: Backend, P: PushSource>(
     } else {
         groups.await?
     };
-    let mut groups = with_last_seqs(core, &groups);
+    let mut groups = with_standings(core, &groups);
     let held: Vec<GroupId> = groups.iter().map(|(group, _)| *group).collect();
     let mut unknown = Vec::new();
     {
@@ -410,16 +410,16 @@ async fn join_groups<B: Backend, P: PushSource>(
     let mut outcome = Ok(());
     if !unknown.is_empty() {
         match core.ask::<method::GetUserGroups>(request).await {
-            Ok(again) => groups = with_last_seqs(core, &again),
+            Ok(again) => groups = with_standings(core, &again),
             Err(failure) => outcome = Err(failure),
         }
     }
     let mut shard = core.shard();
     if outcome.is_ok() {
-        for (group, last_seq) in groups {
+        for (group, standing) in groups {
             // A group joined between the two readings comes by its own push, which has it listened to as well.
             if held.contains(&group) {
-                shard.add_member(job.key, group, last_seq);
+                shard.add_member(job.key, group, standing.last_seq);
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     },
     protocol::{error_code::ErrorCode, reply::Reply},
     session::job::Job,
-    shard::core::Core,
+    shard::{Standing, core::Core},
 };
 
 pub(super) async fn create<B: Backend, P: PushSource>(
@@ -56,13 +56,19 @@ pub(super) async fn join<B: Backend, P: PushSource>(
     Ok(Reply::Joined(group))
 }
 
-/// The groups of an answer, each with its last number where the service tells it.
-pub(in crate::session) fn with_last_seqs<B, P>(
+/// The groups of an answer, each with what the service says of the membership.
+pub(in crate::session) fn with_standings<B, P>(
     core: &Core<B, P>,
     groups: &GetUserGroupsResponse,
-) -> Vec<(GroupId, Option<u64>)> {
+) -> Vec<(GroupId, Standing)> {
     let ids = groups.group_ids.iter().enumerate();
-    let groups = ids.map(|(index, group)| (*group, groups.last_seqs.get(index).copied()));
+    let groups = ids.map(|(index, group)| {
+        let standing = Standing {
+            last_seq: groups.last_seqs.get(index).copied(),
+            since: groups.since_seqs.get(index).copied(),
+        };
+        (*group, standing)
+    });
     with_numbers(core, groups.collect(), |(group, _)| *group)
 }
 
@@ -75,10 +81,10 @@ async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group:
     }
     let request = GetUserGroupsRequest { user_id: job.user };
     let groups = core.ask::<method::GetUserGroups>(request).await;
-    let groups = groups.map_or_else(|_| Vec::new(), |groups| with_last_seqs(core, &groups));
+    let groups = groups.map_or_else(|_| Vec::new(), |groups| with_standings(core, &groups));
     let mut shard = core.shard();
-    if let Some((_, last_seq)) = groups.iter().find(|(other, _)| *other == group) {
-        shard.add_member(job.key, group, *last_seq);
+    if let Some((_, standing)) = groups.iter().find(|(other, _)| *other == group) {
+        shard.let_in(job.key, group, *standing);
     }
     shard.release_group(group);
     drop(shard);

@@ -254,6 +254,10 @@ impl Model {
                         .iter()
                         .map(|group| self.last_seq(Stream::Group(*group)))
                         .collect(),
+                    since_seqs: groups
+                        .iter()
+                        .map(|group| self.groups[group][&of.user_id])
+                        .collect(),
                     group_ids: groups,
                 })
             }

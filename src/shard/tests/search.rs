@@ -1,7 +1,10 @@
 //! Looking for what was lost: at what pace, for whom, and what news is newer than an answer.
 
 use super::*;
-use crate::shard::search::{Sought, Turn};
+use crate::shard::{
+    Standing,
+    search::{Sought, Turn},
+};
 
 fn looked_for(shard: &mut Shard) -> Vec<(Sought, Turn)> {
     let looked_for = effects(shard)
@@ -11,6 +14,14 @@ fn looked_for(shard: &mut Shard) -> Vec<(Sought, Turn)> {
             _ => None,
         });
     looked_for.collect()
+}
+
+/// Of a service that says the last number alone.
+fn standing(last_seq: u64) -> Standing {
+    Standing {
+        last_seq: Some(last_seq),
+        since: None,
+    }
 }
 
 fn is_message(sought: &Sought) -> bool {
@@ -115,7 +126,11 @@ fn memberships_follow_the_answer() {
     log_in(&mut shard, one, 7, 0, &[(3, 0), (4, 0)]);
     log_in(&mut shard, two, 7, 0, &[(3, 0), (4, 0)]);
     let as_of = shard.membership_change(7).expect("both are settled");
-    assert!(shard.set_memberships(7, as_of, &[(4, Some(2)), (5, Some(6)), (6, None)]));
+    assert!(shard.set_memberships(
+        7,
+        as_of,
+        &[(4, standing(2)), (5, standing(6)), (6, Standing::default())]
+    ));
     for key in [one, two] {
         assert_eq!(shard.groups_of(key), [4, 5, 6]);
     }
@@ -143,7 +158,7 @@ fn what_was_heard_since_it_was_asked_is_newer_than_the_answer() {
     log_in(&mut shard, key, 7, 0, &[(3, 0)]);
     let as_of = shard.membership_change(7).expect("it is settled");
     shard.on_push(news(PushKind::GroupLeft, 7, 3, 0));
-    assert!(!shard.set_memberships(7, as_of, &[(3, Some(0))]));
+    assert!(!shard.set_memberships(7, as_of, &[(3, standing(0))]));
     // Left and joined again looks as before, and the answer may be from between.
     let as_of = shard.membership_change(7).expect("it is settled");
     shard.on_push(news(PushKind::GroupJoined, 7, 3, 0));
@@ -159,6 +174,97 @@ fn what_was_heard_since_it_was_asked_is_newer_than_the_answer() {
     assert!(!shard.set_memberships(7, as_of, &[]));
     finish_log_in(&mut shard, &job, 7);
     let as_of = shard.membership_change(7).expect("it is settled");
-    assert!(shard.set_memberships(7, as_of, &[(3, Some(0))]));
+    assert!(shard.set_memberships(7, as_of, &[(3, standing(0))]));
     assert_eq!(shard.groups_of(second), [3]);
+}
+
+#[test]
+fn after_a_gap_a_groups_messages_wait_until_it_is_known_who_is_in_it() {
+    let mut shard = shard();
+    let (one, two) = (connect(&mut shard), connect(&mut shard));
+    log_in(&mut shard, one, 7, 0, &[(3, 5)]);
+    log_in(&mut shard, two, 8, 0, &[(3, 5)]);
+    effects(&mut shard);
+    shard.on_gap();
+    // User 8 has left unheard; both the bus and the store bring what was sent since.
+    shard.on_push(grouped(3, 6, 70, 0));
+    assert!(texts(&read(&mut shard, one)).is_empty());
+    assert!(
+        effects(&mut shard)
+            .iter()
+            .all(|effect| !matches!(effect, Effect::FetchGroup { .. }))
+    );
+    let as_of = shard.membership_change(7).expect("it is settled");
+    assert!(shard.set_memberships(7, as_of, &[(3, standing(6))]));
+    shard.memberships_known(7);
+    assert!(
+        texts(&read(&mut shard, one)).is_empty(),
+        "user 8 may be in it"
+    );
+    let as_of = shard.membership_change(8).expect("it is settled");
+    assert!(shard.set_memberships(8, as_of, &[]));
+    shard.memberships_known(8);
+    let found = effects(&mut shard);
+    let fetch = found.iter().find_map(|effect| match effect {
+        Effect::FetchGroup { group: 3, fetch } => Some(*fetch),
+        _ => None,
+    });
+    shard.group_fetched(3, fetch.expect("a fetch"), page([grouped(3, 6, 70, 0)]));
+    assert_eq!(texts(&read(&mut shard, one)), ["g6"]);
+    assert!(texts(&read(&mut shard, two)).is_empty());
+}
+
+#[test]
+fn where_nobody_says_who_is_in_a_group_it_waits_for_some_seconds_only() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[(3, 5)]);
+    shard.on_gap();
+    shard.on_push(grouped(3, 6, 70, 0));
+    at(&mut shard, 4_900);
+    assert!(texts(&read(&mut shard, key)).is_empty());
+    effects(&mut shard);
+    at(&mut shard, 5_000);
+    let found = effects(&mut shard);
+    let fetch = found.iter().find_map(|effect| match effect {
+        Effect::FetchGroup { group: 3, fetch } => Some(*fetch),
+        _ => None,
+    });
+    shard.group_fetched(3, fetch.expect("a fetch"), page([grouped(3, 6, 70, 0)]));
+    assert_eq!(texts(&read(&mut shard, key)), ["g6"]);
+}
+
+#[test]
+fn who_joined_unheard_gets_what_was_sent_since() {
+    let mut shard = shard();
+    let (old, new) = (connect(&mut shard), connect(&mut shard));
+    log_in(&mut shard, old, 8, 0, &[(3, 0)]);
+    log_in(&mut shard, new, 7, 0, &[]);
+    for seq in 1..=6 {
+        shard.on_push(grouped(3, seq, 70, 0));
+    }
+    effects(&mut shard);
+    let as_of = shard.membership_change(7).expect("it is settled");
+    let standing = Standing {
+        last_seq: Some(6),
+        since: Some(4),
+    };
+    assert!(shard.set_memberships(7, as_of, &[(3, standing)]));
+    let session_id = session_id(&shard, new);
+    let next = shard
+        .next_catch_up(new, session_id)
+        .expect("something is missing");
+    assert_eq!((next.group, next.after, next.to), (3, 4, 6));
+    let missed: Vec<_> = (5..=6)
+        .map(|seq| (*grouped(3, seq, 70, 0)).clone())
+        .collect();
+    shard.caught_up(
+        new,
+        next,
+        crate::session::commands::message::encode_all(7, &missed),
+    );
+    assert_eq!(texts(&read(&mut shard, new)), ["g5", "g6"]);
+    assert_eq!(shard.next_catch_up(new, session_id), None);
+    shard.on_push(grouped(3, 7, 70, 0));
+    assert_eq!(texts(&read(&mut shard, new)), ["g7"]);
 }

@@ -181,6 +181,7 @@ pub fn answer(request: &Request) -> Response {
             result: ok(),
             group_ids: signed(groups(request.user_id as u64)),
             last_seqs: Vec::new(),
+            since_seqs: Vec::new(),
         }
         .into(),
         // The rest say no more than that all is well.

@@ -191,6 +191,7 @@ methods! {
         Logout(LogoutRequest) -> LogoutResponse, idempotent: true;
         EndSession(EndSessionRequest) -> EndSessionResponse, idempotent: true;
         EndAllSessions(EndAllSessionsRequest) -> EndAllSessionsResponse, idempotent: true;
+        ChangePassword(ChangePasswordRequest) -> ChangePasswordResponse, idempotent: true;
         AddFriend(AddFriendRequest) -> AddFriendResponse, idempotent: true;
         RemoveFriend(RemoveFriendRequest) -> RemoveFriendResponse, idempotent: true;
         GetFriends(GetFriendsRequest) -> GetFriendsResponse, idempotent: true;

@@ -156,6 +156,9 @@ pub enum Command<'a> {
     Logout,
     /// `logout:all`.
     LogoutAll,
+    Password {
+        new: Secret<&'a str>,
+    },
     /// `text` is decoded and holds more than white space.
     Chat {
         to: UserId,
@@ -346,6 +349,13 @@ pub fn parse_arguments_for<'a>(
             token => Ok(Command::Auth {
                 token: Secret::new(token),
             }),
+        },
+        Verb::Password => match arguments.text() {
+            "" => Err(BadArgument::new(verb.usage())),
+            new if (6..=128).contains(&new.len()) => Ok(Command::Password {
+                new: Secret::new(new),
+            }),
+            _ => Err(BadArgument::new("a password is 6 to 128 bytes long")),
         },
         Verb::Refresh => bare(Command::Refresh),
         Verb::Logout => match arguments.last() {

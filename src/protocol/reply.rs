@@ -35,6 +35,8 @@ pub enum Reply {
     Token(Secret<String>),
     /// To `logout`.
     LoggedOut,
+    /// To `password`.
+    PasswordChanged,
     /// To `chat` and `group_chat`: the message is stored.
     Stored {
         /// To a group, which MPIM answers in other words.
@@ -196,6 +198,7 @@ impl Reply {
             Self::Token(token) => word(" token=", token.expose(), out),
             Self::LoggedOut if mpim => out.extend_from_slice(b" logout success"),
             Self::LoggedOut => out.extend_from_slice(b" logout"),
+            Self::PasswordChanged => out.extend_from_slice(b" password changed"),
             Self::Stored {
                 group,
                 message_id,

@@ -105,6 +105,9 @@ verbs! {
     Logout = "logout",
         "logout[:all]", "logout",
         "ends your session, or all of them, and their tokens; the connection stays";
+    Password = "password",
+        "password:new", "password:through-the-glass",
+        "changes your password, soon after a login by password, and ends your other sessions";
     Set = "set",
         "set:(ack:manual|ack:auto|device:name)", "set:device:phone",
         "says who confirms messages, or, before login, names the device";
@@ -221,6 +224,7 @@ impl Verb {
             | Self::Auth
             | Self::Refresh
             | Self::Logout
+            | Self::Password
             | Self::WhoAmI => Family::Account,
             Self::Chat | Self::GroupChat | Self::Pull | Self::Ack => Family::Messages,
             Self::AddFriend

@@ -61,7 +61,7 @@ impl Item {
             Self::Judged(judged) => match judged.verdict {
                 // Its caller is about to be told that it failed, so there must be no account of it
                 // later.
-                Verdict::Hashed { .. } => judged.act_before,
+                Verdict::Hashed { .. } | Verdict::Rehashed { .. } => judged.act_before,
                 // The work is done.
                 _ => None,
             },
@@ -76,6 +76,7 @@ impl Item {
                 call.request,
                 Request::Login(_)
                     | Request::Register(_)
+                    | Request::ChangePassword(_)
                     | Request::Logout(_)
                     | Request::GetFriends(_)
                     | Request::GetProfile(_)
@@ -83,7 +84,7 @@ impl Item {
             ),
             Self::Judged(judged) => match &judged.verdict {
                 Verdict::Login { user, origin } => user.is_none() || !origin.is_news,
-                Verdict::Hashed { .. } => false,
+                Verdict::Hashed { .. } | Verdict::Rehashed { .. } => false,
                 Verdict::TooLate(_) | Verdict::Failed(_) => true,
             },
         }
@@ -463,6 +464,9 @@ impl<S: Storage> Engine<S> {
         let response: Response = match request {
             Request::Login(request) => return self.login(request),
             Request::Register(request) => return self.register(request).map(Outcome::Password),
+            Request::ChangePassword(request) => {
+                return self.change_password(request).map(Outcome::Password);
+            }
             Request::Logout(_) => proto::LogoutResponse { result: ok() }.into(),
             Request::EndSession(request) => self.end_session(request)?.into(),
             Request::EndAllSessions(request) => self.end_all_sessions(request)?.into(),

@@ -24,7 +24,7 @@ use argon2::{
 };
 
 use self::lanes::{Lane, Lanes};
-use super::ReplySink;
+use super::{ReplySink, sessions::Credential};
 use crate::{
     backend::Response,
     error::{ExitCode, StartupError},
@@ -56,6 +56,17 @@ pub(super) struct Origin {
     pub(super) is_known: bool,
     /// Should the password be right, this is worth writing down.
     pub(super) is_news: bool,
+    /// The user's epoch when the hash was read that the password is checked against.
+    pub(super) epoch: u64,
+}
+
+/// Whose password is changed, and by whom.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) user: UserId,
+    /// The session that goes on.
+    pub(super) session: Credential,
+    pub(super) network: Vec<u8>,
 }
 
 /// An account that somebody wants to log in to.
@@ -83,11 +94,14 @@ pub(super) enum Task {
         password: Vec<u8>,
         network: Vec<u8>,
     },
+    /// The hash of another password of an account that there is.
+    Rehash { change: Change, password: Vec<u8> },
 }
 
 impl Task {
     fn purpose(&self) -> Purpose {
         match self {
+            Self::Rehash { .. } => Purpose::Change,
             Self::Verify { .. } => Purpose::Login,
             Self::Hash { .. } => Purpose::Registration,
         }
@@ -97,6 +111,7 @@ impl Task {
         match self {
             Self::Verify { origin, .. } => &origin.network,
             Self::Hash { network, .. } => network,
+            Self::Rehash { change, .. } => &change.network,
         }
     }
 }
@@ -106,12 +121,13 @@ impl Task {
 pub(super) enum Purpose {
     Login,
     Registration,
+    Change,
 }
 
 impl Purpose {
     fn lane(self) -> Lane {
         match self {
-            Self::Login => Lane::Logins,
+            Self::Login | Self::Change => Lane::Logins,
             Self::Registration => Lane::Registrations,
         }
     }
@@ -125,6 +141,10 @@ impl Purpose {
                 ..Default::default()
             }),
             Self::Registration => Response::Register(proto::RegisterResponse {
+                result,
+                ..Default::default()
+            }),
+            Self::Change => Response::ChangePassword(proto::ChangePasswordResponse {
                 result,
                 ..Default::default()
             }),
@@ -162,6 +182,8 @@ pub(super) enum Verdict {
         hash: String,
         network: Vec<u8>,
     },
+    /// A change: the hash of the new password.
+    Rehashed { change: Change, hash: String },
     /// The caller had given up before the password's turn came.
     TooLate(Purpose),
     /// The password could not be checked or hashed.
@@ -173,6 +195,7 @@ impl Verdict {
         match self {
             Self::Login { .. } => Purpose::Login,
             Self::Hashed { .. } => Purpose::Registration,
+            Self::Rehashed { .. } => Purpose::Change,
             Self::TooLate(purpose) | Self::Failed(purpose) => *purpose,
         }
     }
@@ -456,6 +479,10 @@ fn judge(task: Task, memory: &mut Vec<Block>) -> Result<Verdict, HashError> {
                 hash,
                 network,
             })
+        }
+        Task::Rehash { change, password } => {
+            let hash = hash(&password, &Salt::generate(), memory)?;
+            Ok(Verdict::Rehashed { change, hash })
         }
     }
 }

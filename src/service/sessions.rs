@@ -33,10 +33,11 @@ pub(super) const SESSION_OVER: Failure =
     Failure::Refused(Code::Unauthenticated, "the session was ended");
 
 /// What a connection says of the session it belongs to.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Credential {
-    login_session: SessionId,
-    epoch: Option<u64>,
-    issued_ms: u64,
+    pub(super) login_session: SessionId,
+    pub(super) epoch: Option<u64>,
+    pub(super) issued_ms: u64,
 }
 
 impl Credential {
@@ -121,6 +122,17 @@ impl<S: Storage> Engine<S> {
         self.begin_session_epoch(user, 0)?;
         self.end_connections(user, |bound| bound.session_id != request.session_id)?;
         Ok(proto::EndAllSessionsResponse { result: ok() })
+    }
+
+    /// The user's password was changed by the session of `kept`: all others end.
+    pub(super) fn end_other_sessions(
+        &mut self,
+        user: UserId,
+        kept: SessionId,
+    ) -> Result<SessionEpoch, Failure> {
+        let epoch = self.begin_session_epoch(user, kept)?;
+        self.end_connections(user, |bound| bound.login_session != kept)?;
+        Ok(epoch)
     }
 
     /// Ends all sessions of `user` but `kept_session`, as far as tokens are concerned.

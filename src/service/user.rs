@@ -5,7 +5,8 @@
 
 use super::{
     engine::{Engine, Outcome, ok, result},
-    password::{Account, Origin, Task, Verdict},
+    password::{Account, Change, Origin, Task, Verdict},
+    sessions::{Credential, SESSION_OVER},
     store::{Failure, Storage},
 };
 use crate::{
@@ -35,6 +36,7 @@ const NETWORK_BYTES: usize = 64;
 /// nothing.
 const SEEN_AGAIN_MS: i64 = 24 * 3_600_000;
 
+const BAD_PASSWORD: Failure = Failure::Refused(Code::Invalid, "a password is 6 to 128 bytes");
 const NAME_TAKEN: Failure = Failure::Refused(
     Code::AlreadyExists,
     "the name is taken, or looks like one that is",
@@ -82,6 +84,14 @@ impl<S: Storage> Engine<S> {
         // An unknown user's networks are looked up as well, and are none.
         let user = account.as_ref().map_or(0, |account| account.user);
         let origin = self.origin(user, &request.network)?;
+        // Read again, after the epoch: a password that another process changes in between is then no older than the hash.
+        let hash = self.store.read().password_hash(user)?;
+        let account = account.and_then(|account| {
+            Some(Account {
+                hash: hash?,
+                ..account
+            })
+        });
         if request.only_from_known_network && !origin.is_known {
             return Ok(Outcome::Reply(wrong(&origin)));
         }
@@ -129,6 +139,7 @@ impl<S: Storage> Engine<S> {
             is_known: seen_ms.is_some(),
             is_news: !network.is_empty()
                 && seen_ms.is_none_or(|seen_ms| self.now_ms - seen_ms >= SEEN_AGAIN_MS),
+            epoch: self.session_epoch(user)?.number,
         })
     }
 
@@ -147,7 +158,7 @@ impl<S: Storage> Engine<S> {
             user_id: user,
             network: memory_of(origin).into(),
             name: name.to_owned(),
-            session_epoch: Some(self.session_epoch(user)?.number),
+            session_epoch: Some(origin.epoch),
             ..Default::default()
         }))
     }
@@ -164,10 +175,7 @@ impl<S: Storage> Engine<S> {
         names::check_new_user_name(name, self.names)
             .map_err(|words| Failure::Refused(Code::Invalid, words))?;
         if !PASSWORD_BYTES.contains(&request.password.len()) {
-            return Err(Failure::Refused(
-                Code::Invalid,
-                "a password is 6 to 128 bytes",
-            ));
+            return Err(BAD_PASSWORD);
         }
         if self.store.read().looks_taken(&names::skeleton(name))? {
             return Err(NAME_TAKEN);
@@ -177,6 +185,53 @@ impl<S: Storage> Engine<S> {
             password: request.password.clone(),
             network: network_key(&request.network).to_vec(),
         })
+    }
+
+    pub(super) fn change_password(
+        &mut self,
+        request: &proto::ChangePasswordRequest,
+    ) -> Result<Task, Failure> {
+        let change = Change {
+            user: request.user_id,
+            session: Credential {
+                login_session: request.login_session_id,
+                epoch: request.session_epoch,
+                issued_ms: request.token_issued_ms,
+            },
+            network: network_key(&request.network).to_vec(),
+        };
+        if change.session.login_session == 0 {
+            return Err(Failure::Refused(Code::Invalid, "not a session"));
+        }
+        if !PASSWORD_BYTES.contains(&request.new_password.len()) {
+            return Err(BAD_PASSWORD);
+        }
+        self.check_session(&change)?;
+        Ok(Task::Rehash {
+            change,
+            password: request.new_password.clone(),
+        })
+    }
+
+    fn check_session(&self, change: &Change) -> Result<(), Failure> {
+        let present = self.session_epoch(change.user)?;
+        if self.is_session_over(change.user, &present, &change.session)? {
+            return Err(SESSION_OVER);
+        }
+        Ok(())
+    }
+
+    /// The new password is hashed. The session may have been ended meanwhile.
+    fn rehashed(&mut self, change: &Change, hash: &str) -> Result<Response, Failure> {
+        self.check_session(change)?;
+        if !self.store.write()?.set_password_hash(change.user, hash)? {
+            return Err(Failure::Refused(Code::NotFound, "no such user"));
+        }
+        let epoch = self.end_other_sessions(change.user, change.session.login_session)?;
+        Ok(Response::ChangePassword(proto::ChangePasswordResponse {
+            result: ok(),
+            session_epoch: Some(epoch.number),
+        }))
     }
 
     /// Answers what the password pool has decided.
@@ -205,6 +260,7 @@ impl<S: Storage> Engine<S> {
                     user_id,
                 }))
             }
+            Verdict::Rehashed { change, hash } => self.rehashed(change, hash),
             Verdict::TooLate(_) => Err(Failure::Refused(
                 Code::Unavailable,
                 "too many passwords were waiting, try again",

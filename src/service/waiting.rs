@@ -53,6 +53,7 @@ impl Asker {
             Request::Logout(request) => Self::User(request.user_id),
             Request::EndSession(request) => Self::User(request.user_id),
             Request::EndAllSessions(request) => Self::User(request.user_id),
+            Request::ChangePassword(request) => Self::User(request.user_id),
             Request::AddFriend(request) => Self::User(request.user_id),
             Request::RemoveFriend(request) => Self::User(request.user_id),
             Request::GetFriends(request) => Self::User(match request.only_friend_id {

@@ -50,6 +50,9 @@ pub enum Call {
     Refresh,
     Logout,
     LogoutAll,
+    Password {
+        new: Secret<String>,
+    },
     Chat {
         to: UserId,
         text: String,
@@ -108,6 +111,9 @@ impl Call {
             Command::Refresh => Self::Refresh,
             Command::Logout => Self::Logout,
             Command::LogoutAll => Self::LogoutAll,
+            Command::Password { new } => Self::Password {
+                new: Secret::new((*new.expose()).to_owned()),
+            },
             Command::Chat { to, text } => Self::Chat {
                 to,
                 text: text.into_owned(),

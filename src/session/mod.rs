@@ -65,6 +65,8 @@ pub struct Login {
     pub session_id: SessionId,
     /// The session that it belongs to, as clients know it.
     pub login_session: LoginSession,
+    /// When the login was made by password, in ms since the process began; `None`: by a token.
+    pub password_given_ms: Option<u64>,
     /// The user's name, where it is known.
     pub name: String,
     /// Direct messages up to this number came before the log-in: they wait for `pull`.

@@ -39,6 +39,7 @@ impl Shard {
             user,
             session_id,
             login_session,
+            password_given_ms: None,
             name,
             baseline: 0,
             ready: false,
@@ -70,6 +71,21 @@ impl Shard {
         if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
             login.login_session = login_session;
         }
+    }
+
+    /// The login is by password, just now.
+    pub fn password_given(&mut self, key: ConnectionKey) {
+        let now_ms = self.now_ms();
+        if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
+            login.password_given_ms = Some(now_ms);
+        }
+    }
+
+    /// The user's name, if the connection's login was made by password within the last `age_ms`.
+    pub fn logged_in_by_password(&self, key: ConnectionKey, age_ms: u64) -> Option<String> {
+        let login = self.connection(key)?.session.login()?;
+        let given_ms = login.password_given_ms?;
+        (self.now_ms().saturating_sub(given_ms) < age_ms).then(|| login.name.clone())
     }
 
     /// Presence took the session in, in the present `epoch` of its user; `None`: it does not count them.

@@ -66,6 +66,35 @@ fn logout_all_ends_every_session_and_token_of_the_user_and_of_nobody_else() {
 }
 
 #[test]
+fn a_new_password_ends_all_other_sessions_and_only_a_login_by_password_may_set_it() {
+    let gateway = Gateway::start_on_two_cores();
+    let mut alice = gateway.register("alice");
+    let mut phone = gateway.login_on("alice", "phone");
+    let mut tablet = auth_on(&gateway, &alice.token, "tablet");
+    assert_error(&tablet.ask("password:another-one"), "FORBIDDEN");
+    assert_error(&alice.ask("password:short"), "BAD_ARGUMENT");
+    assert_eq!(alice.ask("password:another: one"), "+OK password changed");
+    phone.assert_kicked("revoked");
+    assert_void(&gateway, &phone.token);
+    // Its own session goes on, with its tokens and its other connections.
+    assert_eq!(field(&alice.ask("whoami"), "name"), "alice");
+    tablet.assert_no_push();
+    assert_good(&gateway, &alice.token);
+    let fresh = field(&alice.ask("refresh"), "token").to_string();
+    assert_good(&gateway, &fresh);
+    let mut client = gateway.client();
+    assert_error(&client.ask("login:alice:password-of-alice"), "AUTH_FAILED");
+    client.ask("set:device:laptop");
+    let reply = client.ask("login:alice:another: one");
+    assert!(reply.starts_with("+OK uid="), "{reply}");
+    // And it ends as any other.
+    assert_eq!(client.ask("logout:all"), "+OK logout");
+    for token in [&alice.token, &fresh] {
+        assert_void(&gateway, token);
+    }
+}
+
+#[test]
 fn a_session_lives_on_when_its_connections_are_lost_displaced_or_restarted() {
     let mut gateway = Gateway::start_on_two_cores();
     let mut alice = gateway.register("alice");

@@ -142,6 +142,12 @@ fn every_command_of_the_contract_is_understood() {
         ("logout", Command::Logout),
         ("logout:all", Command::LogoutAll),
         (
+            "password:a: b c",
+            Command::Password {
+                new: Secret::new("a: b c"),
+            },
+        ),
+        (
             "group_chat:7:hi",
             Command::GroupChat {
                 group: 7,

@@ -102,6 +102,12 @@ pub(in crate::service) trait Accounts {
     /// How many users there are.
     fn user_count(&self) -> Result<u64, Failure>;
 
+    /// The hash of a user's password.
+    fn password_hash(&self, user: UserId) -> Result<Option<String>, Failure>;
+
+    /// Gives a user another one; `false`: there is no such user.
+    fn set_password_hash(&mut self, user: UserId, hash: &str) -> Result<bool, Failure>;
+
     /// Whether there is such a user.
     fn user_exists(&self, user: UserId) -> Result<bool, Failure>;
 

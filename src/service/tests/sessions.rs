@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     backend::method,
     proto::{BindRouteRequest, PushKind},
+    service::{password::Change, sessions::Credential},
 };
 
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -150,6 +151,57 @@ fn a_login_under_way_while_all_sessions_are_ended_does_not_get_in() {
     let under_way = connection(alice, 10, 10, Some(0));
     world.end_all(alice, 0);
     assert_eq!(world.bind_code(under_way), Code::Unauthenticated);
+}
+
+#[test]
+fn another_password_ends_all_sessions_but_its_own_and_every_login_by_the_old_one() {
+    for mode in modes() {
+        let mut world = world_of(mode);
+        let alice = world.user("alice");
+        for (session_id, login_session) in [(10, 10), (11, 10), (12, 12)] {
+            let request = connection(alice, session_id, login_session, Some(0));
+            assert_eq!(world.bind_code(request), Code::Ok);
+        }
+        let change = Change {
+            user: alice,
+            session: Credential {
+                login_session: 10,
+                epoch: Some(0),
+                issued_ms: START_MS.cast_unsigned(),
+            },
+            network: Vec::new(),
+        };
+        let rehashed = |world: &mut World, change: &Change, hash: &str| {
+            let item = world.judged(Verdict::Rehashed {
+                change: change.clone(),
+                hash: hash.to_owned(),
+            });
+            match world.outcome(item) {
+                Outcome::Reply(Response::ChangePassword(response)) => response,
+                _ => panic!("not a change"),
+            }
+        };
+        let response = rehashed(&mut world, &change, "another hash");
+        assert_eq!(code(&response.result), Code::Ok);
+        assert_eq!(response.session_epoch, Some(1));
+        assert_eq!(world.revoked(), [12], "{mode:?}");
+        for (session, epoch, expected) in [
+            (10, Some(0), Code::Ok),
+            (12, Some(0), Code::Unauthenticated),
+            // A login whose password was checked before the change.
+            (20, Some(0), Code::Unauthenticated),
+            (21, Some(1), Code::Ok),
+        ] {
+            let request = connection(alice, 30 + session, session, epoch);
+            assert_eq!(world.bind_code(request), expected, "session {session}");
+        }
+        // Ended while its new password was hashed: nothing is changed.
+        world.end_all(alice, 0);
+        let late = rehashed(&mut world, &change, "a third hash");
+        assert_eq!(code(&late.result), Code::Unauthenticated);
+        let hashes = world.count("SELECT count(*) FROM users WHERE password_hash = 'another hash'");
+        assert_eq!(hashes, 1);
+    }
 }
 
 #[test]

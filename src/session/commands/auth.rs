@@ -28,7 +28,7 @@ use crate::{
 
 const NOT_VALID: Failure = Failure::Refused(ErrorCode::AuthFailed, "the token is not valid");
 /// Of a token, or of a login that was under way while all sessions of its user were ended.
-const SESSION_OVER: Failure = Failure::Refused(
+pub(super) const SESSION_OVER: Failure = Failure::Refused(
     ErrorCode::AuthFailed,
     "the session was ended, log in with the password",
 );
@@ -273,6 +273,9 @@ async fn begin_session<B: Backend, P: PushSource>(
     }
     let login_session = origin.login_session(session_id);
     core.shard().set_login_session(job.key, login_session);
+    if matches!(origin, Origin::Password { .. }) {
+        core.shard().password_given(job.key);
+    }
     let bound = bind(core, job, (user, name), session_id).await;
     if !core.shard().is_logged_in(job.key, session_id) {
         // The connection ended while it was being bound; its own unbinding may have overtaken the binding.

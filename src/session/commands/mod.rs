@@ -28,6 +28,7 @@ pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Rep
         Call::Auth { token } => auth::auth(core, job, token).await,
         Call::Refresh => sessions::refresh(core, job),
         Call::Logout => sessions::logout(core, job).await,
+        Call::Password { new } => sessions::password(core, job, new).await,
         Call::LogoutAll => sessions::logout_all(core, job).await,
         Call::Chat { to, text } => message::chat(core, job, *to, text).await,
         Call::GroupChat { group, text } => message::group_chat(core, job, *group, text).await,

@@ -1,11 +1,11 @@
-//! `refresh`, `logout`, `logout:all`: what becomes of a session and its tokens once it is there.
+//! `refresh`, `password`, `logout`, `logout:all`: what becomes of a session and its tokens once it is there.
 
-use super::{Failure, answered};
+use super::{Failure, admission, answered, auth::SESSION_OVER};
 use crate::{
     backend::{Backend, CallError, method},
     bus::PushSource,
     id::{ConnectionKey, UserId},
-    proto::{Code, EndAllSessionsRequest, EndSessionRequest, LogoutRequest},
+    proto::{ChangePasswordRequest, Code, EndAllSessionsRequest, EndSessionRequest, LogoutRequest},
     protocol::{error_code::ErrorCode, reply::Reply, secret::Secret},
     session::{job::Job, parting},
     shard::core::Core,
@@ -98,6 +98,43 @@ pub(super) async fn logout_all<B: Backend, P: PushSource>(
     .await?;
     leave(core, job);
     Ok(Reply::LoggedOut)
+}
+
+/// So long after a login by password may that password be changed.
+const PASSWORD_FRESH_MS: u64 = 10 * 60_000;
+
+pub(super) async fn password<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    new: &Secret<String>,
+) -> Result<Reply, Failure> {
+    let name = core
+        .shard()
+        .logged_in_by_password(job.key, PASSWORD_FRESH_MS);
+    let name = name.ok_or(Failure::Refused(
+        ErrorCode::Forbidden,
+        "log in here with the present password first, then change it within 10 minutes",
+    ))?;
+    // It takes as long as a login, and has a place among those of its network and name.
+    let admitted = admission::login(core, job, &name).await?;
+    let held = core.shard().held_session(job.key).ok_or(CLOSED)?;
+    let changed = core
+        .ask::<method::ChangePassword>(ChangePasswordRequest {
+            user_id: job.user,
+            new_password: new.expose().as_bytes().into(),
+            login_session_id: held.login_session.id,
+            token_issued_ms: held.login_session.issued_ms,
+            session_epoch: held.login_session.epoch,
+            network: admitted.network,
+        })
+        .await;
+    let response = match changed {
+        Err(Failure::Backend(Code::Unauthenticated)) => return Err(SESSION_OVER),
+        changed => changed?,
+    };
+    core.shard()
+        .set_session_epoch(job.key, response.session_epoch);
+    Ok(Reply::PasswordChanged)
 }
 
 /// Logs the connection out, which stays.

@@ -24,6 +24,22 @@ impl Accounts for Sqlite {
         Ok(count.unsigned_abs())
     }
 
+    fn password_hash(&self, user: UserId) -> Result<Option<String>, Failure> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT password_hash FROM users WHERE user_id = ?1")?
+            .query_row([user], |row| row.get(0))
+            .optional()?)
+    }
+
+    fn set_password_hash(&mut self, user: UserId, hash: &str) -> Result<bool, Failure> {
+        let changed = self
+            .connection
+            .prepare_cached("UPDATE users SET password_hash = ?2 WHERE user_id = ?1")?
+            .execute(params![user, hash])?;
+        Ok(changed > 0)
+    }
+
     fn user_exists(&self, user: UserId) -> Result<bool, Failure> {
         Ok(self
             .connection

@@ -1,7 +1,7 @@
 //! The side of the process that has the database alone: a thread that listens on the socket and has the store leave the main
 //! file as it is while somebody copies it.
 //!
-//! One copier at a time, and none for longer than [`LONGEST_HOLD`]: meanwhile the log grows. Everything said is a line:
+//! One copier at a time, and none for longer than `LONGEST_HOLD`: meanwhile the log grows. Everything said is a line:
 //!
 //! ```text
 //!   copier: hold      here: held      (or why not)

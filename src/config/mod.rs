@@ -2,7 +2,7 @@
 //!
 //! Owns every key, its default and its rules. Never reads a file nobody named, and never changes the environment.
 //! Invariants: an unknown key is an error that names the nearest known one; every mistake names the place the value
-//! came from (file and line, or variable) and is one line; all of them together carry [`ExitCode::Config`](crate::error::ExitCode::Config).
+//! came from (file and line, or variable) and is one line; all of them together carry [`ExitCode::Config`].
 //!
 //! In the order of the flow: [`mod@file`] lists the keys, [`value`] reads one value, [`source`] reads file and
 //! environment, [`validate`] turns the result into [`Settings`].

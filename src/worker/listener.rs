@@ -16,7 +16,7 @@ pub struct SocketOptions {
     /// Idle time before the kernel probes the peer; `None`: never.
     pub keepalive: Option<Duration>,
     /// How long sent data may stay unacknowledged before the peer is given up; `None`: the system's
-    /// default. The kernel's own limit is longer where it probes: see [`kernel_user_timeout`].
+    /// default. The kernel's own limit is longer where it probes: see `kernel_user_timeout`.
     pub user_timeout: Option<Duration>,
     /// Kernel send buffer in bytes, of a connection on which nobody has logged in yet.
     pub send_buffer_bytes: usize,

@@ -207,7 +207,9 @@ impl Cluster {
             .map(|service| format!("{service} mprpc-id {address}").into())
             .collect();
         self.launch_gateway(|config| {
+            // One core, so that all its ids have the first number.
             config
+                .cores(1)
                 .set("service_discovery", "zookeeper_hosts", "")
                 .set("service_discovery", "static_instances", instances.clone())
                 .set("gateway_service", "first_worker", i64::from(first_worker));

@@ -156,6 +156,10 @@ impl Link {
     }
 
     /// Hands bytes to the connection and its calls to the services.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the connection goes on with the request itself"
+    )]
     fn receive(&mut self, bytes: &[u8]) -> Result<(), End> {
         let (services, replies) = (&self.services, &self.replies);
         let now = Instant::now();

@@ -52,6 +52,10 @@ impl Bench {
         }
     }
 
+    #[allow(
+        clippy::result_large_err,
+        reason = "the connection goes on with the request itself"
+    )]
     fn receive(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
         let (taken, room) = (&mut self.taken, &mut self.room);
         self.connection

@@ -82,6 +82,12 @@ impl Cursor {
         self.handed.insert(seq, seq) > 0
     }
 
+    /// Notes that `from..=to` was handed out; tells whether any of that was news.
+    pub(super) fn hand_out_range(&mut self, from: u64, to: u64) -> bool {
+        let from = from.max(self.floor + 1);
+        from <= to && self.handed.insert(from, to) > 0
+    }
+
     /// The user got its first route: what is published from now on counts as handed out.
     pub(super) fn open(&mut self, last_seq: u64) {
         self.close(last_seq);

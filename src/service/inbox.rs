@@ -322,7 +322,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Remembers a stream with the cursor of `user`; `false`: it is not one that `user` reads.
-    fn load_reader(&mut self, stream: StreamId, user: UserId) -> Result<bool, Failure> {
+    pub(super) fn load_reader(&mut self, stream: StreamId, user: UserId) -> Result<bool, Failure> {
         match stream.group_id() {
             None => Ok(stream == StreamId::inbox(user) && self.load_inbox(user)?),
             Some(group) => {

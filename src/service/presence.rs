@@ -21,6 +21,9 @@ use crate::{
 const DEFAULT_MAX_DEVICES: usize = 5;
 const HIGHEST_MAX_DEVICES: usize = 64;
 
+/// Streams that a session bound again may name: its inbox and more groups than a user is in.
+const HANDED_OUT_LIMIT: usize = 1024;
+
 /// Users of one refresh, and their sessions: more than one core of a gateway names at once.
 const REFRESH_LIMIT: usize = 10_000;
 const REFRESH_SESSIONS_LIMIT: usize = REFRESH_LIMIT * HIGHEST_MAX_DEVICES;
@@ -61,6 +64,7 @@ impl<S: Storage> Engine<S> {
         if is_first {
             self.open_cursors(user)?;
         }
+        self.note_handed_out(user, &request.handed_out)?;
         let displaced = self.presence.bind(user, bound, max_devices);
         for gone in &displaced {
             self.delete_route(user, gone.session_id)?;
@@ -107,6 +111,31 @@ impl<S: Storage> Engine<S> {
             let last_seq = self.store.last_seq(stream);
             if let Some(cursor) = self.store.cursor((stream, user)) {
                 cursor.open(last_seq);
+                self.store.mark_urgent((stream, user));
+            }
+        }
+        Ok(())
+    }
+
+    /// A session whose route was forgotten was pushed these all the same. Written with the bind.
+    fn note_handed_out(
+        &mut self,
+        user: UserId,
+        ranges: &[proto::HandedOut],
+    ) -> Result<(), Failure> {
+        for range in ranges.iter().take(HANDED_OUT_LIMIT) {
+            let stream = match range.group_id {
+                0 => StreamId::inbox(user),
+                group => StreamId::group(group),
+            };
+            if !self.load_reader(stream, user)? {
+                continue;
+            }
+            // A number that was never given is nobody's.
+            let to_seq = range.to_seq.min(self.store.last_seq(stream));
+            if let Some(cursor) = self.store.cursor((stream, user))
+                && cursor.hand_out_range(range.from_seq, to_seq)
+            {
                 self.store.mark_urgent((stream, user));
             }
         }

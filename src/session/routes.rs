@@ -278,6 +278,7 @@ pub(super) fn bind_request<B, P>(
         login_session_id: held.login_session.id,
         token_issued_ms: held.login_session.issued_ms,
         session_epoch: held.login_session.epoch,
+        handed_out: Vec::new(),
     }
 }
 
@@ -287,7 +288,8 @@ async fn bind<B: Backend, P: PushSource>(
     held: HeldSession,
 ) -> Result<(), NotRefreshed> {
     let session_id = held.session_id;
-    let request = bind_request(core, user, held);
+    let mut request = bind_request(core, user, held);
+    request.handed_out = core.shard().handed_out(user, session_id);
     let bound = core.backend.call::<method::BindRoute>(request).await;
     let response = bound.map_err(|_| NotRefreshed)?;
     let mut shard = core.shard();

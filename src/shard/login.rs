@@ -3,7 +3,10 @@
 //! A log-in is attached before its route is bound, so that no push between the two is lost; it gets pushes once it has
 //! been answered. Invariant: see the shard's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use smallvec::SmallVec;
 
@@ -11,6 +14,7 @@ use super::{Effect, Group, Member, Shard, Standing, User, sequencer::Sequencer};
 use crate::{
     close::CloseReason,
     id::{ConnectionKey, GroupId, SessionId, UserId},
+    proto::HandedOut,
     session::{HeldSession, Login, LoginSession, Membership, Phase},
 };
 
@@ -149,6 +153,46 @@ impl Shard {
         let sessions = slots.iter().map(|slot| &self.connections[*slot as usize]);
         sessions
             .filter_map(|connection| connection.session.held())
+            .collect()
+    }
+
+    /// What a session was pushed since its login: of its inbox and of each of its groups.
+    pub fn handed_out(&self, user: UserId, session_id: SessionId) -> Vec<HandedOut> {
+        let Some(key) = self.key_of_session(user, session_id) else {
+            return Vec::new();
+        };
+        let pushed = self.pushed_to(key).into_iter();
+        pushed
+            .map(|(group_id, seqs)| HandedOut {
+                group_id,
+                from_seq: *seqs.start(),
+                to_seq: *seqs.end(),
+            })
+            .collect()
+    }
+
+    /// The numbers that a connection's session was pushed since its login, by group (0: direct messages).
+    pub fn pushed_to(&self, key: ConnectionKey) -> BTreeMap<GroupId, RangeInclusive<u64>> {
+        let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
+            return BTreeMap::new();
+        };
+        // Where a client confirms for itself, some may be held back.
+        let sent = login.manual.as_deref();
+        let direct_last = sent.map_or_else(
+            || self.direct_last(login.user).unwrap_or(0),
+            |sent| sent.direct_last,
+        );
+        let groups = login.groups.iter().map(|&group| {
+            let last = sent.map_or_else(
+                || self.group_last(group).unwrap_or(0),
+                |sent| sent.group_last.get(&group).copied().unwrap_or(0),
+            );
+            (group, self.group_baseline(group, key.slot), last)
+        });
+        std::iter::once((0, login.baseline, direct_last))
+            .chain(groups)
+            .filter(|(_, baseline, last)| last > baseline)
+            .map(|(group, baseline, last)| (group, baseline + 1..=last))
             .collect()
     }
 

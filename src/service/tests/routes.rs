@@ -338,3 +338,46 @@ fn where_accounts_are_kept_elsewhere_every_number_is_a_users() {
         Code::NotFound
     );
 }
+
+#[test]
+fn what_a_session_was_pushed_while_its_route_was_forgotten_comes_again_as_a_repeat() {
+    for mut world in backends() {
+        let (alice, bob) = (world.user("alice"), world.user("bob"));
+        let group = world.group(alice, &[bob]);
+        world.send_group(alice, group, "before the login");
+        world.bind(bob, 1, 2);
+        world.now_ms += 2 * LIFETIME_MS;
+        assert!(world.bound_sessions(bob).is_empty(), "forgotten");
+        // The bus brought this to the session, and the next one was sent after that.
+        world.send_group(alice, group, "pushed");
+        world.send_group(alice, group, "not yet pushed");
+        let range = |group_id, from_seq, to_seq| proto::HandedOut {
+            group_id,
+            from_seq,
+            to_seq,
+        };
+        let bound = world.call::<method::BindRoute>(proto::BindRouteRequest {
+            // Numbers that were never given, and groups that are not the user's, mean nothing.
+            handed_out: vec![
+                range(group, 2, 2),
+                range(0, 1, u64::MAX),
+                range(999, 1, 9),
+                range(-1, 0, 0),
+            ],
+            ..bind_request(bob, 1, 2, "phone")
+        });
+        assert_eq!(code(&bound.result), Code::Ok);
+        let expected = [
+            ("before the login".to_owned(), false),
+            ("pushed".to_owned(), true),
+            ("not yet pushed".to_owned(), false),
+        ];
+        assert_eq!(world.crashed().pulled(bob), expected);
+        assert_eq!(world.pulled(bob), expected);
+        world.unbind_over(bob, 1, 2);
+        let text = "its number was named before it was given";
+        world.send(alice, bob, text);
+        let pulled = world.crashed().pulled(bob);
+        assert!(pulled.contains(&(text.to_owned(), false)), "{pulled:?}");
+    }
+}

@@ -187,6 +187,7 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     let mut messages = in_order(pulled);
     let groups = core.shard().groups_of(job.key);
     drop_what_is_not_theirs(core, job.user, &groups, &mut messages);
+    mark_what_was_pushed(core, job, &mut messages);
     let too_many = messages.len() > limit as usize;
     // A service without numbers has forgotten what it has handed out, and will not hand it out again.
     let is_numbered = messages.iter().all(|message| message.seq != 0);
@@ -264,6 +265,16 @@ pub fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
     let shard = core.shard();
     for _ in messages.len()..before {
         shard.metrics().push_dropped(PushDrop::NoReceiver);
+    }
+}
+
+/// What this session was pushed comes again by the pull. The service knows so, but where it had forgotten the session's
+/// route meanwhile.
+fn mark_what_was_pushed<B, P>(core: &Core<B, P>, job: &Job, messages: &mut [PushMessage]) {
+    let pushed = core.shard().pushed_to(job.key);
+    for message in messages {
+        let numbers = pushed.get(&message.group_id);
+        message.redelivery |= numbers.is_some_and(|numbers| numbers.contains(&message.seq));
     }
 }
 

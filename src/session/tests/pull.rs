@@ -83,3 +83,51 @@ fn who_confirms_for_itself_waits_for_nothing() {
     assert_eq!(asked(&world), ["pull"]);
     assert!(world.pauses.borrow().is_empty());
 }
+
+#[test]
+fn what_was_pushed_is_pulled_as_a_repeat_although_the_service_has_forgotten_it() {
+    let message = |msg_id, seq| proto::C2cMsg {
+        msg_id,
+        from: 8,
+        to: 7,
+        ts_ms: seq as i64,
+        text: format!("number {seq}"),
+        seq,
+        redelivery: false,
+    };
+    let world = World::new(1, move |request| match request {
+        Request::PullOffline(_) => Ok(Response::PullOffline(proto::PullOfflineResponse {
+            result: result(Code::Ok),
+            msg_list: vec![message(9, 1), message(10, 2)],
+            ..Default::default()
+        })),
+        _ => Err(CallError::Unavailable),
+    });
+    let (key, _) = world.log_in(7, &[]);
+    let mut shard = world.core.shard();
+    assert!(shard.feed(key, b"set:ack:manual\n").is_none());
+    shard.on_push(Arc::new(PushMessage {
+        msg_id: 9,
+        from: 8,
+        to: 7,
+        text: "number 1".into(),
+        seq: 1,
+        ..Default::default()
+    }));
+    let count = shard.unsent(key).len();
+    shard.sent(key, count, false);
+    let job = shard.feed(key, b"pull\n").expect("a job");
+    drop(shard);
+    assert!(go_on(&mut flow(&world, job)));
+    let shard = world.core.shard();
+    let said = String::from_utf8(shard.unsent(key).to_vec()).expect("text");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].contains(" seq=1 ") && lines[0].contains(" dup=1 "),
+        "{said}"
+    );
+    assert!(
+        lines[1].contains(" seq=2 ") && !lines[1].contains("dup="),
+        "{said}"
+    );
+}

@@ -339,3 +339,38 @@ fn a_log_in_that_fails_after_the_password_is_told_to_the_service_that_took_it() 
         .any(|call| matches!(call, Request::Logout(logout) if logout.user_id == 7));
     assert!(told, "{calls:?}");
 }
+
+#[test]
+fn a_session_that_is_bound_again_says_what_it_was_pushed() {
+    let world = World::new(0, |request| match request {
+        Request::RefreshRoutes(refresh) => refreshed(refresh.user_ids.clone()),
+        Request::QueryRoute(_) => known(Code::Ok, ""),
+        _ => bound(Code::Ok),
+    });
+    world.log_in(7, &[(5, Some(3)), (6, Some(9))]);
+    for seq in [4, 5] {
+        world
+            .core
+            .shard()
+            .on_push(std::sync::Arc::new(proto::PushMessage {
+                msg_id: 100 + seq as i64,
+                from: 8,
+                group_id: 5,
+                seq,
+                text: "hello".into(),
+                ..Default::default()
+            }));
+    }
+    pass(&world);
+    let calls = world.calls.borrow();
+    let handed_out = calls.iter().find_map(|call| match call {
+        Request::BindRoute(bind) => Some(bind.handed_out.clone()),
+        _ => None,
+    });
+    let expected = proto::HandedOut {
+        group_id: 5,
+        from_seq: 4,
+        to_seq: 5,
+    };
+    assert_eq!(handed_out, Some(vec![expected]));
+}

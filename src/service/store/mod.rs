@@ -36,6 +36,10 @@ use crate::id::UserId;
 const REMEMBERED_LIMIT: usize = 524_288;
 /// How long a confirmation may wait to be written, in milliseconds. Lost in a crash, it comes again as a repeat.
 const WRITE_BACK_MS: i64 = 250;
+/// Cursors that one commit writes beside those that must not wait: more would hold up whoever waits for that commit.
+const WRITE_BACK_CURSORS: usize = 512;
+/// When the next of them are due.
+const WRITE_BACK_NEXT_MS: i64 = 10;
 
 /// A group's members as far as sending needs them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -312,6 +316,16 @@ impl<S: Storage> Store<S> {
         self.write_all = true;
     }
 
+    /// How many of those in line are written this time. Some may have been written as urgent already.
+    fn portion_to_write_back(&self) -> usize {
+        let is_dirty = |key: &CursorKey| self.cursors.get(key).is_some_and(|known| known.dirty);
+        let places = self.dirty.iter().enumerate();
+        let mut dirty = places.filter(|(_, key)| is_dirty(key));
+        dirty
+            .nth(WRITE_BACK_CURSORS)
+            .map_or(self.dirty.len(), |(place, _)| place)
+    }
+
     /// Ends the batch: writes the cursors that must be written, commits, and tells how long the commit took if there was anything to commit.
     pub(in crate::service) fn commit(&mut self, now_ms: i64) -> Result<Option<u64>, Failure> {
         if self.mode == Mode::ReadsOnly {
@@ -322,12 +336,17 @@ impl<S: Storage> Store<S> {
         let due = self.write_back_due_ms.is_some_and(|due| due <= now_ms);
         let streams = self.last_seqs.len().max(self.members.len());
         let full = streams + self.cursors.len() > REMEMBERED_LIMIT;
-        let everything = self.is_shared || due || full || self.write_all;
-        let keys = if everything {
-            self.dirty.clone()
+        let late = if self.is_shared || full || self.write_all {
+            self.dirty.len()
+        } else if due {
+            self.portion_to_write_back()
         } else {
-            self.urgent.clone()
+            0
         };
+        let mut keys = self.dirty[..late].to_vec();
+        if late < self.dirty.len() {
+            keys.extend(&self.urgent);
+        }
         if !keys.is_empty() {
             self.write()?;
         }
@@ -350,9 +369,11 @@ impl<S: Storage> Store<S> {
                 remembered.dirty = false;
             }
         }
-        if everything {
-            self.dirty.clear();
+        self.dirty.drain(..late);
+        if self.dirty.is_empty() {
             self.write_back_due_ms = None;
+        } else if late > 0 {
+            self.write_back_due_ms = Some(now_ms + WRITE_BACK_NEXT_MS);
         }
         if full {
             self.forget_all();

@@ -379,3 +379,26 @@ fn the_file_is_readable_for_its_owner_only() {
         assert_eq!(metadata.permissions().mode() & 0o077, 0);
     }
 }
+
+#[test]
+fn what_may_be_written_late_is_written_in_portions_that_hold_up_nobody() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    for _ in 0..300 {
+        world.group(alice, &[bob]);
+    }
+    world.bind(alice, 0, 1);
+    world.bind(bob, 0, 2);
+    world.write_back();
+    let open = "SELECT count(*) FROM cursors WHERE open_from IS NOT NULL";
+    let all = world.crashed().count(open);
+    assert!(all >= 600, "{all}");
+    world.unbind(alice, 1);
+    world.unbind(bob, 2);
+    world.write_back();
+    let left = world.crashed().count(open);
+    assert!(left > 0 && left < all / 2, "{left} of {all}");
+    world.now_ms += 10;
+    world.keep_house();
+    assert_eq!(world.crashed().count(open), 0);
+}

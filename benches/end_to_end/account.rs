@@ -44,12 +44,14 @@ pub fn register(address: SocketAddr, count: usize) -> Result<Vec<Account>> {
         |_, _| Ok(()),
     )?;
     let mut accounts: Vec<Account> = Vec::with_capacity(count);
+    let mut registered: Vec<Option<u64>> = vec![None; swarm.len()];
     let mut next = 0;
-    // Each connection has one line in flight: its registration, then its logout, then the next registration.
+    // Each connection has one line in flight: a registration, then a refresh, then the next registration, which moves it on to
+    // that account. A logout would end the session, and its token with it.
     let mut begin = || {
         let number = next;
         next += 1;
-        (number < count).then(|| format!("register:bench-{number}:bench-password\n").into_bytes())
+        (number < count).then(|| format!("REGISTER bench-{number} bench-password\n").into_bytes())
     };
     for index in 0..swarm.len() {
         if let Some(line) = begin() {
@@ -63,11 +65,13 @@ pub fn register(address: SocketAddr, count: usize) -> Result<Vec<Account>> {
         swarm.run_until("a registration is answered", |progress| {
             if let Progress::Lines(index, lines) = progress {
                 let text = std::str::from_utf8(lines)?.trim_end();
-                if text == "+OK logout" {
+                if let Some(user_id) = registered[index].take() {
+                    let token = field(text, "token=")?.to_owned();
+                    accounts.push(Account { user_id, token });
                     answers.extend(begin().map(|line| (index, line)));
                 } else {
-                    accounts.push(registered(text)?);
-                    answers.push((index, b"logout\n".to_vec()));
+                    registered[index] = Some(field(text, "uid=")?.parse()?);
+                    answers.push((index, b"refresh\n".to_vec()));
                 }
             }
             Ok(!answers.is_empty() || accounts.len() > before)
@@ -79,17 +83,10 @@ pub fn register(address: SocketAddr, count: usize) -> Result<Vec<Account>> {
     Ok(accounts)
 }
 
-fn registered(reply: &str) -> Result<Account> {
-    let field = |name: &str| reply.split(' ').find_map(|word| word.strip_prefix(name));
-    let user_id = field("uid=").and_then(|value| value.parse().ok());
-    let token = field("token=");
-    let (Some(user_id), Some(token)) = (user_id, token) else {
-        anyhow::bail!("a registration was answered: {reply}");
-    };
-    Ok(Account {
-        user_id,
-        token: token.to_owned(),
-    })
+/// The value behind `name` in a reply.
+fn field<'a>(reply: &'a str, name: &str) -> Result<&'a str> {
+    let value = reply.split(' ').find_map(|word| word.strip_prefix(name));
+    value.with_context(|| format!("a registration was answered: {reply}"))
 }
 
 #[derive(Serialize)]

@@ -104,6 +104,9 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
             self.schedule(key);
         } else if lane.ended <= self.now {
             self.lanes.remove(&key);
+        } else {
+            // It is remembered for what it has used: room for items would be most of its memory.
+            lane.items = VecDeque::new();
         }
     }
 
@@ -188,6 +191,16 @@ mod tests {
         assert_eq!(queue.push(1, 2), Err(2));
         assert_eq!(queue.push(2, 3), Ok(()));
         assert_eq!(queue.len(), 3);
+    }
+
+    #[test]
+    fn a_key_that_is_remembered_keeps_no_room_for_items() {
+        let mut queue = FairQueue::new(NO_LIMIT);
+        assert_eq!(queue.push(1, [0u8; 100]), Ok(()));
+        assert!(queue.pop().is_some());
+        queue.spend(1, 1000);
+        assert!(queue.lanes.values().all(|lane| lane.items.capacity() == 0));
+        assert_eq!(queue.lanes.len(), 1);
     }
 
     #[test]

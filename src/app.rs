@@ -181,7 +181,10 @@ fn ended(outcome: control::Outcome, still: &str, serving: &str) -> Result<(), St
         control::Outcome::Drained
         | control::Outcome::DeadlineHit {
             connections_left: 0,
-        } => Ok(()),
+        } => {
+            log::info!("stopped: everyone was served to the end");
+            Ok(())
+        }
         control::Outcome::DeadlineHit { connections_left } => Err(StartupError::new(
             ExitCode::DrainTimeout,
             format!("{connections_left} connections {still} after drain_timeout"),

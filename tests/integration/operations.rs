@@ -64,8 +64,8 @@ fn the_log_tells_who_was_closed_by_address_and_port_and_of_displacements() {
 }
 
 #[test]
-fn the_log_tells_of_the_start_and_of_failed_logins_without_what_was_typed() {
-    let gateway = Gateway::start(|_| {});
+fn the_log_tells_of_start_and_end_and_of_failed_logins_without_what_was_typed() {
+    let mut gateway = Gateway::start(|_| {});
     eventually("the start is in the log", || {
         gateway.output().1.contains("is up")
     });
@@ -82,6 +82,10 @@ fn the_log_tells_of_the_start_and_of_failed_logins_without_what_was_typed() {
     }
     let log = gateway.output().1;
     assert!(!log.contains("not-"), "{log}");
+    gateway.terminate();
+    assert_eq!(gateway.wait_exit(), Some(0));
+    let log = gateway.output().1;
+    assert!(log.contains("stopped: everyone was served"), "{log}");
 }
 
 #[test]

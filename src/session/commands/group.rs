@@ -33,8 +33,12 @@ pub(super) async fn create<B: Backend, P: PushSource>(
         .map_err(|failure| {
             failure.or_refused("the name is refused, or you are in too many groups")
         })?;
-    // A number that is none is the service's answer all the same: the group is there, and the client hears what it would
-    // hear of the service itself.
+    if response.group_id < 0 {
+        // No service numbers so: the answer is a broken one.
+        return Err(Failure::Backend(Code::Internal));
+    }
+    // 0, which MPIM's service gives, is its answer all the same: the group is there, and the client hears what it would hear
+    // of the service itself.
     if let [group] = with_numbers(core, vec![response.group_id], |id| *id)[..] {
         take_up(core, job, group).await;
     }

@@ -67,3 +67,24 @@ fn a_page_of_a_service_that_has_pages_need_not_hold_the_one_who_asks() {
     };
     assert_eq!(answer(&world, key, "group_members:1:10:2"), page);
 }
+
+#[test]
+fn a_new_group_with_a_negative_number_is_a_broken_answer_and_0_is_what_mpim_says() {
+    for (number, is_answer) in [(-5, false), (0, true), (5, true)] {
+        let world = World::new(1, move |request| match request {
+            Request::CreateGroup(_) => Ok(proto::CreateGroupResponse {
+                result: result(Code::Ok),
+                group_id: number,
+            }
+            .into()),
+            _ => Err(CallError::Unsupported),
+        });
+        let (key, _) = world.log_in(7, &[]);
+        let reply = answer(&world, key, "create_group:tea");
+        if is_answer {
+            assert_eq!(reply, Reply::GroupCreated(number));
+        } else {
+            assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        }
+    }
+}

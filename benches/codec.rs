@@ -4,9 +4,9 @@
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use im_gateway::{
-    bus::{
-        mac::PushKey,
-        payload::{self, Belief},
+    contract::{
+        push_mac::PushKey,
+        push_payload::{self, Belief},
     },
     proto::{PushBatch, PushMessage},
     protocol::{
@@ -202,5 +202,5 @@ fn read_push(bencher: Bencher, kind: &str) {
     } else {
         Belief::All
     };
-    bencher.bench(|| payload::read(CHANNEL, black_box(&bytes), belief));
+    bencher.bench(|| push_payload::read(CHANNEL, black_box(&bytes), belief));
 }

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use divan::{Bencher, black_box};
 use im_gateway::{
-    id::{ConnectionKey, MessageIds},
+    base::id::{ConnectionKey, MessageIds},
     limits::Rate,
     metrics,
     proto::{PushKind, PushMessage},

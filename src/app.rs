@@ -8,8 +8,10 @@ mod banner;
 mod clock;
 mod cluster;
 mod cores;
+pub mod doctor;
 mod embedded;
 mod options;
+pub mod user_journal;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -23,14 +25,15 @@ use tokio::sync::oneshot;
 
 use self::{banner::Banner, clock::Clock, cores::CoreParts};
 use crate::{
-    backend::Backend,
-    bus::{PushSource, local::MAX_CORES},
+    base::error::{ExitCode, StartupError},
+    bus::local::MAX_CORES,
     config::settings::Settings,
+    contract::{backend::Backend, bus::PushSource},
     control,
-    error::{ExitCode, StartupError},
+    flow::core::Core,
     handoff::{event::CoreEvent, inbox::Inbox},
-    metrics, preflight,
-    shard::core::Core,
+    machine::preflight,
+    metrics,
     worker::{listener, upstream::Upstreams},
 };
 

@@ -8,11 +8,15 @@ use std::process;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::backend::Service;
-use crate::config::{self, Environment, Settings};
-use crate::error::{ExitCode, StartupError};
-use crate::preflight::Verdict;
-use crate::{app, backup, doctor, logging};
+use crate::{
+    app::{self, doctor},
+    base::error::{ExitCode, StartupError},
+    config::{self, Environment, Settings},
+    contract::methods::Service,
+    logging,
+    machine::preflight::Verdict,
+    service::backup,
+};
 
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -15,7 +15,7 @@ use std::{fmt, time::Duration};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{SessionId, UserId};
+use crate::base::id::{SessionId, UserId};
 
 /// The least length of a secret: what HS256 asks for (RFC 7518, section 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;

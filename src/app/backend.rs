@@ -18,20 +18,22 @@ use tokio::{
 
 use super::{banner, bind, bind_ops, clock::Clock, ended, options};
 use crate::{
-    backend::Service,
-    backup,
-    bus::credentials::Credentials,
-    config::settings::Settings,
-    control, data_dir,
-    discovery::{self, RegisterOptions},
-    error::{ExitCode, StartupError},
-    id::WORKERS_MAX,
-    metrics, preflight,
-    server::{
-        CONNECTIONS_MAX, Server,
+    base::{
+        error::{ExitCode, StartupError},
+        id::WORKERS_MAX,
+    },
+    bus::redis::{
+        credentials::Credentials,
         publisher::{self, RedisPublisher},
     },
-    service::{self, ServiceOptions, StorageMode},
+    config::settings::Settings,
+    contract::methods::Service,
+    control,
+    discovery::{self, RegisterOptions},
+    machine::{data_dir, preflight},
+    metrics,
+    rpc::server::{CONNECTIONS_MAX, Server},
+    service::{self, ServiceOptions, StorageMode, backup},
 };
 
 /// Processes over one data directory: they share a disk and a machine, so more would not be faster. Each takes a worker number
@@ -165,7 +167,7 @@ struct Serving {
     listener: TcpListener,
     publisher: Arc<RedisPublisher>,
     registration: RegisterOptions,
-    status: Arc<discovery::Status>,
+    status: Arc<metrics::discovery::Status>,
     stop: oneshot::Receiver<()>,
 }
 
@@ -197,7 +199,7 @@ impl Serving {
 /// Keeps this process registered until `stop`, then sees to it that gateways know of its leaving.
 async fn be_registered(
     options: RegisterOptions,
-    status: &Arc<discovery::Status>,
+    status: &Arc<metrics::discovery::Status>,
     stop: oneshot::Receiver<()>,
 ) {
     let (leave, left) = oneshot::channel();
@@ -247,7 +249,7 @@ fn redis_is_there(numbers: &Arc<metrics::Server>) -> control::Condition {
     })
 }
 
-fn is_registered(status: &Arc<discovery::Status>) -> control::Condition {
+fn is_registered(status: &Arc<metrics::discovery::Status>) -> control::Condition {
     let status = Arc::clone(status);
     Box::new(move || {
         let what = "zookeeper: this process is not registered";

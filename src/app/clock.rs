@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::{shard::Now, unix_time};
+use crate::{machine::unix_time, shard::Now};
 
 /// The one beginning.
 #[derive(Clone, Copy)]

@@ -6,19 +6,16 @@ use tokio::sync::oneshot;
 
 use super::{Foundation, cores::CoreParts, options};
 use crate::{
-    backend::{
-        BackendNews, Service,
-        remote::{Remote, SerialCalls, Surroundings},
-    },
-    bus::{credentials::Credentials, redis::Subscriber},
+    base::{error::StartupError, id::MessageIds},
+    bus::redis::{credentials::Credentials, subscriber::Subscriber},
+    contract::{backend::BackendNews, methods::Service},
     control::Condition,
-    data_dir,
     discovery::{self, News, WatchOptions},
-    error::StartupError,
+    flow::routes,
     handoff::event::CoreEvent,
-    id::MessageIds,
+    machine::data_dir,
     metrics::Registry,
-    session::routes,
+    rpc::client::{Remote, SerialCalls, Surroundings},
     worker::{backend_link, bus_link, upstream::Upstreams},
 };
 

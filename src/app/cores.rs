@@ -8,17 +8,16 @@ use socket2::Socket;
 
 use super::{clock::Clock, options};
 use crate::{
-    backend::Backend,
-    bus::PushSource,
-    config::settings::Settings,
-    error::{ExitCode, StartupError},
-    handoff::{event::CoreEvent, inbox::Inbox},
-    id::{MessageIds, RouteId},
-    metrics,
-    shard::{
-        Shard,
-        core::{Core, Gateway},
+    base::{
+        error::{ExitCode, StartupError},
+        id::{MessageIds, RouteId},
     },
+    config::settings::Settings,
+    contract::{backend::Backend, bus::PushSource},
+    flow::core::{Core, Gateway},
+    handoff::{event::CoreEvent, inbox::Inbox},
+    metrics,
+    shard::Shard,
     worker::{Worker, WorkerParts, poller::Poller, upstream::Upstreams},
 };
 

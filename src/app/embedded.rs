@@ -4,13 +4,16 @@ use std::{path::Path, sync::Arc};
 
 use super::{Foundation, cores::CoreParts};
 use crate::{
-    backend::embedded::{CoreReplies, Embedded},
-    backup,
+    base::{
+        error::{ExitCode, StartupError},
+        id::{MessageIds, WORKERS_MAX},
+    },
     bus::local::LocalBus,
-    data_dir,
-    error::{ExitCode, StartupError},
-    id::{MessageIds, WORKERS_MAX},
-    service::{self, ServiceOptions, StorageMode},
+    machine::data_dir,
+    service::{
+        self, ServiceOptions, StorageMode, backup,
+        embedded::{CoreReplies, Embedded},
+    },
 };
 
 /// Runs until told to stop and drained; `may_be_new`: even where a database is missing that should be there. Ends the cores first and then the services, so that whatever a core confirmed on

@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    backend::{mpim::Concessions, remote::RemoteOptions},
-    bus::mac::PushKey,
+    app::user_journal,
+    base::error::{ExitCode, StartupError},
     config::settings::Settings,
-    error::{ExitCode, StartupError},
+    contract::{mpim::Concessions, push_mac::PushKey},
+    flow::core::Gateway,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
+    machine::secret_file,
     protocol::command::Judge,
-    secret_file,
-    shard::{ShardOptions, core::Gateway, input::room_before_login},
+    rpc::client::RemoteOptions,
+    shard::{ShardOptions, input::room_before_login},
     token::Tokens,
-    user_journal,
     worker::listener::SocketOptions,
 };
 

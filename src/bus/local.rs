@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Channel, Publisher, PushSource};
 use crate::{
+    base::id::{GroupId, RouteId},
+    contract::bus::{Channel, Publisher, PushSource},
     handoff::{event::CoreEvent, inbox::Inbox},
-    id::{GroupId, RouteId},
     proto::PushMessage,
 };
 

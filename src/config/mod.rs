@@ -18,7 +18,7 @@ use std::path::Path;
 pub use settings::Settings;
 pub use source::{Environment, Mistake, misspelt_variables};
 
-use crate::error::{ExitCode, StartupError};
+use crate::base::error::{ExitCode, StartupError};
 
 /// The default configuration with its comments: every key there is.
 pub const DEFAULT_TOML: &str = include_str!("../../conf/im-gateway.toml");

@@ -10,8 +10,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
-use crate::backend::{Service, endpoints::Instance, mpim::Concessions};
-use crate::names::Alphabet;
+use crate::{
+    base::names::Alphabet,
+    contract::{endpoints::Instance, methods::Service, mpim::Concessions},
+};
 
 /// Everything that is configured. Sections and names are those of the file; a unit is added where a number needs one.
 #[derive(Clone, Debug, PartialEq)]

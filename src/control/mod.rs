@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 pub use readiness::{Condition, Readiness};
 
-use crate::{error::StartupError, logging, metrics::Registry};
+use crate::{base::error::StartupError, logging, metrics::Registry};
 use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;

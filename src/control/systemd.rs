@@ -25,7 +25,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::readiness::stall_reason;
-use crate::{metrics::Registry, outage::Outage};
+use crate::metrics::{Registry, outage::Outage};
 
 /// Added to the time a drain may take, for what comes after it: the store's last commit, the end of the threads.
 const STOP_SLACK: Duration = Duration::from_secs(5);

@@ -10,17 +10,18 @@ use log::{info, warn};
 use zookeeper_client as zk;
 
 use super::{
-    Status, claim,
+    claim,
     connection::{Connection, Owner, Session, contained, ended, pause},
     process::host_name,
     table::Place,
 };
 use crate::{
-    backend::{
-        Service,
-        endpoints::{Record, Wire, parse_method_node},
-    },
     config::settings::{BackendProcess, ServiceDiscovery},
+    contract::{
+        endpoints::{Record, Wire, parse_method_node},
+        methods::Service,
+    },
+    metrics::discovery::Status,
 };
 
 /// How often nodes that others have, or that could not be made, are tried for.
@@ -350,7 +351,7 @@ fn node_name(host: &str, address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::endpoints::{MethodSet, parse_record};
+    use crate::contract::endpoints::{MethodSet, parse_record};
 
     fn options() -> RegisterOptions {
         RegisterOptions {

@@ -13,8 +13,7 @@ use futures_lite::FutureExt;
 use log::{info, warn};
 use zookeeper_client as zk;
 
-use super::Status;
-use crate::upstream::BackOff;
+use crate::{base::send_buffer::BackOff, metrics::discovery::Status};
 
 /// The first wait after a failure, and the longest: how long ZooKeeper's return may go unnoticed.
 const FIRST_PAUSE_MS: u64 = 50;

@@ -16,7 +16,7 @@ use log::{debug, info, warn};
 use zookeeper_client as zk;
 
 use super::{
-    News, Status, WatchError, WatchOptions,
+    News, WatchError, WatchOptions,
     claim::{Claim, ClaimError},
     connection::{Connection, Session, contained, ended, is_connected, pause},
     lease::{Held, LeaseError, Lessee},
@@ -26,8 +26,9 @@ use super::{
     table::{PLACES, Place, Table},
 };
 use crate::{
-    backend::{Service, endpoints::Endpoints},
-    id::{FIRST_SERVICE_WORKER, IdLease},
+    base::id::{FIRST_SERVICE_WORKER, IdLease},
+    contract::{endpoints::Endpoints, methods::Service},
+    metrics::discovery::Status,
 };
 
 /// How soon a registration that failed is tried again, and setting the watches.

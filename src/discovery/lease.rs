@@ -19,8 +19,8 @@ use super::{
     mark::{self, MARKS, Mark, RAISE_EVERY, first_end, next_end},
 };
 use crate::{
-    id::{FIRST_SERVICE_WORKER, IdLease},
-    unix_time::unix_ms,
+    base::id::{FIRST_SERVICE_WORKER, IdLease},
+    machine::unix_time::unix_ms,
 };
 
 /// Where numbers are leased.

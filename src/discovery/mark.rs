@@ -10,7 +10,7 @@ use std::time::Duration;
 use zookeeper_client as zk;
 
 use super::connection::Session;
-use crate::id::{ID_TIME_END_UNIX_MS, LEASE_ROOM_MS};
+use crate::base::id::{ID_TIME_END_UNIX_MS, LEASE_ROOM_MS};
 
 /// Where marks stand.
 pub(super) const MARKS: &str = "/im-gateway/marks";

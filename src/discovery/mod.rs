@@ -32,7 +32,6 @@ mod mark;
 mod pacing;
 mod process;
 mod reading;
-mod status;
 mod survey;
 mod table;
 #[cfg(test)]
@@ -42,14 +41,18 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 pub use backend::{RegisterOptions, register};
 pub use gateway::watch;
-pub use status::Status;
 pub use survey::{Registered, survey};
 
 use crate::{
-    backend::{Service, endpoints::Endpoints, endpoints::Instance},
+    base::{
+        error::{ExitCode, StartupError},
+        id::IdLease,
+    },
     config::settings::Settings,
-    error::{ExitCode, StartupError},
-    id::IdLease,
+    contract::{
+        endpoints::{Endpoints, Instance},
+        methods::Service,
+    },
 };
 
 /// What discovery tells the gateway.

@@ -11,13 +11,13 @@ use std::{
 use log::{debug, warn};
 use zookeeper_client as zk;
 
-use super::{
-    Status,
-    table::{Found, PLACES, Place},
-};
-use crate::backend::{
-    Service,
-    endpoints::{BadRecord, parse_method_node, parse_record},
+use super::table::{Found, PLACES, Place};
+use crate::{
+    contract::{
+        endpoints::{BadRecord, parse_method_node, parse_record},
+        methods::Service,
+    },
+    metrics::discovery::Status,
 };
 
 /// Records looked at in one service: far more instances than one service has, few enough to read them all again and again.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use zookeeper_client as zk;
 
 use super::{connection::Ensemble, reading, table::Place};
-use crate::backend::Service;
+use crate::contract::methods::Service;
 
 /// What stood in ZooKeeper when somebody looked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::backend::{
-    METHODS, Service,
+use crate::contract::{
     endpoints::{Endpoints, EndpointsBuilder, Instance},
+    methods::{METHODS, Service},
 };
 
 /// How long the last instances of a service outlive their nodes: longer than a backend takes to register again.
@@ -193,7 +193,7 @@ fn add(builder: &mut EndpointsBuilder, place: Place, found: &Found) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::endpoints::{MethodSet, Wire};
+    use crate::contract::endpoints::{MethodSet, Wire};
 
     const USER: usize = 0;
     const HEALTH: usize = PLACES - 1;

@@ -26,13 +26,14 @@ use tokio::{
 use zookeeper_client as zk;
 
 use self::zookeeper::Zookeeper;
-use super::{News, RegisterOptions, Status, WatchError, WatchOptions, register, watch};
+use super::{News, RegisterOptions, WatchError, WatchOptions, register, watch};
 use crate::{
-    backend::{
-        Service,
+    base::id::IdLease,
+    contract::{
         endpoints::{Endpoints, Instance, MethodSet, Wire},
+        methods::Service,
     },
-    id::IdLease,
+    metrics::discovery::Status,
 };
 
 /// After this long a wait has failed. Generous, because the machine may be busy with other tests.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{backend::BackendNews, id::IdLease, proto::PushMessage};
+use crate::{base::id::IdLease, contract::backend::BackendNews, proto::PushMessage};
 
 /// One thing handed to a core.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use prometheus_client::{
     registry,
 };
 
-use crate::{backend::Service, logging};
+use crate::{contract::methods::Service, logging};
 
 use super::{
     Core, Histogram, Registry, Server,

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    backend::{CallError, Service},
-    close::CloseReason,
+    base::close::CloseReason,
+    contract::{backend::CallError, methods::Service},
     limits::Refusal,
     metrics::PushDrop,
     protocol::{command::Verb, error_code::ErrorCode},

@@ -4,8 +4,8 @@
 //! array holds them all, and counting looks nothing up and allocates nothing.
 
 use crate::{
-    backend::{CallError, Service},
-    close::CloseReason,
+    base::close::CloseReason,
+    contract::{backend::CallError, methods::Service},
     limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
 };

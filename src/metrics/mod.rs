@@ -8,9 +8,11 @@
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
 
 pub mod cell;
+pub mod discovery;
 pub mod exposition;
 pub mod label;
 pub mod names;
+pub mod outage;
 pub mod process;
 pub mod server;
 
@@ -21,11 +23,10 @@ pub use label::{Label, PasswordLoss, PerLabel, PushDrop};
 pub use server::Server;
 
 use crate::{
-    backend::{CallError, Service},
-    close::CloseReason,
-    discovery,
+    base::close::CloseReason,
+    contract::{backend::CallError, methods::Service},
     limits::Refusal,
-    outage::{Outage, Reason},
+    metrics::outage::{Outage, Reason},
     protocol::{command::Verb, error_code::ErrorCode},
 };
 

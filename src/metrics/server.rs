@@ -3,7 +3,7 @@
 //! Owns the labels that only these have. One thread, the one that serves, writes all of them, except where a cell is shared.
 
 use super::{Counter, Gauge, Label, PerLabel, SharedCounter, label::labels};
-use crate::{backend::Service, outage::Outage};
+use crate::{contract::methods::Service, metrics::outage::Outage};
 
 /// What a caller asked for, as far as a label may tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

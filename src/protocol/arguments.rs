@@ -73,7 +73,7 @@ pub(super) fn is_device_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::is_user_name;
+    use crate::base::names::is_user_name;
 
     #[test]
     fn numbers_are_positive_and_decimal() {

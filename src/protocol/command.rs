@@ -10,11 +10,11 @@ use super::{
     arguments::{Arguments, BLANKS, is_device_name, is_foreign_name, is_group_name, positive},
     error_code::ErrorCode,
     escape::{is_plain, unescape},
-    secret::Secret,
 };
-use crate::{
+use crate::base::{
     id::{GroupId, MessageId, UserId},
     names::{hides_nothing, is_user_name},
+    secret::Secret,
 };
 
 pub use super::{

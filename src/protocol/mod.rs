@@ -17,7 +17,6 @@ pub mod escape;
 pub mod line;
 pub mod push;
 pub mod reply;
-pub mod secret;
 
 mod arguments;
 mod tag;

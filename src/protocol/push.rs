@@ -7,7 +7,7 @@ use super::{
     escape::{escape_into, plain_into},
     reply::{integer, word},
 };
-use crate::id::{GroupId, MessageId, UserId};
+use crate::base::id::{GroupId, MessageId, UserId};
 
 /// A line a client did not ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,10 +10,12 @@ use super::{
     command::{AckMode, Dialect, Tag, Verb},
     error_code::ErrorCode,
     escape::{item_into, plain_into, word_into},
-    secret::Secret,
     verb::Family,
 };
-use crate::id::{GroupId, MessageId, SessionId, UserId};
+use crate::base::{
+    id::{GroupId, MessageId, SessionId, UserId},
+    secret::Secret,
+};
 
 /// What a command is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::fs;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::store::{Failure, Storage, storage::TimeBase};
-use crate::unix_time::unix_ms;
+use crate::machine::unix_time::unix_ms;
 
 /// Most time that the machine is believed to have been off.
 const LONGEST_OFF_MS: i64 = 12 * 3_600_000;

@@ -19,17 +19,18 @@ use super::{
     friends::Departures,
     health::{FailureReport, Health},
     password::{Job, Judged, Task, Verdict},
-    routes::Presence,
     store::{Failure, Mode, Storage, Store, sqlite::Sqlite, storage::TimeBase},
     sweep::Sweep,
 };
 use crate::{
-    backend::{Request, Response},
-    bus::Channel,
-    id::MessageIds,
+    base::{id::MessageIds, names::Alphabet},
+    contract::{
+        bus::Channel,
+        methods::{Request, Response},
+    },
     metrics,
-    names::Alphabet,
     proto::{self, Code, PushMessage},
+    service::route_table::Presence,
 };
 
 /// While storage fails, the log is emptied at most so often.
@@ -154,7 +155,7 @@ pub(super) struct Engine<S = Sqlite> {
     pub(super) swept_messages: u64,
     /// Stands in for a bug: looking up this user's profile panics.
     #[cfg(test)]
-    pub(super) panics_on_profile_of: crate::id::UserId,
+    pub(super) panics_on_profile_of: crate::base::id::UserId,
 }
 
 /// Why a batch could not be carried out as it is.

@@ -14,7 +14,7 @@ use super::{
     store::{Failure, Storage},
 };
 use crate::{
-    id::UserId,
+    base::id::UserId,
     proto::{PushKind, PushMessage},
 };
 

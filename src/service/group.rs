@@ -8,8 +8,10 @@ use super::{
     store::{Failure, Storage, StreamId, storage::GroupFacts},
 };
 use crate::{
-    id::{GroupId, UserId},
-    names::hides_nothing,
+    base::{
+        id::{GroupId, UserId},
+        names::hides_nothing,
+    },
     proto::{self, Code, PushKind, PushMessage},
 };
 

@@ -14,7 +14,7 @@ use super::{
     store::{Failure, Storage, StreamId, storage::StoredMessage},
 };
 use crate::{
-    id::{MessageId, UserId},
+    base::id::{MessageId, UserId},
     proto::{self, Code},
 };
 

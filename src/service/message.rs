@@ -11,8 +11,8 @@ use super::{
     store::{Failure, Storage, StreamId, storage::Draft},
 };
 use crate::{
-    bus::Channel,
-    id::{GroupId, MessageId},
+    base::id::{GroupId, MessageId},
+    contract::bus::Channel,
     proto::{self, Code, PushMessage},
 };
 

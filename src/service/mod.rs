@@ -17,8 +17,10 @@
 //! of its own; `sweep` deletes what everybody has confirmed, `health` tells whether writing works; `cursor` and `range_set`
 //! are the pure arithmetic of who has confirmed what.
 
+pub mod backup;
 mod clock;
 mod cursor;
+pub mod embedded;
 mod engine;
 mod fair_queue;
 mod friends;
@@ -29,7 +31,7 @@ mod message;
 mod password;
 mod presence;
 mod range_set;
-mod routes;
+mod route_table;
 mod sessions;
 mod store;
 mod sweep;
@@ -58,7 +60,6 @@ use self::{
     clock::Clock,
     engine::Engine,
     password::PasswordPool,
-    routes::Presence,
     store::{
         Failure, Store,
         sqlite::Sqlite,
@@ -68,12 +69,17 @@ use self::{
     waiting::Waiting,
 };
 use crate::{
-    backend::{Request, Response},
-    bus::Publisher,
-    error::{ExitCode, StartupError},
-    id::{MessageId, MessageIds},
+    base::{
+        error::{ExitCode, StartupError},
+        id::{MessageId, MessageIds},
+        names::Alphabet,
+    },
+    contract::{
+        bus::Publisher,
+        methods::{Request, Response},
+    },
     metrics,
-    names::Alphabet,
+    service::route_table::Presence,
 };
 
 /// Calls that may wait for the store thread to take them up; more are refused. It takes up as many again, in turns.

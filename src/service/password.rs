@@ -26,9 +26,11 @@ use argon2::{
 use self::lanes::{Lane, Lanes};
 use super::{ReplySink, sessions::Credential};
 use crate::{
-    backend::Response,
-    error::{ExitCode, StartupError},
-    id::UserId,
+    base::{
+        error::{ExitCode, StartupError},
+        id::UserId,
+    },
+    contract::methods::Response,
     metrics::{self, PasswordLoss},
     proto,
 };

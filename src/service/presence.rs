@@ -7,14 +7,14 @@ use prost::Message as _;
 
 use super::{
     engine::{Engine, ok},
-    routes::{Bound, NAME_BYTES, parse_route},
     sessions::{Credential, SESSION_OVER},
     store::{Failure, Storage, StreamId, storage::SessionEpoch},
 };
 use crate::{
-    bus::Channel,
-    id::{SessionId, UserId},
+    base::id::{SessionId, UserId},
+    contract::bus::Channel,
     proto::{self, Code, PushKind, PushMessage},
+    service::route_table::{Bound, NAME_BYTES, parse_route},
 };
 
 /// Devices per user where the caller names no limit, and at most.

@@ -10,12 +10,12 @@
 
 use super::{
     engine::{Engine, ok},
-    routes::Bound,
     store::{Failure, Storage, storage::SessionEpoch},
 };
 use crate::{
-    id::{SessionId, UserId},
+    base::id::{SessionId, UserId},
     proto::{self, Code},
+    service::route_table::Bound,
 };
 
 /// Single ended sessions that are kept of one user. Past it all tokens of the user end, as those of ended sessions could not be

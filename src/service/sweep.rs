@@ -11,7 +11,7 @@ use super::{
     message::REPEAT_WINDOW_MS,
     store::{Failure, Storage, StreamId, storage::Place},
 };
-use crate::id::{MessageId, made_ms};
+use crate::base::id::{MessageId, made_ms};
 
 /// Rows looked at in one slice.
 const SLICE_ROWS: usize = 256;

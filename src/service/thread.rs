@@ -21,7 +21,10 @@ use super::{
     password::{Judged, PasswordPool},
     waiting::Waiting,
 };
-use crate::{backend::Response, bus::Publisher, metrics};
+use crate::{
+    contract::{bus::Publisher, methods::Response},
+    metrics,
+};
 
 /// Calls that may wait in turns; the others wait in the queue.
 const WAITING_CALLS: usize = 32_768;

@@ -10,9 +10,8 @@ use super::{
     store::{Failure, Storage},
 };
 use crate::{
-    backend::Response,
-    id::UserId,
-    names,
+    base::{id::UserId, names},
+    contract::methods::Response,
     proto::{self, Code},
 };
 

@@ -16,7 +16,7 @@ use super::{
     engine::{self, Item},
     fair_queue::FairQueue,
 };
-use crate::{backend::Request, id::UserId};
+use crate::{base::id::UserId, contract::methods::Request};
 
 /// Calls in one transaction at most: more would make the first of them wait for the last.
 const BATCH_CALLS: usize = 256;
@@ -220,7 +220,7 @@ mod tests {
 
     use super::{super::engine::Batch as _, *};
     use crate::{
-        backend::Response,
+        contract::methods::Response,
         proto,
         service::{Call, ReplySink},
     };

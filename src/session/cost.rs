@@ -124,7 +124,7 @@ mod tests {
             replaced: false,
         };
         let call = Call::Auth {
-            token: crate::protocol::secret::Secret::new(String::new()),
+            token: crate::base::secret::Secret::new(String::new()),
         };
         let of_many = Circumstances {
             groups: 500,

@@ -1,11 +1,11 @@
 //! A command that asks a backend, detached from the bytes it came in.
 
 use crate::{
-    id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
-    protocol::{
-        command::{Command, Dialect, Tag, Verb},
+    base::{
+        id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
         secret::Secret,
     },
+    protocol::command::{Command, Dialect, Tag, Verb},
 };
 
 /// A command on its way, with all that its reply will need.

@@ -1,8 +1,9 @@
 //! One client's session: what it may do now, and what it is owed.
 //!
-//! Owns the state of one connection above its bytes: phase, dialect, device, who confirms, rate, bad lines. Never does
-//! I/O and never knows a clock. Commands that answer at once are in [`Shard`](crate::shard::Shard), those that ask a backend in
-//! [`commands`], and what the shard wants done beside them in [`effects`].
+//! Owns the state of one connection above its bytes: phase, dialect, device, who confirms, rate, bad
+//! lines. Never does I/O and never knows a clock. Commands that answer at once are in
+//! `shard`, those that ask a service in `flow::commands`, and what a core does unasked in
+//! `flow::background`.
 //!
 //! # Lifecycle
 //!
@@ -19,19 +20,9 @@
 //! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only in `LoggedIn`, and those
 //! that come in `Binding` wait until the log-in is answered; `Ended` is final.
 
-pub mod commands;
 pub mod cost;
-pub mod effects;
 pub mod job;
 pub mod outbox;
-mod parting;
-pub mod routes;
-mod settle;
-
-#[cfg(test)]
-mod simulation;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -39,8 +30,10 @@ use std::{
 };
 
 use crate::{
-    close::CloseReason,
-    id::{GroupId, MessageId, SessionId, UserId},
+    base::{
+        close::CloseReason,
+        id::{GroupId, MessageId, SessionId, UserId},
+    },
     limits::{BadLines, TokenBucket},
     protocol::command::{AckMode, Dialect},
     session::outbox::Delivery,

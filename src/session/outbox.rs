@@ -8,7 +8,10 @@
 
 use std::collections::VecDeque;
 
-use crate::id::{GroupId, UserId};
+use crate::base::id::{GroupId, MessageId, UserId};
+
+/// A message ready to be sent: its line, its id, and what sending it confirms.
+pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
 
 /// A message on its way to a client, named as the store counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,12 @@
 
 use super::{Effect, Shard, delivery::Origin};
 use crate::{
-    id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
+    base::id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
     protocol::command::{AckMode, PULL_LIMIT_MAX},
-    session::{Manual, commands::message::EncodedMessage, outbox::Delivery},
+    session::{
+        Manual,
+        outbox::{Delivery, EncodedMessage},
+    },
 };
 
 /// What a session with `ack=manual` is to be sent next of what was held back.

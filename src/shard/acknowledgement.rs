@@ -11,7 +11,7 @@
 //! is in any.
 
 use super::{Shard, TICK_MS, delivery::confirm, wheel::Wheel};
-use crate::id::ConnectionKey;
+use crate::base::id::ConnectionKey;
 
 /// The longest pause between two questions is so many doublings of a tick: 3.2 s.
 const DOUBLINGS: u32 = 5;

@@ -6,8 +6,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    close::CloseReason,
-    id::UserId,
+    base::{close::CloseReason, id::UserId},
     limits::{Rate, TokenBucket},
     protocol::error_code::ErrorCode,
 };

@@ -3,7 +3,11 @@
 //! A client that gives no sign of life is told so before it is closed, in time to say something.
 
 use super::{Shard, TICK_MS};
-use crate::{close::CloseReason, id::ConnectionKey, protocol::push::Push, session::Session};
+use crate::{
+    base::{close::CloseReason, id::ConnectionKey},
+    protocol::push::Push,
+    session::Session,
+};
 
 /// So long before it is closed a silent client is told, or half of its time if that is less.
 const IDLE_NOTICE_MS: u64 = 30_000;

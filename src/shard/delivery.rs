@@ -7,11 +7,16 @@ use super::{
     account::{admit, note_pulled},
 };
 use crate::{
-    close::CloseReason,
-    id::{ConnectionKey, GroupId, MessageId},
+    base::{
+        close::CloseReason,
+        id::{ConnectionKey, GroupId, MessageId},
+    },
     proto::AckRange,
     protocol::command::AckMode,
-    session::{EarlyPush, Login, commands::message::EncodedMessage, outbox::Delivery},
+    session::{
+        EarlyPush, Login,
+        outbox::{Delivery, EncodedMessage},
+    },
 };
 
 /// Confirmations of one call: one push to a large group makes many in one turn.

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{ShardOptions, core::Gateway};
+use super::ShardOptions;
 use crate::{
-    backend::mpim::Concessions,
+    contract::mpim::Concessions,
+    flow::core::Gateway,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
     protocol::command::Judge,
     token::Tokens,

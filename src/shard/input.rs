@@ -7,8 +7,7 @@ use std::borrow::Cow;
 
 use super::{Connection, Shard, ShardOptions};
 use crate::{
-    close::CloseReason,
-    id::ConnectionKey,
+    base::{close::CloseReason, id::ConnectionKey},
     limits::Patience,
     protocol::{
         command::{AckMode, Command, Dialect, Verb, parse_arguments_for, parse_line, trim_blanks},

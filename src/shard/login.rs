@@ -12,8 +12,10 @@ use smallvec::SmallVec;
 
 use super::{Effect, Group, Member, Shard, Standing, User, sequencer::Sequencer};
 use crate::{
-    close::CloseReason,
-    id::{ConnectionKey, GroupId, SessionId, UserId},
+    base::{
+        close::CloseReason,
+        id::{ConnectionKey, GroupId, SessionId, UserId},
+    },
     proto::HandedOut,
     session::{HeldSession, Login, LoginSession, Membership, Phase},
 };

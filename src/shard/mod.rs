@@ -21,15 +21,12 @@
 pub mod account;
 pub mod acknowledgement;
 mod client_log;
-pub mod core;
 pub mod deadlines;
 pub mod delivery;
 pub mod input;
 mod invariants;
-pub mod known_users;
 pub mod login;
 pub mod push;
-pub mod route_turns;
 pub mod search;
 pub mod sequencer;
 pub mod unsettled;
@@ -49,8 +46,10 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::{
-    close::CloseReason,
-    id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, UserId},
+    base::{
+        close::CloseReason,
+        id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, UserId},
+    },
     limits::{Rate, TokenBucket},
     metrics,
     proto::{AckRange, PushMessage},
@@ -81,6 +80,10 @@ pub struct Now {
     /// Milliseconds since 1970; may jump.
     pub unix_ms: u64,
 }
+
+/// Fetches of one core from the store at one time: after the bus was away, everybody's messages are
+/// looked for.
+pub const FETCHES: usize = 64;
 
 /// The rules a shard applies; each is a key of the configuration.
 #[derive(Clone, Debug)]

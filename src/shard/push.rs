@@ -14,8 +14,10 @@ use super::{
     sequencer::{Answer, Fetch, Numbered, Offer, StepBack},
 };
 use crate::{
-    close::CloseReason,
-    id::{ConnectionKey, GroupId, MessageId, UserId},
+    base::{
+        close::CloseReason,
+        id::{ConnectionKey, GroupId, MessageId, UserId},
+    },
     metrics::PushDrop,
     proto::{PushKind, PushMessage},
     protocol::push::Push,

@@ -11,9 +11,9 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{Effect, Shard};
 use crate::{
-    id::{GroupId, UserId},
+    base::id::{GroupId, UserId},
     shard::{
-        core::FETCHES,
+        FETCHES,
         sequencer::{Fetch, Numbered, Sequencer},
     },
 };

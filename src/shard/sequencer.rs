@@ -35,7 +35,7 @@ mod recent;
 use std::collections::{BTreeMap, VecDeque};
 
 use self::recent::{Recent, Seen};
-use crate::id::MessageId;
+use crate::base::id::MessageId;
 
 /// The farthest step back, and the most numbers that are compared with the store's at one time.
 const STEP_BACK: u64 = 1_000;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{Effect, Shard};
-use crate::id::UserId;
+use crate::base::id::UserId;
 
 /// What a user on this core lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

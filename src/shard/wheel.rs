@@ -9,7 +9,7 @@
 //! of the tick its time lies in; a moment beyond the wheel's horizon (`tick_ms × slots`) waits for further turns; one
 //! call visits each slot at most once, however long the pause before it was.
 
-use crate::id::ConnectionKey;
+use crate::base::id::ConnectionKey;
 
 /// The wheel of one core.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::{error::Error, rc::Rc, time::Duration};
 
 use super::upstream::Upstreams;
 use crate::{
-    backend::remote::{Dial, Link, Purpose, Remote, Server},
-    outage::Outage,
-    upstream::{BackOff, Conversation, Outgoing},
+    base::send_buffer::{BackOff, Conversation, Outgoing},
+    metrics::outage::Outage,
+    rpc::client::{Dial, Link, Purpose, Remote, Server},
 };
 
 /// Pauses between attempts: a server that was restarted is used again within about a second.

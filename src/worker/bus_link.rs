@@ -13,16 +13,16 @@ use std::{
 
 use super::upstream::Upstreams;
 use crate::{
-    backend::Backend,
-    bus::{
+    base::send_buffer::{BackOff, Conversation, Outgoing},
+    bus::redis::{
         credentials::Credentials,
-        redis::{BusEvent, Subscriber},
+        subscriber::{BusEvent, Subscriber},
         target::{Failures, Target},
     },
     config::settings::Redis,
+    contract::backend::Backend,
+    flow::core::Core,
     metrics::PushDrop,
-    shard::core::Core,
-    upstream::{BackOff, Conversation, Outgoing},
 };
 
 /// Pauses between attempts: pushes come again within about a second of Redis being back.

@@ -9,8 +9,7 @@ use rustix::net::{
     RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt::set_socket_send_buffer_size,
 };
 
-use super::sys;
-use crate::id::ConnectionKey;
+use crate::{base::id::ConnectionKey, machine::sys};
 
 /// A client's socket.
 pub struct Client {

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::error::{ExitCode, StartupError};
+use crate::base::error::{ExitCode, StartupError};
 
 /// Socket options of a listener and of the connections it accepts.
 #[derive(Clone, Copy, Debug)]

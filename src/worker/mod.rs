@@ -3,7 +3,6 @@
 //! - `run` the core's loop, and taking connections in: what is ready, what was handed over, what is due → the shard → the sockets
 //! - [`listener`], [`poller`] where connections and readiness come from; other threads' news come by [`handoff`](crate::handoff)
 //! - [`upstream`], [`backend_link`], [`bus_link`] the sockets the core opens itself
-//! - [`sys`] the one unsafe module
 //!
 //! Nothing here decides anything about a client: that is the shard's.
 
@@ -14,7 +13,6 @@ pub mod listener;
 pub mod poller;
 mod refused;
 mod run;
-pub mod sys;
 pub mod upstream;
 
 pub use run::{Worker, WorkerParts};

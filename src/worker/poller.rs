@@ -23,8 +23,8 @@ use rustix::{
     },
 };
 
-use super::{sys, upstream::UpstreamKey};
-use crate::id::ConnectionKey;
+use super::upstream::UpstreamKey;
+use crate::{base::id::ConnectionKey, machine::sys};
 
 /// How many events one look at the set takes at most, so that no burst of sockets keeps a turn from ending.
 const EVENTS_PER_TURN: usize = 256;

@@ -28,14 +28,13 @@ use super::{
     upstream::Upstreams,
 };
 use crate::{
-    backend::Backend,
-    bus::PushSource,
-    close::CloseReason,
+    base::{close::CloseReason, id::ConnectionKey},
+    contract::{backend::Backend, bus::PushSource},
+    flow::{background, commands, core::Core},
     handoff::{event::CoreEvent, inbox::Inbox},
-    id::ConnectionKey,
     metrics,
-    session::{commands, effects, job::Job},
-    shard::{Effect, TICK_MS, core::Core},
+    session::job::Job,
+    shard::{Effect, TICK_MS},
 };
 
 /// What one read takes at most; one buffer of this size serves all connections of the core.
@@ -455,7 +454,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.core.shard().take_effects(&mut effects);
         let worked = !effects.is_empty();
         for effect in effects.drain(..) {
-            self.spawn(None, effects::run(Rc::clone(&self.core), effect));
+            self.spawn(None, background::run(Rc::clone(&self.core), effect));
         }
         self.effects = effects;
         worked

@@ -23,7 +23,7 @@ use slab::Slab;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::poller::{self, Readiness, Source};
-use crate::upstream::Conversation;
+use crate::base::send_buffer::Conversation;
 
 /// How long connecting may take. Servers are near; one that is not there after this is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

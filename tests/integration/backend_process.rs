@@ -6,25 +6,32 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use im_gateway::backend::mprpc::{
-    CallHead, read_classic_reply, read_reply, write_call, write_classic_length,
-};
-use im_gateway::backend::{Answer, Method, method};
-use im_gateway::proto::{
-    self, BindRouteRequest, C2cMsg, Code, GetProfileRequest, LoginRequest, PingRequest,
-    PingResponse, PullOfflineRequest, PushBatch, PushKind, PushMessage, QueryRouteRequest,
-    RegisterRequest, ReplyStatus, RpcHeader, SendRequest,
+use im_gateway::{
+    contract::methods::{Answer, Method, method},
+    proto::{
+        self, BindRouteRequest, C2cMsg, Code, GetProfileRequest, LoginRequest, PingRequest,
+        PingResponse, PullOfflineRequest, PushBatch, PushKind, PushMessage, QueryRouteRequest,
+        RegisterRequest, ReplyStatus, RpcHeader, SendRequest,
+    },
+    rpc::wire::mprpc::{
+        CallHead, read_classic_reply, read_reply, write_call, write_classic_length,
+    },
 };
 use prost::Message;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::backend_process::BackendProcess;
-use crate::common::cluster::Ground;
-use crate::common::config::Config;
-use crate::common::process::{Process, run_to_exit};
-use crate::common::{DEADLINE, eventually};
-use crate::redis_server::RedisServer;
+use crate::{
+    common::{
+        DEADLINE,
+        backend_process::BackendProcess,
+        cluster::Ground,
+        config::Config,
+        eventually,
+        process::{Process, run_to_exit},
+    },
+    redis_server::RedisServer,
+};
 
 const ROUTE: &str = "gateway-a#0";
 const REPLY_MAX_BYTES: usize = 16 * 1024 * 1024;

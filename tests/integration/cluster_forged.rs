@@ -3,14 +3,19 @@
 
 use std::path::Path;
 
-use im_gateway::bus::mac::PushKey;
-use im_gateway::proto::{PushBatch, PushKind, PushMessage};
+use im_gateway::{
+    contract::push_mac::PushKey,
+    proto::{PushBatch, PushKind, PushMessage},
+};
 use prost::Message;
 
-use crate::common::cluster::{Cluster, PUSH_SECRET, gateway_id};
-use crate::common::config::Config;
-use crate::common::gateway::Gateway;
-use crate::common::{Client, Push, eventually};
+use crate::common::{
+    Client, Push,
+    cluster::{Cluster, PUSH_SECRET, gateway_id},
+    config::Config,
+    eventually,
+    gateway::Gateway,
+};
 
 /// The channel of the one core of the first gateway.
 fn push_channel() -> String {

@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, fs, io::Read, net::Shutdown, path::Path};
 
 use im_gateway::{
-    backend::mprpc::{self, CallHead},
     proto,
+    rpc::wire::mprpc::{self, CallHead},
 };
 use prost::Message;
 

@@ -13,8 +13,8 @@ mod service;
 use std::{fs, net::Shutdown, thread, time::Instant};
 
 use im_gateway::{
-    backend::mprpc,
     proto::{self, Code, ReplyHeader, ReplyStatus},
+    rpc::wire::mprpc,
 };
 use prost::Message;
 

@@ -12,8 +12,8 @@ use std::{
 };
 
 use im_gateway::{
-    backend::mprpc::{self, CallHead, Parsed},
     proto::{self, Code, ReplyHeader, ReplyStatus},
+    rpc::wire::mprpc::{self, CallHead, Parsed},
 };
 use prost::Message;
 

@@ -7,16 +7,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Broken, Check, timeout};
-use crate::backend::{
-    Service,
-    endpoints::{Instance, MethodSet, WEIGHT_MAX, Wire},
-    mpim::{Concessions, SerialSet},
+use crate::{
+    config::{
+        file::File,
+        settings::{
+            Algorithm, BackendProcess, LoadBalancer, Presence, Redis, Rpc, ServiceDiscovery,
+        },
+        value::{Milliseconds, Seconds, Size},
+    },
+    contract::{
+        endpoints::{Instance, MethodSet, WEIGHT_MAX, Wire},
+        methods::Service,
+        mpim::{Concessions, SerialSet},
+    },
 };
-use crate::config::file::File;
-use crate::config::settings::{
-    Algorithm, BackendProcess, LoadBalancer, Presence, Redis, Rpc, ServiceDiscovery,
-};
-use crate::config::value::{Milliseconds, Seconds, Size};
 
 /// Checks `[service_discovery]`.
 pub(super) fn service_discovery(values: &File, check: &Check) -> Result<ServiceDiscovery, Broken> {

@@ -17,12 +17,13 @@ use std::str::FromStr;
 
 use log::LevelFilter;
 
-use super::file::File;
-use super::settings::{Accounts, Auth, GatewayService, Log, Network, Ops, Settings};
-use super::source::{Environment, Mistake, Origins};
-use super::value::{Seconds, Size};
-use crate::id::FIRST_SERVICE_WORKER;
-use crate::names::Alphabet;
+use super::{
+    file::File,
+    settings::{Accounts, Auth, GatewayService, Log, Network, Ops, Settings},
+    source::{Environment, Mistake, Origins},
+    value::{Seconds, Size},
+};
+use crate::base::{id::FIRST_SERVICE_WORKER, names::Alphabet};
 
 /// No wait, interval or time-out of a session is longer.
 const LONGEST_TIMEOUT: Seconds = Seconds::from_ms(7 * 24 * 3_600_000);

@@ -1,7 +1,7 @@
 //! The nodes of backends.
 
 use super::*;
-use crate::backend::METHODS;
+use crate::contract::methods::METHODS;
 
 #[test]
 fn a_backend_is_found_by_gateways_and_vanishes_when_it_stops() {

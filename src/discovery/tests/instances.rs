@@ -1,7 +1,7 @@
 //! What the gateway sees of the services.
 
 use super::*;
-use crate::backend::method;
+use crate::contract::methods::method;
 
 #[test]
 fn instances_of_both_layouts_are_seen_and_vanish_with_their_nodes() {

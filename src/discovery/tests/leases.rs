@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::{
+    base::id::FIRST_SERVICE_WORKER,
     discovery::{
         connection::{Connection, Session},
         lease::Lessee,
         mark,
     },
-    id::FIRST_SERVICE_WORKER,
-    unix_time::unix_ms,
+    machine::unix_time::unix_ms,
 };
 
 fn now_ms() -> u64 {

@@ -4,7 +4,7 @@
 
 use super::{Failure, Members, Storage, Store, StreamId};
 use crate::{
-    id::{GroupId, UserId},
+    base::id::{GroupId, UserId},
     service::cursor::Cursor,
 };
 

@@ -30,7 +30,7 @@ pub(super) use self::{
     stream::{CursorKey, StreamId},
 };
 use super::cursor::Cursor;
-use crate::id::UserId;
+use crate::base::id::UserId;
 
 /// Streams and cursors remembered at most: some 70 bytes each, the room in their tables included.
 const REMEMBERED_LIMIT: usize = 524_288;

@@ -11,7 +11,7 @@ use std::{
 
 use super::{CursorKey, Failure, StreamId};
 use crate::{
-    id::{GroupId, MessageId, SessionId, UserId},
+    base::id::{GroupId, MessageId, SessionId, UserId},
     service::cursor::Cursor,
 };
 

@@ -1,6 +1,6 @@
 //! What the tables call a stream: a user's inbox or a group's messages, in one space of numbers.
 
-use crate::id::{GroupId, UserId};
+use crate::base::id::{GroupId, UserId};
 
 /// An inbox or a group, as a row knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    backend::method,
-    names::Alphabet,
+    base::names::Alphabet,
+    contract::methods::method,
     proto::NetworkMemory::{self, NetworkKnown, NetworkNew},
     service::password::Task,
 };

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    backend::method,
-    error::{ExitCode, StartupError},
+    base::error::{ExitCode, StartupError},
+    contract::methods::method,
     service::store::sqlite::schema,
 };
 

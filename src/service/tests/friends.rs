@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{backend::method, proto::PushKind};
+use crate::{contract::methods::method, proto::PushKind};
 
 /// The longest that a departure may take to be told, in milliseconds.
 const OFFLINE_AFTER_MS: i64 = 30_000;

@@ -1,7 +1,7 @@
 //! Groups and their messages.
 
 use super::*;
-use crate::{backend::method, proto::PushKind};
+use crate::{contract::methods::method, proto::PushKind};
 
 fn join(world: &mut World, user_id: UserId, group_id: i64) -> Code {
     let request = proto::JoinGroupRequest { user_id, group_id };

@@ -1,7 +1,7 @@
 //! Pulling and confirming.
 
 use super::*;
-use crate::backend::method;
+use crate::contract::methods::method;
 
 #[test]
 fn a_pull_deletes_nothing_and_marks_what_it_handed_out() {
@@ -214,7 +214,7 @@ fn the_sweep_passes_over_ids_of_a_gateway_whose_clock_is_behind() {
         let mut draft = world.draft(alice, bob, "x");
         let id = (made_ms - 1_420_070_400_000) << 22;
         draft.msg.as_mut().expect("a message").msg_id = id;
-        let sent = world.call::<crate::backend::method::Send>(draft);
+        let sent = world.call::<crate::contract::methods::method::Send>(draft);
         assert_eq!(code(&sent.result), Code::Ok);
     };
     let now = world.now_ms;

@@ -1,7 +1,7 @@
 //! Storing, numbering and publishing of messages.
 
 use super::*;
-use crate::backend::method;
+use crate::contract::methods::method;
 
 #[test]
 fn a_direct_message_is_stored_numbered_and_published_to_each_route_once() {

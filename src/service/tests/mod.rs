@@ -28,9 +28,11 @@ use super::{
     store::{Store, sqlite::Sqlite},
 };
 use crate::{
-    backend::{Method, Request, Response},
-    bus::Channel,
-    id::{MessageIds, RouteId, UserId},
+    base::id::{MessageIds, RouteId, UserId},
+    contract::{
+        bus::Channel,
+        methods::{Method, Request, Response},
+    },
     proto::{self, Code, PushMessage},
 };
 
@@ -221,7 +223,7 @@ impl World {
 
     fn send(&mut self, from: UserId, to: UserId, text: &str) -> proto::SendResponse {
         let request = self.draft(from, to, text);
-        self.call::<crate::backend::method::Send>(request)
+        self.call::<crate::contract::methods::method::Send>(request)
     }
 
     fn group_draft(&mut self, from: UserId, group_id: i64, text: &str) -> proto::SendGroupRequest {
@@ -241,7 +243,7 @@ impl World {
 
     fn send_group(&mut self, from: UserId, group: i64, text: &str) -> proto::SendGroupResponse {
         let request = self.group_draft(from, group, text);
-        self.call::<crate::backend::method::SendGroup>(request)
+        self.call::<crate::contract::methods::method::SendGroup>(request)
     }
 
     fn group(&mut self, creator_id: UserId, members: &[UserId]) -> i64 {
@@ -251,11 +253,11 @@ impl World {
             description: String::new(),
         };
         let group_id = self
-            .call::<crate::backend::method::CreateGroup>(request)
+            .call::<crate::contract::methods::method::CreateGroup>(request)
             .group_id;
         for &user_id in members {
             let request = proto::JoinGroupRequest { user_id, group_id };
-            let response = self.call::<crate::backend::method::JoinGroup>(request);
+            let response = self.call::<crate::contract::methods::method::JoinGroup>(request);
             assert_eq!(code(&response.result), Code::Ok);
         }
         group_id
@@ -271,7 +273,7 @@ impl World {
             limit,
             ..Default::default()
         };
-        self.call::<crate::backend::method::PullOffline>(request)
+        self.call::<crate::contract::methods::method::PullOffline>(request)
     }
 
     /// The unconfirmed messages of `user` as (text, redelivery), direct ones first.
@@ -287,7 +289,7 @@ impl World {
     }
 
     fn ack(&mut self, user_id: UserId, msg_id_list: &[i64]) -> proto::AckResponse {
-        self.call::<crate::backend::method::Ack>(proto::AckRequest {
+        self.call::<crate::contract::methods::method::Ack>(proto::AckRequest {
             user_id,
             msg_id_list: msg_id_list.to_vec(),
             group_msg_id_list: Vec::new(),
@@ -295,14 +297,15 @@ impl World {
     }
 
     fn ack_range(&mut self, user_id: UserId, group_id: i64, from_seq: u64, to_seq: u64) {
-        let response = self.call::<crate::backend::method::AckBatch>(proto::AckBatchRequest {
-            acks: vec![proto::AckRange {
-                user_id,
-                from_seq,
-                to_seq,
-                group_id,
-            }],
-        });
+        let response =
+            self.call::<crate::contract::methods::method::AckBatch>(proto::AckBatchRequest {
+                acks: vec![proto::AckRange {
+                    user_id,
+                    from_seq,
+                    to_seq,
+                    group_id,
+                }],
+            });
         assert_eq!(code(&response.result), Code::Ok);
     }
 
@@ -318,7 +321,7 @@ impl World {
         device: &str,
     ) -> proto::BindRouteResponse {
         let request = bind_request(user_id, core, session_id, device);
-        self.call::<crate::backend::method::BindRoute>(request)
+        self.call::<crate::contract::methods::method::BindRoute>(request)
     }
 
     fn unbind(&mut self, user_id: UserId, session_id: u64) {
@@ -327,7 +330,7 @@ impl World {
 
     fn unbind_over(&mut self, user_id: UserId, core: usize, session_id: u64) {
         let response =
-            self.call::<crate::backend::method::UnbindRoute>(proto::UnbindRouteRequest {
+            self.call::<crate::contract::methods::method::UnbindRoute>(proto::UnbindRouteRequest {
                 user_id,
                 gateway_id: format!("gw#{core}"),
                 session_id,
@@ -338,7 +341,9 @@ impl World {
     /// The sessions of `user` that are bound, in order.
     fn bound_sessions(&mut self, user_id: UserId) -> Vec<u64> {
         let response =
-            self.call::<crate::backend::method::QueryRoute>(proto::QueryRouteRequest { user_id });
+            self.call::<crate::contract::methods::method::QueryRoute>(proto::QueryRouteRequest {
+                user_id,
+            });
         assert_eq!(code(&response.result), Code::Ok);
         response
             .routes

@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 use super::*;
-use crate::{backend::method, proto::PushKind};
+use crate::{contract::methods::method, proto::PushKind};
 
 fn query(world: &mut World, user_id: UserId) -> proto::QueryRouteResponse {
     world.call::<method::QueryRoute>(proto::QueryRouteRequest { user_id })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::backend::method;
+use crate::contract::methods::method;
 
 const LIFETIME_MS: i64 = 120_000;
 

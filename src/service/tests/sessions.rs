@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    backend::method,
+    contract::methods::method,
     proto::{BindRouteRequest, PushKind},
     service::{password::Change, sessions::Credential},
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{backend::method, service::store::sqlite::schema};
+use crate::{contract::methods::method, service::store::sqlite::schema};
 
 const SHARED: StorageMode = StorageMode::Backend {
     exclusive: false,

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::{
-    bus::Publisher,
+    base::names::Alphabet,
+    contract::bus::Publisher,
     metrics,
-    names::Alphabet,
     service::{ServiceClient, ServiceOptions, Services, start, thread::Envelope},
 };
 

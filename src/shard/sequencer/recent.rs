@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::id::MessageId;
+use crate::base::id::MessageId;
 
 /// Messages that are remembered of a stream, 16 bytes each, once some came out.
 const REMEMBERED: usize = 32;

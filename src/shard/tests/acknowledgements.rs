@@ -1,7 +1,7 @@
 //! Who is asked what it has of what it was sent, when, and what becomes of what it has not.
 
 use super::*;
-use crate::close::CloseReason;
+use crate::base::close::CloseReason;
 
 /// The connections that are to be asked with a gathering.
 fn gathered(shard: &mut Shard) -> Vec<ConnectionKey> {

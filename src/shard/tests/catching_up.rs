@@ -1,7 +1,9 @@
 //! Much was missed: what is fetched goes out as it is read, and is held against nobody.
 
 use super::*;
-use crate::{close::CloseReason, session::commands::message::encode_all, shard::sequencer::Fetch};
+use crate::{
+    base::close::CloseReason, flow::commands::message::encode_all, shard::sequencer::Fetch,
+};
 
 /// The texts of the direct messages with these numbers.
 pub(super) fn numbers(from: u64, to: u64) -> Vec<String> {

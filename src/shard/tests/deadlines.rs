@@ -1,7 +1,7 @@
 //! What time does to connections.
 
 use super::*;
-use crate::close::CloseReason;
+use crate::base::close::CloseReason;
 
 #[test]
 fn who_does_not_log_in_in_time_is_told_to_go() {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{close::CloseReason, protocol::command::Verb};
+use crate::{base::close::CloseReason, protocol::command::Verb};
 
 /// What comes out of a script fed in pieces: the replies, and the calls in their order.
 fn play(script: &[u8], cuts: &[usize]) -> (String, Vec<String>, Option<CloseReason>) {

@@ -1,7 +1,7 @@
 //! Rates and queues.
 
 use super::*;
-use crate::close::CloseReason;
+use crate::base::close::CloseReason;
 
 #[test]
 fn over_its_rate_a_client_waits_and_is_answered_as_the_rate_allows() {

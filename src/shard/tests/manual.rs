@@ -1,7 +1,7 @@
 //! `ack=manual`: the limit, what is held back, and how it is sent later.
 
 use super::*;
-use crate::session::commands::message::encode_all;
+use crate::flow::commands::message::encode_all;
 
 fn manual(shard: &mut Shard, groups: &[(GroupId, u64)]) -> ConnectionKey {
     let key = connect(shard);
@@ -10,7 +10,7 @@ fn manual(shard: &mut Shard, groups: &[(GroupId, u64)]) -> ConnectionKey {
     key
 }
 
-fn fetched(from: u64, to: u64) -> Vec<crate::session::commands::message::EncodedMessage> {
+fn fetched(from: u64, to: u64) -> Vec<crate::session::outbox::EncodedMessage> {
     let messages: Vec<_> = (from..=to).map(|seq| (*direct(7, seq)).clone()).collect();
     encode_all(7, &messages)
 }

@@ -1,7 +1,7 @@
 //! Groups joined and left, and in whose name a group is read.
 
 use super::*;
-use crate::close::CloseReason;
+use crate::base::close::CloseReason;
 
 #[test]
 fn joining_and_leaving_holds_for_all_sessions_of_the_user() {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::{Effect, Now, Shard, fixtures::options};
 use crate::{
-    id::{ConnectionKey, GroupId, MessageIds, SessionId, UserId},
+    base::id::{ConnectionKey, GroupId, MessageIds, SessionId, UserId},
     metrics,
     proto::{PushKind, PushMessage},
     protocol::reply::Reply,

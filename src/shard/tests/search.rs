@@ -80,7 +80,7 @@ fn a_bounded_number_is_looked_for_at_one_time() {
     assert_eq!(looked_for(&mut shard).len(), 48, "another pass");
     // Whoever has gone meanwhile is left out.
     for key in keys.drain(..150) {
-        shard.remove(key, crate::close::CloseReason::ConnectionLost);
+        shard.remove(key, crate::base::close::CloseReason::ConnectionLost);
     }
     effects(&mut shard);
     under_way.clear();
@@ -261,7 +261,7 @@ fn who_joined_unheard_gets_what_was_sent_since() {
     shard.caught_up(
         new,
         next,
-        crate::session::commands::message::encode_all(7, &missed),
+        crate::flow::commands::message::encode_all(7, &missed),
     );
     assert_eq!(texts(&read(&mut shard, new)), ["g5", "g6"]);
     assert_eq!(shard.next_catch_up(new, session_id), None);

@@ -6,9 +6,8 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Worker;
 use crate::{
-    backend::Backend,
-    bus::PushSource,
-    close::CloseReason,
+    base::close::CloseReason,
+    contract::{backend::Backend, bus::PushSource},
     limits::Refusal,
     protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
     session::Peer,

@@ -3,7 +3,10 @@
 use std::{rc::Rc, time::Duration};
 
 use super::Worker;
-use crate::{backend::Backend, bus::PushSource, close::CloseReason, id::ConnectionKey};
+use crate::{
+    base::{close::CloseReason, id::ConnectionKey},
+    contract::{backend::Backend, bus::PushSource},
+};
 
 /// How long confirmations are gathered for the store, and peers given to acknowledge what they were
 /// sent.

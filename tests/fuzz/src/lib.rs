@@ -2,22 +2,22 @@
 //!
 //! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
 
-use im_gateway::protocol::{
-    command::{Command, Dialect, PULL_LIMIT_MAX, Tag, parse_arguments, parse_line},
-    error_code::ErrorCode,
-    escape::{escape_into, unescape},
-    line::{Split, split_line},
-    push::Push,
-    reply::Reply,
-};
 use im_gateway::{
-    backend::{
-        Service,
+    base::id::RouteId,
+    bus::redis::subscriber::{BusEvent, Subscriber},
+    contract::{
         endpoints::{parse_method_node, parse_record},
-        mprpc::{self, FramingError, Unfinished},
+        methods::Service,
     },
-    bus::redis::{BusEvent, Subscriber},
-    id::RouteId,
+    protocol::{
+        command::{Command, Dialect, PULL_LIMIT_MAX, Tag, parse_arguments, parse_line},
+        error_code::ErrorCode,
+        escape::{escape_into, unescape},
+        line::{Split, split_line},
+        push::Push,
+        reply::Reply,
+    },
+    rpc::wire::mprpc::{self, FramingError, Unfinished},
 };
 
 /// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line is over the cap.

@@ -10,13 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use im_gateway::backend::{Request, Service};
-use im_gateway::proto::{PingRequest, PingResponse, RpcHeader};
+use im_gateway::{
+    contract::methods::{Request, Service},
+    proto::{PingRequest, PingResponse, RpcHeader},
+};
 use prost::Message;
 
-use super::config::Config;
-use super::random::Random;
-use super::tcp_server::{TcpServer, read_call};
+use super::{
+    config::Config,
+    random::Random,
+    tcp_server::{TcpServer, read_call},
+};
 use misdeed::{Call, Deed};
 
 pub use misdeed::Misdeed;
@@ -193,8 +197,8 @@ fn perform(writer: &Mutex<TcpStream>, deed: &Deed) {
 
 #[cfg(test)]
 mod tests {
-    use im_gateway::backend::mprpc::{CallHead, read_reply, write_call};
     use im_gateway::proto::{GetProfileRequest, GetProfileResponse};
+    use im_gateway::rpc::wire::mprpc::{CallHead, read_reply, write_call};
 
     use super::*;
 

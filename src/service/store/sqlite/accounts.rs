@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{Sqlite, failure::is_conflict};
 use crate::{
-    id::UserId,
+    base::id::UserId,
     service::store::{Failure, storage::Accounts},
 };
 

@@ -4,7 +4,7 @@ use rusqlite::{Row, params};
 
 use super::Sqlite;
 use crate::{
-    id::UserId,
+    base::id::UserId,
     service::{
         cursor::Cursor,
         range_set::RangeSet,

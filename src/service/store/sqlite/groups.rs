@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::Sqlite;
 use crate::{
-    id::GroupId,
+    base::id::GroupId,
     service::store::{
         Failure,
         storage::{GroupFacts, Groups},

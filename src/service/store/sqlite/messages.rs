@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Sqlite, failure::is_conflict};
 use crate::{
-    id::{MessageId, UserId},
+    base::id::{MessageId, UserId},
     service::store::{
         Failure, StreamId,
         storage::{Draft, Messages, Original, Place, StoredMessage},

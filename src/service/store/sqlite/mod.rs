@@ -36,7 +36,7 @@ use self::{
     turn::Turn,
 };
 use super::{Failure, storage::Transactions};
-use crate::{data_dir, error::StartupError, proto::Code};
+use crate::{base::error::StartupError, machine::data_dir, proto::Code};
 
 /// See the module's description.
 pub(in crate::service) struct Sqlite {

@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::Sqlite;
 use crate::{
-    id::{SessionId, UserId},
+    base::id::{SessionId, UserId},
     service::store::{
         Failure,
         storage::{Routes, StoredRoute},

@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::{lock::LockedOut, skeletons, turn::Patience};
-use crate::error::{ExitCode, StartupError};
+use crate::base::error::{ExitCode, StartupError};
 
 /// The name of the file in the data directory.
 pub(in crate::service) const FILE_NAME: &str = "im-gateway.db";

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::names;
+use crate::base::names;
 
 /// Names at a time, so that memory does not grow with the number of accounts.
 const PAGE: i64 = 1000;

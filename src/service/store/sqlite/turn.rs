@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{data_dir, error::StartupError};
+use crate::{base::error::StartupError, machine::data_dir};
 
 /// The file that is locked; it stays behind.
 const TURN_FILE: &str = "turn";

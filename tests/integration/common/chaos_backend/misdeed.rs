@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use im_gateway::backend::Response;
-use im_gateway::proto::{C2cMsg, Code, PullOfflineResponse, ReplyHeader};
+use im_gateway::{
+    contract::methods::Response,
+    proto::{C2cMsg, Code, PullOfflineResponse, ReplyHeader},
+};
 use prost::Message;
 
 use crate::common::random::Random;
@@ -266,7 +268,7 @@ fn every_misdeed_changes_something() {
     let call = Call {
         id: 5,
         answered: 4,
-        answer: super::truth::answer(&im_gateway::backend::Request::PullOffline(
+        answer: super::truth::answer(&im_gateway::contract::methods::Request::PullOffline(
             im_gateway::proto::PullOfflineRequest {
                 user_id: 3,
                 ..Default::default()

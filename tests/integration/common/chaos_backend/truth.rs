@@ -1,8 +1,10 @@
 //! What the misbehaving backend answers when it behaves: every answer can be computed from its question, so that a client
 //! can tell its own answer from anybody else's.
 
-use im_gateway::backend::{Request, Response};
-use im_gateway::proto::{self, *};
+use im_gateway::{
+    contract::methods::{Request, Response},
+    proto::{self, *},
+};
 
 /// The number of the user with this name.
 pub fn user_id(name: &str) -> u64 {

@@ -1,0 +1,11 @@
+//! Words that everyone uses: ids, names, close reasons, errors, secrets.
+//!
+//! The lowest layer: nothing here knows any other module.
+
+pub mod close;
+pub mod error;
+pub mod id;
+pub mod names;
+pub mod pending_calls;
+pub mod secret;
+pub mod send_buffer;

@@ -1,0 +1,6 @@
+//! The push bus over Redis: both ends of it, and how they find and are let into a server.
+
+pub mod credentials;
+pub mod publisher;
+pub mod subscriber;
+pub mod target;

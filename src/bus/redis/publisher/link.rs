@@ -1,0 +1,516 @@
+//! The connection to Redis: made, kept, and made again.
+//!
+//! Owns the pauses between attempts, the time a command may take, and when a `CATCH_UP` is due. A connection on which one
+//! command has not been answered in time is given up: a Redis that hangs is as good as none.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use log::{info, warn};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
+};
+
+use super::{
+    answers::{Answer, Answers, Nonsense},
+    packing::Packer,
+    queue::{Commit, Queue},
+};
+use crate::{
+    base::send_buffer::BackOff,
+    bus::redis::{
+        credentials::Credentials,
+        target::{Failures, Target},
+    },
+    config::settings::Redis,
+    contract::push_mac::PushKey,
+    metrics,
+};
+
+/// How long one address may take to be connected to: the next one may be nearer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long Redis may take for any one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence after which it is asked whether it is there, so that its loss is noticed before the next push.
+const IDLE_BEFORE_PING: Duration = Duration::from_secs(5);
+/// Pauses between attempts.
+const FIRST_PAUSE_MS: u64 = 50;
+const LONGEST_PAUSE_MS: u64 = 2000;
+/// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a connection there is no more than
+/// one in this time.
+const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes packed and not written at most; what is beyond waits in the queue, which has the bound.
+const UNSENT_BYTES: usize = 1024 * 1024;
+/// Answers are some bytes each.
+const READ_BYTES: usize = 4096;
+/// How long the refusal of one push stands for the present state.
+const REFUSAL_LASTS: Duration = Duration::from_secs(30);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// Nothing more will be published, and all is answered.
+    #[error("finished")]
+    Finished,
+    #[error("{0}")]
+    Lost(#[from] io::Error),
+    #[error("it closed the connection")]
+    Closed,
+    #[error("no answer for {ANSWER_TIMEOUT:?}")]
+    TimedOut,
+    #[error("it refused: {0}")]
+    Refused(String),
+    #[error("{0}")]
+    Nonsense(#[from] Nonsense),
+}
+
+/// Keeps a connection and publishes what comes by the queue, until that is finished.
+pub(super) async fn run(
+    redis: Redis,
+    push_key: Option<Arc<PushKey>>,
+    queue: Arc<Queue>,
+    metrics: Arc<metrics::Server>,
+) {
+    let seed = getrandom::u64().unwrap_or(0);
+    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
+    loop {
+        let Some(reason) = attempt(&redis, &push_key, &queue, &metrics, &mut back_off).await else {
+            return;
+        };
+        if metrics.publisher_outage.report(&reason) {
+            let address = &redis.address;
+            warn!(
+                "no pushes through Redis at {address}: {reason}; gateways fetch them once it is back"
+            );
+        }
+        tokio::select! {
+            biased;
+            () = finished(&queue) => return,
+            () = sleep(Duration::from_millis(back_off.next_ms())) => {}
+        }
+    }
+}
+
+/// Tries one address after the other until one takes pushes, and stays with that one until it is
+/// lost. Why it is over; `None`: nothing more will be published.
+async fn attempt(
+    redis: &Redis,
+    push_key: &Option<Arc<PushKey>>,
+    queue: &Queue,
+    metrics: &metrics::Server,
+    back_off: &mut BackOff,
+) -> Option<String> {
+    let target = tokio::select! {
+        biased;
+        () = finished(queue) => return None,
+        target = look_up(redis) => match target {
+            Ok(target) => target,
+            Err(reason) => return Some(reason),
+        },
+    };
+    let mut failures = Failures::default();
+    for address in target.addresses {
+        let stream = tokio::select! {
+            biased;
+            () = finished(queue) => return None,
+            stream = connect(address) => stream,
+        };
+        let end = match stream {
+            Ok(stream) => {
+                let credentials = target.credentials.as_ref();
+                let mut session =
+                    Session::new(stream, credentials, push_key.clone(), queue, metrics);
+                let end = (&mut session).await;
+                if session.is_taking() {
+                    back_off.reset();
+                    return (!matches!(end, End::Finished)).then(|| end.to_string());
+                }
+                end
+            }
+            Err(error) => End::Lost(error),
+        };
+        if matches!(end, End::Finished) {
+            return None;
+        }
+        failures.add(address, end);
+    }
+    Some(failures.to_string())
+}
+
+/// The resolver and the disk may take long: they are waited for elsewhere.
+async fn look_up(redis: &Redis) -> Result<Target, String> {
+    if let Some(target) = Target::at_hand(redis) {
+        return Ok(target);
+    }
+    let redis = redis.clone();
+    tokio::task::spawn_blocking(move || Target::look_up(&redis))
+        .await
+        .unwrap_or_else(|error| Err(error.to_string()))
+}
+
+async fn finished(queue: &Queue) {
+    poll_fn(|context| match queue.is_finished(context.waker()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// What an answer is awaited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    LogIn,
+    CatchUp,
+    Publish,
+    Ping,
+}
+
+/// Commands of one kind that were packed together.
+struct Awaited {
+    asked: Asked,
+    count: usize,
+    /// Where they end in all that is sent over this connection.
+    end: u64,
+    /// When the last of their bytes left; as long as some have not, when any did, and before that, when they were packed.
+    since: Instant,
+}
+
+/// One connection. As a future it is done when the connection has ended.
+struct Session<'a> {
+    stream: TcpStream,
+    queue: &'a Queue,
+    metrics: &'a metrics::Server,
+    packer: Packer,
+    commits: VecDeque<Commit>,
+    output: Vec<u8>,
+    sent: usize,
+    /// How much has left of all that is sent over this connection, the beginning of `output` not included.
+    sent_before: u64,
+    answers: Answers,
+    awaited: VecDeque<Awaited>,
+    /// Logged in, where that is wanted.
+    is_open: bool,
+    is_finished: bool,
+    /// Pushes got lost since the last `CATCH_UP`.
+    owes_catch_up: bool,
+    caught_up: Instant,
+    /// When a push was refused last.
+    refused: Option<Instant>,
+    last_heard: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        stream: TcpStream,
+        credentials: Option<&Credentials>,
+        push_key: Option<Arc<PushKey>>,
+        queue: &'a Queue,
+        metrics: &'a metrics::Server,
+    ) -> Self {
+        let now = Instant::now();
+        let mut session = Self {
+            stream,
+            queue,
+            metrics,
+            packer: Packer::new(push_key),
+            commits: VecDeque::new(),
+            output: Vec::new(),
+            sent: 0,
+            sent_before: 0,
+            answers: Answers::default(),
+            awaited: VecDeque::new(),
+            is_open: false,
+            is_finished: false,
+            owes_catch_up: false,
+            caught_up: now,
+            refused: None,
+            last_heard: now,
+            timer: Box::pin(sleep_until(now + ANSWER_TIMEOUT)),
+        };
+        match credentials {
+            Some(known) => {
+                let words = ["AUTH", &known.user, known.password.expose()];
+                session.packer.pack_command(&words, &mut session.output);
+                session.expect(Asked::LogIn, 1, now);
+            }
+            None => session.open(now),
+        }
+        session
+    }
+
+    /// Whether it has come so far that Redis takes pushes.
+    fn is_taking(&self) -> bool {
+        self.metrics.publisher_connected.get() == 1
+    }
+
+    /// From here on pushes are kept, and the first thing to leave makes up for those that were not.
+    fn open(&mut self, now: Instant) {
+        self.is_open = true;
+        self.queue.open();
+        self.catch_up(now);
+    }
+
+    fn catch_up(&mut self, now: Instant) {
+        self.owes_catch_up = false;
+        self.caught_up = now;
+        self.packer.pack_catch_up(&mut self.output);
+        self.expect(Asked::CatchUp, 1, now);
+    }
+
+    fn expect(&mut self, asked: Asked, count: usize, since: Instant) {
+        self.awaited.push_back(Awaited {
+            asked,
+            count,
+            end: self.sent_before + self.output.len() as u64,
+            since,
+        });
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let now = Instant::now();
+        loop {
+            let took = self.take(context, now);
+            let wrote = self.write(context, now)?;
+            let read = self.read(context, now)?;
+            if !took && !wrote && !read {
+                break;
+            }
+        }
+        if self.is_idle_for_good() && !self.owes_catch_up {
+            return Err(End::Finished);
+        }
+        self.keep_time(context, now)
+    }
+
+    /// Whether nothing more will be published, and all is answered.
+    fn is_idle_for_good(&self) -> bool {
+        self.is_finished && self.awaited.is_empty()
+    }
+
+    /// Packs what waits in the queue, as far as there is room; whether there was anything.
+    fn take(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let room = UNSENT_BYTES.saturating_sub(self.output.len() - self.sent);
+        if !self.is_open || room == 0 {
+            return false;
+        }
+        let found = self.queue.take(room, &mut self.commits, context.waker());
+        self.owes_catch_up |= found.has_lost;
+        self.is_finished = found.is_finished;
+        let has_taken = !self.commits.is_empty();
+        let mut publishes = 0;
+        for commit in self.commits.drain(..) {
+            publishes += self.packer.pack(&commit, &mut self.output);
+        }
+        if publishes > 0 {
+            self.expect(Asked::Publish, publishes, now);
+        }
+        has_taken
+    }
+
+    fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+        let begun = self.sent;
+        let written = self.write_out(context);
+        if self.sent > begun {
+            let left_before = self.sent_before + begun as u64;
+            let waiting = self.awaited.iter_mut().rev();
+            waiting
+                .take_while(|awaited| awaited.end > left_before)
+                .for_each(|awaited| awaited.since = now);
+        }
+        // A Redis that is always a little behind must not make it grow without end either.
+        if self.sent == self.output.len() || self.sent >= UNSENT_BYTES {
+            self.sent_before += self.sent as u64;
+            self.output.drain(..self.sent);
+            self.output.shrink_to(UNSENT_BYTES);
+            self.sent = 0;
+        }
+        written
+    }
+
+    fn write_out(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let mut wrote = false;
+        while self.sent < self.output.len() {
+            let rest = &self.output[self.sent..];
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Err(End::Closed),
+                Poll::Ready(Ok(count)) => self.sent += count,
+                Poll::Ready(Err(error)) => return Err(End::Lost(error)),
+                Poll::Pending => return Ok(wrote),
+            }
+            wrote = true;
+        }
+        Ok(wrote)
+    }
+
+    fn read(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+        let mut buffer = [0; READ_BYTES];
+        let mut space = ReadBuf::new(&mut buffer);
+        match Pin::new(&mut self.stream).poll_read(context, &mut space) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(error)) => Err(End::Lost(error)),
+            Poll::Ready(Ok(())) if space.filled().is_empty() => Err(End::Closed),
+            Poll::Ready(Ok(())) => {
+                self.last_heard = now;
+                let mut answers = std::mem::take(&mut self.answers);
+                let mut outcome = Ok(());
+                answers.feed(space.filled(), |answer| {
+                    if outcome.is_ok() {
+                        outcome = self.answered(answer, now);
+                    }
+                })?;
+                self.answers = answers;
+                outcome.map(|()| true)
+            }
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) -> Result<(), End> {
+        let Some(front) = self.awaited.front_mut() else {
+            return Err(End::Nonsense(Nonsense));
+        };
+        let asked = front.asked;
+        front.count -= 1;
+        if front.count == 0 {
+            self.awaited.pop_front();
+        }
+        match (asked, answer) {
+            (Asked::LogIn, Ok(())) => self.open(now),
+            (Asked::CatchUp, Ok(())) => {
+                if !self.is_taking() {
+                    self.metrics.publisher_connected.set(1);
+                    self.metrics.publisher_outage.end();
+                    info!("pushes go through Redis");
+                }
+            }
+            (Asked::Publish, Ok(())) => {
+                self.metrics.publishes.inc();
+                self.forget_refusal(now);
+            }
+            (Asked::Publish, Err(error)) => {
+                self.metrics.publish_failures.inc();
+                self.owes_catch_up = true;
+                self.refused = Some(now);
+                let reason = format!("it refused a push: {error}");
+                if self.metrics.publisher_outage.report(&reason) {
+                    warn!("Redis does not take every push: {reason}");
+                }
+            }
+            (Asked::Ping, Ok(())) => self.forget_refusal(now),
+            (Asked::LogIn | Asked::CatchUp | Asked::Ping, Err(error)) => {
+                return Err(End::Refused(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// A refusal is no present one any more when none has followed it for a while: what is allowed on
+    /// one channel may not be on another.
+    fn forget_refusal(&mut self, now: Instant) {
+        if self
+            .refused
+            .is_some_and(|refused| now >= refused + REFUSAL_LASTS)
+        {
+            self.refused = None;
+            self.metrics.publisher_outage.end();
+        }
+    }
+
+    /// Does what is due at its time: gives up, catches up, asks whether Redis is there. Has the task woken for the next of it.
+    fn keep_time(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), End> {
+        let mut asks = false;
+        // At the end there is no later.
+        if self.owes_catch_up && (now >= self.caught_up + CATCH_UP_PAUSE || self.is_idle_for_good())
+        {
+            self.catch_up(now);
+            asks = true;
+        }
+        match self.awaited.front() {
+            Some(front) if now >= self.last_sign(front) + ANSWER_TIMEOUT => {
+                return Err(End::TimedOut);
+            }
+            Some(_) => {}
+            None if now >= self.last_heard + IDLE_BEFORE_PING => {
+                self.packer.pack_command(&["PING"], &mut self.output);
+                self.expect(Asked::Ping, 1, now);
+                asks = true;
+            }
+            None => {}
+        }
+        if asks {
+            self.write(context, now)?;
+        }
+        self.arm(context);
+        Ok(())
+    }
+
+    /// From when on the answer to `front`, which is the next, is waited for: Redis works off one command after the other.
+    fn last_sign(&self, front: &Awaited) -> Instant {
+        front.since.max(self.last_heard)
+    }
+
+    /// The timer is only ever moved to an earlier time, or on after it has run out: what is due moves on with every answer, and
+    /// to follow it each time would cost more than a wake-up too many.
+    fn arm(&mut self, context: &mut Context<'_>) {
+        let mut due = match self.awaited.front() {
+            Some(front) => self.last_sign(front) + ANSWER_TIMEOUT,
+            None => self.last_heard + IDLE_BEFORE_PING,
+        };
+        if self.owes_catch_up {
+            due = due.min(self.caught_up + CATCH_UP_PAUSE);
+        }
+        if due < self.timer.deadline() {
+            self.timer.as_mut().reset(due);
+        }
+        while self.timer.as_mut().poll(context).is_ready() {
+            if due <= Instant::now() {
+                // Due while this turn lasted: come again at once.
+                context.waker().wake_by_ref();
+                return;
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+impl Future for Session<'_> {
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
+        match self.turn(context) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(end),
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.metrics.publisher_connected.set(0);
+        let unanswered = self.awaited.iter();
+        let lost: usize = unanswered
+            .filter(|awaited| awaited.asked == Asked::Publish)
+            .map(|awaited| awaited.count)
+            .sum();
+        self.metrics.publish_failures.add(lost as u64);
+    }
+}

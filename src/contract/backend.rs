@@ -1,0 +1,68 @@
+//! The services as a command sees them: one call, one answer, whoever serves it.
+//!
+//! Owns the [`Backend`] trait, and why a call can fail. `service::embedded` calls the services in
+//! this process, `rpc::client` those elsewhere.
+
+use std::sync::Arc;
+
+use crate::contract::{
+    endpoints::Endpoints,
+    methods::{Method, Response},
+};
+
+/// Why a call brought no answer. Tells whose side failed and whether the call may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No instance serves this, or none can be reached. Nothing was done.
+    #[error("no backend is available")]
+    Unavailable,
+    /// The deadline passed. Whether it was done is unknown.
+    #[error("the backend did not answer in time")]
+    Timeout,
+    /// The way to the instance broke. Whether it was done is unknown, and repeating it would not be harmless.
+    #[error("the backend was lost")]
+    Lost,
+    /// The backend or the way to it is full. Nothing was done.
+    #[error("the backend is overloaded")]
+    Overloaded,
+    /// No instance offers this method.
+    #[error("the backend does not offer this")]
+    Unsupported,
+    /// The answer made no sense, or the backend failed inside.
+    #[error("the backend failed")]
+    Internal,
+}
+
+/// One core's way to the services. Not `Send`: each core has its own.
+pub trait Backend {
+    /// Calls `M` and waits for its answer, at most until the implementation's deadline.
+    ///
+    /// An answer whose `result.code` is not `OK` is an answer, not an error of the call.
+    fn call<M: Method>(
+        &self,
+        request: M::Request,
+    ) -> impl Future<Output = Result<M::Response, CallError>>;
+
+    /// Takes what came for it by the core's inbox.
+    fn hear(&self, news: BackendNews);
+
+    /// Tells the time in ms, so that calls past their deadline end.
+    fn advance(&self, now_ms: u64);
+
+    /// Whether, since this was last asked, a service was lost that may have stored messages without publishing them.
+    fn pushes_in_doubt(&self) -> bool;
+}
+
+/// What other threads have to tell a core's backend.
+#[derive(Debug)]
+pub enum BackendNews {
+    /// A service in this process answered.
+    Reply {
+        /// The number the core gave the call.
+        call_id: u64,
+        /// The answer.
+        response: Response,
+    },
+    /// The instances of services elsewhere have changed.
+    Endpoints(Arc<Endpoints>),
+}

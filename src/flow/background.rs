@@ -1,0 +1,398 @@
+//! What a core has to do with backends and the bus beside answering commands: confirm, unbind, fetch, listen, catch up,
+//! look for what was lost.
+
+use std::{rc::Rc, time::Duration};
+
+use crate::{
+    base::id::{ConnectionKey, GroupId, SessionId, UserId},
+    contract::{
+        backend::{Backend, CallError},
+        bus::PushSource,
+        methods::{Answer, Method, method},
+    },
+    flow::{
+        commands::{
+            group::with_standings,
+            message::{direct_push, drop_what_is_not_theirs, encode_all, group_push},
+        },
+        core::Core,
+        parting, settle,
+    },
+    proto::{
+        AckBatchRequest, Code, GetUserGroupsRequest, PullGroupRequest, PullOfflineRequest,
+        PushMessage, UnbindRouteRequest,
+    },
+    session::outbox::EncodedMessage,
+    shard::{
+        Effect, Shard, Standing,
+        account::CatchUp,
+        push::Page,
+        search::{Sought, Turn},
+        sequencer::Fetch,
+    },
+};
+
+/// Messages fetched at a time.
+const PAGE: u32 = 500;
+/// Messages sent at a time to a client that catches up: small enough to fit its queue.
+const CATCH_UP_PAGE: usize = 50;
+/// How often something that must reach the services is tried, waiting twice as long each time.
+const ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a reader has room again, waiting twice as long each time.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LONGEST_LOOK: Duration = Duration::from_millis(320);
+
+/// Why what was asked for did not come.
+pub(super) enum Missing {
+    /// This user may not have it, or nobody serves it.
+    Refused,
+    /// It may come another time.
+    Failed,
+}
+
+impl From<CallError> for Missing {
+    fn from(_: CallError) -> Self {
+        Self::Failed
+    }
+}
+
+/// Carries out one effect.
+pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect) {
+    match effect {
+        Effect::Confirm(acks) => {
+            let request = AckBatchRequest { acks };
+            // Unconfirmed, they will come again, marked as repeats: no harm beyond that.
+            let _ = persist::<method::AckBatch, _, _>(&core, request).await;
+        }
+        Effect::Unbind {
+            user,
+            session_id,
+            is_told,
+        } => {
+            let request = UnbindRouteRequest {
+                user_id: user,
+                gateway_id: core.route.as_str().to_owned(),
+                session_id,
+            };
+            let unbound = persist::<method::UnbindRoute, _, _>(&core, request).await;
+            if unbound == Err(CallError::Unsupported) {
+                parting::part(&core, user, is_told).await;
+            }
+        }
+        Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch, None).await,
+        Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch, None).await,
+        Effect::LookFor { sought, turn } => {
+            look_for(&core, sought, turn).await;
+            core.shard().search_on();
+        }
+        Effect::Settle(_place) => settle::settle_all(&core).await,
+        Effect::Subscribe(group) => {
+            core.bus.subscribe(group).await;
+            core.shard().group_subscribed(group);
+        }
+        Effect::Unsubscribe(group) => {
+            // Somebody may have come in the meantime.
+            if !core.shard().knows_group(group) {
+                core.bus.unsubscribe(group);
+            }
+        }
+        Effect::CatchUp { key, session_id } => catch_up(&core, key, session_id).await,
+    }
+    core.notify();
+}
+
+/// Calls `M` until it is taken, a bounded number of times.
+async fn persist<M, B, P>(core: &Core<B, P>, request: M::Request) -> Result<(), CallError>
+where
+    M: Method<Request: Clone>,
+    B: Backend,
+    P: PushSource,
+{
+    const { assert!(M::IDEMPOTENT, "a call whose fate is unknown is repeated") };
+    let mut pause = FIRST_PAUSE;
+    for _ in 0..ATTEMPTS {
+        match core.backend.call::<M>(request.clone()).await {
+            Ok(response) if answered(&response).is_ok() => return Ok(()),
+            Err(CallError::Unsupported) => return Err(CallError::Unsupported),
+            Ok(_) | Err(_) => sleep(core, &mut pause).await,
+        }
+    }
+    log::warn!("{}.{} was given up", M::SERVICE.name(), M::NAME);
+    Err(CallError::Timeout)
+}
+
+async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
+    core.pause(*pause).await;
+    *pause = (*pause * 2).min(LONGEST_PAUSE);
+}
+
+/// Looks for one thing of a pass. A flow that has been refused goes on, and gives up its turn: others need not wait for it.
+async fn look_for<B: Backend, P: PushSource>(core: &Core<B, P>, sought: Sought, turn: Turn) {
+    match sought {
+        Sought::Direct(user) => {
+            let fetch = core.shard().missed_direct(user);
+            if let Some(fetch) = fetch {
+                fetch_direct(core, user, fetch, Some(turn)).await;
+            }
+        }
+        Sought::Group(group) => {
+            let fetch = core.shard().missed_of_group(group);
+            if let Some(fetch) = fetch {
+                fetch_group(core, group, fetch, Some(turn)).await;
+            }
+        }
+        Sought::Memberships(user) => {
+            check_memberships(core, user).await;
+            core.shard().memberships_known(user);
+        }
+    }
+}
+
+/// Brings the groups of `user` in line with what the service says, unless there is news while it is asked: then it is asked
+/// again.
+async fn check_memberships<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) {
+    let mut pause = FIRST_PAUSE;
+    while core.shard().is_here(user) {
+        let as_of = core.shard().membership_change(user);
+        if let Some(as_of) = as_of {
+            match groups_of(core, user).await {
+                Ok(groups) if core.shard().set_memberships(user, as_of, &groups) => return,
+                Err(Missing::Refused) => return,
+                Ok(_) | Err(Missing::Failed) => {}
+            }
+        }
+        sleep(core, &mut pause).await;
+    }
+}
+
+/// The groups of `user`, each with its last number where the service tells it.
+pub(super) async fn groups_of<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<Vec<(GroupId, Standing)>, Missing> {
+    let _turn = core.turn_to_fetch().await;
+    let request = GetUserGroupsRequest { user_id: user };
+    let response = match core.backend.call::<method::GetUserGroups>(request).await {
+        // Nobody knows who is where.
+        Err(CallError::Unsupported) => return Err(Missing::Refused),
+        response => response?,
+    };
+    answered(&response)?;
+    Ok(with_standings(core, &response))
+}
+
+async fn fetch_direct<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    mut fetch: Fetch,
+    mut turn: Option<Turn>,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        wait_for_readers(core, &mut turn, |shard| shard.is_direct_full(user)).await;
+        match direct_page(core, user, fetch.after, fetch.to, PAGE).await {
+            Ok(mut page) => {
+                // An inbox is its user's to see as a whole: what is not there is not in the store.
+                let is_whole = !page.more && page.end.is_none();
+                let covered = page.messages.last().map_or(fetch.after, |last| last.seq);
+                page.end = page.end.or(is_whole.then_some(covered));
+                core.shard().direct_fetched(user, fetch, page);
+                return;
+            }
+            Err(Missing::Refused) => give_up(core, &mut turn),
+            Err(Missing::Failed) => {}
+        }
+        sleep(core, &mut pause).await;
+        match core.shard().direct_fetch_failed(user, fetch) {
+            Some(again) => fetch = again,
+            None => return,
+        }
+    }
+}
+
+async fn fetch_group<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    group: GroupId,
+    mut fetch: Fetch,
+    mut turn: Option<Turn>,
+) {
+    let mut pause = FIRST_PAUSE;
+    for attempt in 0.. {
+        wait_for_readers(core, &mut turn, |shard| shard.is_group_full(group)).await;
+        let reader = core.shard().group_reader(group, fetch.after, attempt);
+        let page = match reader {
+            Some(reader) => group_page(core, group, reader, fetch.after, fetch.to, PAGE).await,
+            // Nobody is there while somebody is about to come.
+            None => Err(Missing::Refused),
+        };
+        match page {
+            Ok(page) => {
+                core.shard().group_fetched(group, fetch, page);
+                return;
+            }
+            Err(Missing::Refused) => give_up(core, &mut turn),
+            Err(Missing::Failed) => {}
+        }
+        sleep(core, &mut pause).await;
+        match core.shard().group_fetch_failed(group, fetch) {
+            Some(again) => fetch = again,
+            None => return,
+        }
+    }
+}
+
+/// Waits while nobody has room for what is to be fetched: it is fetched at the pace at which it is
+/// read.
+async fn wait_for_readers<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    turn: &mut Option<Turn>,
+    are_full: impl Fn(&Shard) -> bool,
+) {
+    let mut pause = FIRST_LOOK;
+    while are_full(&core.shard()) {
+        give_up(core, turn);
+        look_again(core, &mut pause).await;
+    }
+}
+
+/// Lets a reader that is full read for a while.
+async fn look_again<B, P>(core: &Core<B, P>, pause: &mut Duration) {
+    core.pause(*pause).await;
+    *pause = (*pause * 2).min(LONGEST_LOOK);
+}
+
+/// Lets the pass go on without this flow.
+fn give_up<B: Backend, P: PushSource>(core: &Core<B, P>, turn: &mut Option<Turn>) {
+    if turn.take().is_some() {
+        core.shard().search_on();
+        core.notify();
+    }
+}
+
+/// What was asked for up to `to`. The numbers behind it are worth asking for where the page may have ended for its size; an empty
+/// one says that there is nothing.
+fn page(messages: Vec<PushMessage>, to: u64, end: Option<u64>) -> Page {
+    let wanted = match (to, end) {
+        (0, end) => end.unwrap_or(u64::MAX),
+        (to, end) => end.map_or(to, |end| end.min(to)),
+    };
+    Page {
+        more: messages.last().is_some_and(|last| last.seq < wanted),
+        messages,
+        end,
+    }
+}
+
+/// Direct messages `after < seq <= to`, the first ones. They go out for the first time here, whatever the store thinks.
+async fn direct_page<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    after: u64,
+    to: u64,
+    limit: u32,
+) -> Result<Page, Missing> {
+    let _turn = core.turn_to_fetch().await;
+    let response = core
+        .backend
+        .call::<method::PullOffline>(PullOfflineRequest {
+            user_id: user,
+            limit,
+            after_seq: Some(after),
+            to_seq: to,
+            ..Default::default()
+        })
+        .await?;
+    answered(&response)?;
+    let messages = response.msg_list.into_iter().map(direct_push);
+    let mut messages = messages.map(first_time).collect();
+    drop_what_is_not_theirs(core, user, &[], &mut messages);
+    Ok(page(messages, to, response.last_seq))
+}
+
+async fn group_page<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    group: GroupId,
+    user: UserId,
+    after: u64,
+    to: u64,
+    limit: u32,
+) -> Result<Page, Missing> {
+    let _turn = core.turn_to_fetch().await;
+    let response = core
+        .backend
+        .call::<method::PullGroup>(PullGroupRequest {
+            group_id: group,
+            user_id: user,
+            after_seq: after,
+            to_seq: to,
+            limit,
+        })
+        .await?;
+    answered(&response)?;
+    let messages = response.group_msg_list.into_iter().map(group_push);
+    let mut messages = messages.map(first_time).collect();
+    drop_what_is_not_theirs(core, user, &[group], &mut messages);
+    Ok(page(messages, to, response.last_seq))
+}
+
+fn answered(response: &impl Answer) -> Result<(), Missing> {
+    match response.code() {
+        Code::Ok => Ok(()),
+        Code::Forbidden | Code::NotFound => Err(Missing::Refused),
+        _ => Err(Missing::Failed),
+    }
+}
+
+fn first_time(message: PushMessage) -> PushMessage {
+    PushMessage {
+        redelivery: false,
+        ..message
+    }
+}
+
+/// Sends a client what was held back, as far as it has read what it was sent and its account has
+/// room.
+async fn catch_up<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    key: ConnectionKey,
+    session_id: SessionId,
+) {
+    let (mut pause, mut look) = (FIRST_PAUSE, FIRST_LOOK);
+    loop {
+        let Some(next) = core.shard().next_catch_up(key, session_id) else {
+            return;
+        };
+        if core.shard().is_congested(key) {
+            core.notify();
+            look_again(core, &mut look).await;
+            continue;
+        }
+        look = FIRST_LOOK;
+        match catch_up_page(core, next).await {
+            Ok(lines) => {
+                pause = FIRST_PAUSE;
+                core.shard().caught_up(key, next, lines);
+            }
+            // It is no member any more: none of these are for it.
+            Err(Missing::Refused) => core.shard().caught_up(key, next, Vec::new()),
+            // The client may have confirmed all it has, so nothing but this flow would try again.
+            Err(Missing::Failed) => sleep(core, &mut pause).await,
+        }
+        core.notify();
+    }
+}
+
+async fn catch_up_page<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    next: CatchUp,
+) -> Result<Vec<EncodedMessage>, Missing> {
+    let limit = next.room.min(CATCH_UP_PAGE) as u32;
+    let page = if next.group == 0 {
+        direct_page(core, next.user, next.after, next.to, limit).await?
+    } else {
+        group_page(core, next.group, next.user, next.after, next.to, limit).await?
+    };
+    Ok(encode_all(next.user, &page.messages))
+}

@@ -1,0 +1,375 @@
+//! `chat`, `group_chat`, `pull`, `ack`: messages into the store, out of it, and confirmed.
+
+use std::time::Duration;
+
+use futures_lite::future::yield_now;
+
+use super::{Failure, check_numbers};
+use crate::{
+    base::id::{GroupId, MessageId, UserId},
+    contract::{
+        backend::{Backend, CallError},
+        bus::PushSource,
+        methods::{Method, method},
+    },
+    flow::core::Core,
+    metrics::PushDrop,
+    proto::{
+        AckBatchRequest, AckRequest, C2cMsg, Code, GroupMsg, PullOfflineRequest,
+        PullOfflineResponse, PushKind, PushMessage, SendGroupRequest, SendGroupResponse,
+        SendRequest, SendResponse,
+    },
+    protocol::{error_code::ErrorCode, reply::Reply},
+    session::{
+        job::Job,
+        outbox::{Delivery, EncodedMessage},
+    },
+    shard::push::encode_message,
+};
+
+/// Ids tried for one message. They are far from each other, so that more than one to be taken is rare.
+const ID_ATTEMPTS: u32 = 8;
+
+/// A pull lets the core's loop come by so often to send what is unsent, and to ask what is
+/// acknowledged: it may let flows run twice before it does.
+const TURNS_TO_SEND: usize = 3;
+/// Then it waits so long, and twice as long each time, for a TCP that puts off its acknowledgement;
+/// in all not longer than a third of a second, since a client that does not read is not waited for.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_millis(160);
+
+pub(super) async fn chat<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    to: UserId,
+    text: &str,
+) -> Result<Reply, Failure> {
+    store::<method::Send, _, _>(core, job, false, |msg_id, ts_ms| SendRequest {
+        msg: Some(C2cMsg {
+            msg_id,
+            from: job.user,
+            to,
+            ts_ms,
+            text: text.to_owned(),
+            ..Default::default()
+        }),
+        client_msg_id: client_message_id(job),
+        session_id: job.session_id,
+    })
+    .await
+}
+
+pub(super) async fn group_chat<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    group: GroupId,
+    text: &str,
+) -> Result<Reply, Failure> {
+    store::<method::SendGroup, _, _>(core, job, true, |msg_id, ts_ms| SendGroupRequest {
+        msg: Some(GroupMsg {
+            msg_id,
+            from: job.user,
+            group_id: group,
+            ts_ms,
+            text: text.to_owned(),
+            ..Default::default()
+        }),
+        client_msg_id: client_message_id(job),
+        session_id: job.session_id,
+    })
+    .await
+}
+
+/// What a service answers to a message.
+trait StoredAnswer {
+    /// The message's id, and whether the service had it already.
+    fn stored(&self) -> (MessageId, bool);
+}
+
+impl StoredAnswer for SendResponse {
+    fn stored(&self) -> (MessageId, bool) {
+        (self.msg_id, self.duplicate)
+    }
+}
+
+impl StoredAnswer for SendGroupResponse {
+    fn stored(&self) -> (MessageId, bool) {
+        (self.msg_id, self.duplicate)
+    }
+}
+
+/// Has a message stored, under one id after the other until one is no other message's.
+async fn store<M, B, P>(
+    core: &Core<B, P>,
+    job: &Job,
+    group: bool,
+    request: impl Fn(MessageId, i64) -> M::Request,
+) -> Result<Reply, Failure>
+where
+    M: Method<Response: StoredAnswer>,
+    B: Backend,
+    P: PushSource,
+{
+    for _ in 0..ID_ATTEMPTS {
+        let (made, ts_ms) = stamp(core)?;
+        match core.ask::<M>(request(made, ts_ms)).await {
+            Ok(response) => {
+                core.shard().metrics().messages_received_total.inc();
+                let (message_id, duplicate) = response.stored();
+                check_numbers([message_id])?;
+                return Ok(Reply::Stored {
+                    group,
+                    message_id,
+                    duplicate: is_repeat(duplicate, message_id, made),
+                });
+            }
+            Err(Failure::Backend(Code::Conflict)) => id_is_taken(core, made),
+            Err(Failure::Backend(Code::Invalid)) if job.tag.is_some() => {
+                return Err(Failure::Refused(
+                    ErrorCode::BadArgument,
+                    "the service refused this; a tag belongs to one receiver and one text",
+                ));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::Backend(Code::Conflict))
+}
+
+/// The store has another message under this id: whoever made it, it makes the same ids as this core.
+fn id_is_taken<B: Backend, P: PushSource>(core: &Core<B, P>, made: MessageId) {
+    let mut shard = core.shard();
+    let conflicts = &shard.metrics().message_id_conflicts_total;
+    conflicts.inc();
+    // The first, and then less and less often: there may be one for each message.
+    if conflicts.get().is_power_of_two() {
+        log::warn!(
+            "the message id {made} was taken by another message ({} so far); trying others. \
+             Another gateway may have the same worker number, see gateway_service.first_worker",
+            conflicts.get()
+        );
+    }
+    shard.avoid_others_ids();
+}
+
+/// Whether the client repeated itself. Where the service has stored this very message before, under the id that was made for
+/// this command, it was the gateway that repeated the call.
+fn is_repeat(duplicate: bool, stored: MessageId, made: MessageId) -> bool {
+    duplicate && stored != made
+}
+
+pub(super) async fn pull<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    limit: u32,
+) -> Result<Reply, Failure> {
+    // What has just been pushed must not come again: it arrives first, which confirms it, and the
+    // store is told.
+    let_pushes_arrive(core, job).await;
+    let acks = core.shard().take_acks();
+    if !acks.is_empty() {
+        let request = AckBatchRequest { acks: acks.clone() };
+        match core.ask::<method::AckBatch>(request).await {
+            // A service that is told nothing of confirmations forgets what it has handed out.
+            Ok(_) | Err(Failure::Call(CallError::Unsupported)) => {}
+            Err(failure) => {
+                // They are of every user here: not this one's to lose.
+                core.shard().confirm_later(acks);
+                core.notify();
+                return Err(failure);
+            }
+        }
+    }
+    let pulled = core
+        .ask::<method::PullOffline>(PullOfflineRequest {
+            user_id: job.user,
+            limit,
+            ..Default::default()
+        })
+        .await?;
+    let more = pulled.more;
+    let mut messages = in_order(pulled);
+    let groups = core.shard().groups_of(job.key);
+    drop_what_is_not_theirs(core, job.user, &groups, &mut messages);
+    mark_what_was_pushed(core, job, &mut messages);
+    let too_many = messages.len() > limit as usize;
+    // A service without numbers has forgotten what it has handed out, and will not hand it out again.
+    let is_numbered = messages.iter().all(|message| message.seq != 0);
+    if too_many && is_numbered {
+        messages.truncate(limit as usize);
+    }
+    let more = more || too_many && is_numbered;
+    core.shard()
+        .deliver_pulled(job.key, encode_all(job.user, &messages));
+    Ok(Reply::PullDone {
+        count: messages.len(),
+        more,
+    })
+}
+
+/// Waits until the client's TCP has acknowledged what was pushed before now and is confirmed by that,
+/// for a moment at most: nearly always the line with the command does.
+async fn let_pushes_arrive<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) {
+    let end = core.shard().written(job.key);
+    let is_there = || core.shard().is_confirmed(job.key, end);
+    let mut wait = FIRST_WAIT;
+    for turn in 0.. {
+        if is_there() || wait > LONGEST_WAIT {
+            return;
+        }
+        core.shard().ask_now(job.key);
+        core.notify();
+        if turn < TURNS_TO_SEND {
+            yield_now().await;
+        } else {
+            core.pause(wait).await;
+            wait *= 2;
+        }
+    }
+}
+
+pub(super) async fn ack<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    ids: &[MessageId],
+) -> Result<Reply, Failure> {
+    let request = AckRequest {
+        user_id: job.user,
+        // The client does not say which of them are of groups; ids are unique over both.
+        msg_id_list: ids.to_vec(),
+        group_msg_id_list: ids.to_vec(),
+    };
+    let acked = match core.ask::<method::Ack>(request).await {
+        Ok(response) => response.acked,
+        // A service that is told nothing of confirmations owes nothing after a pull.
+        Err(Failure::Call(CallError::Unsupported)) => 0,
+        Err(failure) => return Err(failure),
+    };
+    core.shard().confirmed(job.key, ids);
+    core.notify();
+    Ok(Reply::Acked(acked))
+}
+
+/// Whatever a service hands out, nobody sees messages to others than `user`, or of other groups than these.
+pub fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    groups: &[GroupId],
+    messages: &mut Vec<PushMessage>,
+) {
+    let before = messages.len();
+    messages.retain(|message| {
+        let is_theirs = match message.group_id {
+            0 => message.to == user,
+            group => groups.contains(&group),
+        };
+        // Services that number nothing may give 0 for an id.
+        is_theirs && message.msg_id >= 0
+    });
+    let shard = core.shard();
+    for _ in messages.len()..before {
+        shard.metrics().push_dropped(PushDrop::NoReceiver);
+    }
+}
+
+/// What this session was pushed comes again by the pull. The service knows so, but where it had forgotten the session's
+/// route meanwhile.
+fn mark_what_was_pushed<B, P>(core: &Core<B, P>, job: &Job, messages: &mut [PushMessage]) {
+    let pushed = core.shard().pushed_to(job.key);
+    for message in messages {
+        let numbers = pushed.get(&message.group_id);
+        message.redelivery |= numbers.is_some_and(|numbers| numbers.contains(&message.seq));
+    }
+}
+
+/// The pulled messages, direct and of groups together, oldest first.
+pub(super) fn in_order(pulled: PullOfflineResponse) -> Vec<PushMessage> {
+    let direct = pulled.msg_list.into_iter().map(direct_push);
+    let of_groups = pulled.group_msg_list.into_iter().map(group_push);
+    let mut messages: Vec<_> = direct.chain(of_groups).collect();
+    // Stable: where two carry the same time and id order, the store's own order holds.
+    messages.sort_by_key(|message| (message.ts_ms, message.msg_id));
+    keep_streams_in_order(&mut messages);
+    messages
+}
+
+/// Clocks of several gateways may differ: within one inbox or group the numbers decide.
+fn keep_streams_in_order(messages: &mut [PushMessage]) {
+    let mut streams: std::collections::HashMap<GroupId, Vec<usize>> = Default::default();
+    for (index, message) in messages.iter().enumerate() {
+        streams.entry(message.group_id).or_default().push(index);
+    }
+    for places in streams.into_values() {
+        let mut stream: Vec<PushMessage> = places
+            .iter()
+            .map(|place| std::mem::take(&mut messages[*place]))
+            .collect();
+        stream.sort_by_key(|message| message.seq);
+        for (place, message) in places.into_iter().zip(stream) {
+            messages[place] = message;
+        }
+    }
+}
+
+/// A stored direct message as the bus would have brought it.
+pub fn direct_push(message: C2cMsg) -> PushMessage {
+    PushMessage {
+        msg_id: message.msg_id,
+        from: message.from,
+        to: message.to,
+        ts_ms: message.ts_ms,
+        text: message.text,
+        kind: PushKind::Message as i32,
+        seq: message.seq,
+        redelivery: message.redelivery,
+        ..Default::default()
+    }
+}
+
+/// A stored group message as the bus would have brought it.
+pub fn group_push(message: GroupMsg) -> PushMessage {
+    PushMessage {
+        msg_id: message.msg_id,
+        from: message.from,
+        group_id: message.group_id,
+        ts_ms: message.ts_ms,
+        text: message.text,
+        kind: PushKind::Message as i32,
+        seq: message.seq,
+        redelivery: message.redelivery,
+        ..Default::default()
+    }
+}
+
+/// The lines of `messages` for `user`.
+pub fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedMessage> {
+    messages
+        .iter()
+        .map(|message| {
+            let mut line = Vec::new();
+            encode_message(message, &mut line);
+            let delivery = (message.seq != 0).then_some(Delivery {
+                user,
+                group: message.group_id,
+                seq: message.seq,
+                own: message.group_id != 0 && message.from == user,
+            });
+            (line, message.msg_id, delivery)
+        })
+        .collect()
+}
+
+/// A new id and the time. Without an id nothing can be stored: whoever leases them out is away, and those
+/// that were kept for this are used up.
+fn stamp<B: Backend, P: PushSource>(core: &Core<B, P>) -> Result<(MessageId, i64), Failure> {
+    let mut shard = core.shard();
+    let ts_ms = i64::try_from(shard.now().unix_ms).unwrap_or(i64::MAX);
+    let id = shard.next_id();
+    Ok((id.ok_or(CallError::Unavailable)?, ts_ms))
+}
+
+fn client_message_id(job: &Job) -> String {
+    job.tag
+        .as_ref()
+        .map_or_else(String::new, |tag| tag.as_str().to_owned())
+}

@@ -1,0 +1,150 @@
+//! `refresh`, `password`, `logout`, `logout:all`: what becomes of a session and its tokens once it is there.
+
+use super::{Failure, admission, answered, auth::SESSION_OVER};
+use crate::{
+    base::{
+        id::{ConnectionKey, UserId},
+        secret::Secret,
+    },
+    contract::{
+        backend::{Backend, CallError},
+        bus::PushSource,
+        methods::method,
+    },
+    flow::{core::Core, parting},
+    proto::{ChangePasswordRequest, Code, EndAllSessionsRequest, EndSessionRequest, LogoutRequest},
+    protocol::{error_code::ErrorCode, reply::Reply},
+    session::job::Job,
+    token::Grant,
+};
+
+pub(super) fn refresh<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Reply, Failure> {
+    issue_token(core, job.key, job.user)
+        .map(Reply::Token)
+        .ok_or(CLOSED)
+}
+
+const CLOSED: Failure = Failure::Refused(ErrorCode::Internal, "the connection is closed");
+
+/// A token of the session that the connection's login belongs to; `None`: nobody is logged in on it any more.
+pub(super) fn issue_token<B, P>(
+    core: &Core<B, P>,
+    key: ConnectionKey,
+    user: UserId,
+) -> Option<Secret<String>> {
+    let mut shard = core.shard();
+    let login_session = shard.held_session(key)?.login_session;
+    let number = u128::from(shard.next_session_id());
+    let grant = Grant {
+        user,
+        session: Some(login_session.id),
+        epoch: login_session.epoch,
+        issued_s: shard.now().unix_ms / 1000,
+    };
+    Some(Secret::new(core.gateway.tokens.issue(&grant, number)))
+}
+
+pub(super) async fn logout<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Reply, Failure> {
+    let held = core.shard().held_session(job.key).ok_or(CLOSED)?;
+    let life_ms = core.gateway.tokens.longest_life().as_millis();
+    let request = EndSessionRequest {
+        user_id: job.user,
+        login_session_id: held.login_session.id,
+        session_id: job.session_id,
+        tokens_live_ms: u64::try_from(life_ms).unwrap_or(u64::MAX),
+    };
+    match core.backend.call::<method::EndSession>(request).await {
+        Err(CallError::Unsupported) => return Ok(log_out_without_ending(core, job).await),
+        // Until the session has ended, nobody is told that it has: the client may try again.
+        response => match answered(response?) {
+            Ok(_) | Err(Failure::Backend(Code::NotFound)) => {}
+            Err(failure) => return Err(failure),
+        },
+    }
+    leave(core, job);
+    Ok(Reply::LoggedOut)
+}
+
+/// The User Service ends no sessions: the tokens stay good until they expire.
+async fn log_out_without_ending<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
+    // From here on nothing is pushed any more, whatever the services answer.
+    leave(core, job);
+    if core.gateway.concessions.empty_route_unbinds {
+        // Before the client is answered, so that what is sent to it from then on waits for its return. Where it fails, it
+        // is tried again beside this.
+        let _ = parting::take_route_away(core, job.user).await;
+    }
+    let request = LogoutRequest {
+        user_id: job.user,
+        token: String::new(),
+    };
+    if let Err(error) = core.backend.call::<method::Logout>(request).await {
+        log::debug!(
+            "logout of user {} was not taken by the service: {error}",
+            job.user
+        );
+    }
+    Reply::LoggedOut
+}
+
+pub(super) async fn logout_all<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Reply, Failure> {
+    core.ask::<method::EndAllSessions>(EndAllSessionsRequest {
+        user_id: job.user,
+        session_id: job.session_id,
+    })
+    .await?;
+    leave(core, job);
+    Ok(Reply::LoggedOut)
+}
+
+/// So long after a login by password may that password be changed.
+const PASSWORD_FRESH_MS: u64 = 10 * 60_000;
+
+pub(super) async fn password<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    new: &Secret<String>,
+) -> Result<Reply, Failure> {
+    let name = core
+        .shard()
+        .logged_in_by_password(job.key, PASSWORD_FRESH_MS);
+    let name = name.ok_or(Failure::Refused(
+        ErrorCode::Forbidden,
+        "log in here with the present password first, then change it within 10 minutes",
+    ))?;
+    // It takes as long as a login, and has a place among those of its network and name.
+    let admitted = admission::login(core, job, &name).await?;
+    let held = core.shard().held_session(job.key).ok_or(CLOSED)?;
+    let changed = core
+        .ask::<method::ChangePassword>(ChangePasswordRequest {
+            user_id: job.user,
+            new_password: new.expose().as_bytes().into(),
+            login_session_id: held.login_session.id,
+            token_issued_ms: held.login_session.issued_ms,
+            session_epoch: held.login_session.epoch,
+            network: admitted.network,
+        })
+        .await;
+    let response = match changed {
+        Err(Failure::Backend(Code::Unauthenticated)) => return Err(SESSION_OVER),
+        changed => changed?,
+    };
+    core.shard()
+        .set_session_epoch(job.key, response.session_epoch);
+    Ok(Reply::PasswordChanged)
+}
+
+/// Logs the connection out, which stays.
+fn leave<B, P>(core: &Core<B, P>, job: &Job) {
+    core.shard().log_out_in_place(job.key, true);
+    core.notify();
+}

@@ -1,0 +1,99 @@
+//! Logins that are held up, and what the User Service is asked of where they come from.
+
+use super::*;
+use crate::{
+    flow::commands,
+    proto::NetworkMemory::{self, NetworkKnown, NetworkNew, NetworkNotRemembered},
+    protocol::error_code::ErrorCode,
+};
+
+/// What is answered to `login:alice:…` from `address`, as a code, and whether the service was
+/// asked.
+fn try_login(world: &World, address: [u8; 4]) -> (Option<ErrorCode>, Option<proto::LoginRequest>) {
+    let before = world.calls.borrow().len();
+    let job = {
+        let mut shard = world.core.shard();
+        let key = shard.accept(Peer {
+            ip: address.into(),
+            port: 40_000,
+            exempt: false,
+        });
+        shard.feed(key, b"login:alice:secret\n").expect("a job")
+    };
+    let core = Rc::clone(&world.core);
+    let code = Rc::new(Cell::new(None));
+    let told = Rc::clone(&code);
+    let mut flow: Flow = Box::pin(async move {
+        if let Reply::Error { code, .. } = commands::run(&core, &job).await {
+            told.set(Some(code));
+        }
+    });
+    assert!(go_on(&mut flow));
+    let asked = world.calls.borrow()[before..]
+        .iter()
+        .find_map(|call| match call {
+            Request::Login(login) => Some(login.clone()),
+            _ => None,
+        });
+    (code.get(), asked)
+}
+
+/// A service that finds every password wrong, and knows `home`.
+fn world(memory: impl Fn(&[u8]) -> NetworkMemory + 'static) -> World {
+    World::new(0, move |request| match request {
+        Request::Login(login) => Ok(Response::Login(proto::LoginResponse {
+            result: result(Code::Unauthenticated),
+            network: memory(&login.network).into(),
+            ..Default::default()
+        })),
+        _ => Err(CallError::Unsupported),
+    })
+}
+
+const HOME: [u8; 4] = [192, 0, 2, 1];
+
+/// Fails in alice's name until that closes the door, each time from another network.
+fn fail_elsewhere(world: &World) {
+    for n in 0..6 {
+        let (code, asked) = try_login(world, [198, 51, 100, n]);
+        assert_eq!(code, Some(ErrorCode::AuthFailed));
+        let asked = asked.expect("a call");
+        assert_eq!(asked.network, [198, 51, 100, n]);
+        assert!(!asked.only_from_known_network);
+    }
+}
+
+#[test]
+fn a_name_that_is_held_up_is_open_from_where_the_service_knows_it() {
+    let memory = |network: &[u8]| {
+        if network == HOME {
+            NetworkKnown
+        } else {
+            NetworkNew
+        }
+    };
+    let world = world(memory);
+    fail_elsewhere(&world);
+    // From elsewhere the service says no before it looks at the password.
+    let (code, asked) = try_login(&world, [203, 0, 113, 1]);
+    assert_eq!(code, Some(ErrorCode::RateLimited));
+    assert!(asked.expect("a call").only_from_known_network);
+    // From home it looks, and a wrong one is a failure of that network as well.
+    for _ in 0..6 {
+        let (code, asked) = try_login(&world, HOME);
+        assert_eq!(code, Some(ErrorCode::AuthFailed));
+        assert!(asked.expect("a call").only_from_known_network);
+    }
+    let (code, asked) = try_login(&world, HOME);
+    assert_eq!((code, asked), (Some(ErrorCode::RateLimited), None));
+}
+
+#[test]
+fn a_service_that_remembers_no_networks_is_not_asked_while_a_name_is_held_up() {
+    let world = world(|_| NetworkNotRemembered);
+    fail_elsewhere(&world);
+    for address in [HOME, [203, 0, 113, 1]] {
+        let (code, asked) = try_login(&world, address);
+        assert_eq!((code, asked), (Some(ErrorCode::RateLimited), None));
+    }
+}

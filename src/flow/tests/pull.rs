@@ -1,0 +1,130 @@
+//! A pull comes behind what was pushed: that is confirmed first, if it arrives at all.
+
+use super::*;
+use crate::{flow::commands, proto::PushMessage, session::job::Job};
+
+/// A user to whom number 1 was pushed; the kernel has it. The user pulls.
+fn pushed_and_pulling(said_before: &[u8]) -> (World, ConnectionKey, Job) {
+    let world = World::new(1, |request| match request {
+        Request::AckBatch(_) => Ok(Response::AckBatch(proto::AckBatchResponse {
+            result: result(Code::Ok),
+        })),
+        _ => Ok(Response::PullOffline(proto::PullOfflineResponse {
+            result: result(Code::Ok),
+            ..Default::default()
+        })),
+    });
+    let (key, _) = world.log_in(7, &[]);
+    let mut shard = world.core.shard();
+    assert!(shard.feed(key, said_before).is_none());
+    shard.on_push(Arc::new(PushMessage {
+        msg_id: 9,
+        from: 8,
+        to: 7,
+        text: "hello".into(),
+        seq: 1,
+        ..Default::default()
+    }));
+    let count = shard.unsent(key).len();
+    shard.sent(key, count, false);
+    let job = shard.feed(key, b"pull\n").expect("a job");
+    drop(shard);
+    (world, key, job)
+}
+
+fn flow(world: &World, job: Job) -> Flow {
+    let core = Rc::clone(&world.core);
+    Box::pin(async move {
+        commands::run(&core, &job).await;
+    })
+}
+
+fn asked(world: &World) -> Vec<&'static str> {
+    let calls = world.calls.borrow();
+    let names = calls.iter().map(|call| match call {
+        Request::AckBatch(_) => "confirm",
+        Request::PullOffline(_) => "pull",
+        _ => "other",
+    });
+    names.collect()
+}
+
+#[test]
+fn what_the_client_has_is_confirmed_before_it_pulls() {
+    let (world, key, job) = pushed_and_pulling(b"\n");
+    let mut flow = flow(&world, job);
+    assert!(!turn(&mut flow));
+    assert!(asked(&world).is_empty(), "it is not known yet");
+    let mut keys = Vec::new();
+    world.core.shard().take_questions(false, &mut keys);
+    assert_eq!(keys, [key]);
+    world.core.shard().acknowledged(key, 0);
+    assert!(go_on(&mut flow));
+    assert_eq!(asked(&world), ["confirm", "pull"]);
+    assert!(world.pauses.borrow().is_empty(), "nothing was waited for");
+}
+
+#[test]
+fn what_does_not_arrive_is_waited_for_a_moment_and_not_confirmed() {
+    let (world, _, job) = pushed_and_pulling(b"\n");
+    assert!(go_on(&mut flow(&world, job)));
+    assert_eq!(asked(&world), ["pull"]);
+    let waited: Duration = world.pauses.borrow().iter().sum();
+    assert_eq!(waited, Duration::from_millis(315));
+}
+
+#[test]
+fn who_confirms_for_itself_waits_for_nothing() {
+    let (world, _, job) = pushed_and_pulling(b"set:ack:manual\n");
+    assert!(go_on(&mut flow(&world, job)));
+    assert_eq!(asked(&world), ["pull"]);
+    assert!(world.pauses.borrow().is_empty());
+}
+
+#[test]
+fn what_was_pushed_is_pulled_as_a_repeat_although_the_service_has_forgotten_it() {
+    let message = |msg_id, seq| proto::C2cMsg {
+        msg_id,
+        from: 8,
+        to: 7,
+        ts_ms: seq as i64,
+        text: format!("number {seq}"),
+        seq,
+        redelivery: false,
+    };
+    let world = World::new(1, move |request| match request {
+        Request::PullOffline(_) => Ok(Response::PullOffline(proto::PullOfflineResponse {
+            result: result(Code::Ok),
+            msg_list: vec![message(9, 1), message(10, 2)],
+            ..Default::default()
+        })),
+        _ => Err(CallError::Unavailable),
+    });
+    let (key, _) = world.log_in(7, &[]);
+    let mut shard = world.core.shard();
+    assert!(shard.feed(key, b"set:ack:manual\n").is_none());
+    shard.on_push(Arc::new(PushMessage {
+        msg_id: 9,
+        from: 8,
+        to: 7,
+        text: "number 1".into(),
+        seq: 1,
+        ..Default::default()
+    }));
+    let count = shard.unsent(key).len();
+    shard.sent(key, count, false);
+    let job = shard.feed(key, b"pull\n").expect("a job");
+    drop(shard);
+    assert!(go_on(&mut flow(&world, job)));
+    let shard = world.core.shard();
+    let said = String::from_utf8(shard.unsent(key).to_vec()).expect("text");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].contains(" seq=1 ") && lines[0].contains(" dup=1 "),
+        "{said}"
+    );
+    assert!(
+        lines[1].contains(" seq=2 ") && !lines[1].contains("dup="),
+        "{said}"
+    );
+}

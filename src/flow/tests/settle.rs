@@ -1,0 +1,181 @@
+//! Logins that go on without a service that is away, and what is made up for later.
+
+use super::*;
+use crate::{
+    contract::mpim::Concessions,
+    flow::background,
+    shard::{fixtures::gateway_conceding, unsettled::Lack},
+};
+
+fn bound(code: Code) -> Result<Response, CallError> {
+    Ok(Response::BindRoute(proto::BindRouteResponse {
+        result: result(code),
+        ..Default::default()
+    }))
+}
+
+fn groups(code: Code, group_ids: &[GroupId]) -> Result<Response, CallError> {
+    Ok(Response::GetUserGroups(proto::GetUserGroupsResponse {
+        result: result(code),
+        group_ids: group_ids.to_vec(),
+        ..Default::default()
+    }))
+}
+
+/// The flow that settles, if one is to be started.
+fn settling(world: &World) -> Option<Flow> {
+    let mut effects = Vec::new();
+    world.core.shard().take_effects(&mut effects);
+    let mut settling = effects
+        .into_iter()
+        .filter(|effect| matches!(effect, Effect::Settle(_)));
+    let effect = settling.next()?;
+    assert!(settling.next().is_none(), "one at a time");
+    Some(Box::pin(background::run(Rc::clone(&world.core), effect)))
+}
+
+fn log_in_by_password(world: &World) -> Reply {
+    // The first pause of these worlds is over at once, and the login's patience must not be.
+    world.pauses.borrow_mut().push(Duration::ZERO);
+    let job = {
+        let mut shard = world.core.shard();
+        let key = shard.accept(Peer {
+            ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: 1,
+            exempt: true,
+        });
+        shard.feed(key, b"LOGIN alice secret\n").expect("a job")
+    };
+    let core = Rc::clone(&world.core);
+    let reply = Rc::new(RefCell::new(None));
+    let into = Rc::clone(&reply);
+    let mut login: Flow = Box::pin(async move {
+        let reply = crate::flow::commands::run(&core, &job).await;
+        core.shard().complete(&job, &reply);
+        *into.borrow_mut() = Some(reply);
+    });
+    assert!(go_on(&mut login));
+    reply.take().expect("a reply")
+}
+
+fn answer_login() -> Result<Response, CallError> {
+    Ok(Response::Login(proto::LoginResponse {
+        result: result(Code::Ok),
+        user_id: 7,
+        ..Default::default()
+    }))
+}
+
+#[test]
+fn one_for_whom_a_service_fails_holds_up_nobody() {
+    let world = World::new(0, |request| match request {
+        Request::BindRoute(bind) if bind.user_id == 2 => bound(Code::Internal),
+        Request::BindRoute(_) => bound(Code::Ok),
+        _ => groups(Code::Ok, &[]),
+    });
+    for user in 1..=5 {
+        world.log_in(user, &[]);
+        world.core.shard().lacks(user, Lack::ROUTE);
+        world.core.shard().lacks(user, Lack::GROUPS);
+    }
+    let mut flow = settling(&world).expect("somebody lacks something");
+    assert!(settling(&world).is_none());
+    assert!(!go_on(&mut flow), "it goes on trying");
+    assert_eq!(world.core.shard().count_unsettled(), 1);
+    let left = world.core.shard().next_lacking(None, |lack| lack.route);
+    assert_eq!(left, Some(2));
+    let metrics = world.core.shard().metrics().users_without_route.get();
+    assert_eq!(metrics, 1);
+}
+
+#[test]
+fn a_service_that_is_away_is_asked_once_a_round_and_more_and_more_rarely() {
+    let world = World::new(0, |request| match request {
+        Request::GetUserGroups(_) => Err(CallError::Unavailable),
+        _ => bound(Code::Ok),
+    });
+    for user in 1..=100 {
+        world.log_in(user, &[]);
+        world.core.shard().lacks(user, Lack::GROUPS);
+    }
+    let mut flow = settling(&world).expect("somebody lacks something");
+    assert!(!go_on(&mut flow));
+    let rounds = world.pauses.borrow().len();
+    assert!(world.calls.borrow().len() <= rounds);
+    assert_eq!(
+        world.pauses.borrow().last(),
+        Some(&Duration::from_millis(1600))
+    );
+}
+
+#[test]
+fn whoever_leaves_is_waited_for_no_more() {
+    let world = World::new(0, |_| Err(CallError::Unavailable));
+    let (key, _) = world.log_in(1, &[]);
+    world.core.shard().lacks(1, Lack::ROUTE);
+    world.core.shard().log_out_in_place(key, true);
+    assert_eq!(world.core.shard().metrics().users_without_route.get(), 0);
+    let mut flow = settling(&world).expect("it was begun");
+    assert!(go_on(&mut flow));
+    world.core.shard().lacks(1, Lack::ROUTE);
+    assert!(settling(&world).is_none(), "nobody is here");
+}
+
+#[test]
+fn a_login_goes_on_without_groups_and_they_are_taken_up_later() {
+    let away = Rc::new(Cell::new(true));
+    let is_away = Rc::clone(&away);
+    let world = World::new(0, move |request| match request {
+        Request::Login(_) => answer_login(),
+        Request::BindRoute(_) => bound(Code::Ok),
+        Request::GetUserGroups(_) if is_away.get() => Err(CallError::Unavailable),
+        Request::GetUserGroups(_) => groups(Code::Ok, &[3]),
+        _ => Err(CallError::Unsupported),
+    });
+    let reply = log_in_by_password(&world);
+    assert!(matches!(reply, Reply::LoggedIn { .. }), "{reply:?}");
+    away.set(false);
+    let mut flow = settling(&world).expect("its groups are lacking");
+    assert!(go_on(&mut flow));
+    assert!(world.core.shard().knows_group(3));
+    assert_eq!(world.core.shard().metrics().users_without_route.get(), 0);
+}
+
+#[test]
+fn a_login_goes_on_without_presence_only_where_that_is_conceded() {
+    for (conceded, answer, goes_on) in [
+        (false, bound(Code::Internal), false),
+        (true, bound(Code::Internal), true),
+        (true, Err(CallError::Unavailable), true),
+        (true, Err(CallError::Timeout), true),
+        (true, bound(Code::Unauthenticated), false),
+        (true, bound(Code::NotFound), false),
+        (true, Err(CallError::Unsupported), false),
+    ] {
+        let text = format!("{conceded} {answer:?}");
+        let concessions = Concessions {
+            login_without_presence: conceded,
+            ..Default::default()
+        };
+        let mut answer = Some(answer);
+        let world =
+            World::with_gateway(
+                0,
+                gateway_conceding(concessions),
+                move |request| match request {
+                    Request::Login(_) => answer_login(),
+                    Request::BindRoute(_) => answer.take().unwrap_or_else(|| bound(Code::Ok)),
+                    Request::GetUserGroups(_) => groups(Code::Ok, &[]),
+                    _ => Err(CallError::Unsupported),
+                },
+            );
+        let reply = log_in_by_password(&world);
+        assert_eq!(matches!(reply, Reply::LoggedIn { .. }), goes_on, "{text}");
+        let without_route = world.core.shard().metrics().users_without_route.get();
+        assert_eq!(without_route, u64::from(goes_on), "{text}");
+        if let Some(mut flow) = settling(&world) {
+            assert!(go_on(&mut flow));
+            assert_eq!(world.bound(), [7, 7], "{text}");
+        }
+    }
+}

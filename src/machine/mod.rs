@@ -1,0 +1,7 @@
+//! What the machine offers and what the process keeps on it.
+
+pub mod data_dir;
+pub mod preflight;
+pub mod secret_file;
+pub mod sys;
+pub mod unix_time;

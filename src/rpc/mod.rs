@@ -1,0 +1,5 @@
+//! Calls between processes: the bytes, the calling end and the answering end.
+
+pub mod client;
+pub mod server;
+pub mod wire;

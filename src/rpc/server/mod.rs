@@ -1,0 +1,338 @@
+//! The answering end of calls: `im-gateway backend` towards its gateways.
+//!
+//! Owns the listener for calls, a task per connection (`task`, with its rules in `connection` and `reply_order`), and the way of
+//! the answers from the store's thread (`replies`). Never looks into a request beyond its
+//! kind: what is asked goes to the services as it is. Everything runs on the one thread that also runs [`crate::control`].
+//!
+//! ```text
+//! gateway ── call ──▶ link ──▶ ServiceClient ──▶ store thread ── replies ──▶ link ── reply ──▶ gateway
+//!                                                      └────── publisher ──▶ Redis
+//! ```
+
+mod connection;
+#[cfg(test)]
+mod live_tests;
+mod places;
+mod replies;
+mod reply_order;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use log::{debug, warn};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use self::{
+    connection::{Complaint, Connection, Limits, Offer},
+    places::{Place, Places},
+};
+use crate::{
+    contract::methods::{BadCall, Service},
+    limits::{Rate, TokenBucket},
+    metrics::{self, server::ServerRefusal},
+    rpc::server::task::{End, IDLE, Link},
+    service::{PAGE_BYTES, ServiceClient},
+};
+
+/// Connections at one time: each core of each gateway has one, or a few dozen where it speaks the classic form.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// What one connection may have under way.
+const LIMITS: Limits = Limits {
+    // Four times the longest line a gateway takes, so whatever it may rightly send.
+    args_bytes: 4 * 1024 * 1024,
+    // A core asks once per session at a time; past this the store is behind anyway, and waiting in the socket is as good.
+    calls: 8192,
+    calls_bytes: 8 * 1024 * 1024,
+    // A full page of an inbox, several times over.
+    unsent_bytes: 8 * 1024 * 1024,
+    // Some fifty pages: a core that fetches for so many users at once is served no faster by more of them.
+    replies_bytes: 32 * 1024 * 1024,
+    page_bytes: PAGE_BYTES,
+};
+/// What calls that are not whole yet may hold, of all connections together: sixteen of the longest.
+const HALF_SENT_BYTES: usize = 64 * 1024 * 1024;
+/// How long to wait after `accept` failed for want of something, most likely file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Silence after which TCP asks whether the peer is there, how often and how many times: a dead one is gone in a minute.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
+/// Lines a misbehaving peer may bring about in the log.
+const COMPLAINTS: Rate = Rate {
+    per_second: 1,
+    burst: 10,
+};
+
+/// The server of calls.
+pub struct Server {
+    offer: Offer,
+    services: ServiceClient,
+    gateways: Gateways,
+    idle_timeout: Duration,
+    shared: Arc<Shared>,
+}
+
+/// Tells the addresses that gateways have now; `None`: that is not known.
+pub type Gateways = Box<dyn Fn() -> Option<Arc<HashSet<IpAddr>>> + Send + Sync>;
+
+/// What all connections of a server use.
+struct Shared {
+    metrics: Arc<metrics::Server>,
+    complaints: Mutex<Complaints>,
+    places: Mutex<Places>,
+}
+
+/// The log of what peers did wrong.
+struct Complaints {
+    bucket: TokenBucket,
+    started: Instant,
+    left_out: u64,
+}
+
+impl Server {
+    /// A server that offers `services`, to at most `max_connections` connections, half of which are for `gateways` where it is known
+    /// who they are.
+    pub fn new(
+        services: &[Service],
+        max_connections: usize,
+        client: ServiceClient,
+        gateways: Gateways,
+        metrics: Arc<metrics::Server>,
+    ) -> Self {
+        let max_connections = max_connections.min(CONNECTIONS_MAX);
+        Self {
+            offer: Offer::of(services),
+            services: client,
+            gateways,
+            idle_timeout: IDLE,
+            shared: Arc::new(Shared {
+                metrics,
+                complaints: Mutex::new(Complaints {
+                    bucket: TokenBucket::full(&COMPLAINTS),
+                    started: Instant::now(),
+                    left_out: 0,
+                }),
+                places: Mutex::new(Places::new(max_connections, HALF_SENT_BYTES)),
+            }),
+        }
+    }
+
+    /// Serves on `listener` until `stop` is fulfilled or dropped; then takes no further connection or call, answers what is
+    /// under way, and returns once every connection has ended.
+    ///
+    /// # Errors
+    /// A listener that the runtime cannot use.
+    pub async fn run(
+        self,
+        listener: std::net::TcpListener,
+        mut stop: oneshot::Receiver<()>,
+    ) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let (drain, draining) = watch::channel(false);
+        let mut links = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stop => break,
+                Some(_) = links.join_next(), if !links.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        if let Some(link) = self.link(stream, peer) {
+                            links.spawn(serve(link, peer, draining.clone()));
+                        }
+                    }
+                    Err(error) => {
+                        self.shared.say(|| format!("cannot accept a connection for calls: {error}"));
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        drain.send_replace(true);
+        while links.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    fn link(&self, stream: TcpStream, peer: SocketAddr) -> Option<Link> {
+        let gateways = (self.gateways)();
+        let place = match Held::take(&self.shared, peer.ip(), gateways.as_deref()) {
+            Ok(place) => place,
+            Err((refusal, open)) => {
+                self.shared.metrics.parted(refusal);
+                let why = match refusal {
+                    ServerRefusal::PerAddress => "its address has a quarter of all",
+                    ServerRefusal::Strangers => "the rest is for registered gateways",
+                    _ => "there are no more",
+                };
+                self.shared.say(|| {
+                    format!("no place for a connection from {peer}: {open} are open, {why}")
+                });
+                return None;
+            }
+        };
+        let prepared = stream
+            .set_nodelay(true)
+            .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE));
+        if let Err(error) = prepared {
+            debug!("calls from {peer}: {error}");
+            return None;
+        }
+        let connection = Connection::new(self.offer, LIMITS, Arc::clone(&self.shared.metrics));
+        Some(Link::new(
+            stream,
+            connection,
+            self.services.clone(),
+            Arc::clone(&self.shared),
+            place,
+            self.idle_timeout,
+        ))
+    }
+}
+
+/// A connection's place, given back when it is dropped.
+struct Held {
+    place: Place,
+    shared: Arc<Shared>,
+}
+
+impl Held {
+    /// A place, or why there is none and how many are open.
+    fn take(
+        shared: &Arc<Shared>,
+        address: IpAddr,
+        gateways: Option<&HashSet<IpAddr>>,
+    ) -> Result<Self, (ServerRefusal, usize)> {
+        let mut places = shared.places();
+        let place = places
+            .admit(address, gateways)
+            .map_err(|refusal| (refusal, places.open()))?;
+        drop(places);
+        Ok(Self {
+            place,
+            shared: Arc::clone(shared),
+        })
+    }
+
+    /// So many bytes of a call that is not whole are held; `false`: there is no room for them.
+    fn hold(&mut self, bytes: usize) -> bool {
+        self.shared.places().hold(&mut self.place, bytes)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.places().release(&mut self.place);
+    }
+}
+
+/// Counts a connection for as long as it is open, however it ends.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.metrics.connections.inc();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.connections.dec();
+    }
+}
+
+async fn serve(mut link: Link, peer: SocketAddr, mut draining: watch::Receiver<bool>) {
+    let shared = Arc::clone(link.shared());
+    let _counted = Counted::new(&shared);
+    let end = tokio::select! {
+        biased;
+        end = &mut link => end,
+        () = told(&mut draining) => {
+            link.drain();
+            (&mut link).await
+        }
+    };
+    match &end {
+        End::Framing(error) => {
+            shared.metrics.parted(ServerRefusal::Framing);
+            shared.say(|| format!("calls from {peer}: {error}; the connection is closed"));
+        }
+        End::Stalled => {
+            shared.metrics.parted(ServerRefusal::Stalled);
+            shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
+        }
+        End::HalfSent => {
+            shared.metrics.parted(ServerRefusal::HalfSent);
+            shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
+        }
+        End::Idle(_) => {
+            shared.metrics.parted(ServerRefusal::Idle);
+            debug!("calls from {peer}: {end}");
+        }
+        End::Closed | End::Lost(_) => debug!("calls from {peer}: {end}"),
+        End::Drained => link.linger().await,
+    }
+}
+
+/// Waits for the order to drain; whoever could give it no more wants the same.
+async fn told(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+impl Shared {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of a call that could not be answered as it should.
+    fn complain(&self, complaint: &Complaint) {
+        let Complaint {
+            problem,
+            service,
+            method,
+        } = complaint;
+        self.say(|| match problem {
+            BadCall::UnknownMethod => {
+                format!("a call of {service:?}.{method:?}, which is not offered here")
+            }
+            BadCall::Malformed => {
+                format!("a call of {service:?}.{method:?} with arguments that do not parse")
+            }
+        });
+    }
+
+    /// Logs what a peer did wrong, unless there was much of that lately: any peer can bring it about as often as it likes.
+    fn say(&self, words: impl FnOnce() -> String) {
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now_ms = u64::try_from(complaints.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if complaints.bucket.try_take(&COMPLAINTS, now_ms).is_err() {
+            complaints.left_out += 1;
+            return;
+        }
+        match std::mem::take(&mut complaints.left_out) {
+            0 => warn!("{}", words()),
+            left_out => warn!("{} (left out before: {left_out})", words()),
+        }
+    }
+}

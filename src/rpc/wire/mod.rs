@@ -1,0 +1,3 @@
+//! The bytes in which a call and its reply travel.
+
+pub mod mprpc;

@@ -73,7 +73,7 @@ impl Foundation {
         settings: Settings,
         conditions: impl FnOnce(&Arc<metrics::Registry>) -> Vec<control::Condition>,
     ) -> Result<Self, StartupError> {
-        let mut limits = preflight::preflight(&settings)?;
+        let mut limits = preflight::preflight(options::wanted(&settings))?;
         limits.workers = limits.workers.min(MAX_CORES);
         let (listeners, line_address) = listener::bind_all(
             settings.gateway_service.listen,

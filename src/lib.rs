@@ -8,25 +8,29 @@
 //!
 //! # Layers
 //!
-//! From the outside in. A module uses what stands below it, never what stands above.
+//! From the outside in. A module uses what stands in its row or below, never what stands above, and
+//! no two of them use each other: `tests/layout/layers.rs` has the list that a test holds them to.
 //! [`app`] is the only place where an implementation is chosen.
 //!
 //! ```text
-//!   main, cli             arguments, exit codes
-//!   app                   starts every thread and waits for their end; what `doctor` asks
-//!   control               the control thread: signals, ops HTTP, systemd
-//!   worker                the I/O rim of a core: sockets, the loop, taking connections in
-//!   rpc, bus, discovery   calls between processes, pushes between processes, who is where
-//!   service               User, Presence, Message and Group over one SQLite file
-//!   flow                  what takes time: flows that call services for the sessions of one core
-//!   shard                 all sessions of one core: users, groups, order of pushes, deadlines
-//!   session               one client's session
-//!   handoff               all that crosses threads to a core
-//!   metrics, config       what is counted; what is configured
-//!   protocol, limits      bytes to commands and replies to bytes; what one client may take
-//!   contract, token       what gateway and services say to each other; login tokens
-//!   base, proto           words that everyone uses; the messages of the contract
-//!   machine, logging      what the machine offers and keeps; the program's own log
+//!   main              runs the process, turns errors into exit codes
+//!   cli               arguments
+//!   app               starts every thread and waits for their end; what `doctor` asks
+//!   control           the control thread: signals, ops HTTP, systemd
+//!   worker            the I/O rim of a core: sockets, the loop, taking connections in
+//!   rpc, discovery    calls between processes; who is where
+//!   bus               pushes between processes and inside one
+//!   service           User, Presence, Message and Group over one SQLite file
+//!   flow              what takes time: flows that call services for the sessions of one core
+//!   shard             all sessions of one core: users, groups, order of pushes, deadlines
+//!   session           one client's session
+//!   metrics           what is counted
+//!   handoff, config   all that crosses threads to a core; what is configured
+//!   protocol, limits  bytes to commands and replies to bytes; what one client may take
+//!   contract, token   what gateway and services say to each other; login tokens
+//!   machine           what the machine offers and keeps
+//!   proto, logging    the messages of the contract; the program's own log
+//!   base              words that everyone uses
 //! ```
 //!
 //! `docs/architecture.md` tells the way of a message, of a push and of a login, which thread owns

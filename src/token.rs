@@ -15,10 +15,11 @@ use std::{fmt, time::Duration};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::base::id::{SessionId, UserId};
+use crate::base::{
+    id::{SessionId, UserId},
+    secret::SECRET_BYTES_MIN,
+};
 
-/// The least length of a secret: what HS256 asks for (RFC 7518, section 3.2).
-pub const SECRET_BYTES_MIN: usize = 32;
 /// A longer token is refused unread. The gateway's own take some 300 bytes.
 pub const TOKEN_BYTES_MAX: usize = 4096;
 

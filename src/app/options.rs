@@ -9,7 +9,7 @@ use crate::{
     contract::{mpim::Concessions, push_mac::PushKey},
     flow::core::Gateway,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
-    machine::secret_file,
+    machine::{preflight::Wanted, secret_file},
     protocol::command::Judge,
     rpc::client::RemoteOptions,
     shard::{ShardOptions, input::room_before_login},
@@ -21,6 +21,15 @@ use crate::{
 const LOGIN_RECORDS: usize = 16 * 1024;
 /// Networks whose registrations are counted.
 const REGISTRATION_RECORDS: usize = 16 * 1024;
+
+pub(super) fn wanted(settings: &Settings) -> Wanted<'_> {
+    let service = &settings.gateway_service;
+    Wanted {
+        workers: service.thread_count,
+        connections: service.max_connections,
+        data_dir: &service.data_dir,
+    }
+}
 
 pub(super) fn socket_options(settings: &Settings) -> SocketOptions {
     let network = &settings.network;

@@ -9,3 +9,4 @@ pub mod names;
 pub mod pending_calls;
 pub mod secret;
 pub mod send_buffer;
+pub mod time;

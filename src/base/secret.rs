@@ -1,6 +1,9 @@
-//! Passwords and tokens on their way through: never shown by any formatting.
+//! Passwords, tokens and keys on their way through: never shown by any formatting.
 
 use std::fmt;
+
+/// The least length of a secret that signs: what HS256 asks for (RFC 7518, section 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
 
 /// Something that must not reach a log, a metric or an error message.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use std::{
     cell::{RefCell, RefMut},
     net::IpAddr,
-    pin::Pin,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -23,6 +22,7 @@ use crate::{
     base::{
         id::{RouteId, UserId},
         names::Alphabet,
+        time::Pause,
     },
     contract::mpim::Concessions,
     limits::{Admission, Exempt, Held, LoginGuard, LoginOutcome, Registrations},
@@ -211,9 +211,6 @@ impl Gateway {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// A pause under way.
-pub type Pause = Pin<Box<dyn Future<Output = ()>>>;
 
 /// An attempt to log in, under way. It ends when it is dropped: whatever becomes of its flow, it
 /// does not count for ever.

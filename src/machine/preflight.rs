@@ -13,7 +13,6 @@ use rustix::thread::CpuSet;
 
 use crate::{
     base::error::{ExitCode, StartupError},
-    config::Settings,
     machine::sys,
 };
 
@@ -34,17 +33,29 @@ const MIN_KERNEL: Version = (5, 8);
 /// From this kernel on rings are accounted to the control group, and no longer to the limit of locked memory.
 const RINGS_NOT_LOCKED_KERNEL: Version = (5, 12);
 
+/// What is asked of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Workers to start; 0: one per CPU that the process may use in full.
+    pub workers: usize,
+    /// Connections at one time over all workers.
+    pub connections: usize,
+    /// The directory to write in.
+    pub data_dir: &'a Path,
+}
+
 /// What the machine allows this process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Workers to start: `thread_count`, or one per CPU that the process may use in full.
+    /// Workers to start: as many as are wanted.
     pub workers: usize,
     /// The CPUs the process may use, in ascending order; never empty.
     pub cpus: Vec<usize>,
     /// How many CPUs' time the control group allows, where that is less than there are CPUs. Which of
     /// them it is spent on is then better left to the kernel: neighbours have the same CPUs.
     pub quota: Option<usize>,
-    /// Connections at one time over all workers: `max_connections`, or what the limit of open files leaves.
+    /// Connections at one time over all workers: those wanted, or what the limit of open files
+    /// leaves.
     pub max_connections: usize,
     /// The limit of open files in force.
     pub open_files: u64,
@@ -109,8 +120,8 @@ impl Check {
 /// Raises soft limits, checks what the gateway cannot run without, logs what is merely less than asked for.
 ///
 /// The error is the first check that failed, with exit code 4.
-pub fn preflight(settings: &Settings) -> Result<Limits, StartupError> {
-    let (limits, checks) = inspect(settings);
+pub fn preflight(wanted: Wanted<'_>) -> Result<Limits, StartupError> {
+    let (limits, checks) = inspect(wanted);
     for check in &checks {
         match check.verdict {
             Verdict::Ok => {}
@@ -135,10 +146,10 @@ pub fn connections_possible(wanted: usize) -> usize {
 }
 
 /// All checks, in the order in which they matter, and what the machine allows.
-pub fn inspect(settings: &Settings) -> (Limits, Vec<Check>) {
+pub fn inspect(wanted: Wanted<'_>) -> (Limits, Vec<Check>) {
     let cpus = usable_cpus();
     let quota = cpu_quota(cpus.len());
-    let workers = match settings.gateway_service.thread_count {
+    let workers = match wanted.workers {
         0 => quota.unwrap_or(cpus.len()),
         count => count,
     };
@@ -149,15 +160,14 @@ pub fn inspect(settings: &Settings) -> (Limits, Vec<Check>) {
     // The limit of locked memory first: on older kernels a ring is refused for want of it.
     let memlock = raise(Resource::Memlock);
     let open_files = raise(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let wanted = settings.gateway_service.max_connections;
-    let max_connections = connections_within(open_files, wanted);
+    let max_connections = connections_within(open_files, wanted.connections);
     let checks = vec![
         check_kernel(&release),
         check_memlock(memlock, kernel_version(&release), workers),
         check_io_uring(sys::io_uring_available(), &release, io_uring_disabled()),
-        check_open_files(open_files, wanted),
+        check_open_files(open_files, wanted.connections),
         check_cpus(cpus.len(), quota, workers),
-        check_data_dir(&settings.gateway_service.data_dir),
+        check_data_dir(wanted.data_dir),
     ];
     let limits = Limits {
         workers,
@@ -383,7 +393,6 @@ fn nearest_existing(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Environment};
 
     fn limit(bytes: u64) -> Rlimit {
         Rlimit {
@@ -544,11 +553,15 @@ mod tests {
 
     #[test]
     fn the_inspection_reports_one_worker_per_cpu_by_default() {
-        let settings = config::load(None, &Environment::default()).expect("defaults are valid");
-        let (limits, checks) = inspect(&settings);
+        let wanted = Wanted {
+            workers: 0,
+            connections: 100,
+            data_dir: Path::new("."),
+        };
+        let (limits, checks) = inspect(wanted);
         assert!(!limits.cpus.is_empty());
         assert_eq!(limits.workers, limits.quota.unwrap_or(limits.cpus.len()));
-        assert!(limits.max_connections <= settings.gateway_service.max_connections);
+        assert!(limits.max_connections <= wanted.connections);
         assert_eq!(checks.len(), 6);
         let current = getrlimit(Resource::Nofile);
         assert_eq!(current.current, current.maximum);

@@ -13,12 +13,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    base::{
-        error::{ExitCode, StartupError},
-        secret::Secret,
-    },
-    token::SECRET_BYTES_MIN,
+use crate::base::{
+    error::{ExitCode, StartupError},
+    secret::{SECRET_BYTES_MIN, Secret},
 };
 
 /// What a secret is for, as far as words about its file depend on it.

@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
+use super::options;
 use crate::{
     base::error::StartupError,
     bus::redis::credentials::Credentials,
@@ -24,7 +25,7 @@ use crate::{
 
 /// All findings for these settings.
 pub fn examine(settings: &Settings) -> Vec<Check> {
-    let (_, mut checks) = preflight::inspect(settings);
+    let (_, mut checks) = preflight::inspect(options::wanted(settings));
     checks.extend(check_data(settings));
     checks.extend(named_files(settings));
     checks.push(check_port("line port", settings.gateway_service.listen));

@@ -38,14 +38,13 @@ pub use self::instance::{BrokenStream, Link, Server};
 pub use self::serial::SerialCalls;
 use self::{balance::Balancer, breaker::Breaker, budget::Budget, instance::Reach};
 use crate::{
-    base::pending_calls::Calls,
+    base::{pending_calls::Calls, time::Pause},
     config::settings::Algorithm,
     contract::{
         backend::{Backend, BackendNews, CallError},
         endpoints::{Endpoints, MethodSet, Wire},
         methods::{Method, Service},
     },
-    flow::core::Pause,
     metrics,
     proto::ReplyStatus,
     rpc::wire::mprpc::ReplyFrame,

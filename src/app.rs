@@ -34,7 +34,7 @@ use crate::{
     handoff::{event::CoreEvent, inbox::Inbox},
     machine::preflight,
     metrics,
-    worker::{listener, upstream::Upstreams},
+    worker::{Runtime, listener},
 };
 
 /// Pushes that wait for a core at most; what does not fit is fetched from the store.
@@ -113,7 +113,7 @@ impl Foundation {
     where
         B: Backend + 'static,
         P: PushSource + 'static,
-        W: FnOnce(&CoreParts, &Rc<Upstreams>) -> Rc<Core<B, P>> + Send + 'static,
+        W: FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>> + Send + 'static,
     {
         let workers = self.limits.workers;
         let gateway = Arc::new(options::gateway(

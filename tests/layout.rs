@@ -61,6 +61,10 @@ const FORBIDDEN_MODULES: [&str; 2] = ["thread", "fs"];
 /// The only file that may hold `unsafe`.
 const UNSAFE_HOME: &str = "machine/sys.rs";
 
+/// The only files that may name the executor: one starts it, the other starts its tasks. A core blocks
+/// its thread when none of its tasks is ready, and then nothing in the executor's ring is looked at.
+const EXECUTOR_HOMES: [&str; 2] = ["app/cores.rs", "worker/tasks.rs"];
+
 const LINES_MAX: usize = 600;
 
 #[test]
@@ -87,21 +91,36 @@ fn pure_modules_name_no_runtime_socket_clock_thread_or_random_source() {
 
 #[test]
 fn unsafe_has_one_home() {
-    let mut offences = String::new();
-    for source in sources()
-        .iter()
-        .filter(|source| source.path != Path::new(UNSAFE_HOME))
-    {
-        for (line, text) in numbered(&blank_comments_and_literals(&source.text)) {
-            if words(text).any(|(_, word)| word == "unsafe") {
-                let _ = writeln!(offences, "{}:{line}: unsafe", source.shown());
-            }
-        }
-    }
+    let offences = namings("unsafe", &[UNSAFE_HOME]);
     assert!(
         offences.is_empty(),
         "unsafe code lives in src/{UNSAFE_HOME} only:\n{offences}"
     );
+}
+
+#[test]
+fn whatever_can_wake_a_core_is_in_its_epoll_set_or_in_its_timers() {
+    let offences = namings("glommio", &EXECUTOR_HOMES);
+    assert!(
+        offences.is_empty(),
+        "the executor's timers, sockets and tasks are unknown to the loop that waits:\n{offences}"
+    );
+}
+
+/// Where code names `wanted` outside its `homes`.
+fn namings(wanted: &str, homes: &[&str]) -> String {
+    let mut offences = String::new();
+    for source in sources() {
+        if homes.iter().any(|home| source.path == Path::new(home)) {
+            continue;
+        }
+        for (line, text) in numbered(&blank_comments_and_literals(&source.text)) {
+            if words(text).any(|(_, word)| word == wanted) {
+                let _ = writeln!(offences, "{}:{line}: {wanted}", source.shown());
+            }
+        }
+    }
+    offences
 }
 
 #[test]

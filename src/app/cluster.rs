@@ -16,7 +16,7 @@ use crate::{
     machine::data_dir,
     metrics::Registry,
     rpc::client::{Remote, SerialCalls, Surroundings},
-    worker::{backend_link, bus_link, upstream::Upstreams},
+    worker::{Runtime, backend_link, bus_link},
 };
 
 /// Runs until told to stop and drained.
@@ -41,13 +41,14 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
     foundation.serve(data, companion, on_drain, |_| {
         let push_key = push_key.clone();
         let serial = Arc::clone(&serial);
-        move |parts: &CoreParts, upstreams: &Rc<Upstreams>| {
+        move |parts: &CoreParts, runtime: &Rc<Runtime>| {
+            let timers = Rc::clone(&runtime.timers);
             let remote = Remote::new(
                 options::remote_options(&parts.settings),
                 Arc::clone(&parts.metrics),
                 Surroundings {
-                    dial: backend_link::dial(upstreams),
-                    pause: Box::new(|length: Duration| Box::pin(glommio::timer::sleep(length))),
+                    dial: backend_link::dial(runtime),
+                    pause: Box::new(move |length: Duration| Box::pin(timers.sleep(length))),
                     serial,
                     seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
                 },
@@ -56,15 +57,15 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
             let seed = getrandom::u64().unwrap_or(parts.clock.started_unix_ms);
             let subscriber = Subscriber::new(parts.route(), push_key);
             let ids = MessageIds::without_lease().with_seed(seed);
-            let core = parts.core(remote, subscriber, ids);
-            glommio::spawn_local(bus_link::keep(
+            let core = parts.core(runtime, remote, subscriber, ids);
+            runtime.tasks.spawn(bus_link::keep(
                 Rc::clone(&core),
-                Rc::clone(upstreams),
+                Rc::clone(runtime),
                 parts.settings.redis.clone(),
-            ))
-            .detach();
+            ));
             let lifetime = parts.settings.presence.route_lifetime;
-            glommio::spawn_local(routes::keep(Rc::clone(&core), lifetime)).detach();
+            let routes = routes::keep(Rc::clone(&core), lifetime);
+            runtime.tasks.spawn(routes);
             core
         }
     })

@@ -18,17 +18,17 @@ use crate::{
     handoff::{event::CoreEvent, inbox::Inbox},
     metrics,
     shard::Shard,
-    worker::{Worker, WorkerParts, poller::Poller, upstream::Upstreams},
+    worker::{Runtime, Worker, WorkerParts, poller::Poller},
 };
 
 /// Locked memory glommio takes for file I/O, which the cores do none of.
 const IO_MEMORY_BYTES: usize = 64 * 1024;
 const RING_DEPTH: usize = 1024;
-/// How long a core's loop may go on before timers are looked at.
+/// When the executor would take the core's loop off its thread to look at its ring.
 ///
-/// An executor that is held up for so long just before it begins to run its tasks goes to sleep over them (glommio 0.9), so
-/// this is not short; the loop itself looks at the clock in each turn.
-const PREEMPT_AFTER: Duration = Duration::from_millis(100);
+/// It never should: nothing of a core is in the ring. And an executor that is held up for so long just
+/// before it begins to run its tasks goes to sleep over them (glommio 0.9), with nothing to wake it.
+const PREEMPT_AFTER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long cores may take to start. One that does not is no better than one that ended.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -50,13 +50,20 @@ impl CoreParts {
     }
 
     /// The core that asks `backend` and listens to `bus`, and makes its ids with `ids`.
-    pub(super) fn core<B, P>(&self, backend: B, bus: P, ids: MessageIds) -> Rc<Core<B, P>> {
+    pub(super) fn core<B, P>(
+        &self,
+        runtime: &Runtime,
+        backend: B,
+        bus: P,
+        ids: MessageIds,
+    ) -> Rc<Core<B, P>> {
         let shard = Shard::new(
             options::shard_options(&self.settings),
             ids,
             Arc::clone(&self.metrics),
         );
         let clock = self.clock;
+        let timers = Rc::clone(&runtime.timers);
         Rc::new(Core::new(
             shard,
             backend,
@@ -64,7 +71,7 @@ impl CoreParts {
             Arc::clone(&self.gateway),
             self.route(),
             move || clock.now(),
-            |length| Box::pin(glommio::timer::sleep(length)),
+            move |length| Box::pin(timers.sleep(length)),
         ))
     }
 }
@@ -97,7 +104,7 @@ pub(super) fn start<B, P>(
     parts: CoreParts,
     cpu: Option<usize>,
     news: Sender<CoreNews>,
-    build: impl FnOnce(&CoreParts, &Rc<Upstreams>) -> Rc<Core<B, P>> + Send + 'static,
+    build: impl FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>> + Send + 'static,
 ) -> Result<(), StartupError>
 where
     B: Backend + 'static,
@@ -118,8 +125,10 @@ where
                 Ok(worker) => {
                     // As above.
                     let _ = news.send(CoreNews::Up);
-                    worker.run().await;
-                    end.drained = true;
+                    match worker.run().await {
+                        Ok(()) => end.drained = true,
+                        Err(error) => log::error!("a core cannot wait: {error}"),
+                    }
                 }
                 Err(error) => log::error!("a core cannot start: {error}"),
             }
@@ -133,18 +142,18 @@ where
 
 fn worker<B: Backend + 'static, P: PushSource + 'static>(
     parts: CoreParts,
-    build: impl FnOnce(&CoreParts, &Rc<Upstreams>) -> Rc<Core<B, P>>,
+    build: impl FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>>,
 ) -> io::Result<Worker<B, P>> {
     let poller = Poller::new()?;
-    let upstreams = Upstreams::new(poller.set());
-    let core = build(&parts, &upstreams);
+    let runtime = Runtime::new(&poller);
+    let core = build(&parts, &runtime);
     Worker::new(WorkerParts {
         core,
         inbox: parts.inbox,
         listener: parts.listener,
         send_buffer_bytes: parts.settings.network.send_buffer_bytes,
         poller,
-        upstreams,
+        runtime,
         metrics: parts.metrics,
     })
 }

@@ -1,6 +1,6 @@
 //! The gateway that serves alone: services and bus are in this process.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, rc::Rc, sync::Arc};
 
 use super::{Foundation, cores::CoreParts};
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         self, ServiceOptions, StorageMode, backup,
         embedded::{CoreReplies, Embedded},
     },
+    worker::Runtime,
 };
 
 /// Runs until told to stop and drained; `may_be_new`: even where a database is missing that should be there. Ends the cores first and then the services, so that whatever a core confirmed on
@@ -55,7 +56,7 @@ pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), Startu
         || (),
         |_| {
             let (client, bus) = (client.clone(), Arc::clone(&bus));
-            move |parts: &CoreParts, _: &_| {
+            move |parts: &CoreParts, runtime: &Rc<Runtime>| {
                 let backend = Embedded::new(
                     client,
                     Arc::new(CoreReplies(Arc::clone(&parts.inbox))),
@@ -63,7 +64,7 @@ pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), Startu
                     parts.settings.rpc.rpc_timeout_ms,
                 );
                 let ids = MessageIds::starting_after(parts.number as u16, last_message_id);
-                parts.core(backend, bus.source(parts.number), ids)
+                parts.core(runtime, backend, bus.source(parts.number), ids)
             }
         },
     );

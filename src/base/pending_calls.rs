@@ -6,7 +6,7 @@
 //! Invariant: each call ends once, with the first outcome that finds it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     task::{Poll, Waker},
 };
@@ -17,6 +17,8 @@ use slab::Slab;
 pub struct Calls<O> {
     waiting: RefCell<Slab<Waiting<O>>>,
     generation: RefCell<u32>,
+    /// No call under way has a deadline before this one; `u64::MAX`: none has any.
+    next_deadline_ms: Cell<u64>,
 }
 
 struct Waiting<O> {
@@ -33,6 +35,7 @@ impl<O> Default for Calls<O> {
         Self {
             waiting: RefCell::default(),
             generation: RefCell::default(),
+            next_deadline_ms: Cell::new(u64::MAX),
         }
     }
 }
@@ -56,6 +59,8 @@ impl<O> Calls<O> {
             waker: None,
             outcome: None,
         });
+        let next_deadline_ms = self.next_deadline_ms.get().min(deadline_ms);
+        self.next_deadline_ms.set(next_deadline_ms);
         Ticket {
             calls: self,
             number: u64::from(*generation) << 32 | slot as u64,
@@ -113,9 +118,27 @@ impl<O> Calls<O> {
         self.finish_where(|call| call.way == way, outcome);
     }
 
-    /// Ends every call whose deadline has come.
+    /// Ends every call whose deadline has come. Looks at all of them only where one may have: with
+    /// calls that are answered in time, once in as long as they may take.
     pub fn expire(&self, now_ms: u64, outcome: impl Fn() -> O) {
+        if now_ms < self.next_deadline_ms.get() {
+            return;
+        }
         self.finish_where(|call| call.deadline_ms <= now_ms, outcome);
+        let waiting = self.waiting.borrow();
+        let open = waiting.iter().filter(|(_, call)| call.outcome.is_none());
+        let next_ms = open.map(|(_, call)| call.deadline_ms).min();
+        self.next_deadline_ms.set(next_ms.unwrap_or(u64::MAX));
+        assert!(
+            self.next_deadline_ms.get() > now_ms,
+            "all that are due ended"
+        );
+    }
+
+    /// When the next deadline comes, at the earliest; `None`: there is none.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let deadline_ms = self.next_deadline_ms.get();
+        (deadline_ms < u64::MAX).then_some(deadline_ms)
     }
 
     fn finish_where(&self, is_meant: impl Fn(&Waiting<O>) -> bool, outcome: impl Fn() -> O) {
@@ -217,5 +240,21 @@ mod tests {
         assert_eq!(block_on(late.outcome()), "lost");
         assert_eq!(block_on(poll_once(other.outcome())), None);
         assert!(calls.is_empty(), "a dropped call is given up");
+    }
+
+    #[test]
+    fn the_next_deadline_is_never_later_than_that_of_any_call() {
+        let calls = Calls::default();
+        assert_eq!(calls.next_deadline_ms(), None);
+        let (late, early) = (calls.begin(0, 30), calls.begin(0, 10));
+        assert_eq!(calls.next_deadline_ms(), Some(10));
+        assert!(calls.finish(early.number(), 0, "in time"));
+        calls.expire(9, || "late");
+        assert_eq!(calls.next_deadline_ms(), Some(10), "not looked for yet");
+        calls.expire(10, || "late");
+        assert_eq!(calls.next_deadline_ms(), Some(30));
+        calls.expire(31, || "late");
+        assert_eq!(calls.next_deadline_ms(), None);
+        assert_eq!(block_on(late.outcome()), "late");
     }
 }

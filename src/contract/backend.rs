@@ -46,8 +46,14 @@ pub trait Backend {
     /// Takes what came for it by the core's inbox.
     fn hear(&self, news: BackendNews);
 
-    /// Tells the time in ms, so that calls past their deadline end.
+    /// Tells the time in ms, many times a second; what is due now and then is done.
     fn advance(&self, now_ms: u64);
+
+    /// Tells the time in ms, with each turn of the core, and ends the calls whose deadline has come.
+    fn expire_calls(&self, now_ms: u64);
+
+    /// When the next call's deadline comes, at the earliest; `None`: none is under way.
+    fn next_deadline_ms(&self) -> Option<u64>;
 
     /// Whether, since this was last asked, a service was lost that may have stored messages without publishing them.
     fn pushes_in_doubt(&self) -> bool;

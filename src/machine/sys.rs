@@ -3,12 +3,8 @@
 //! Each function here is safe to call with any argument and says at its `unsafe` block why.
 #![allow(unsafe_code, reason = "the one place for it")]
 
-use std::{
-    io,
-    os::fd::{AsFd, FromRawFd, IntoRawFd},
-};
+use std::{io, os::fd::AsFd};
 
-use glommio::net::TcpStream;
 use rustix::{
     io::Errno,
     io_uring::{io_uring_params, io_uring_setup},
@@ -31,18 +27,6 @@ pub fn io_uring_available() -> Result<(), Errno> {
     let ring = unsafe { io_uring_setup(1, &mut parameters) }?;
     drop(ring);
     Ok(())
-}
-
-/// Lets glommio watch any pollable descriptor by the readiness poll a new [`TcpStream`] starts with.
-///
-/// The stream owns a duplicate of `fd`, so dropping it closes nothing else. It must only be polled for reading.
-///
-/// # Errors
-/// Where no descriptor is free for the duplicate.
-pub fn watch(fd: impl AsFd) -> io::Result<TcpStream> {
-    let duplicate = fd.as_fd().try_clone_to_owned()?;
-    // SAFETY: the descriptor is open and owned by nobody else: it was duplicated on the line above and is given away here.
-    Ok(unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) })
 }
 
 /// How many bytes written to a TCP socket its peer has not acknowledged, those not sent yet

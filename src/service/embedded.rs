@@ -117,7 +117,15 @@ impl Backend for Embedded {
 
     fn advance(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
+    }
+
+    fn expire_calls(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
         self.calls.expire(now_ms, || Err(CallError::Timeout));
+    }
+
+    fn next_deadline_ms(&self) -> Option<u64> {
+        self.calls.next_deadline_ms()
     }
 
     fn pushes_in_doubt(&self) -> bool {

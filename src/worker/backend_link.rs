@@ -4,7 +4,7 @@
 
 use std::{error::Error, rc::Rc, time::Duration};
 
-use super::upstream::Upstreams;
+use super::Runtime;
 use crate::{
     base::send_buffer::{BackOff, Conversation, Outgoing},
     metrics::outage::Outage,
@@ -16,32 +16,31 @@ const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
 /// What starts the tasks that hold connections to servers.
-pub fn dial(upstreams: &Rc<Upstreams>) -> Dial {
-    let upstreams = Rc::clone(upstreams);
+pub fn dial(runtime: &Rc<Runtime>) -> Dial {
+    let runtime = Rc::clone(runtime);
     Box::new(move |remote, server, purpose| {
         let (remote, server) = (Rc::clone(remote), Rc::clone(server));
-        let upstreams = Rc::clone(&upstreams);
+        let tasks = &runtime.tasks;
+        let runtime = Rc::clone(&runtime);
         match purpose {
             Purpose::Permanent | Purpose::Further => {
-                glommio::spawn_local(keep(upstreams, remote, server, purpose)).detach();
+                tasks.spawn(keep(runtime, remote, server, purpose));
             }
-            Purpose::Check => {
-                glommio::spawn_local(check(upstreams, remote, server)).detach();
-            }
+            Purpose::Check => tasks.spawn(check(runtime, remote, server)),
         }
     })
 }
 
 /// Sees whether the server can be connected to.
-async fn check(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>) {
-    if let Err(error) = upstreams.connect(server.address).await {
+async fn check(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>) {
+    if let Err(error) = runtime.upstreams.connect(server.address).await {
         log::debug!("cannot connect to backend {}: {error}", server.address);
         remote.unreachable(&server);
         remote.refused(&server, &error);
     }
 }
 
-async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
+async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
     let seed = std::ptr::from_ref(&*server).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     let mut hopeful = true;
@@ -53,7 +52,7 @@ async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, 
             server: &server,
             link: &link,
         };
-        let was_open = converse(&upstreams, &conversation, &outage).await;
+        let was_open = converse(&runtime, &conversation, &outage).await;
         remote.lost(&server, &link, was_open);
         if purpose != Purpose::Permanent || server.is_retired() {
             return;
@@ -63,7 +62,8 @@ async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, 
         if hopeful {
             back_off.reset();
         } else {
-            glommio::timer::sleep(Duration::from_millis(back_off.next_ms())).await;
+            let pause = Duration::from_millis(back_off.next_ms());
+            runtime.timers.sleep(pause).await;
         }
         if server.is_retired() {
             return;
@@ -72,9 +72,9 @@ async fn keep(upstreams: Rc<Upstreams>, remote: Rc<Remote>, server: Rc<Server>, 
 }
 
 /// One connection from its beginning to its end; says whether it was ever open.
-async fn converse(upstreams: &Rc<Upstreams>, calls: &Calls<'_>, outage: &Outage) -> bool {
+async fn converse(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage) -> bool {
     let address = calls.server.address;
-    let upstream = match upstreams.connect(address).await {
+    let upstream = match runtime.upstreams.connect(address).await {
         Ok(upstream) => upstream,
         Err(error) => {
             calls.remote.refused(calls.server, &error);

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::upstream::Upstreams;
+use super::Runtime;
 use crate::{
     base::send_buffer::{BackOff, Conversation, Outgoing},
     bus::redis::{
@@ -32,13 +32,13 @@ const LONGEST_PAUSE_MS: u64 = 1000;
 /// Keeps the connection to `redis`, for ever.
 pub async fn keep<B: Backend>(
     core: Rc<Core<B, Rc<Subscriber>>>,
-    upstreams: Rc<Upstreams>,
+    runtime: Rc<Runtime>,
     redis: Redis,
 ) {
     let seed = std::ptr::from_ref(&*core).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
     loop {
-        let end = attempt(&core, &upstreams, &redis).await;
+        let end = attempt(&core, &runtime, &redis).await;
         if end.listened {
             back_off.reset();
         }
@@ -46,7 +46,8 @@ pub async fn keep<B: Backend>(
             let (address, reason) = (&redis.address, end.reason);
             log::warn!("no pushes from Redis at {address}: {reason}; trying again");
         }
-        glommio::timer::sleep(Duration::from_millis(back_off.next_ms())).await;
+        let pause = Duration::from_millis(back_off.next_ms());
+        runtime.timers.sleep(pause).await;
     }
 }
 
@@ -61,11 +62,11 @@ struct End {
 /// lost.
 async fn attempt<B: Backend>(
     core: &Core<B, Rc<Subscriber>>,
-    upstreams: &Rc<Upstreams>,
+    runtime: &Runtime,
     redis: &Redis,
 ) -> End {
     let mut failures = Failures::default();
-    let target = match look_up(redis).await {
+    let target = match look_up(runtime, redis).await {
         Ok(target) => target,
         Err(reason) => {
             return End {
@@ -75,7 +76,7 @@ async fn attempt<B: Backend>(
         }
     };
     for address in target.addresses {
-        let reason = match converse(core, upstreams, address, target.credentials.as_ref()).await {
+        let reason = match converse(core, runtime, address, target.credentials.as_ref()).await {
             Ok(()) => core.bus.closed_because().to_owned(),
             Err(error) => error.to_string(),
         };
@@ -96,11 +97,11 @@ async fn attempt<B: Backend>(
 /// One connection from its beginning to its end; `Ok`: this side closed it.
 async fn converse<B: Backend>(
     core: &Core<B, Rc<Subscriber>>,
-    upstreams: &Rc<Upstreams>,
+    runtime: &Runtime,
     address: SocketAddr,
     credentials: Option<&Credentials>,
 ) -> Result<(), Box<dyn Error>> {
-    let upstream = upstreams.connect(address).await?;
+    let upstream = runtime.upstreams.connect(address).await?;
     let pushes = Pushes {
         core,
         outgoing: core.bus.connected(credentials),
@@ -110,14 +111,16 @@ async fn converse<B: Backend>(
 }
 
 /// The resolver and the disk may take long: they are waited for elsewhere.
-async fn look_up(redis: &Redis) -> Result<Target, String> {
+async fn look_up(runtime: &Runtime, redis: &Redis) -> Result<Target, String> {
     if let Some(target) = Target::at_hand(redis) {
         return Ok(target);
     }
     let redis = redis.clone();
-    glommio::executor()
-        .spawn_blocking(move || Target::look_up(&redis))
-        .await
+    let outcome = runtime
+        .upstreams
+        .elsewhere(move || Target::look_up(&redis))
+        .await;
+    outcome.map_err(|error| error.to_string())?
 }
 
 struct Pushes<'a, B> {

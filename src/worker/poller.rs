@@ -1,20 +1,18 @@
-//! The sockets of one core in one edge-triggered epoll set, whose readiness the glommio executor awaits.
+//! The sockets of one core in one edge-triggered epoll set, in which the core waits when it has
+//! nothing to do.
 //!
-//! Why not a glommio stream per connection: a poll request and a task for each cost memory and a trip through the ring
-//! per message, where one set costs one poll request per batch (figures in `docs/architecture.md`).
+//! Why not a glommio stream per connection: a poll request and a task for each cost memory and a trip
+//! through the ring per message, where one set costs one system call per batch (figures in
+//! `docs/architecture.md`).
 //!
 //! Invariant: an event is a hint. Whoever gets one reads or writes until the kernel says "would block".
 
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
 };
 
-use futures_lite::AsyncRead;
-use glommio::net::TcpStream;
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -24,7 +22,7 @@ use rustix::{
 };
 
 use super::upstream::UpstreamKey;
-use crate::{base::id::ConnectionKey, machine::sys};
+use crate::base::id::ConnectionKey;
 
 /// How many events one look at the set takes at most, so that no burst of sockets keeps a turn from ending.
 const EVENTS_PER_TURN: usize = 256;
@@ -100,8 +98,6 @@ pub struct Readiness {
 pub struct Poller {
     set: Rc<OwnedFd>,
     events: Vec<Event>,
-    /// Watches the set itself; present while a readiness poll is under way.
-    watch: Option<TcpStream>,
 }
 
 impl Poller {
@@ -113,7 +109,6 @@ impl Poller {
         Ok(Self {
             set: Rc::new(epoll::create(CreateFlags::CLOEXEC)?),
             events: Vec::with_capacity(EVENTS_PER_TURN),
-            watch: None,
         })
     }
 
@@ -136,17 +131,20 @@ impl Poller {
         let _ = epoll::delete(&*self.set, fd);
     }
 
-    /// Appends what is ready now to `into`, without waiting; says how many there were.
+    /// Waits until something is ready, at most `longest_ms`, and appends it to `into`.
+    ///
+    /// Blocks the thread: nothing else of the core may be ready to run.
     ///
     /// # Errors
     /// What `epoll_wait` says, interruptions aside.
-    pub fn take_ready(&mut self, into: &mut Vec<Readiness>) -> io::Result<usize> {
-        const NOW: Timespec = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
+    pub fn wait(&mut self, longest_ms: u64, into: &mut Vec<Readiness>) -> io::Result<()> {
+        debug_assert!(into.is_empty());
+        let timeout = Timespec {
+            tv_sec: (longest_ms / 1000).try_into().unwrap_or(i64::MAX),
+            tv_nsec: (longest_ms % 1000 * 1_000_000) as i64,
         };
         self.events.clear();
-        match epoll::wait(&*self.set, spare_capacity(&mut self.events), Some(&NOW)) {
+        match epoll::wait(&*self.set, spare_capacity(&mut self.events), Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -161,27 +159,7 @@ impl Poller {
                     || flags.contains(EventFlags::HUP) && !flags.contains(EventFlags::IN),
             }
         }));
-        Ok(self.events.len())
-    }
-
-    /// Ready when the set has events to take.
-    ///
-    /// # Errors
-    /// Where no descriptor is free to watch the set.
-    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            empty => empty.insert(sys::watch(&*self.set)?),
-        };
-        // A new stream polls its descriptor before it reads. Reading an epoll set then fails (it is no socket), and
-        // that failure is the news: the set became readable.
-        match Pin::new(watch).poll_read(context, &mut [0; 1]) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(_) => {
-                self.watch = None;
-                Poll::Ready(Ok(()))
-            }
-        }
+        Ok(())
     }
 }
 

@@ -1,31 +1,31 @@
-//! A core's loop. Each turn: take what other threads handed over, what sockets have, what is due; give it to the shard;
-//! start what needs a backend; write what is to be sent, once per connection. Then let those flows run, and wait when
-//! there is nothing left.
+//! A core's loop. Each turn: take what other threads handed over, what sockets have, what is due; give
+//! it to the shard; let flows run; write what is to be sent, once per connection. Then wait in the
+//! core's epoll set until there is something new, or something is due.
 //!
-//! Invariant: a panic while one connection is served ends that connection and no other.
+//! Invariants: a panic while one connection is served ends that connection and no other; the thread
+//! blocks only when no task is ready, nothing waits in the shard, and the inbox is armed.
 
 mod accept;
 mod acknowledge;
 
 use std::{
     cell::Cell,
-    future::{Future, poll_fn},
+    future::Future,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
-    task::Poll,
-    time::Duration,
 };
 
-use futures_lite::{FutureExt, future::yield_now};
+use futures_lite::FutureExt;
 use socket2::Socket;
 
 use self::accept::AcceptPause;
 use super::{
+    Runtime,
     client::{Client, Transfer},
     poller::{Poller, Readiness, Source},
     refused::Refused,
-    upstream::Upstreams,
 };
 use crate::{
     base::{close::CloseReason, id::ConnectionKey},
@@ -41,8 +41,8 @@ use crate::{
 const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection per turn, so that one flood does not keep the others waiting.
 const READS_PER_TURN: usize = 4;
-/// How long the loop sleeps where the system lets it wait for nothing better (no free descriptor).
-const BLIND_PAUSE: Duration = Duration::from_millis(5);
+/// How often in one turn flows run and what they said is sent, before sockets are looked at again.
+const ROUNDS_PER_TURN: usize = 16;
 
 /// What a worker is made of.
 pub struct WorkerParts<B, P> {
@@ -56,8 +56,8 @@ pub struct WorkerParts<B, P> {
     pub send_buffer_bytes: usize,
     /// Its epoll set.
     pub poller: Poller,
-    /// The sockets in it that the core opened itself.
-    pub upstreams: Rc<Upstreams>,
+    /// What its tasks run on, in that set.
+    pub runtime: Rc<Runtime>,
     /// Its counters.
     pub metrics: Arc<metrics::Core>,
 }
@@ -68,9 +68,7 @@ pub struct Worker<B, P> {
     inbox: Arc<Inbox<CoreEvent>>,
     metrics: Arc<metrics::Core>,
     poller: Poller,
-    upstreams: Rc<Upstreams>,
-    /// An upstream has news: what hears it runs before the next turn.
-    upstream_news: bool,
+    runtime: Rc<Runtime>,
     /// `None` once the core drains.
     listener: Option<Socket>,
     send_buffer_bytes: usize,
@@ -79,13 +77,11 @@ pub struct Worker<B, P> {
     /// By slot.
     clients: Vec<Option<Client>>,
     buffer: Box<[u8]>,
-    ticked: Rc<Cell<bool>>,
     next_tick_ms: u64,
-    /// Confirmations are being gathered; `gathering_due` says when that is over.
-    gathering: bool,
-    gathering_due: Rc<Cell<bool>>,
+    /// Confirmations are being gathered until then.
+    gathering_until_us: Option<u64>,
     /// Flows and effects under way.
-    tasks: Rc<Cell<usize>>,
+    flows: Rc<Cell<usize>>,
     // Lists of one turn, kept for their memory.
     ready: Vec<Readiness>,
     events: Vec<CoreEvent>,
@@ -98,7 +94,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     ///
     /// # Errors
     /// Where the epoll set takes nothing more.
-    pub fn new(parts: WorkerParts<B, P>) -> std::io::Result<Self> {
+    pub fn new(parts: WorkerParts<B, P>) -> io::Result<Self> {
         let poller = parts.poller;
         poller.add(&parts.listener, Source::Listener)?;
         poller.add(&*parts.inbox, Source::Inbox)?;
@@ -107,19 +103,16 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             inbox: parts.inbox,
             metrics: parts.metrics,
             poller,
-            upstreams: parts.upstreams,
-            upstream_news: false,
+            runtime: parts.runtime,
             listener: Some(parts.listener),
             send_buffer_bytes: parts.send_buffer_bytes,
             accept_pause: AcceptPause::default(),
             refused: Refused::default(),
             clients: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
-            ticked: Rc::default(),
             next_tick_ms: 0,
-            gathering: false,
-            gathering_due: Rc::default(),
-            tasks: Rc::default(),
+            gathering_until_us: None,
+            flows: Rc::default(),
             ready: Vec::new(),
             events: Vec::new(),
             keys: Vec::new(),
@@ -128,84 +121,98 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     }
 
     /// Serves until the core has drained.
-    pub async fn run(mut self) {
-        self.start_ticking();
+    ///
+    /// # Errors
+    /// Where the system does not let it wait.
+    pub async fn run(mut self) -> io::Result<()> {
         loop {
-            let now = self.core.advance_clock();
-            let worked = self.turn();
-            let took_us = self.core.advance_clock().monotonic_us - now.monotonic_us;
+            let began_us = self.core.advance_clock().monotonic_us;
+            self.take_in(began_us);
+            let is_idle = self.settle().await;
+            let took_us = self.core.advance_clock().monotonic_us - began_us;
             self.metrics
                 .core_loop_stall_us
-                .observe(now.monotonic_us / 1000, took_us);
-            if self.listener.is_none() && self.tasks.get() == 0 && self.is_quiet() {
+                .observe(began_us / 1000, took_us);
+            if self.has_drained() {
                 break;
             }
-            if std::mem::take(&mut self.upstream_news) {
-                // First the tasks that hold the upstreams, which bring pushes; then those that they wake; then the next turn,
-                // which finds what the latter have to say.
-                yield_now().await;
-                self.flush();
-                yield_now().await;
-            } else if worked {
-                yield_now().await;
-            } else {
-                self.wait().await;
-            }
+            self.begin_gathering();
+            self.wait(is_idle)?;
         }
         self.metrics.heartbeat.end();
+        Ok(())
     }
 
-    fn is_quiet(&self) -> bool {
+    fn has_drained(&self) -> bool {
         let shard = self.core.shard();
-        shard.is_empty() && !shard.has_work() && !shard.has_to_gather()
+        self.listener.is_none()
+            && self.flows.get() == 0
+            && shard.is_empty()
+            && !shard.has_work()
+            && !shard.has_to_gather()
     }
 
-    /// One round of everything; says whether there was something to do.
-    fn turn(&mut self) -> bool {
-        let mut worked = self.take_inbox();
-        worked |= self.take_ready();
-        worked |= self.take_ticks();
-        worked |= self.resume();
-        self.flush();
-        self.gather();
-        self.drop_expired();
+    /// Takes what is new: the time, what other threads handed over, what sockets have.
+    fn take_in(&mut self, now_us: u64) {
+        self.runtime.timers.advance(now_us);
+        self.core.backend.expire_calls(now_us / 1000);
+        self.take_inbox();
+        self.take_ready();
+        self.tick(now_us / 1000);
+        self.resume();
+    }
+
+    /// Lets flows run, and sends what is to be sent when none is ready, so that a connection gets
+    /// all of it at once. `false`: there is more to do, for which sockets should not wait.
+    async fn settle(&mut self) -> bool {
+        for _ in 0..ROUNDS_PER_TURN {
+            if !self.runtime.tasks.give_way().await && !self.hand_out() {
+                return !self.core.shard().has_work();
+            }
+        }
+        self.hand_out();
+        false
+    }
+
+    /// Sends what is to be sent and starts what is to be done; says whether there was anything.
+    fn hand_out(&mut self) -> bool {
+        let mut worked = self.flush();
+        worked |= self.gather();
+        worked |= self.drop_expired();
         worked | self.start_effects()
     }
 
-    fn start_ticking(&self) {
-        let (core, ticked) = (Rc::clone(&self.core), Rc::clone(&self.ticked));
-        glommio::spawn_local(async move {
-            loop {
-                glommio::timer::sleep(Duration::from_millis(TICK_MS)).await;
-                ticked.set(true);
-                core.notify();
-            }
-        })
-        .detach();
-    }
-
-    /// Waits for a socket, another thread, a flow or the clock.
-    async fn wait(&mut self) {
-        if !self.inbox.arm() {
-            return;
-        }
-        let (core, ticked, gathering_due) = (&self.core, &self.ticked, &self.gathering_due);
-        let poller = &mut self.poller;
-        let outcome = poll_fn(|context| {
-            core.set_loop_waker(context.waker());
-            if ticked.get() || gathering_due.get() || core.shard().has_work() {
-                return Poll::Ready(Ok(()));
-            }
-            poller.poll_ready(context)
-        })
-        .await;
+    /// Waits for a socket, another thread or the clock; without `is_idle`, only looks.
+    fn wait(&mut self, is_idle: bool) -> io::Result<()> {
+        let longest_ms = if is_idle && self.inbox.arm() {
+            self.pause_ms()
+        } else {
+            0
+        };
+        let outcome = self.poller.wait(longest_ms, &mut self.ready);
         self.inbox.disarm();
-        if outcome.is_err() {
-            glommio::timer::sleep(BLIND_PAUSE).await;
-        }
+        outcome
     }
 
-    fn take_inbox(&mut self) -> bool {
+    /// How long nothing is due.
+    fn pause_ms(&self) -> u64 {
+        let now_us = self.core.shard().now().monotonic_us;
+        let deadline_ms = self.core.backend.next_deadline_ms();
+        let next_us = [
+            Some(self.next_tick_ms * 1000),
+            self.gathering_until_us,
+            deadline_ms.map(|deadline_ms| deadline_ms.saturating_mul(1000)),
+            self.runtime.timers.next_us(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(u64::MAX, u64::min);
+        let pause_ms = next_us.saturating_sub(now_us).div_ceil(1000);
+        debug_assert!(pause_ms <= TICK_MS, "the tick bounds every pause");
+        pause_ms
+    }
+
+    fn take_inbox(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         let dropped = self.inbox.take_all(&mut events);
         self.metrics.core_queue_depth.set(events.len() as u64);
@@ -213,7 +220,6 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             self.metrics.inbox_overflowed(dropped as u64);
             self.core.shard().on_gap();
         }
-        let worked = dropped > 0 || !events.is_empty();
         for event in events.drain(..) {
             match event {
                 CoreEvent::Backend(news) => self.core.backend.hear(news),
@@ -225,38 +231,27 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             }
         }
         self.events = events;
-        worked
     }
 
-    fn take_ready(&mut self) -> bool {
+    fn take_ready(&mut self) {
         let mut ready = std::mem::take(&mut self.ready);
-        if let Err(error) = self.poller.take_ready(&mut ready) {
-            log::error!("cannot ask which sockets are ready: {error}");
-        }
-        let worked = !ready.is_empty();
         for readiness in ready.drain(..) {
             match readiness.source {
                 Source::Listener => self.accept(),
-                // What woke the loop is taken from the inbox at the start of the next turn.
+                // What it is about has been taken.
                 Source::Inbox => {}
-                Source::Upstream(key) => {
-                    self.upstream_news = true;
-                    self.upstreams.on_ready(key, readiness);
-                }
+                Source::Upstream(key) => self.runtime.upstreams.on_ready(key, readiness),
                 Source::Connection(key) => {
                     self.guarded(Some(key), |worker| worker.on_connection(key, readiness));
                 }
             }
         }
         self.ready = ready;
-        worked
     }
 
-    fn take_ticks(&mut self) -> bool {
-        let now_ms = self.core.shard().now().monotonic_us / 1000;
-        // A core that is busy looks at the clock: timers of the executor come late then.
-        if !self.ticked.replace(false) && now_ms < self.next_tick_ms {
-            return false;
+    fn tick(&mut self, now_ms: u64) {
+        if now_ms < self.next_tick_ms {
+            return;
         }
         self.next_tick_ms = now_ms + TICK_MS;
         self.metrics.heartbeat.beat(now_ms);
@@ -268,7 +263,6 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.core.shard().tick();
         self.refused.tick(now_ms);
         self.resume_accepting(now_ms);
-        true
     }
 
     fn on_connection(&mut self, key: ConnectionKey, readiness: Readiness) {
@@ -351,10 +345,9 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.core.shard().resume_later(key);
     }
 
-    fn resume(&mut self) -> bool {
+    fn resume(&mut self) {
         let mut keys = std::mem::take(&mut self.keys);
         self.core.shard().take_resumable(&mut keys);
-        let worked = !keys.is_empty();
         for key in keys.drain(..) {
             self.guarded(Some(key), |worker| {
                 let job = worker.core.shard().resume(key);
@@ -365,16 +358,17 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             });
         }
         self.keys = keys;
-        worked
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> bool {
         let mut keys = std::mem::take(&mut self.keys);
         self.core.shard().take_dirty(&mut keys);
+        let worked = !keys.is_empty();
         for key in keys.drain(..) {
             self.guarded(Some(key), |worker| worker.flush_client(key));
         }
         self.keys = keys;
+        worked
     }
 
     fn flush_client(&mut self, key: ConnectionKey) {
@@ -440,13 +434,15 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
     }
 
-    fn drop_expired(&mut self) {
+    fn drop_expired(&mut self) -> bool {
         let mut keys = std::mem::take(&mut self.keys);
         self.core.shard().take_expired(&mut keys);
+        let worked = !keys.is_empty();
         for key in keys.drain(..) {
             self.drop_client(key, CloseReason::ConnectionLost);
         }
         self.keys = keys;
+        worked
     }
 
     fn start_effects(&mut self) -> bool {
@@ -469,7 +465,6 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             while let Some(job) = next {
                 let reply = commands::run(&core, &job).await;
                 next = core.shard().complete(&job, &reply);
-                core.notify();
             }
         });
     }
@@ -477,22 +472,17 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Runs a flow beside the loop. If it panics, the connection it works for is closed.
     fn spawn(&self, key: Option<ConnectionKey>, flow: impl Future<Output = ()> + 'static) {
         let (core, metrics) = (Rc::clone(&self.core), Arc::clone(&self.metrics));
-        let tasks = Rc::clone(&self.tasks);
-        tasks.set(tasks.get() + 1);
-        glommio::spawn_local(async move {
+        let flows = Rc::clone(&self.flows);
+        flows.set(flows.get() + 1);
+        self.runtime.tasks.spawn(async move {
             if AssertUnwindSafe(flow).catch_unwind().await.is_err() {
                 metrics.panics_total.inc();
                 if let Some(key) = key {
                     core.shard().end(key, CloseReason::Internal);
                 }
-                core.notify();
             }
-            tasks.set(tasks.get() - 1);
-            if tasks.get() == 0 {
-                core.notify();
-            }
-        })
-        .detach();
+            flows.set(flows.get() - 1);
+        });
     }
 
     /// Serves one connection; if that panics, closes it.

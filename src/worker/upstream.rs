@@ -11,18 +11,26 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker, ready},
+    thread,
     time::Duration,
 };
 
 use futures_lite::FutureExt;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::{
+    net::{RecvFlags, SendFlags, recv, send},
+    pipe::{PipeFlags, pipe_with},
+};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::poller::{self, Readiness, Source};
+use super::{
+    poller::{self, Readiness, Source},
+    timers::Timers,
+};
 use crate::base::send_buffer::Conversation;
 
 /// How long connecting may take. Servers are near; one that is not there after this is not there.
@@ -39,6 +47,7 @@ const KEPT_BYTES: usize = 256 * 1024;
 /// The sockets of one core that it opened itself, by who waits for each.
 pub struct Upstreams {
     set: Rc<OwnedFd>,
+    timers: Rc<Timers>,
     sockets: RefCell<Slab<Waiting>>,
     next_generation: Cell<u32>,
     buffer: RefCell<Vec<u8>>,
@@ -65,10 +74,11 @@ struct Waiting {
 }
 
 impl Upstreams {
-    /// None yet, in the epoll set of their core.
-    pub fn new(set: Rc<OwnedFd>) -> Rc<Self> {
+    /// None yet, in the epoll set of their core and with its timers.
+    pub fn new(set: Rc<OwnedFd>, timers: Rc<Timers>) -> Rc<Self> {
         Rc::new(Self {
             set,
+            timers,
             sockets: RefCell::default(),
             next_generation: Cell::default(),
             buffer: RefCell::new(vec![0; READ_BYTES]),
@@ -95,7 +105,7 @@ impl Upstreams {
         }
     }
 
-    fn register(self: &Rc<Self>, socket: Socket) -> io::Result<Upstream> {
+    fn register<D: AsFd>(self: &Rc<Self>, descriptor: D) -> io::Result<Upstream<D>> {
         let mut sockets = self.sockets.borrow_mut();
         let entry = sockets.vacant_entry();
         let generation = self.next_generation.get();
@@ -104,7 +114,7 @@ impl Upstreams {
             slot: entry.key() as u32,
             generation,
         };
-        poller::add(&self.set, &socket, Source::Upstream(key))?;
+        poller::add(&self.set, &descriptor, Source::Upstream(key))?;
         entry.insert(Waiting {
             generation,
             readable: false,
@@ -114,7 +124,7 @@ impl Upstreams {
         });
         drop(sockets);
         Ok(Upstream {
-            socket,
+            descriptor,
             key,
             upstreams: Rc::clone(self),
         })
@@ -150,29 +160,57 @@ impl Upstreams {
             Ok::<(), io::Error>(())
         };
         let too_late = async {
-            glommio::timer::sleep(CONNECT_TIMEOUT).await;
+            self.timers.sleep(CONNECT_TIMEOUT).await;
             Err(io::ErrorKind::TimedOut.into())
         };
         opened.or(too_late).await?;
-        if let Some(error) = upstream.socket.take_error()? {
+        if let Some(error) = upstream.descriptor.take_error()? {
             return Err(error);
         }
         // Where nobody listens, a socket may be given that very port for its own and end up connected to itself.
-        if upstream.socket.local_addr()?.as_socket() == Some(address) {
+        if upstream.descriptor.local_addr()?.as_socket() == Some(address) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(upstream)
     }
+
+    /// What `work` comes to, which may block and has a thread of its own.
+    ///
+    /// # Errors
+    /// Where no thread or descriptor is free, or it panicked.
+    pub async fn elsewhere<T: Send + 'static>(
+        self: &Rc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (end, signal) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let end = self.register(end)?;
+        let outcome = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&outcome);
+        thread::Builder::new()
+            .name("elsewhere".to_owned())
+            .spawn(move || {
+                // Closed last, whatever happens: that is what wakes the one who waits.
+                let _signal = signal;
+                let value = work();
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+            })?;
+        poll_fn(|context| end.poll_readable(context)).await;
+        let value = outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        value.ok_or_else(|| io::Error::other("the thread panicked"))
+    }
 }
 
-/// One open socket.
-pub struct Upstream {
-    socket: Socket,
+/// One open socket, or another descriptor that can be waited for.
+pub struct Upstream<D = Socket> {
+    descriptor: D,
     key: UpstreamKey,
     upstreams: Rc<Upstreams>,
 }
 
-impl Drop for Upstream {
+impl<D> Drop for Upstream<D> {
     fn drop(&mut self) {
         // Closing it takes it out of the epoll set.
         self.upstreams
@@ -211,9 +249,9 @@ impl Upstream {
         conversation: &impl Conversation,
         context: &Context<'_>,
     ) -> Poll<Result<(), Box<dyn Error>>> {
-        ready!(self.poll(context, |waiting| waiting.readable));
+        ready!(self.poll_readable(context));
         let mut buffer = self.upstreams.buffer.borrow_mut();
-        match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+        match recv(&self.descriptor, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Poll::Ready(Err("the other side closed".into())),
             Ok((_, count)) => {
                 if count < buffer.len() {
@@ -234,12 +272,18 @@ impl Upstream {
 
     /// Nothing was there after all: waits for the next event.
     fn poll_receive_again(&self, context: &Context<'_>) -> Poll<Result<(), Box<dyn Error>>> {
-        ready!(self.poll(context, |waiting| waiting.readable));
+        ready!(self.poll_readable(context));
         Poll::Ready(Ok(()))
     }
 
     fn poll_writable(&self, context: &Context<'_>) -> Poll<()> {
         self.poll(context, |waiting| waiting.writable)
+    }
+}
+
+impl<D> Upstream<D> {
+    fn poll_readable(&self, context: &Context<'_>) -> Poll<()> {
+        self.poll(context, |waiting| waiting.readable)
     }
 
     fn poll(&self, context: &Context<'_>, is_ready: impl Fn(&Waiting) -> bool) -> Poll<()> {
@@ -289,7 +333,7 @@ impl Sending {
             ready!(upstream.poll_writable(context));
             let unsent = &self.bytes[self.sent..];
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match send(&upstream.socket, unsent, flags) {
+            match send(&upstream.descriptor, unsent, flags) {
                 Ok(count) => self.sent += count,
                 Err(rustix::io::Errno::AGAIN) => {
                     upstream.with_waiting(|waiting| waiting.writable = false);

@@ -30,6 +30,12 @@ impl Backend for ModelBackend {
 
     fn advance(&self, _: u64) {}
 
+    fn expire_calls(&self, _: u64) {}
+
+    fn next_deadline_ms(&self) -> Option<u64> {
+        None
+    }
+
     fn pushes_in_doubt(&self) -> bool {
         false
     }

@@ -356,8 +356,16 @@ impl Backend for Rc<Remote> {
 
     fn advance(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
-        self.calls.expire(now_ms, || Outcome::TimedOut);
         self.check_health(now_ms);
+    }
+
+    fn expire_calls(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+        self.calls.expire(now_ms, || Outcome::TimedOut);
+    }
+
+    fn next_deadline_ms(&self) -> Option<u64> {
+        self.calls.next_deadline_ms()
     }
 
     fn pushes_in_doubt(&self) -> bool {

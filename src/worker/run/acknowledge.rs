@@ -1,7 +1,5 @@
 //! Asking the kernel what peers have acknowledged, and gathering what that confirms for the store.
 
-use std::{rc::Rc, time::Duration};
-
 use super::Worker;
 use crate::{
     base::{close::CloseReason, id::ConnectionKey},
@@ -10,15 +8,20 @@ use crate::{
 
 /// How long confirmations are gathered for the store, and peers given to acknowledge what they were
 /// sent.
-const GATHERING: Duration = Duration::from_millis(10);
+const GATHERING_US: u64 = 10_000;
 
 impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Asks those whose turn it is, and hands the confirmations out when they have been gathered
-    /// for a while.
-    pub(super) fn gather(&mut self) {
-        let due = self.gathering_due.replace(false);
+    /// for a while; says whether there was anything to do.
+    pub(super) fn gather(&mut self) -> bool {
+        let now_us = self.core.shard().now().monotonic_us;
+        let is_due = self
+            .gathering_until_us
+            .take_if(|until_us| *until_us <= now_us)
+            .is_some();
         let mut keys = std::mem::take(&mut self.keys);
-        self.core.shard().take_questions(due, &mut keys);
+        self.core.shard().take_questions(is_due, &mut keys);
+        let worked = is_due || !keys.is_empty();
         for key in keys.drain(..) {
             self.guarded(Some(key), |worker| {
                 worker.ask(key);
@@ -26,19 +29,17 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             });
         }
         self.keys = keys;
-        if due {
-            self.gathering = false;
+        if is_due {
             self.core.shard().flush_acks();
         }
-        if !self.gathering && self.core.shard().has_to_gather() {
-            self.gathering = true;
-            let (core, due) = (Rc::clone(&self.core), Rc::clone(&self.gathering_due));
-            glommio::spawn_local(async move {
-                glommio::timer::sleep(GATHERING).await;
-                due.set(true);
-                core.notify();
-            })
-            .detach();
+        worked
+    }
+
+    /// Begins to gather confirmations if there is something to gather.
+    pub(super) fn begin_gathering(&mut self) {
+        if self.gathering_until_us.is_none() && self.core.shard().has_to_gather() {
+            let now_us = self.core.shard().now().monotonic_us;
+            self.gathering_until_us = Some(now_us + GATHERING_US);
         }
     }
 

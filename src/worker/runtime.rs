@@ -1,0 +1,28 @@
+//! What the tasks of one core run on.
+
+use std::rc::Rc;
+
+use super::{poller::Poller, tasks::Tasks, timers::Timers, upstream::Upstreams};
+
+/// Starts tasks, lets them pause, and opens sockets for them. Whatever wakes a task is here, or is
+/// another task: so the loop knows of everything that can.
+pub struct Runtime {
+    /// The tasks beside the loop.
+    pub tasks: Tasks,
+    /// Their pauses.
+    pub timers: Rc<Timers>,
+    /// The sockets they opened.
+    pub upstreams: Rc<Upstreams>,
+}
+
+impl Runtime {
+    /// Of the core that waits in `poller`.
+    pub fn new(poller: &Poller) -> Rc<Self> {
+        let timers = Rc::<Timers>::default();
+        Rc::new(Self {
+            tasks: Tasks::default(),
+            upstreams: Upstreams::new(poller.set(), Rc::clone(&timers)),
+            timers,
+        })
+    }
+}

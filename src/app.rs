@@ -11,7 +11,7 @@ mod cores;
 pub mod doctor;
 mod embedded;
 mod options;
-pub mod user_journal;
+mod user_journal;
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -140,7 +140,7 @@ fn write_for_journal(out: &mut impl Write, level: Level, message: &str) -> io::R
 }
 
 /// The text with each control character, and each character that some viewers take for a line's end, written as an escape.
-pub fn escape_controls(text: &str) -> Cow<'_, str> {
+fn escape_controls(text: &str) -> Cow<'_, str> {
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     if !text.contains(breaks) {
         return Cow::Borrowed(text);

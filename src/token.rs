@@ -21,7 +21,7 @@ use crate::base::{
 };
 
 /// A longer token is refused unread. The gateway's own take some 300 bytes.
-pub const TOKEN_BYTES_MAX: usize = 4096;
+const TOKEN_BYTES_MAX: usize = 4096;
 
 const ISSUER: &str = "im-gateway";
 const TYPE: &str = "access";
@@ -63,7 +63,7 @@ pub struct Grant {
 #[error("a token secret has at least {SECRET_BYTES_MIN} bytes, this one has {length_bytes}")]
 pub struct WeakSecret {
     /// How long it is.
-    pub length_bytes: usize,
+    length_bytes: usize,
 }
 
 /// The keys tokens are signed and verified with.

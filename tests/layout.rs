@@ -1,6 +1,7 @@
 //! Holds the sources to the rules of the codebase: pure modules know no socket, clock, thread or
 //! runtime; `unsafe` has one home; every file says what it is and stays readable in one sitting;
-//! folders are layers (`layout/layers.rs`).
+//! folders are layers (`layout/layers.rs`) that show no more than others use
+//! (`layout/visibility.rs`).
 //!
 //! Reads text, not syntax trees: comments and literals are blanked first, then words are looked for.
 
@@ -8,6 +9,8 @@
 mod layers;
 #[path = "layout/source.rs"]
 mod source;
+#[path = "layout/visibility.rs"]
+mod visibility;
 
 use std::{fmt::Write, path::Path};
 

@@ -1,6 +1,6 @@
 //! The configuration file as it is written: its sections, keys, types and defaults, each named exactly once.
 //!
-//! Owns the list of what can be configured. Never checks whether a value makes sense: [`super::validate`] does.
+//! Owns the list of what can be configured. Never checks whether a value makes sense: `validate` does.
 //! Invariant: a key that exists here exists in the file, in the environment and in the list of known keys alike.
 
 use toml::Spanned;
@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::value::{BadValue, FromText, FromValue, Milliseconds, Seconds, Size};
 
 /// The names of a section's keys.
-pub type Keys = &'static [&'static str];
+type Keys = &'static [&'static str];
 
 /// Declares the sections: for each its struct, its defaults, its list of keys and its setters by name.
 macro_rules! sections {
@@ -23,7 +23,7 @@ macro_rules! sections {
             $(#[$section_doc])*
             #[derive(Clone, Debug, PartialEq)]
             pub struct $name {
-                $( $(#[$key_doc])* pub $key: $type, )*
+                $( $(#[$key_doc])* pub(super) $key: $type, )*
             }
 
             impl Default for $name {
@@ -40,7 +40,7 @@ macro_rules! sections {
         }
 
         /// Every section with its keys, in the order of the file.
-        pub const SECTIONS: &[(&str, Keys)] = &[
+        pub(super) const SECTIONS: &[(&str, Keys)] = &[
             $( (stringify!($section), &[$( stringify!($key), )*]), )*
         ];
 
@@ -48,7 +48,7 @@ macro_rules! sections {
             /// Sets a key from the text of an environment variable.
             ///
             /// The error says what is wrong with the text, or that there is no such key.
-            pub fn set_text(&mut self, section: &str, key: &str, text: &str) -> Result<(), String> {
+            pub(super) fn set_text(&mut self, section: &str, key: &str, text: &str) -> Result<(), String> {
                 match (section, key) {
                     $( $(
                         (stringify!($section), stringify!($key)) => {
@@ -61,7 +61,7 @@ macro_rules! sections {
             }
 
             /// Sets a key from its value in the file. A key that does not exist is left to who lists them.
-            pub fn set_value(
+            pub(super) fn set_value(
                 &mut self,
                 section: &str,
                 key: &str,
@@ -79,7 +79,7 @@ macro_rules! sections {
             }
 
             /// Gives all keys of a section their defaults again; says whether one had another value.
-            pub fn reset_section(&mut self, section: &str) -> bool {
+            pub(super) fn reset_section(&mut self, section: &str) -> bool {
                 match section {
                     $(
                         stringify!($section) => {

@@ -5,12 +5,12 @@
 //! came from (file and line, or variable) and is one line; all of them together carry [`ExitCode::Config`].
 //!
 //! In the order of the flow: [`mod@file`] lists the keys, [`value`] reads one value, [`source`] reads file and
-//! environment, [`validate`] turns the result into [`Settings`].
+//! environment, `validate` turns the result into [`Settings`].
 
 pub mod file;
 pub mod settings;
 pub mod source;
-pub mod validate;
+mod validate;
 pub mod value;
 
 use std::path::Path;

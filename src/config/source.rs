@@ -43,7 +43,7 @@ impl Environment {
     }
 
     /// A variable that is set and not empty.
-    pub fn variable(&self, name: &str) -> Option<&OsString> {
+    pub(super) fn variable(&self, name: &str) -> Option<&OsString> {
         self.variables
             .iter()
             .find(|(known, value)| known == name && !value.is_empty())
@@ -275,7 +275,7 @@ fn variable_names() -> impl Iterator<Item = String> {
 }
 
 /// The variable that overrides a key.
-pub fn variable_name(section: &str, key: &str) -> String {
+fn variable_name(section: &str, key: &str) -> String {
     format!("{PREFIX}{section}__{key}").to_ascii_uppercase()
 }
 

@@ -1,7 +1,7 @@
 //! How single values are written: durations with a unit, sizes with a unit, and the plain types of an environment variable.
 //!
 //! Owns the grammar of a value. Never knows which key it belongs to, nor whether its size makes sense: that is
-//! [`super::validate`]. Invariant: what `Display` writes, the parser reads back as the same value.
+//! `validate`. Invariant: what `Display` writes, the parser reads back as the same value.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 /// Reads a value of a key's type from the file.
-pub trait FromValue: Sized {
+pub(super) trait FromValue: Sized {
     /// The value, or what is wrong with it.
     fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue>;
 }
 
 /// A value of the file that its key cannot have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadValue {
+pub(super) struct BadValue {
     /// Where it begins in the file, in bytes.
     pub offset: usize,
     /// What is wrong with it, in words that continue "KEY: ".
@@ -133,7 +133,7 @@ fn integer_or_text<T>(
 }
 
 /// Reads a value of a key's type from the text of an environment variable.
-pub trait FromText: Sized {
+pub(super) trait FromText: Sized {
     /// The value, or what is wrong with the text in words that continue "KEY: ".
     fn from_text(text: &str) -> Result<Self, String>;
 }
@@ -208,7 +208,7 @@ pub struct Interval<const INTEGER_UNIT_MS: u64>(u64);
 /// A stretch of time whose bare integer counts seconds.
 pub type Seconds = Interval<1000>;
 /// A stretch of time whose bare integer counts milliseconds.
-pub type Milliseconds = Interval<1>;
+pub(super) type Milliseconds = Interval<1>;
 
 /// The units of time, largest first, so that the first one that divides is the shortest way to write a value.
 const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
@@ -220,12 +220,12 @@ impl<const INTEGER_UNIT_MS: u64> Interval<INTEGER_UNIT_MS> {
     }
 
     /// The interval in milliseconds.
-    pub const fn as_ms(self) -> u64 {
+    pub(super) const fn as_ms(self) -> u64 {
         self.0
     }
 
     /// The interval as the standard library's type.
-    pub const fn as_duration(self) -> Duration {
+    pub(super) const fn as_duration(self) -> Duration {
         Duration::from_millis(self.0)
     }
 
@@ -272,7 +272,7 @@ impl<const INTEGER_UNIT_MS: u64> FromValue for Interval<INTEGER_UNIT_MS> {
 
 /// A number of bytes: `"64KiB"`, `"1MiB"`, `"1GiB"`, `"512B"`, or an integer of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(u64);
+pub(super) struct Size(u64);
 
 /// The units of size, largest first.
 const SIZE_UNITS: [(&str, u64); 4] = [
@@ -284,17 +284,17 @@ const SIZE_UNITS: [(&str, u64); 4] = [
 
 impl Size {
     /// A size of so many bytes.
-    pub const fn from_bytes(bytes: u64) -> Self {
+    pub(super) const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
     /// A size of so many units of 1024 bytes.
-    pub const fn from_kib(kib: u64) -> Self {
+    pub(super) const fn from_kib(kib: u64) -> Self {
         Self(kib << 10)
     }
 
     /// A size of so many units of 1024 × 1024 bytes.
-    pub const fn from_mib(mib: u64) -> Self {
+    pub(super) const fn from_mib(mib: u64) -> Self {
         Self(mib << 20)
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Limits {
     pub connections: usize,
     /// How long a connection lives, from its accept to the last byte of its one response. A slow header, a slow body and a
     /// slow reader all end here.
-    pub connection_time: Duration,
+    pub(super) connection_time: Duration,
 }
 
 impl Default for Limits {

@@ -37,12 +37,12 @@ impl Readiness {
     }
 
     /// All cores accept connections.
-    pub fn set_cores_up(&self) {
+    pub(super) fn set_cores_up(&self) {
         self.cores_up.store(true, Relaxed);
     }
 
     /// The gateway is going down; there is no way back.
-    pub fn set_draining(&self) {
+    pub(super) fn set_draining(&self) {
         self.draining.store(true, Relaxed);
     }
 

@@ -39,7 +39,7 @@ pub struct RegisterOptions {
     /// `host:port` separated by commas, and a root path if there is one; empty: no ZooKeeper.
     pub zookeeper_hosts: String,
     /// How long ZooKeeper keeps the nodes after this process has fallen silent. The server may raise it.
-    pub session_timeout: Duration,
+    pub(super) session_timeout: Duration,
     /// The address that gateways are told.
     pub address: SocketAddr,
     /// What it offers.

@@ -71,7 +71,7 @@ pub struct WatchOptions {
     /// `host:port` separated by commas, and a root path if there is one; empty: no ZooKeeper.
     pub zookeeper_hosts: String,
     /// How long ZooKeeper keeps what this process registered after it has fallen silent. The server may raise it.
-    pub session_timeout: Duration,
+    session_timeout: Duration,
     /// How often everything is read again.
     pub interval: Duration,
     /// Instances that are always in the table.

@@ -40,7 +40,7 @@ pub struct Gateway {
     /// Addresses to which limits by address and rate do not apply.
     pub exempt: Exempt,
     /// Turns to change the one route of a user.
-    pub route_turns: RouteTurns,
+    pub(super) route_turns: RouteTurns,
     /// What services that are MPIM's are conceded.
     pub concessions: Concessions,
     /// What new users may be called.
@@ -110,7 +110,7 @@ impl Gateway {
     }
 
     /// Whether the log is to say now that clocks differ: not more often than once a minute.
-    pub fn may_warn_of_clocks(&self, now_ms: u64) -> bool {
+    pub(super) fn may_warn_of_clocks(&self, now_ms: u64) -> bool {
         let next = now_ms + CLOCK_WARNING_EVERY_MS;
         self.clock_warning_due_ms
             .try_update(Relaxed, Relaxed, |due_ms| {
@@ -120,7 +120,7 @@ impl Gateway {
     }
 
     /// Remembers whose name `name` is, for a service that may refuse the next log-in without saying.
-    pub fn remember_user(&self, name: &str, user: UserId) {
+    pub(super) fn remember_user(&self, name: &str, user: UserId) {
         let is_news = self.known_users().learn(name, user);
         if let Some(note) = &self.note_user
             && is_news
@@ -130,7 +130,7 @@ impl Gateway {
     }
 
     /// Whose name `name` is, if it is remembered.
-    pub fn known_user(&self, name: &str) -> Option<UserId> {
+    pub(super) fn known_user(&self, name: &str) -> Option<UserId> {
         self.known_users().number_of(name)
     }
 
@@ -141,7 +141,7 @@ impl Gateway {
     }
 
     /// Begins an attempt to log in, or says why not. `ip` is `None` for an exempt address.
-    pub fn begin_login(
+    pub(super) fn begin_login(
         &self,
         ip: Option<IpAddr>,
         user: &str,
@@ -153,7 +153,7 @@ impl Gateway {
 
     /// The same for an address of which somebody else finds out, before the password is looked at,
     /// that the user logged in from there.
-    pub fn begin_login_as_known(
+    pub(super) fn begin_login_as_known(
         &self,
         ip: IpAddr,
         user: &str,
@@ -165,7 +165,7 @@ impl Gateway {
 
     /// A place for a login that stands behind others; `None`: there are as many as may wait. It is
     /// given back when dropped.
-    pub fn place_to_wait(&self) -> Option<PlaceToWait<'_>> {
+    pub(super) fn place_to_wait(&self) -> Option<PlaceToWait<'_>> {
         if self.logins_waiting.fetch_add(1, Relaxed) < LOGINS_WAITING {
             return Some(PlaceToWait(self));
         }
@@ -174,18 +174,18 @@ impl Gateway {
     }
 
     /// The User Service said whether it remembers the networks that users log in from.
-    pub fn hear_of_networks(&self, memory: NetworkMemory) {
+    pub(super) fn hear_of_networks(&self, memory: NetworkMemory) {
         let remembers = memory != NetworkMemory::NetworkNotRemembered;
         self.networks_remembered.store(remembers, Relaxed);
     }
 
     /// Whether the User Service remembers the networks that users log in from, as it last said.
-    pub fn service_remembers_networks(&self) -> bool {
+    pub(super) fn service_remembers_networks(&self) -> bool {
         self.networks_remembered.load(Relaxed)
     }
 
     /// Begins a registration, or says why not. `ip` is `None` for an exempt address.
-    pub fn begin_registration(
+    pub(super) fn begin_registration(
         &self,
         ip: Option<IpAddr>,
         now_ms: u64,
@@ -215,7 +215,7 @@ impl Gateway {
 /// An attempt to log in, under way. It ends when it is dropped: whatever becomes of its flow, it
 /// does not count for ever.
 #[must_use = "the attempt ends when this is dropped"]
-pub struct LoginAttempt<'a> {
+pub(super) struct LoginAttempt<'a> {
     gateway: &'a Gateway,
     ip: Option<IpAddr>,
     user: String,
@@ -247,7 +247,7 @@ impl Drop for LoginAttempt<'_> {
 }
 
 /// The place of a login that stands behind others.
-pub struct PlaceToWait<'a>(&'a Gateway);
+pub(super) struct PlaceToWait<'a>(&'a Gateway);
 
 impl Drop for PlaceToWait<'_> {
     fn drop(&mut self) {
@@ -257,7 +257,7 @@ impl Drop for PlaceToWait<'_> {
 
 /// Why nobody may register now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegistrationHeld {
+pub(super) enum RegistrationHeld {
     /// Nobody ever may here.
     Closed,
     /// This network may again in so many milliseconds.
@@ -272,7 +272,7 @@ pub struct Registration<'a> {
 
 impl Registration<'_> {
     /// It certainly made no account, and told nothing of names: it does not count.
-    pub fn came_to_nothing(self, now_ms: u64) {
+    pub(super) fn came_to_nothing(self, now_ms: u64) {
         lock(self.registrations).give_back(self.ip, now_ms);
     }
 }
@@ -325,7 +325,7 @@ impl<B, P> Core<B, P> {
 
     /// Waits for the turn to fetch from the store, so that many fetches come one after another; it lasts until it is
     /// dropped.
-    pub async fn turn_to_fetch(&self) -> SemaphoreGuard<'_> {
+    pub(super) async fn turn_to_fetch(&self) -> SemaphoreGuard<'_> {
         self.fetches.acquire().await
     }
 
@@ -347,23 +347,16 @@ impl<B, P> Core<B, P> {
     }
 
     /// What `flow` comes to, if it does within `length`.
-    pub async fn within<T>(&self, length: Duration, flow: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn within<T>(
+        &self,
+        length: Duration,
+        flow: impl Future<Output = T>,
+    ) -> Option<T> {
         let too_long = async {
             self.pause(length).await;
             None
         };
         async { Some(flow.await) }.or(too_long).await
-    }
-
-    /// The core's loop waits: `waker` wakes it.
-    pub fn set_loop_waker(&self, waker: &Waker) {
-        let mut current = self.loop_waker.borrow_mut();
-        if !current
-            .as_ref()
-            .is_some_and(|current| current.will_wake(waker))
-        {
-            *current = Some(waker.clone());
-        }
     }
 
     /// There is something new to send or to do: wakes the core's loop if it waits.

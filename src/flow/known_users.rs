@@ -41,7 +41,7 @@ impl KnownUsers {
     }
 
     /// Whose name `name` is.
-    pub fn number_of(&self, name: &str) -> Option<UserId> {
+    pub(super) fn number_of(&self, name: &str) -> Option<UserId> {
         self.numbers.get(name).copied()
     }
 

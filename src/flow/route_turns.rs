@@ -14,7 +14,7 @@ const TURNS: usize = 256;
 
 /// The turns; none where none is needed.
 #[derive(Debug)]
-pub struct RouteTurns {
+pub(super) struct RouteTurns {
     turns: Vec<Mutex<()>>,
 }
 

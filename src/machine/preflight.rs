@@ -58,7 +58,7 @@ pub struct Limits {
     /// leaves.
     pub max_connections: usize,
     /// The limit of open files in force.
-    pub open_files: u64,
+    open_files: u64,
 }
 
 /// How a check went.

@@ -118,16 +118,16 @@ impl SharedGauge {
 }
 
 /// How many bounds a histogram has; one more bucket holds what is above the last.
-pub const BOUNDS: usize = 16;
+const BOUNDS: usize = 16;
 
 /// Upper bounds for durations in microseconds: 50 µs to 5 s, so that both a ping and a call that times out fall inside.
-pub const DURATION_BOUNDS_US: [u64; BOUNDS] = [
+const DURATION_BOUNDS_US: [u64; BOUNDS] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000,
 ];
 
 /// Upper bounds for plain numbers: the powers of two up to 32768.
-pub const COUNT_BOUNDS: [u64; BOUNDS] = [
+const COUNT_BOUNDS: [u64; BOUNDS] = [
     1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768,
 ];
 
@@ -143,12 +143,12 @@ pub struct Histogram {
 
 impl Histogram {
     /// Of durations: observed in microseconds, exposed in seconds.
-    pub fn of_durations() -> Self {
+    pub(super) fn of_durations() -> Self {
         Self::new(&DURATION_BOUNDS_US, 1e6)
     }
 
     /// Of plain numbers.
-    pub fn of_counts() -> Self {
+    pub(super) fn of_counts() -> Self {
         Self::new(&COUNT_BOUNDS, 1.0)
     }
 
@@ -181,7 +181,7 @@ impl Histogram {
     }
 
     /// What was observed so far, in the unit of the exposition.
-    pub fn snapshot(&self) -> HistogramSnapshot {
+    pub(super) fn snapshot(&self) -> HistogramSnapshot {
         let upper_bounds = self.bounds.iter().map(|bound| *bound as f64 / self.scale);
         let buckets: Vec<(f64, u64)> = upper_bounds
             .chain([f64::INFINITY])
@@ -198,13 +198,13 @@ impl Histogram {
 
 /// One reading of a [`Histogram`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct HistogramSnapshot {
+pub(super) struct HistogramSnapshot {
     /// How many values.
     pub count: u64,
     /// All values added.
     pub sum: f64,
     /// Upper bound and the number of values in this bucket alone; the last bound is infinite.
-    pub buckets: Vec<(f64, u64)>,
+    pub(super) buckets: Vec<(f64, u64)>,
 }
 
 /// How long one window of a [`Peak`] lasts: longer than the usual scrape interval, so that no peak falls between two scrapes.
@@ -247,7 +247,7 @@ impl Peak {
 }
 
 /// How old a heartbeat may be before its core counts as stalled.
-pub const HEARTBEAT_LIMIT_MS: u64 = 2_000;
+const HEARTBEAT_LIMIT_MS: u64 = 2_000;
 
 const NOT_STARTED: u64 = 0;
 const ENDED: u64 = u64::MAX;
@@ -272,7 +272,7 @@ impl Heartbeat {
     /// How long the core has been silent at `now_ms`, if that is longer than [`HEARTBEAT_LIMIT_MS`].
     ///
     /// A core that has not started or has ended in good order is not stalled.
-    pub fn stalled_for_ms(&self, now_ms: u64) -> Option<u64> {
+    pub(super) fn stalled_for_ms(&self, now_ms: u64) -> Option<u64> {
         match self.0.load(Relaxed) {
             NOT_STARTED | ENDED => None,
             beat_ms => {

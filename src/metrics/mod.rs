@@ -362,7 +362,7 @@ impl Registry {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Cores that have not come round for longer than [`cell::HEARTBEAT_LIMIT_MS`].
+    /// Cores that have not come round for longer than `HEARTBEAT_LIMIT_MS`.
     pub fn stalls(&self) -> Vec<Stall> {
         let now_ms = self.now_ms();
         self.cores

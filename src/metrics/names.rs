@@ -62,7 +62,7 @@ impl Unit {
 
 /// One line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metric {
+pub(super) struct Metric {
     /// The full name, as one types it into a query.
     pub name: &'static str,
     /// What kind of number it is.
@@ -93,7 +93,7 @@ macro_rules! table {
     ($($constant:ident = $name:literal, $kind:ident of $unit:ident, $labels:expr, $help:literal;)*) => {
         $(
             #[doc = concat!("`", $name, "`: ", $help)]
-            pub const $constant: Metric = Metric {
+            pub(super) const $constant: Metric = Metric {
                 name: $name,
                 kind: Kind::$kind,
                 unit: Unit::$unit,

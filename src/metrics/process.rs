@@ -11,15 +11,15 @@ use rustix::{
 
 /// One reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ProcessUsage {
+pub(super) struct ProcessUsage {
     /// CPU time used by all threads, user and system.
-    pub cpu_seconds: f64,
+    pub(super) cpu_seconds: f64,
     /// Resident memory, if `/proc` tells.
     pub resident_bytes: Option<u64>,
     /// Open file descriptors, if `/proc` tells.
-    pub open_fds: Option<u64>,
+    pub(super) open_fds: Option<u64>,
     /// The soft limit of file descriptors; `None`: there is none.
-    pub max_fds: Option<u64>,
+    pub(super) max_fds: Option<u64>,
 }
 
 impl ProcessUsage {

@@ -23,11 +23,11 @@ pub use super::{
 };
 
 /// How many messages `pull` hands out where the client names no number.
-pub const PULL_LIMIT_DEFAULT: u32 = 100;
+const PULL_LIMIT_DEFAULT: u32 = 100;
 /// How many messages one `pull` can ask for.
 pub const PULL_LIMIT_MAX: u32 = 1000;
 /// How many members of a group one `group_members` can ask for, and shows where the client names no number.
-pub const MEMBERS_LIMIT_MAX: u32 = 1000;
+const MEMBERS_LIMIT_MAX: u32 = 1000;
 
 /// A line taken apart as far as its command word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,7 +193,7 @@ pub enum Command<'a> {
     JoinGroup(GroupId),
     LeaveGroup(GroupId),
     Groups,
-    /// `after` is 0 where the client begins; `limit` is within 1 and [`MEMBERS_LIMIT_MAX`].
+    /// `after` is 0 where the client begins; `limit` is within 1 and `MEMBERS_LIMIT_MAX`.
     GroupMembers {
         group: GroupId,
         after: UserId,

@@ -11,7 +11,7 @@ pub struct Tag {
 
 impl Tag {
     /// The longest tag.
-    pub const MAX_BYTES: usize = 32;
+    pub(super) const MAX_BYTES: usize = 32;
 
     /// The tag that reads `bytes`; `None`: no tag may read like that.
     pub fn new(bytes: &[u8]) -> Option<Self> {

@@ -54,7 +54,7 @@ macro_rules! verbs {
             }
 
             /// What the command does, for `help`.
-            pub fn sense(self) -> &'static str {
+            pub(super) fn sense(self) -> &'static str {
                 match self { $($(#[$attribute])* Self::$verb => $sense,)* }
             }
 
@@ -190,7 +190,7 @@ const TYPING_ERRORS: usize = 2;
 
 impl Verb {
     /// The command of this name, in any case; MPIM's names are aliases.
-    pub fn lookup(name: &str) -> Option<Self> {
+    pub(super) fn lookup(name: &str) -> Option<Self> {
         let named = |candidate: &str| candidate.eq_ignore_ascii_case(name);
         Self::ALL
             .into_iter()

@@ -313,7 +313,7 @@ impl Drop for Services {
 }
 
 /// The file of the store in `data_dir`.
-pub fn database_file(data_dir: &Path) -> PathBuf {
+fn database_file(data_dir: &Path) -> PathBuf {
     data_dir.join(store::sqlite::schema::FILE_NAME)
 }
 
@@ -326,13 +326,13 @@ pub fn has_database(data_dir: &Path) -> bool {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn copy_database(data_dir: &Path, target: &Path) -> Result<(), Box<dyn Error>> {
+fn copy_database(data_dir: &Path, target: &Path) -> Result<(), Box<dyn Error>> {
     Ok(store::sqlite::copy::copy(data_dir, target)?)
 }
 
 /// As long as it lasts the main file is to stay as it is, with all in it that was committed when it began.
 #[must_use = "the file may change when this is dropped"]
-pub struct FileHold {
+struct FileHold {
     held: Arc<AtomicBool>,
     queue: Sender<Envelope>,
 }
@@ -356,7 +356,7 @@ impl ServiceClient {
     ///
     /// # Errors
     /// Why that cannot be, in words.
-    pub fn hold_file(&self) -> Result<FileHold, String> {
+    fn hold_file(&self) -> Result<FileHold, String> {
         const OVER: &str = "the store has ended";
         let (answer, answered) = crossbeam_channel::bounded(1);
         let asked = self.queue.send(Envelope::Hold(answer));

@@ -19,7 +19,7 @@ const RATE: Rate = Rate {
 
 /// The log of one core's clients.
 #[derive(Debug, Default)]
-pub struct ClientLog {
+pub(super) struct ClientLog {
     closed: Budget,
     failed_logins: Budget,
 }
@@ -87,7 +87,13 @@ impl ClientLog {
     }
 
     /// Tells of a password or a token that was refused just now.
-    pub fn login_failed(&mut self, command: &str, code: ErrorCode, peer: SocketAddr, now_ms: u64) {
+    pub(super) fn login_failed(
+        &mut self,
+        command: &str,
+        code: ErrorCode,
+        peer: SocketAddr,
+        now_ms: u64,
+    ) {
         if let Some(left_out) = self.failed_logins.take(now_ms) {
             let code = code.word();
             log::info!("login failed command={command} code={code} peer={peer}{left_out}");

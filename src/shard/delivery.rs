@@ -303,7 +303,7 @@ impl Shard {
     }
 
     /// Whether confirmations wait to be handed to the store.
-    pub fn has_acks(&self) -> bool {
+    pub(super) fn has_acks(&self) -> bool {
         !self.acks.is_empty()
     }
 

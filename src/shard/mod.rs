@@ -12,7 +12,7 @@
 //! - [`account`] what a client that confirms for itself still owes, and what was held back from it
 //! - [`search`] what is looked for after pushes may have been lost, and at what pace
 //! - [`deadlines`] what happens when nothing happens
-//! - [`sequencer`], [`wheel`] the order of one stream's numbers, and the timing wheel: neither knows the shard
+//! - [`sequencer`], `wheel` the order of one stream's numbers, and the timing wheel: neither knows the shard
 //! - [`core`] the shard together with what else a command can reach, and the only locks here: what the cores share
 //!
 //! Invariants (checked in debug builds after every entry): a session stands in its user's list and its groups' lists
@@ -30,7 +30,7 @@ pub mod push;
 pub mod search;
 pub mod sequencer;
 pub mod unsettled;
-pub mod wheel;
+mod wheel;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -73,7 +73,7 @@ pub struct Answer<T> {
 
 /// A stream went back: numbers behind `to` come out once more, under other ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepBack {
+pub(super) struct StepBack {
     /// The last number now.
     pub to: u64,
     /// The last number that the store has: what was believed of those behind it was wrong.
@@ -96,7 +96,7 @@ pub enum Offer<T> {
 
 /// The order of one stream. Small while everything comes in order.
 #[derive(Debug)]
-pub struct Sequencer<T> {
+pub(super) struct Sequencer<T> {
     /// The last number that came out, or `None` before the baseline is known.
     last: Option<u64>,
     recent: Recent,
@@ -183,7 +183,7 @@ impl<T: Numbered> Sequencer<T> {
     }
 
     /// Whether number `seq` has had its turn, and not with another message than `id` as far as is remembered.
-    pub fn has_passed(&self, seq: u64, id: MessageId) -> bool {
+    pub(super) fn has_passed(&self, seq: u64, id: MessageId) -> bool {
         self.last.is_some_and(|last| seq <= last) && self.recent.of(seq, id) != Seen::Other
     }
 
@@ -211,7 +211,7 @@ impl<T: Numbered> Sequencer<T> {
     }
 
     /// Nobody will say where the stream begins: with the first number that is held, if one is.
-    pub fn begin_with_held(&mut self) -> Option<Fetch> {
+    pub(super) fn begin_with_held(&mut self) -> Option<Fetch> {
         let held = &self.gap.as_ref()?.held;
         let (first, _) = held.first_key_value()?;
         match self.last {
@@ -289,7 +289,7 @@ impl<T: Numbered> Sequencer<T> {
     }
 
     /// The next item that is in order, for the caller to push.
-    pub fn pop_ready(&mut self) -> Option<T> {
+    pub(super) fn pop_ready(&mut self) -> Option<T> {
         let item = self.gap.as_mut()?.ready.pop_front();
         self.drop_empty_gap();
         item
@@ -319,7 +319,7 @@ impl<T: Numbered> Sequencer<T> {
     }
 
     /// A stream that has stepped back since this was asked last: where to.
-    pub fn take_step_back(&mut self) -> Option<StepBack> {
+    pub(super) fn take_step_back(&mut self) -> Option<StepBack> {
         let step_back = self.gap.as_mut()?.step_back.take();
         self.drop_empty_gap();
         step_back
@@ -391,7 +391,7 @@ impl<T: Numbered> Sequencer<T> {
 
     /// `fetch` did not work. Nothing is fetched for this stream until [`Sequencer::retry`], which the caller calls after a
     /// pause.
-    pub fn fetch_failed(&mut self, failed: Fetch) {
+    pub(super) fn fetch_failed(&mut self, failed: Fetch) {
         let Some(gap) = self.gap.as_mut() else {
             return;
         };
@@ -408,7 +408,7 @@ impl<T: Numbered> Sequencer<T> {
     }
 
     /// The pause after a failed fetch is over: the fetch to start now, if one is still needed.
-    pub fn retry(&mut self) -> Option<Fetch> {
+    pub(super) fn retry(&mut self) -> Option<Fetch> {
         if let Some(gap) = self.gap.as_mut()
             && gap.phase == Phase::AwaitingRetry
         {
@@ -419,7 +419,7 @@ impl<T: Numbered> Sequencer<T> {
 
     /// Pushes may have been lost without a trace, since the bus was away: everything after the last number has to be
     /// fetched. Returns the fetch to start; while another is under way, or the beginning is not known, it comes after that.
-    pub fn gap_possible(&mut self) -> Option<Fetch> {
+    pub(super) fn gap_possible(&mut self) -> Option<Fetch> {
         self.gap.get_or_insert_default().open_end = true;
         self.retry()
     }

@@ -13,7 +13,7 @@ use crate::base::id::ConnectionKey;
 
 /// The wheel of one core.
 #[derive(Debug)]
-pub struct Wheel {
+pub(super) struct Wheel {
     tick_ms: u64,
     /// The last tick that was visited; tick `t` ends at `t × tick_ms`.
     current_tick: u64,
@@ -66,12 +66,14 @@ impl Wheel {
     }
 
     /// How many entries are armed.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.armed
     }
 
     /// Whether nothing is armed.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
         self.armed == 0
     }
 

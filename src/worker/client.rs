@@ -22,7 +22,7 @@ pub struct Client {
     /// The peer has closed its sending side: reading goes on until it says so.
     pub ending: bool,
     /// Our side is closed; the client is being given time to read its last lines.
-    pub shut: bool,
+    pub(super) shut: bool,
     /// The peer's is, too: all that is waited for is that it acknowledges what it was sent.
     pub closed: bool,
     /// The kernel's send buffer has the size of a connection on which somebody has logged in.
@@ -102,7 +102,7 @@ impl Client {
 
     /// Closes our side, so that the client reads an end after its last line. Closing outright with something unread
     /// would make the kernel reset the connection and take those lines back.
-    pub fn close_writing(&mut self) {
+    pub(super) fn close_writing(&mut self) {
         self.shut = true;
         // It fails only where the connection is gone already.
         let _ = shutdown(&self.socket, Shutdown::Write);
@@ -110,6 +110,6 @@ impl Client {
 }
 
 /// The address of an accepted socket as limits know it: an IPv4 client of an IPv6 listener is an IPv4 client.
-pub fn canonical_ip(address: SocketAddr) -> IpAddr {
+pub(super) fn canonical_ip(address: SocketAddr) -> IpAddr {
     address.ip().to_canonical()
 }

@@ -17,7 +17,7 @@ mod run;
 mod runtime;
 mod tasks;
 mod timers;
-pub mod upstream;
+mod upstream;
 
 pub use self::{
     run::{Worker, WorkerParts},

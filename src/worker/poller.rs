@@ -89,7 +89,7 @@ pub struct Readiness {
     /// The peer has closed its sending side: an end of stream follows what there is to read, without another event.
     pub ending: bool,
     /// There is room to write.
-    pub writable: bool,
+    pub(super) writable: bool,
     /// The connection is broken in both directions.
     pub broken: bool,
 }

@@ -12,7 +12,7 @@ pub struct Runtime {
     /// Their pauses.
     pub timers: Rc<Timers>,
     /// The sockets they opened.
-    pub upstreams: Rc<Upstreams>,
+    pub(super) upstreams: Rc<Upstreams>,
 }
 
 impl Runtime {

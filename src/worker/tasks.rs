@@ -38,7 +38,7 @@ impl Tasks {
     }
 
     /// Lets each task run that is ready; `false`: none was.
-    pub async fn give_way(&self) -> bool {
+    pub(super) async fn give_way(&self) -> bool {
         let before = self.runs.get();
         yield_now().await;
         self.runs.get() != before

@@ -62,7 +62,7 @@ impl Timers {
     }
 
     /// When the next pause ends.
-    pub fn next_us(&self) -> Option<u64> {
+    pub(super) fn next_us(&self) -> Option<u64> {
         let waiting = self.waiting.borrow();
         waiting.first_key_value().map(|(timer, _)| timer.due_us)
     }

@@ -45,7 +45,7 @@ const READS_PER_POLL: usize = 4;
 const KEPT_BYTES: usize = 256 * 1024;
 
 /// The sockets of one core that it opened itself, by who waits for each.
-pub struct Upstreams {
+pub(super) struct Upstreams {
     set: Rc<OwnedFd>,
     timers: Rc<Timers>,
     sockets: RefCell<Slab<Waiting>>,
@@ -86,7 +86,7 @@ impl Upstreams {
     }
 
     /// The loop heard of a socket: wakes the task that holds it.
-    pub fn on_ready(&self, key: UpstreamKey, readiness: Readiness) {
+    pub(super) fn on_ready(&self, key: UpstreamKey, readiness: Readiness) {
         let waker = {
             let mut sockets = self.sockets.borrow_mut();
             let Some(socket) = sockets
@@ -225,7 +225,10 @@ impl Upstream {
     ///
     /// # Errors
     /// Why the connection is over.
-    pub async fn carry(&self, conversation: &impl Conversation) -> Result<(), Box<dyn Error>> {
+    pub(super) async fn carry(
+        &self,
+        conversation: &impl Conversation,
+    ) -> Result<(), Box<dyn Error>> {
         let mut sending = Sending::default();
         poll_fn(|context| {
             // Looked at in each case: with a peer that takes nothing, sending has no end.

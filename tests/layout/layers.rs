@@ -157,7 +157,7 @@ fn allowed(folder: &str) -> Option<&'static [&'static str]> {
 }
 
 /// The top-level folder of a file below `src`, or the file itself without its ending.
-fn top(path: &Path) -> String {
+pub fn top(path: &Path) -> String {
     let first = path.iter().next().expect("a path below src");
     let first = Path::new(first).with_extension("");
     first.to_string_lossy().into_owned()

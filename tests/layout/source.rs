@@ -23,13 +23,18 @@ pub fn sources_root() -> PathBuf {
 }
 
 pub fn sources() -> Vec<Source> {
-    let root = sources_root();
+    rust_files("src")
+}
+
+/// All Rust sources in a folder of the project, with paths below it.
+pub fn rust_files(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a readable folder") {
             let path = entry.expect("a readable folder").path();
             if path.is_dir() {
-                folders.push(path);
+                folders.extend((!path.ends_with("target")).then_some(path));
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("a readable source");
                 let path = path.strip_prefix(&root).expect("below the root").to_owned();

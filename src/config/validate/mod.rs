@@ -33,7 +33,7 @@ const LONGEST_KEEPALIVE: Seconds = Seconds::from_ms(32_767_000);
 const GATEWAY_ID_MAX_BYTES: usize = 64;
 
 /// Checks every value and every rule between values. The error has all mistakes.
-pub fn validate(
+pub(super) fn validate(
     values: &File,
     origins: &Origins,
     environment: &Environment,

@@ -251,7 +251,7 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
 }
 
 /// Whatever a service hands out, nobody sees messages to others than `user`, or of other groups than these.
-pub fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
+pub(crate) fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
     groups: &[GroupId],
@@ -312,7 +312,7 @@ fn keep_streams_in_order(messages: &mut [PushMessage]) {
 }
 
 /// A stored direct message as the bus would have brought it.
-pub fn direct_push(message: C2cMsg) -> PushMessage {
+pub(crate) fn direct_push(message: C2cMsg) -> PushMessage {
     PushMessage {
         msg_id: message.msg_id,
         from: message.from,

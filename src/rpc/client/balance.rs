@@ -17,7 +17,7 @@ pub struct Candidate {
 
 /// Chooses for one service.
 #[derive(Debug)]
-pub struct Balancer {
+pub(super) struct Balancer {
     algorithm: Algorithm,
     /// `RoundRobin`: whose turn it was last.
     last: usize,

@@ -11,7 +11,7 @@
 //! Pure: told the time and what happened.
 
 /// How long an open breaker lets nothing through.
-pub const OPEN_MS: u64 = 5_000;
+pub(super) const OPEN_MS: u64 = 5_000;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Breaker {
     }
 
     /// Whether a call may go out now, be it as a probe.
-    pub fn lets_through(&self, now_ms: u64) -> bool {
+    pub(super) fn lets_through(&self, now_ms: u64) -> bool {
         match self.state {
             State::Closed => true,
             State::Open { until_ms } | State::Probing { until_ms } => now_ms >= until_ms,
@@ -90,7 +90,7 @@ impl Breaker {
     }
 
     /// It is known that no call would be answered.
-    pub fn trip(&mut self, now_ms: u64) {
+    pub(super) fn trip(&mut self, now_ms: u64) {
         self.state = State::Open {
             until_ms: now_ms + OPEN_MS,
         };

@@ -18,10 +18,10 @@ impl Default for Budget {
 
 impl Budget {
     /// Retries that can be saved up: enough for the calls that were out when a server died.
-    pub const CAPACITY: u32 = 1000;
+    const CAPACITY: u32 = 1000;
 
     /// A call was made.
-    pub fn earn(&mut self) {
+    pub(super) fn earn(&mut self) {
         self.tenths = (self.tenths + 1).min(Self::CAPACITY * 10);
     }
 

@@ -32,7 +32,7 @@ const FIRST_PING: u64 = 1 << 63;
 
 /// Whether a server can be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(super) enum Reach {
     /// It is being connected to and nothing speaks against it: calls wait for that.
     Opening,
     /// It is connected.
@@ -89,7 +89,7 @@ impl Link {
     }
 
     /// Whether it was this side that ended it.
-    pub fn was_closed(&self) -> bool {
+    pub(super) fn was_closed(&self) -> bool {
         self.closing.get()
     }
 
@@ -130,7 +130,7 @@ pub struct Server {
     /// It answers `HealthService.Ping`.
     pub answers_ping: Cell<bool>,
     /// It stores messages, and publishes them.
-    pub stores_messages: Cell<bool>,
+    pub(super) stores_messages: Cell<bool>,
     /// No instance has it any more: no new calls.
     retired: Cell<bool>,
     outstanding: Cell<usize>,
@@ -187,7 +187,7 @@ impl Server {
     }
 
     /// Whether it can be called.
-    pub fn reach(&self) -> Reach {
+    pub(super) fn reach(&self) -> Reach {
         self.reach.get()
     }
 
@@ -197,7 +197,7 @@ impl Server {
     }
 
     /// Open connections.
-    pub fn open_links(&self) -> usize {
+    fn open_links(&self) -> usize {
         self.links
             .borrow()
             .iter()
@@ -206,13 +206,13 @@ impl Server {
     }
 
     /// Whether it can tell that it is alive without being asked anything else.
-    pub fn can_be_pinged(&self) -> bool {
+    pub(super) fn can_be_pinged(&self) -> bool {
         // With ids, even "unknown method" is an answer.
         self.wire == Wire::WithIds || self.answers_ping.get()
     }
 
     /// Whether a call may go to it now. One that can be pinged is probed by pings alone.
-    pub fn is_eligible(&self, now_ms: u64) -> bool {
+    pub(super) fn is_eligible(&self, now_ms: u64) -> bool {
         let breaker = self.breaker.borrow();
         !self.retired.get()
             && self.reach() != Reach::Down
@@ -220,12 +220,12 @@ impl Server {
     }
 
     /// Whether calls can be expected to be answered.
-    pub fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         self.reach() == Reach::Up && self.breaker.borrow().is_closed()
     }
 
     /// No instance has it any more: its connections end once their calls are answered.
-    pub fn retire(&self) {
+    pub(super) fn retire(&self) {
         self.retired.set(true);
         self.close_if_done();
     }
@@ -236,7 +236,7 @@ impl Server {
     }
 
     /// Ends the connections of a retired server that owes nothing.
-    pub fn close_if_done(&self) {
+    fn close_if_done(&self) {
         if self.retired.get() && self.outstanding.get() == 0 {
             self.close_links();
         }
@@ -308,7 +308,7 @@ impl Server {
     }
 
     /// Whether a further connection would help the calls that wait; it is expected then, and must be opened.
-    pub fn expects_link(&self) -> bool {
+    pub(super) fn expects_link(&self) -> bool {
         let links = self.links.borrow();
         let closed = links.iter().filter(|link| !link.is_open()).count();
         let expected = self.expected_links.get();
@@ -418,7 +418,7 @@ impl Server {
     }
 
     /// An answer that came over `way` made no sense: nothing that follows can be trusted.
-    pub fn distrust(&self, way: u64) {
+    pub(super) fn distrust(&self, way: u64) {
         for link in &*self.links.borrow() {
             if link.way == way {
                 link.close();
@@ -547,7 +547,7 @@ impl Server {
     }
 
     /// Why it is of no use.
-    pub fn set_trouble(&self, trouble: String) {
+    pub(super) fn set_trouble(&self, trouble: String) {
         self.trouble.replace(Some(trouble));
     }
 
@@ -560,7 +560,7 @@ impl Server {
     }
 
     /// Whether a ping has been out for `timeout_ms`. Then the server gives no sign of life.
-    pub fn gave_no_sign(&self, now_ms: u64, timeout_ms: u64) -> bool {
+    pub(super) fn gave_no_sign(&self, now_ms: u64, timeout_ms: u64) -> bool {
         let is_overdue = |link: &Rc<Link>| {
             let sent_ms = link.pinged_ms.get();
             !link.was_closed() && sent_ms.is_some_and(|sent_ms| now_ms >= sent_ms + timeout_ms)

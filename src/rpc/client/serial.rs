@@ -24,7 +24,7 @@ pub struct SerialCalls {
 
 /// When the next call may begin.
 #[derive(Debug, Default)]
-pub struct Rest {
+pub(super) struct Rest {
     until_ms: u64,
 }
 

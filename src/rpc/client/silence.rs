@@ -21,7 +21,7 @@ impl Silence {
     }
 
     /// Looked at now and then, with the number of calls that are out: whether nothing comes back.
-    pub fn lasts(&mut self, now_ms: u64, outstanding: usize) -> bool {
+    pub(super) fn lasts(&mut self, now_ms: u64, outstanding: usize) -> bool {
         if outstanding == 0 {
             self.since = None;
             return false;

@@ -106,7 +106,12 @@ pub fn write_classic_length(len: usize, into: &mut Vec<u8>) {
 }
 
 /// Appends the header of a reply with an id; the message follows.
-pub fn write_reply_header(call_id: u64, status: ReplyStatus, body_len: usize, into: &mut Vec<u8>) {
+pub(crate) fn write_reply_header(
+    call_id: u64,
+    status: ReplyStatus,
+    body_len: usize,
+    into: &mut Vec<u8>,
+) {
     let header = ReplyHeader {
         call_id,
         status: status.into(),

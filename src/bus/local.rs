@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use crate::{
@@ -17,6 +20,8 @@ pub struct LocalBus {
     cores: Vec<CoreQueue>,
     /// Which cores listen to a group, one bit per core.
     groups: Mutex<HashMap<GroupId, u64>>,
+    /// Which cores have pushes and were not woken for them.
+    unaware: AtomicU64,
 }
 
 struct CoreQueue {
@@ -44,6 +49,7 @@ impl LocalBus {
                 })
                 .collect(),
             groups: Mutex::default(),
+            unaware: AtomicU64::new(0),
         })
     }
 
@@ -83,10 +89,20 @@ impl Publisher for LocalBus {
                 }
             }
         }
-        for (core, queue) in self.cores.iter().zip(queues) {
+        for (number, queue) in queues.into_iter().enumerate() {
             if !queue.is_empty() {
                 // What does not fit is counted by the core, when it finds the gap.
-                core.inbox.offer_all(queue);
+                self.cores[number].inbox.offer_all(queue);
+                self.unaware.fetch_or(1 << number, Relaxed);
+            }
+        }
+    }
+
+    fn wake_listeners(&self) {
+        let unaware = self.unaware.swap(0, Relaxed);
+        for (number, core) in self.cores.iter().enumerate() {
+            if unaware >> number & 1 == 1 {
+                core.inbox.wake();
             }
         }
     }

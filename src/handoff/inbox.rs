@@ -51,19 +51,17 @@ impl<T> Inbox<T> {
         self.wake();
     }
 
-    /// Adds items as long as there is room; the rest is dropped and remembered as a gap.
+    /// Adds items as long as there is room; the rest is dropped and remembered as a gap. Wakes nobody:
+    /// [`Self::wake`] or what must arrive does, so that both come with one wake-up.
     pub fn offer_all(&self, items: impl IntoIterator<Item = T>) {
-        {
-            let mut queue = self.lock();
-            for item in items {
-                if queue.items.len() < self.capacity {
-                    queue.items.push(item);
-                } else {
-                    queue.dropped += 1;
-                }
+        let mut queue = self.lock();
+        for item in items {
+            if queue.items.len() < self.capacity {
+                queue.items.push(item);
+            } else {
+                queue.dropped += 1;
             }
         }
-        self.wake();
     }
 
     /// Moves everything into the empty vector `into`; says how many were dropped since the last time.
@@ -92,7 +90,8 @@ impl<T> Inbox<T> {
         self.armed.store(false, Ordering::SeqCst);
     }
 
-    fn wake(&self) {
+    /// Wakes the core if it sleeps.
+    pub fn wake(&self) {
         if self.armed.swap(false, Ordering::SeqCst) {
             // It fails only where the counter is full, and then the core is woken anyway.
             let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
@@ -143,9 +142,12 @@ mod tests {
     fn one_wake_up_is_sent_for_all_that_is_added_after_arming() {
         let inbox = Inbox::new(3).expect("an inbox");
         assert!(inbox.arm());
-        inbox.push_all([1]);
-        inbox.push_all([2]);
+        inbox.offer_all([1]);
         let mut counter = [0; 8];
+        rustix::io::read(&inbox.wake, &mut counter).expect_err("no wake-up yet");
+        inbox.push_all([2]);
+        inbox.push_all([3]);
+        inbox.wake();
         rustix::io::read(&inbox.wake, &mut counter).expect("a wake-up");
         assert_eq!(u64::from_ne_bytes(counter), 1);
     }

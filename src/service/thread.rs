@@ -218,6 +218,8 @@ impl StoreThread {
             }
         }
         replies.complete();
+        // Behind the replies: a core that has both is woken once.
+        self.publisher.wake_listeners();
     }
 
     fn longest_wait(&self, housekeeping: &Housekeeping) -> Duration {
@@ -278,6 +280,7 @@ impl StoreThread {
             let pushes = self.engine.take_pushes();
             if !pushes.is_empty() {
                 self.publisher.publish(pushes);
+                self.publisher.wake_listeners();
             }
             if sweep {
                 housekeeping.sweeping = more;

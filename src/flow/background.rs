@@ -100,7 +100,6 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
         }
         Effect::CatchUp { key, session_id } => catch_up(&core, key, session_id).await,
     }
-    core.notify();
 }
 
 /// Calls `M` until it is taken, a bounded number of times.
@@ -267,7 +266,6 @@ async fn look_again<B, P>(core: &Core<B, P>, pause: &mut Duration) {
 fn give_up<B: Backend, P: PushSource>(core: &Core<B, P>, turn: &mut Option<Turn>) {
     if turn.take().is_some() {
         core.shard().search_on();
-        core.notify();
     }
 }
 
@@ -365,7 +363,6 @@ async fn catch_up<B: Backend, P: PushSource>(
             return;
         };
         if core.shard().is_congested(key) {
-            core.notify();
             look_again(core, &mut look).await;
             continue;
         }
@@ -380,7 +377,6 @@ async fn catch_up<B: Backend, P: PushSource>(
             // The client may have confirmed all it has, so nothing but this flow would try again.
             Err(Missing::Failed) => sleep(core, &mut pause).await,
         }
-        core.notify();
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::Waker,
     time::Duration,
 };
 
@@ -295,7 +294,6 @@ pub struct Core<B, P> {
     clock: Box<dyn Fn() -> Now>,
     pause: Box<dyn Fn(Duration) -> Pause>,
     shard: RefCell<Shard>,
-    loop_waker: RefCell<Option<Waker>>,
     fetches: Semaphore,
 }
 
@@ -318,7 +316,6 @@ impl<B, P> Core<B, P> {
             clock: Box::new(clock),
             pause: Box::new(pause),
             shard: RefCell::new(shard),
-            loop_waker: RefCell::default(),
             fetches: Semaphore::new(FETCHES),
         }
     }
@@ -357,12 +354,5 @@ impl<B, P> Core<B, P> {
             None
         };
         async { Some(flow.await) }.or(too_long).await
-    }
-
-    /// There is something new to send or to do: wakes the core's loop if it waits.
-    pub fn notify(&self) {
-        if let Some(waker) = &*self.loop_waker.borrow() {
-            waker.wake_by_ref();
-        }
     }
 }

@@ -176,7 +176,6 @@ async fn bind_again<B: Backend, P: PushSource>(
         if is_replaced {
             core.shard()
                 .end_session(user, held.session_id, CloseReason::Replaced);
-            core.notify();
         } else if bind(core, user, held).await.is_err() {
             outcome = Err(NotRefreshed);
         }
@@ -300,8 +299,6 @@ async fn bind<B: Backend, P: PushSource>(
         // Its session was ended, unheard.
         Code::Unauthenticated => {
             shard.end_session(user, session_id, CloseReason::Revoked);
-            drop(shard);
-            core.notify();
             return Ok(());
         }
         _ => return Err(NotRefreshed),
@@ -313,7 +310,5 @@ async fn bind<B: Backend, P: PushSource>(
         // What came while nobody knew of the route was published to nobody.
         shard.look_for_missed(user);
     }
-    drop(shard);
-    core.notify();
     Ok(())
 }

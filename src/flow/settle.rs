@@ -78,7 +78,6 @@ async fn ask_for_groups<B: Backend, P: PushSource>(
             Err(Missing::Failed) => break,
         }
         core.shard().settled(user, Lack::GROUPS);
-        core.notify();
         came_on = true;
     }
     came_on

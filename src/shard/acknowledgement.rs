@@ -141,6 +141,11 @@ impl Shard {
             });
     }
 
+    /// Whether a flow waits for what its client has acknowledged.
+    pub fn has_pressing_questions(&self) -> bool {
+        self.questions.are_pressing()
+    }
+
     /// Whether the next gathering has something to do: connections to ask, or confirmations to hand
     /// out.
     pub fn has_to_gather(&self) -> bool {

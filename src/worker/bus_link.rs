@@ -152,13 +152,11 @@ impl<B: Backend> Conversation for Pushes<'_, B> {
     }
 
     fn received(&self, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
-        let heard = self.core.bus.received(bytes, |event| {
+        self.core.bus.received(bytes, |event| {
             if catch_unwind(AssertUnwindSafe(|| self.hear(event))).is_err() {
                 log::error!("a push panicked; it is left out");
                 self.core.shard().metrics().panics_total.inc();
             }
-        });
-        self.core.notify();
-        heard
+        })
     }
 }

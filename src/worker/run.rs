@@ -163,10 +163,16 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     }
 
     /// Lets flows run, and sends what is to be sent when none is ready, so that a connection gets
-    /// all of it at once. `false`: there is more to do, for which sockets should not wait.
+    /// all of it at once; sooner if a flow asks what its client has acknowledged. `false`: there is
+    /// more to do, for which sockets should not wait.
     async fn settle(&mut self) -> bool {
         for _ in 0..ROUNDS_PER_TURN {
-            if !self.runtime.tasks.give_way().await && !self.hand_out() {
+            let ran = self.runtime.tasks.give_way().await;
+            if ran && !self.core.shard().has_pressing_questions() {
+                continue;
+            }
+            let worked = self.hand_out();
+            if !ran && !worked {
                 return !self.core.shard().has_work();
             }
         }

@@ -69,7 +69,6 @@ pub(super) async fn register<B: Backend, P: PushSource>(
         // The connection goes over to the new account, as MPIM's tools expect. That is no `logout` of the old one: its
         // tokens stay good.
         core.shard().log_out_in_place(job.key, false);
-        core.notify();
     }
     let login = Login {
         user: response.user_id,
@@ -287,7 +286,6 @@ async fn begin_session<B: Backend, P: PushSource>(
     if !core.shard().is_logged_in(job.key, session_id) {
         // The connection ended while it was being bound; its own unbinding may have overtaken the binding.
         core.shard().unbind(user, session_id);
-        core.notify();
         return Err(Failure::Refused(
             ErrorCode::Internal,
             "the connection is closed",
@@ -295,7 +293,6 @@ async fn begin_session<B: Backend, P: PushSource>(
     }
     let Bound { replaced } = bound.inspect_err(|_| {
         core.shard().log_out_in_place(job.key, false);
-        core.notify();
     })?;
     Ok(Reply::LoggedIn {
         uid: user,
@@ -347,7 +344,6 @@ async fn bind<B: Backend, P: PushSource>(
             }
         }
     }
-    core.notify();
     match join_groups(core, job, user).await {
         // Without a Group Service that knows who is where, nobody is in a group.
         Ok(()) | Err(Failure::Call(CallError::Unsupported)) => {}
@@ -436,7 +432,6 @@ async fn join_groups<B: Backend, P: PushSource>(
     for group in held {
         shard.release_group(group);
     }
-    core.notify();
     outcome
 }
 

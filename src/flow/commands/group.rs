@@ -91,8 +91,6 @@ async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group:
         shard.let_in(job.key, group, *standing);
     }
     shard.release_group(group);
-    drop(shard);
-    core.notify();
 }
 
 pub(super) async fn leave<B: Backend, P: PushSource>(
@@ -106,7 +104,6 @@ pub(super) async fn leave<B: Backend, P: PushSource>(
     })
     .await?;
     core.shard().leave(job.key, job.user, group);
-    core.notify();
     Ok(Reply::Left(group))
 }
 

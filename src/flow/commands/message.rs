@@ -175,7 +175,6 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
             Err(failure) => {
                 // They are of every user here: not this one's to lose.
                 core.shard().confirm_later(acks);
-                core.notify();
                 return Err(failure);
             }
         }
@@ -218,7 +217,6 @@ async fn let_pushes_arrive<B: Backend, P: PushSource>(core: &Core<B, P>, job: &J
             return;
         }
         core.shard().ask_now(job.key);
-        core.notify();
         if turn < TURNS_TO_SEND {
             yield_now().await;
         } else {
@@ -246,7 +244,6 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
         Err(failure) => return Err(failure),
     };
     core.shard().confirmed(job.key, ids);
-    core.notify();
     Ok(Reply::Acked(acked))
 }
 

@@ -146,5 +146,4 @@ pub(super) async fn password<B: Backend, P: PushSource>(
 /// Logs the connection out, which stays.
 fn leave<B, P>(core: &Core<B, P>, job: &Job) {
     core.shard().log_out_in_place(job.key, true);
-    core.notify();
 }

@@ -13,6 +13,34 @@ pub type MessageId = i64;
 /// A session's number: a snowflake too; unique over all gateways of a system.
 pub type SessionId = u64;
 
+/// Where messages have numbers of their own, from 1 up: a user's inbox, or a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stream {
+    /// The direct messages to a user.
+    Direct(UserId),
+    /// The messages of a group.
+    Group(GroupId),
+}
+
+impl Stream {
+    /// The stream of a message as it is written on the wire: of group `group_id`, or where that is 0
+    /// of the inbox of `user`.
+    pub fn of(user: UserId, group_id: GroupId) -> Self {
+        match group_id {
+            0 => Self::Direct(user),
+            group => Self::Group(group),
+        }
+    }
+
+    /// The group as it is written on the wire: 0 for an inbox.
+    pub fn group_id(self) -> GroupId {
+        match self {
+            Self::Direct(_) => 0,
+            Self::Group(group) => group,
+        }
+    }
+}
+
 /// Names one connection for as long as it lives: a slot of its core's slab and the slot's generation.
 ///
 /// A late reply, timer or close that carries the key of an earlier tenant of the slot finds nothing.

@@ -4,7 +4,7 @@
 use std::{rc::Rc, time::Duration};
 
 use crate::{
-    base::id::{ConnectionKey, GroupId, SessionId, UserId},
+    base::id::{ConnectionKey, GroupId, SessionId, Stream, UserId},
     contract::{
         backend::{Backend, CallError},
         bus::PushSource,
@@ -24,7 +24,7 @@ use crate::{
     },
     session::outbox::EncodedMessage,
     shard::{
-        Effect, Shard, Standing,
+        Effect, Standing,
         account::CatchUp,
         push::Page,
         search::{Sought, Turn},
@@ -81,8 +81,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
                 parting::part(&core, user, is_told).await;
             }
         }
-        Effect::FetchDirect { user, fetch } => fetch_direct(&core, user, fetch, None).await,
-        Effect::FetchGroup { group, fetch } => fetch_group(&core, group, fetch, None).await,
+        Effect::Fetch { stream, fetch } => fetch_missing(&core, stream, fetch, None).await,
         Effect::LookFor { sought, turn } => {
             look_for(&core, sought, turn).await;
             core.shard().search_on();
@@ -130,16 +129,10 @@ async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
 /// Looks for one thing of a pass. A flow that has been refused goes on, and gives up its turn: others need not wait for it.
 async fn look_for<B: Backend, P: PushSource>(core: &Core<B, P>, sought: Sought, turn: Turn) {
     match sought {
-        Sought::Direct(user) => {
-            let fetch = core.shard().missed_direct(user);
+        Sought::Messages(stream) => {
+            let fetch = core.shard().missed(stream);
             if let Some(fetch) = fetch {
-                fetch_direct(core, user, fetch, Some(turn)).await;
-            }
-        }
-        Sought::Group(group) => {
-            let fetch = core.shard().missed_of_group(group);
-            if let Some(fetch) = fetch {
-                fetch_group(core, group, fetch, Some(turn)).await;
+                fetch_missing(core, stream, fetch, Some(turn)).await;
             }
         }
         Sought::Memberships(user) => {
@@ -182,60 +175,31 @@ pub(super) async fn groups_of<B: Backend, P: PushSource>(
     Ok(with_standings(core, &response))
 }
 
-async fn fetch_direct<B: Backend, P: PushSource>(
+/// Fetches messages of `stream` until that has worked, or nobody is here for them any more.
+async fn fetch_missing<B: Backend, P: PushSource>(
     core: &Core<B, P>,
-    user: UserId,
-    mut fetch: Fetch,
-    mut turn: Option<Turn>,
-) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        wait_for_readers(core, &mut turn, |shard| shard.is_direct_full(user)).await;
-        match direct_page(core, user, fetch.after, fetch.to, PAGE).await {
-            Ok(mut page) => {
-                // An inbox is its user's to see as a whole: what is not there is not in the store.
-                let is_whole = !page.more && page.end.is_none();
-                let covered = page.messages.last().map_or(fetch.after, |last| last.seq);
-                page.end = page.end.or(is_whole.then_some(covered));
-                core.shard().direct_fetched(user, fetch, page);
-                return;
-            }
-            Err(Missing::Refused) => give_up(core, &mut turn),
-            Err(Missing::Failed) => {}
-        }
-        sleep(core, &mut pause).await;
-        match core.shard().direct_fetch_failed(user, fetch) {
-            Some(again) => fetch = again,
-            None => return,
-        }
-    }
-}
-
-async fn fetch_group<B: Backend, P: PushSource>(
-    core: &Core<B, P>,
-    group: GroupId,
+    stream: Stream,
     mut fetch: Fetch,
     mut turn: Option<Turn>,
 ) {
     let mut pause = FIRST_PAUSE;
     for attempt in 0.. {
-        wait_for_readers(core, &mut turn, |shard| shard.is_group_full(group)).await;
-        let reader = core.shard().group_reader(group, fetch.after, attempt);
+        wait_for_readers(core, stream, &mut turn).await;
+        let reader = core.shard().reader(stream, fetch.after, attempt);
         let page = match reader {
-            Some(reader) => group_page(core, group, reader, fetch.after, fetch.to, PAGE).await,
-            // Nobody is there while somebody is about to come.
+            Some(reader) => fetch_page(core, stream, reader, fetch, PAGE).await,
             None => Err(Missing::Refused),
         };
         match page {
             Ok(page) => {
-                core.shard().group_fetched(group, fetch, page);
+                core.shard().fetched(stream, fetch, page);
                 return;
             }
             Err(Missing::Refused) => give_up(core, &mut turn),
             Err(Missing::Failed) => {}
         }
         sleep(core, &mut pause).await;
-        match core.shard().group_fetch_failed(group, fetch) {
+        match core.shard().fetch_failed(stream, fetch) {
             Some(again) => fetch = again,
             None => return,
         }
@@ -246,11 +210,11 @@ async fn fetch_group<B: Backend, P: PushSource>(
 /// read.
 async fn wait_for_readers<B: Backend, P: PushSource>(
     core: &Core<B, P>,
+    stream: Stream,
     turn: &mut Option<Turn>,
-    are_full: impl Fn(&Shard) -> bool,
 ) {
     let mut pause = FIRST_LOOK;
-    while are_full(&core.shard()) {
+    while core.shard().is_full(stream) {
         give_up(core, turn);
         look_again(core, &mut pause).await;
     }
@@ -269,70 +233,84 @@ fn give_up<B: Backend, P: PushSource>(core: &Core<B, P>, turn: &mut Option<Turn>
     }
 }
 
-/// What was asked for up to `to`. The numbers behind it are worth asking for where the page may have ended for its size; an empty
-/// one says that there is nothing.
-fn page(messages: Vec<PushMessage>, to: u64, end: Option<u64>) -> Page {
-    let wanted = match (to, end) {
+/// The first messages of `stream` that are `wanted`, in the name of `reader`. They go out for the first time here,
+/// whatever the store thinks.
+async fn fetch_page<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    stream: Stream,
+    reader: UserId,
+    wanted: Fetch,
+    limit: u32,
+) -> Result<Page, Missing> {
+    let _turn = core.turn_to_fetch().await;
+    let (mut messages, end) = match stream {
+        Stream::Direct(user) => pull_inbox(core, user, wanted, limit).await?,
+        Stream::Group(group) => pull_group(core, group, reader, wanted, limit).await?,
+    };
+    for message in &mut messages {
+        message.redelivery = false;
+    }
+    drop_what_is_not_theirs(core, &[stream], &mut messages);
+    Ok(page(stream, wanted, messages, end))
+}
+
+type Pulled = (Vec<PushMessage>, Option<u64>);
+
+async fn pull_inbox<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    wanted: Fetch,
+    limit: u32,
+) -> Result<Pulled, Missing> {
+    let request = PullOfflineRequest {
+        user_id: user,
+        limit,
+        after_seq: Some(wanted.after),
+        to_seq: wanted.to,
+        ..Default::default()
+    };
+    let response = core.backend.call::<method::PullOffline>(request).await?;
+    answered(&response)?;
+    let messages = response.msg_list.into_iter().map(direct_push);
+    Ok((messages.collect(), response.last_seq))
+}
+
+async fn pull_group<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    group: GroupId,
+    reader: UserId,
+    wanted: Fetch,
+    limit: u32,
+) -> Result<Pulled, Missing> {
+    let request = PullGroupRequest {
+        group_id: group,
+        user_id: reader,
+        after_seq: wanted.after,
+        to_seq: wanted.to,
+        limit,
+    };
+    let response = core.backend.call::<method::PullGroup>(request).await?;
+    answered(&response)?;
+    let messages = response.group_msg_list.into_iter().map(group_push);
+    Ok((messages.collect(), response.last_seq))
+}
+
+/// The page that a service answered. The numbers behind it are worth asking for where it may have ended for its size;
+/// an empty one says that there is nothing.
+fn page(stream: Stream, wanted: Fetch, messages: Vec<PushMessage>, end: Option<u64>) -> Page {
+    let to = match (wanted.to, end) {
         (0, end) => end.unwrap_or(u64::MAX),
         (to, end) => end.map_or(to, |end| end.min(to)),
     };
+    let last = messages.last().map(|last| last.seq);
+    let more = last.is_some_and(|last| last < to);
+    // An inbox is its user's to see as a whole: what is not there is not in the store.
+    let is_whole = matches!(stream, Stream::Direct(_)) && !more;
     Page {
-        more: messages.last().is_some_and(|last| last.seq < wanted),
+        end: end.or(is_whole.then_some(last.unwrap_or(wanted.after))),
         messages,
-        end,
+        more,
     }
-}
-
-/// Direct messages `after < seq <= to`, the first ones. They go out for the first time here, whatever the store thinks.
-async fn direct_page<B: Backend, P: PushSource>(
-    core: &Core<B, P>,
-    user: UserId,
-    after: u64,
-    to: u64,
-    limit: u32,
-) -> Result<Page, Missing> {
-    let _turn = core.turn_to_fetch().await;
-    let response = core
-        .backend
-        .call::<method::PullOffline>(PullOfflineRequest {
-            user_id: user,
-            limit,
-            after_seq: Some(after),
-            to_seq: to,
-            ..Default::default()
-        })
-        .await?;
-    answered(&response)?;
-    let messages = response.msg_list.into_iter().map(direct_push);
-    let mut messages = messages.map(first_time).collect();
-    drop_what_is_not_theirs(core, user, &[], &mut messages);
-    Ok(page(messages, to, response.last_seq))
-}
-
-async fn group_page<B: Backend, P: PushSource>(
-    core: &Core<B, P>,
-    group: GroupId,
-    user: UserId,
-    after: u64,
-    to: u64,
-    limit: u32,
-) -> Result<Page, Missing> {
-    let _turn = core.turn_to_fetch().await;
-    let response = core
-        .backend
-        .call::<method::PullGroup>(PullGroupRequest {
-            group_id: group,
-            user_id: user,
-            after_seq: after,
-            to_seq: to,
-            limit,
-        })
-        .await?;
-    answered(&response)?;
-    let messages = response.group_msg_list.into_iter().map(group_push);
-    let mut messages = messages.map(first_time).collect();
-    drop_what_is_not_theirs(core, user, &[group], &mut messages);
-    Ok(page(messages, to, response.last_seq))
 }
 
 fn answered(response: &impl Answer) -> Result<(), Missing> {
@@ -340,13 +318,6 @@ fn answered(response: &impl Answer) -> Result<(), Missing> {
         Code::Ok => Ok(()),
         Code::Forbidden | Code::NotFound => Err(Missing::Refused),
         _ => Err(Missing::Failed),
-    }
-}
-
-fn first_time(message: PushMessage) -> PushMessage {
-    PushMessage {
-        redelivery: false,
-        ..message
     }
 }
 
@@ -385,10 +356,10 @@ async fn catch_up_page<B: Backend, P: PushSource>(
     next: CatchUp,
 ) -> Result<Vec<EncodedMessage>, Missing> {
     let limit = next.room.min(CATCH_UP_PAGE) as u32;
-    let page = if next.group == 0 {
-        direct_page(core, next.user, next.after, next.to, limit).await?
-    } else {
-        group_page(core, next.group, next.user, next.after, next.to, limit).await?
+    let wanted = Fetch {
+        after: next.after,
+        to: next.to,
     };
+    let page = fetch_page(core, next.stream, next.user, wanted, limit).await?;
     Ok(encode_all(next.user, &page.messages))
 }

@@ -13,7 +13,10 @@ use std::{
 };
 
 use crate::{
-    base::{close::CloseReason, id::UserId},
+    base::{
+        close::CloseReason,
+        id::{Stream, UserId},
+    },
     contract::{
         backend::{Backend, CallError},
         bus::PushSource,
@@ -308,7 +311,7 @@ async fn bind<B: Backend, P: PushSource>(
         shard.unbind(user, session_id);
     } else {
         // What came while nobody knew of the route was published to nobody.
-        shard.look_for_missed(user);
+        shard.look_for_missed(Stream::Direct(user));
     }
     Ok(())
 }

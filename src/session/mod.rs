@@ -32,7 +32,7 @@ use std::{
 use crate::{
     base::{
         close::CloseReason,
-        id::{GroupId, MessageId, SessionId, UserId},
+        id::{GroupId, MessageId, SessionId, Stream, UserId},
     },
     limits::{BadLines, TokenBucket},
     protocol::command::{AckMode, Dialect},
@@ -78,7 +78,7 @@ pub struct Login {
     /// answered that command, unless it asked again.
     pub membership_news: Vec<(GroupId, Membership)>,
     /// What was pulled before it could be pushed, since the bus had lost it: it is not pushed again. `None`: nothing.
-    pub pulled_ahead: Option<Box<BTreeMap<(GroupId, u64), MessageId>>>,
+    pub pulled_ahead: Option<Box<BTreeMap<(Stream, u64), MessageId>>>,
     /// The book of what the client has not confirmed; with `ack=auto` only while something held back is being sent.
     pub manual: Option<Box<Manual>>,
 }
@@ -110,27 +110,33 @@ pub struct HeldSession {
 const PULLED_AHEAD: usize = 10_000;
 
 impl Login {
-    /// Message `id`, number `seq` of `group` (0: a direct message), was pulled, and its turn to be pushed comes later.
-    pub fn pulled_ahead_of_push(&mut self, group: GroupId, seq: u64, id: MessageId) {
+    /// The streams whose messages this session gets: its user's inbox and its groups.
+    pub fn streams(&self) -> impl Iterator<Item = Stream> {
+        let groups = self.groups.iter().copied().map(Stream::Group);
+        std::iter::once(Stream::Direct(self.user)).chain(groups)
+    }
+
+    /// Message `id`, number `seq` of `stream`, was pulled, and its turn to be pushed comes later.
+    pub fn pulled_ahead_of_push(&mut self, stream: Stream, seq: u64, id: MessageId) {
         let ahead = self.pulled_ahead.get_or_insert_default();
-        ahead.insert((group, seq), id);
+        ahead.insert((stream, seq), id);
         if ahead.len() > PULLED_AHEAD {
             ahead.pop_first();
         }
     }
 
-    /// Whether message `id`, number `seq` of `group`, whose turn it is to be pushed, was pulled before. Those before it will have
+    /// Whether message `id`, number `seq` of `stream`, whose turn it is to be pushed, was pulled before. Those before it will have
     /// no turn any more, whatever became of theirs, and are forgotten.
-    pub fn was_pulled_ahead(&mut self, group: GroupId, seq: u64, id: MessageId) -> bool {
+    pub fn was_pulled_ahead(&mut self, stream: Stream, seq: u64, id: MessageId) -> bool {
         let Some(ahead) = &mut self.pulled_ahead else {
             return false;
         };
-        let place = (group, seq);
+        let place = (stream, seq);
         let was = ahead.get(&place) == Some(&id);
         if was {
             ahead.remove(&place);
         }
-        while let Some((past, _)) = ahead.range((group, 0)..place).next() {
+        while let Some((past, _)) = ahead.range((stream, 0)..place).next() {
             let past = *past;
             ahead.remove(&past);
         }
@@ -172,10 +178,8 @@ pub struct Manual {
     pub behind: bool,
     /// A task is fetching what was held back.
     pub catching_up: bool,
-    /// The last direct number sent.
-    pub direct_last: u64,
-    /// The last number sent of each group.
-    pub group_last: HashMap<GroupId, u64>,
+    /// The last number sent of each stream.
+    pub last_sent: HashMap<Stream, u64>,
 }
 
 /// Who is at the other end.

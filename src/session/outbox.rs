@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::base::id::{GroupId, MessageId, UserId};
+use crate::base::id::{MessageId, Stream, UserId};
 
 /// A message ready to be sent: its line, its id, and what sending it confirms.
 pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
@@ -16,10 +16,10 @@ pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
 /// A message on its way to a client, named as the store counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Whose inbox it is in.
+    /// Whom it goes to.
     pub user: UserId,
-    /// The group, or 0 for a direct message.
-    pub group: GroupId,
+    /// What it is numbered in.
+    pub stream: Stream,
     /// Its number there.
     pub seq: u64,
     /// The receiver wrote it on another device: nobody waits for its confirmation.
@@ -277,7 +277,7 @@ mod tests {
     fn delivery(seq: u64) -> Delivery {
         Delivery {
             user: 7,
-            group: 0,
+            stream: Stream::Direct(7),
             seq,
             own: false,
         }

@@ -7,7 +7,7 @@
 
 use super::{Effect, Shard, delivery::Origin};
 use crate::{
-    base::id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
+    base::id::{ConnectionKey, MessageId, SessionId, Stream, UserId},
     protocol::command::{AckMode, PULL_LIMIT_MAX},
     session::{
         Manual,
@@ -22,8 +22,8 @@ pub struct CatchUp {
     pub session_id: SessionId,
     /// Whose messages.
     pub user: UserId,
-    /// Of which group; 0: direct ones.
-    pub group: GroupId,
+    /// Of which stream.
+    pub stream: Stream,
     /// The last number it was sent.
     pub after: u64,
     /// The last number that was pushed to others.
@@ -38,15 +38,12 @@ impl Shard {
         let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
             return;
         };
-        let direct_last = login.baseline;
-        let group_last = login
-            .groups
-            .iter()
-            .map(|group| (*group, self.group_baseline(*group, key.slot)))
+        let streams = login.streams();
+        let last_sent = streams
+            .map(|stream| (stream, self.baseline(key.slot, stream)))
             .collect();
         if let Some(manual) = self.manual_mut(key) {
-            manual.direct_last = direct_last;
-            manual.group_last = group_last;
+            manual.last_sent = last_sent;
         }
     }
 
@@ -58,12 +55,10 @@ impl Shard {
         if login.manual.is_some() || !login.ready {
             return;
         }
+        let streams = login.streams();
         let manual = Manual {
-            direct_last: self.direct_last(login.user).unwrap_or(0),
-            group_last: login
-                .groups
-                .iter()
-                .map(|group| (*group, self.group_last(*group).unwrap_or(0)))
+            last_sent: streams
+                .map(|stream| (stream, self.last(stream).unwrap_or(0)))
                 .collect(),
             ..Manual::default()
         };
@@ -72,19 +67,25 @@ impl Shard {
         }
     }
 
-    pub(super) fn group_baseline(&self, group: GroupId, slot: u32) -> u64 {
-        let group = self.groups.get(&group);
-        group
-            .and_then(|group| group.members.get(&slot))
-            .map_or(0, |member| member.baseline)
+    /// Up to which number messages of `stream` came before the session in `slot` got any: those wait for `pull`.
+    pub(super) fn baseline(&self, slot: u32, stream: Stream) -> u64 {
+        let baseline = match stream {
+            Stream::Direct(_) => {
+                let login = self.connections[slot as usize].session.login();
+                login.map(|login| login.baseline)
+            }
+            Stream::Group(group) => {
+                let group = self.groups.get(&group);
+                let member = group.and_then(|group| group.members.get(&slot));
+                member.map(|member| member.baseline)
+            }
+        };
+        baseline.unwrap_or(0)
     }
 
-    pub(super) fn direct_last(&self, user: UserId) -> Option<u64> {
-        self.users.get(&user)?.direct.last()
-    }
-
-    pub(super) fn group_last(&self, group: GroupId) -> Option<u64> {
-        self.groups.get(&group)?.messages.last()
+    /// The last number of `stream` that was pushed here.
+    pub(super) fn last(&self, stream: Stream) -> Option<u64> {
+        self.sequencer(stream)?.last()
     }
 
     /// The client confirmed these itself.
@@ -108,29 +109,26 @@ impl Shard {
         manual.behind = true;
         if is_new {
             let last_sent = delivery.seq.saturating_sub(1);
-            match delivery.group {
-                0 => manual.direct_last = last_sent,
-                group => _ = manual.group_last.insert(group, last_sent),
-            }
+            manual.last_sent.insert(delivery.stream, last_sent);
         }
         self.catch_up_if_behind(key);
     }
 
-    /// The session was let into `group` late, and others here have had what was sent since its membership began.
-    pub(super) fn catch_up_from(&mut self, key: ConnectionKey, group: GroupId, since: u64) {
+    /// The session gets `stream` late, and others here have had what was sent after number `since`.
+    pub(super) fn catch_up_from(&mut self, key: ConnectionKey, stream: Stream, since: u64) {
         self.begin_account(key);
         if let Some(manual) = self.manual_mut(key) {
-            manual.group_last.insert(group, since);
+            manual.last_sent.insert(stream, since);
             manual.behind = true;
         }
         self.catch_up_if_behind(key);
     }
 
-    /// Whether nobody of those in these slots has room for more of what is fetched for all of them.
-    /// Who has fallen behind has it fetched alone, and is not waited for.
-    fn are_full(&self, slots: impl IntoIterator<Item = u32>) -> bool {
+    /// Whether messages of `stream` should not be fetched just now, since nobody of those who get them has room for more.
+    /// Who has fallen behind has them fetched alone, and is not waited for.
+    pub fn is_full(&self, stream: Stream) -> bool {
         let mut anybody = false;
-        for slot in slots {
+        for slot in self.slots_in(stream) {
             let connection = &self.connections[slot as usize];
             let manual = connection
                 .session
@@ -145,17 +143,6 @@ impl Shard {
             anybody = true;
         }
         anybody
-    }
-
-    /// Whether direct messages to `user` should not be fetched just now, since they are not read.
-    pub fn is_direct_full(&self, user: UserId) -> bool {
-        self.are_full(self.slots_of(user))
-    }
-
-    /// Whether messages of `group` should not be fetched just now, since they are not read.
-    pub fn is_group_full(&self, group: GroupId) -> bool {
-        let members = self.groups.get(&group).map(|group| group.members.keys());
-        self.are_full(members.into_iter().flatten().copied())
     }
 
     pub(super) fn catch_up_if_behind(&mut self, key: ConnectionKey) {
@@ -184,25 +171,19 @@ impl Shard {
             AckMode::Manual => limit.saturating_sub(manual.unconfirmed.len()),
             AckMode::Auto => limit,
         };
-        let streams = std::iter::once((0, manual.direct_last, self.direct_last(login.user))).chain(
-            login.groups.iter().map(|group| {
-                let sent = manual.group_last.get(group).copied();
-                let last = self.group_last(*group);
-                (*group, sent.or(last).unwrap_or(0), last)
-            }),
-        );
         let user = login.user;
-        let next = streams
-            .filter_map(|(group, after, last)| Some((group, after, last?)))
-            .find(|(_, after, last)| after < last)
-            .map(|(group, after, to)| CatchUp {
+        let next = login.streams().find_map(|stream| {
+            let to = self.last(stream)?;
+            let after = manual.last_sent.get(&stream).copied().unwrap_or(to);
+            (after < to).then_some(CatchUp {
                 session_id,
                 user,
-                group,
+                stream,
                 after,
                 to,
                 room,
-            });
+            })
+        });
         let manual = self.manual_mut(key)?;
         match next {
             Some(catch_up) if catch_up.room > 0 => Some(catch_up),
@@ -253,7 +234,7 @@ impl Shard {
                     manual,
                     Delivery {
                         user: catch_up.user,
-                        group: catch_up.group,
+                        stream: catch_up.stream,
                         seq: catch_up.to,
                         own: false,
                     },
@@ -327,27 +308,20 @@ pub(super) fn note_pulled(
     if ack_mode == AckMode::Manual && manual.unconfirmed.len() < bound {
         manual.unconfirmed.insert(message_id);
     }
-    let ahead = delivery.is_some_and(|delivery| delivery.seq > manual.last_sent(delivery.group));
+    let ahead = delivery.is_some_and(|delivery| delivery.seq > manual.last_sent(delivery.stream));
     if ahead && manual.pulled.len() < bound {
         manual.pulled.insert(message_id);
     }
 }
 
 impl Manual {
-    fn last_sent(&self, group: GroupId) -> u64 {
-        match group {
-            0 => self.direct_last,
-            group => self.group_last.get(&group).copied().unwrap_or(0),
-        }
+    /// The last number of `stream` that the client was sent.
+    pub(super) fn last_sent(&self, stream: Stream) -> u64 {
+        self.last_sent.get(&stream).copied().unwrap_or(0)
     }
 }
 
 fn note_sent(manual: &mut Manual, delivery: Delivery) {
-    match delivery.group {
-        0 => manual.direct_last = manual.direct_last.max(delivery.seq),
-        group => {
-            let last = manual.group_last.entry(group).or_insert(0);
-            *last = (*last).max(delivery.seq);
-        }
-    }
+    let last = manual.last_sent.entry(delivery.stream).or_insert(0);
+    *last = (*last).max(delivery.seq);
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     base::{
         close::CloseReason,
-        id::{ConnectionKey, GroupId, MessageId},
+        id::{ConnectionKey, MessageId, Stream},
     },
     proto::AckRange,
     protocol::command::AckMode,
@@ -134,7 +134,7 @@ impl Shard {
             return 0;
         };
         if let Some(delivery) = delivery
-            && login.was_pulled_ahead(delivery.group, delivery.seq, message_id)
+            && login.was_pulled_ahead(delivery.stream, delivery.seq, message_id)
         {
             self.pass_over(slot, Some(delivery));
             return 0;
@@ -218,18 +218,14 @@ impl Shard {
             return;
         };
         // What was stored since the log-in comes as a push.
-        let baselines: HashMap<GroupId, u64> = std::iter::once((0, login.baseline))
-            .chain(
-                login
-                    .groups
-                    .iter()
-                    .map(|group| (*group, self.group_baseline(*group, key.slot))),
-            )
+        let streams = login.streams();
+        let baselines: HashMap<Stream, u64> = streams
+            .map(|stream| (stream, self.baseline(key.slot, stream)))
             .collect();
         let before = |delivery: &Option<Delivery>| {
             delivery.is_some_and(|delivery| {
                 baselines
-                    .get(&delivery.group)
+                    .get(&delivery.stream)
                     .is_some_and(|baseline| delivery.seq <= *baseline)
             })
         };
@@ -289,17 +285,14 @@ impl Shard {
             && !self.was_pushed(delivery, message_id)
             && let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut())
         {
-            login.pulled_ahead_of_push(delivery.group, delivery.seq, message_id);
+            login.pulled_ahead_of_push(delivery.stream, delivery.seq, message_id);
         }
     }
 
     /// Whether the message has had its turn to be pushed on this core.
     fn was_pushed(&self, delivery: Delivery, message_id: MessageId) -> bool {
-        let stream = match delivery.group {
-            0 => self.users.get(&delivery.user).map(|user| &user.direct),
-            group => self.groups.get(&group).map(|group| &group.messages),
-        };
-        stream.is_some_and(|stream| stream.has_passed(delivery.seq, message_id))
+        self.sequencer(delivery.stream)
+            .is_some_and(|sequencer| sequencer.has_passed(delivery.seq, message_id))
     }
 
     /// Whether confirmations wait to be handed to the store.
@@ -336,7 +329,7 @@ impl Shard {
 pub(super) fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
     if let Some(last) = acks.last_mut()
         && last.user_id == delivery.user
-        && last.group_id == delivery.group
+        && last.group_id == delivery.stream.group_id()
         && last.to_seq.checked_add(1) == Some(delivery.seq)
     {
         last.to_seq = delivery.seq;
@@ -346,7 +339,7 @@ pub(super) fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
         user_id: delivery.user,
         from_seq: delivery.seq,
         to_seq: delivery.seq,
-        group_id: delivery.group,
+        group_id: delivery.stream.group_id(),
     });
 }
 

@@ -14,7 +14,7 @@ use super::{Effect, Group, Member, Shard, Standing, User, sequencer::Sequencer};
 use crate::{
     base::{
         close::CloseReason,
-        id::{ConnectionKey, GroupId, SessionId, UserId},
+        id::{ConnectionKey, GroupId, SessionId, Stream, UserId},
     },
     proto::HandedOut,
     session::{HeldSession, Login, LoginSession, Membership, Phase},
@@ -61,8 +61,7 @@ impl Shard {
             .entry(user)
             .or_insert_with(|| User {
                 slots: SmallVec::new(),
-                direct: Sequencer::unknown(),
-                begins_anywhere: false,
+                messages: Sequencer::unknown(),
                 membership_change: 0,
             })
             .slots
@@ -113,23 +112,25 @@ impl Shard {
         };
         let baseline = last_seq.unwrap_or(0);
         login.baseline = baseline;
+        let inbox = Stream::Direct(login.user);
         // The user's other sessions here may have been pushed some of those while this one was being bound.
         login.early.retain(|push| {
             push.delivery
-                .is_none_or(|delivery| delivery.group != 0 || delivery.seq > baseline)
+                .is_none_or(|delivery| delivery.stream != inbox || delivery.seq > baseline)
         });
-        let user_id = login.user;
-        let Some(user) = self.users.get_mut(&user_id) else {
+        self.begin_stream(inbox, last_seq);
+    }
+
+    /// The service said that `stream` ends at `last_seq` now; `None`: it does not tell.
+    fn begin_stream(&mut self, stream: Stream, last_seq: Option<u64>) {
+        let Some(sequencer) = self.sequencer_mut(stream) else {
             return;
         };
         let fetch = match last_seq {
-            Some(last_seq) => user.direct.baseline(last_seq),
-            None => {
-                user.begins_anywhere = true;
-                user.direct.begin_with_held()
-            }
+            Some(last_seq) => sequencer.baseline(last_seq),
+            None => sequencer.begin_anywhere(),
         };
-        self.direct_ready(user_id, fetch);
+        self.go_on(stream, fetch);
     }
 
     /// Whether the connection is still logged in as session `session_id`.
@@ -165,36 +166,31 @@ impl Shard {
         };
         let pushed = self.pushed_to(key).into_iter();
         pushed
-            .map(|(group_id, seqs)| HandedOut {
-                group_id,
+            .map(|(stream, seqs)| HandedOut {
+                group_id: stream.group_id(),
                 from_seq: *seqs.start(),
                 to_seq: *seqs.end(),
             })
             .collect()
     }
 
-    /// The numbers that a connection's session was pushed since its login, by group (0: direct messages).
-    pub fn pushed_to(&self, key: ConnectionKey) -> BTreeMap<GroupId, RangeInclusive<u64>> {
+    /// The numbers that a connection's session was pushed since its login.
+    pub fn pushed_to(&self, key: ConnectionKey) -> BTreeMap<Stream, RangeInclusive<u64>> {
         let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
             return BTreeMap::new();
         };
         // Where a client confirms for itself, some may be held back.
         let sent = login.manual.as_deref();
-        let direct_last = sent.map_or_else(
-            || self.direct_last(login.user).unwrap_or(0),
-            |sent| sent.direct_last,
-        );
-        let groups = login.groups.iter().map(|&group| {
-            let last = sent.map_or_else(
-                || self.group_last(group).unwrap_or(0),
-                |sent| sent.group_last.get(&group).copied().unwrap_or(0),
-            );
-            (group, self.group_baseline(group, key.slot), last)
+        let numbers = login.streams().map(|stream| {
+            let last = match sent {
+                Some(sent) => sent.last_sent(stream),
+                None => self.last(stream).unwrap_or(0),
+            };
+            (stream, self.baseline(key.slot, stream), last)
         });
-        std::iter::once((0, login.baseline, direct_last))
-            .chain(groups)
+        numbers
             .filter(|(_, baseline, last)| last > baseline)
-            .map(|(group, baseline, last)| (group, baseline + 1..=last))
+            .map(|(stream, baseline, last)| (stream, baseline + 1..=last))
             .collect()
     }
 
@@ -207,6 +203,12 @@ impl Shard {
     pub fn groups_of(&self, key: ConnectionKey) -> Vec<GroupId> {
         let login = self.connection(key).and_then(|c| c.session.login());
         login.map_or_else(Vec::new, |login| login.groups.clone())
+    }
+
+    /// The streams whose messages the connection's session gets.
+    pub fn streams_of(&self, key: ConnectionKey) -> Vec<Stream> {
+        let login = self.connection(key).and_then(|c| c.session.login());
+        login.map_or_else(Vec::new, |login| login.streams().collect())
     }
 
     /// Ends a session of `user` for `reason`, if it is here.
@@ -234,7 +236,6 @@ impl Shard {
                 messages: Sequencer::unknown(),
                 unknown: BTreeSet::new(),
                 holds: 0,
-                begins_anywhere: false,
             }
         });
         entry.holds += 1;
@@ -297,24 +298,16 @@ impl Shard {
             messages: Sequencer::unknown(),
             unknown: BTreeSet::new(),
             holds: 0,
-            begins_anywhere: false,
         });
         // What others here were pushed since the service was asked is not pushed again.
         let baseline = last_seq.max(entry.messages.last()).unwrap_or(0);
         let floor = last_seq.unwrap_or(0);
         entry.members.insert(key.slot, Member { baseline, floor });
-        let fetch = match last_seq {
-            Some(last_seq) => entry.messages.baseline(last_seq),
-            None => {
-                entry.begins_anywhere = true;
-                entry.messages.begin_with_held()
-            }
-        };
-        let manual = self.connections[key.slot as usize].session.login_mut();
-        if let Some(manual) = manual.and_then(|login| login.manual.as_mut()) {
-            manual.group_last.insert(group, baseline);
+        let stream = Stream::Group(group);
+        if let Some(manual) = self.manual_mut(key) {
+            manual.last_sent.insert(stream, baseline);
         }
-        self.group_ready(group, fetch);
+        self.begin_stream(stream, last_seq);
     }
 
     /// All local sessions of `user` get the messages of `group` that were sent since the membership began. Who joined unheard is
@@ -339,12 +332,13 @@ impl Shard {
     pub fn let_in(&mut self, key: ConnectionKey, group: GroupId, standing: Standing) {
         let was_in = self.groups_of(key).contains(&group);
         self.add_member(key, group, standing.since.or(standing.last_seq));
-        let baseline = self.group_baseline(group, key.slot);
+        let stream = Stream::Group(group);
+        let baseline = self.baseline(key.slot, stream);
         if let Some(since) = standing.since
             && since < baseline
             && !was_in
         {
-            self.catch_up_from(key, group, since);
+            self.catch_up_from(key, stream, since);
         }
     }
 
@@ -456,8 +450,9 @@ impl Shard {
 
     /// After a group was newly listened to: what came between its last number and the listening must be fetched.
     pub fn group_subscribed(&mut self, group: GroupId) {
-        let fetch = self.missed_of_group(group);
-        self.group_ready(group, fetch);
+        let stream = Stream::Group(group);
+        let fetch = self.missed(stream);
+        self.go_on(stream, fetch);
     }
 
     /// Ends the log-in of the connection, if there is one, and asks for its route to be forgotten. `is_told`: a command tells

@@ -48,7 +48,7 @@ use smallvec::SmallVec;
 use crate::{
     base::{
         close::CloseReason,
-        id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, UserId},
+        id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, Stream, UserId},
     },
     limits::{Rate, TokenBucket},
     metrics,
@@ -129,17 +129,10 @@ pub enum Effect {
         /// The User Service is told by somebody else that the user logged out.
         is_told: bool,
     },
-    /// Direct messages are missing.
-    FetchDirect {
-        /// Whose inbox.
-        user: UserId,
-        /// Which numbers.
-        fetch: Fetch,
-    },
-    /// Messages of a group are missing.
-    FetchGroup {
-        /// Which group.
-        group: GroupId,
+    /// Messages are missing.
+    Fetch {
+        /// Of which stream.
+        stream: Stream,
         /// Which numbers.
         fetch: Fetch,
     },
@@ -195,9 +188,7 @@ pub struct Connection {
 #[derive(Debug)]
 struct User {
     slots: SmallVec<[u32; 2]>,
-    direct: Sequencer<Arc<PushMessage>>,
-    /// The backend does not tell the last number: the first one that comes is the beginning.
-    begins_anywhere: bool,
+    messages: Sequencer<Arc<PushMessage>>,
     /// Which of all changes of memberships on this core was the last one of this user's.
     membership_change: u64,
 }
@@ -210,8 +201,6 @@ struct Group {
     messages: Sequencer<Arc<PushMessage>>,
     /// Of whom it has to be asked whether they are still in it: as long as there are some, its messages wait.
     unknown: BTreeSet<u32>,
-    /// As for a user's direct messages.
-    begins_anywhere: bool,
     /// Log-ins that are about to add a member.
     holds: u32,
 }

@@ -11,12 +11,12 @@ use smallvec::SmallVec;
 use super::{
     Effect, Shard, Standing,
     delivery::Origin,
-    sequencer::{Answer, Fetch, Numbered, Offer, StepBack},
+    sequencer::{Answer, Fetch, Numbered, Offer, Sequencer, StepBack},
 };
 use crate::{
     base::{
         close::CloseReason,
-        id::{ConnectionKey, GroupId, MessageId, UserId},
+        id::{ConnectionKey, GroupId, MessageId, Stream, UserId},
     },
     metrics::PushDrop,
     proto::{PushKind, PushMessage},
@@ -27,22 +27,14 @@ use crate::{
 /// Messages of one stream that are held while a gap before them is fetched; further ones are fetched too.
 const HELD_MESSAGES: usize = 1000;
 
-/// The stream a numbered message belongs to.
-#[derive(Clone, Copy)]
-enum Stream {
-    Direct(UserId),
-    Group(GroupId),
-}
-
 impl Shard {
     /// Routes one push.
     pub fn on_push(&mut self, message: Arc<PushMessage>) {
         match PushKind::try_from(message.kind) {
-            Ok(PushKind::Message) if message.group_id != 0 => {
-                self.on_stream(Stream::Group(message.group_id), message);
+            Ok(PushKind::Message) if message.group_id == 0 && !message.to_many.is_empty() => {
+                self.copy_to_sender(&message);
             }
-            Ok(PushKind::Message) if !message.to_many.is_empty() => self.copy_to_sender(&message),
-            Ok(PushKind::Message) => self.on_stream(Stream::Direct(message.to), message),
+            Ok(PushKind::Message) => self.on_message(message),
             Ok(PushKind::Notice) => self.notice(&message),
             Ok(PushKind::Kick) => self.kick(&message),
             Ok(PushKind::GroupJoined | PushKind::GroupLeft) if !self.is_here(message.to) => {
@@ -62,57 +54,63 @@ impl Shard {
         self.check_invariants();
     }
 
-    /// Direct messages to `user` may have been published to nobody.
-    pub fn look_for_missed(&mut self, user: UserId) {
-        if let Some(fetch) = self.missed_direct(user) {
-            self.effects.push(Effect::FetchDirect { user, fetch });
+    /// Messages of `stream` may have been published to nobody.
+    pub fn look_for_missed(&mut self, stream: Stream) {
+        if let Some(fetch) = self.missed(stream) {
+            self.effects.push(Effect::Fetch { stream, fetch });
         }
     }
 
-    /// The same of a group's messages.
-    pub(super) fn look_for_missed_of_group(&mut self, group: GroupId) {
-        if let Some(fetch) = self.missed_of_group(group) {
-            self.effects.push(Effect::FetchGroup { group, fetch });
+    /// The answer to [`Effect::Fetch`]: what the store has of the numbers asked for.
+    pub fn fetched(&mut self, stream: Stream, fetch: Fetch, page: Page) {
+        let Some(sequencer) = self.sequencer_mut(stream) else {
+            return;
+        };
+        let next = sequencer.fetched(fetch, page.answer());
+        let step_back = sequencer.take_step_back();
+        if let Some(step_back) = step_back {
+            self.step_back(stream, step_back);
+        }
+        self.go_on(stream, next);
+    }
+
+    /// A fetch could not be done; says it may be tried again, and with what.
+    pub fn fetch_failed(&mut self, stream: Stream, fetch: Fetch) -> Option<Fetch> {
+        let sequencer = self.sequencer_mut(stream)?;
+        sequencer.fetch_failed(fetch);
+        sequencer.retry()
+    }
+
+    /// The order of a stream that somebody here gets.
+    pub(super) fn sequencer_mut(
+        &mut self,
+        stream: Stream,
+    ) -> Option<&mut Sequencer<Arc<PushMessage>>> {
+        match stream {
+            Stream::Direct(user) => self.users.get_mut(&user).map(|user| &mut user.messages),
+            Stream::Group(group) => self.groups.get_mut(&group).map(|group| &mut group.messages),
         }
     }
 
-    /// The answer to [`Effect::FetchDirect`]: what the store has of the numbers asked for.
-    pub fn direct_fetched(&mut self, user: UserId, fetch: Fetch, page: Page) {
-        let Some(entry) = self.users.get_mut(&user) else {
-            return;
-        };
-        let next = entry.direct.fetched(fetch, page.answer());
-        let step_back = entry.direct.take_step_back();
-        self.after_fetch(Stream::Direct(user), next, step_back);
+    /// The same, to look at.
+    pub(super) fn sequencer(&self, stream: Stream) -> Option<&Sequencer<Arc<PushMessage>>> {
+        match stream {
+            Stream::Direct(user) => self.users.get(&user).map(|user| &user.messages),
+            Stream::Group(group) => self.groups.get(&group).map(|group| &group.messages),
+        }
     }
 
-    /// The answer to [`Effect::FetchGroup`].
-    pub fn group_fetched(&mut self, group: GroupId, fetch: Fetch, page: Page) {
-        let Some(entry) = self.groups.get_mut(&group) else {
-            return;
-        };
-        let next = entry.messages.fetched(fetch, page.answer());
-        let step_back = entry.messages.take_step_back();
-        self.after_fetch(Stream::Group(group), next, step_back);
+    /// The user in whose name messages of `stream` after `after` may be read. Of a group it is a member on this core: the
+    /// service shows nobody what came before the membership. The next one with each attempt, since a member may have
+    /// left unheard. `None`: nobody is there while somebody is about to come.
+    pub fn reader(&self, stream: Stream, after: u64, attempt: usize) -> Option<UserId> {
+        match stream {
+            Stream::Direct(user) => Some(user),
+            Stream::Group(group) => self.group_reader(group, after, attempt),
+        }
     }
 
-    /// A fetch could not be done; says it may be tried again, and with what.
-    pub fn direct_fetch_failed(&mut self, user: UserId, fetch: Fetch) -> Option<Fetch> {
-        let entry = self.users.get_mut(&user)?;
-        entry.direct.fetch_failed(fetch);
-        entry.direct.retry()
-    }
-
-    /// A fetch could not be done; says it may be tried again, and with what.
-    pub fn group_fetch_failed(&mut self, group: GroupId, fetch: Fetch) -> Option<Fetch> {
-        let entry = self.groups.get_mut(&group)?;
-        entry.messages.fetch_failed(fetch);
-        entry.messages.retry()
-    }
-
-    /// A member of the group on this core, in whose name its messages after `after` may be read: the service shows
-    /// nobody what came before the membership. The next one with each attempt, since a member may have left unheard.
-    pub fn group_reader(&self, group: GroupId, after: u64, attempt: usize) -> Option<UserId> {
+    fn group_reader(&self, group: GroupId, after: u64, attempt: usize) -> Option<UserId> {
         let members = &self.groups.get(&group)?.members;
         // Where all came later, nobody here is owed what came before the first of them.
         let baselines = members.iter().map(|(slot, member)| (slot, member.baseline));
@@ -123,18 +121,9 @@ impl Shard {
         Some(login.user)
     }
 
-    fn on_stream(&mut self, stream: Stream, message: Arc<PushMessage>) {
-        let sequencer = match stream {
-            Stream::Direct(user) => self
-                .users
-                .get_mut(&user)
-                .map(|user| (&mut user.direct, user.begins_anywhere)),
-            Stream::Group(group) => self
-                .groups
-                .get_mut(&group)
-                .map(|group| (&mut group.messages, group.begins_anywhere)),
-        };
-        let Some((sequencer, begins_anywhere)) = sequencer else {
+    fn on_message(&mut self, message: Arc<PushMessage>) {
+        let stream = Stream::of(message.to, message.group_id);
+        let Some(sequencer) = self.sequencer_mut(stream) else {
             self.metrics.push_dropped(PushDrop::NoReceiver);
             return;
         };
@@ -142,10 +131,6 @@ impl Shard {
             // A backend without numbers: it goes out as it comes.
             self.send(stream, &message, Origin::Bus);
             return;
-        }
-        if begins_anywhere && sequencer.last().is_none() {
-            // Nothing is held: this is the first one that comes.
-            sequencer.baseline(message.seq - 1);
         }
         match sequencer.offer(message.seq, message, HELD_MESSAGES) {
             Offer::Deliver(message) => self.send(stream, &message, Origin::Bus),
@@ -155,18 +140,8 @@ impl Shard {
         self.send_ready(stream);
     }
 
-    pub(super) fn direct_ready(&mut self, user: UserId, next: Option<Fetch>) {
-        self.after_fetch(Stream::Direct(user), next, None);
-    }
-
-    pub(super) fn group_ready(&mut self, group: GroupId, next: Option<Fetch>) {
-        self.after_fetch(Stream::Group(group), next, None);
-    }
-
-    fn after_fetch(&mut self, stream: Stream, next: Option<Fetch>, step_back: Option<StepBack>) {
-        if let Some(step_back) = step_back {
-            self.step_back(stream, step_back);
-        }
+    /// Sends what is next by now and starts the fetch that is needed, if one is.
+    pub(super) fn go_on(&mut self, stream: Stream, next: Option<Fetch>) {
         self.send_ready(stream);
         self.fetch(stream, next);
         self.check_invariants();
@@ -175,39 +150,27 @@ impl Shard {
     fn fetch(&mut self, stream: Stream, fetch: Option<Fetch>) {
         if let Some(fetch) = fetch {
             self.metrics.push_gaps_total.inc();
-            self.effects.push(match stream {
-                Stream::Direct(user) => Effect::FetchDirect { user, fetch },
-                Stream::Group(group) => Effect::FetchGroup { group, fetch },
-            });
+            self.effects.push(Effect::Fetch { stream, fetch });
         }
     }
 
     /// What this core believed of the stream was wrong: what sessions believed because of it is, too.
     fn step_back(&mut self, stream: Stream, step_back: StepBack) {
         self.metrics.push_step_backs_total.inc();
-        let to = step_back.to;
-        match stream {
-            Stream::Direct(user) => {
-                for slot in self.slots_of(user) {
-                    let session = &mut self.connections[slot as usize].session;
-                    if let Some(login) = session.login_mut() {
-                        step_back.correct(&mut login.baseline);
-                        if let Some(manual) = &mut login.manual {
-                            manual.direct_last = manual.direct_last.min(to);
-                        }
-                    }
-                }
+        for slot in self.slots_in(stream) {
+            let login = self.connections[slot as usize].session.login_mut();
+            let Some(login) = login else { continue };
+            let manual = login.manual.as_mut();
+            if let Some(last) = manual.and_then(|manual| manual.last_sent.get_mut(&stream)) {
+                *last = (*last).min(step_back.to);
             }
-            Stream::Group(group) => {
-                let members = self.groups.get_mut(&group).map(|group| &mut group.members);
-                for (slot, member) in members.into_iter().flatten() {
-                    step_back.correct(&mut member.baseline);
-                    member.baseline = member.baseline.max(member.floor);
-                    let session = &mut self.connections[*slot as usize].session;
-                    let manual = session.login_mut().and_then(|login| login.manual.as_mut());
-                    if let Some(last) = manual.and_then(|manual| manual.group_last.get_mut(&group))
-                    {
-                        *last = (*last).min(to);
+            match stream {
+                Stream::Direct(_) => step_back.correct(&mut login.baseline),
+                Stream::Group(group) => {
+                    let group = self.groups.get_mut(&group);
+                    if let Some(member) = group.and_then(|group| group.members.get_mut(&slot)) {
+                        step_back.correct(&mut member.baseline);
+                        member.baseline = member.baseline.max(member.floor);
                     }
                 }
             }
@@ -216,21 +179,11 @@ impl Shard {
 
     /// Sends what was held and is now next: it was fetched, or waited for what was.
     fn send_ready(&mut self, stream: Stream) {
-        loop {
-            let ready = match stream {
-                Stream::Direct(user) => self
-                    .users
-                    .get_mut(&user)
-                    .and_then(|user| user.direct.pop_ready()),
-                Stream::Group(group) => self
-                    .groups
-                    .get_mut(&group)
-                    .and_then(|group| group.messages.pop_ready()),
-            };
-            match ready {
-                Some(message) => self.send(stream, &message, Origin::Store),
-                None => return,
-            }
+        while let Some(message) = self
+            .sequencer_mut(stream)
+            .and_then(|sequencer| sequencer.pop_ready())
+        {
+            self.send(stream, &message, Origin::Store);
         }
     }
 
@@ -249,7 +202,7 @@ impl Shard {
     fn send_direct(&mut self, user: UserId, message: &PushMessage, line: &[u8], origin: Origin) {
         let delivery = (message.seq != 0).then_some(Delivery {
             user,
-            group: 0,
+            stream: Stream::Direct(user),
             seq: message.seq,
             own: false,
         });
@@ -283,7 +236,7 @@ impl Shard {
             }
             let delivery = (message.seq != 0).then_some(Delivery {
                 user: login.user,
-                group,
+                stream: Stream::Group(group),
                 seq: message.seq,
                 // What one sent oneself is no news to one's inbox: the store counts it as confirmed.
                 own: login.user == message.from,
@@ -379,6 +332,16 @@ impl Shard {
         }
         for key in keys {
             self.end(key, reason);
+        }
+    }
+
+    /// The slots of the sessions that get the messages of `stream`.
+    pub(super) fn slots_in(&self, stream: Stream) -> SmallVec<[u32; 2]> {
+        match stream {
+            Stream::Direct(user) => self.slots_of(user),
+            Stream::Group(group) => self.groups.get(&group).map_or_else(SmallVec::new, |group| {
+                group.members.keys().copied().collect()
+            }),
         }
     }
 

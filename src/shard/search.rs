@@ -11,11 +11,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{Effect, Shard};
 use crate::{
-    base::id::{GroupId, UserId},
-    shard::{
-        FETCHES,
-        sequencer::{Fetch, Numbered, Sequencer},
-    },
+    base::id::{GroupId, Stream, UserId},
+    shard::{FETCHES, sequencer::Fetch},
 };
 
 /// Flows under way of each kind: together, as many as may fetch at one time.
@@ -29,10 +26,8 @@ const PASS_MS: u64 = 1_000;
 /// Something of which news may have been lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sought {
-    /// A user's direct messages.
-    Direct(UserId),
-    /// A group's messages.
-    Group(GroupId),
+    /// The messages of a stream.
+    Messages(Stream),
     /// Which groups a user is in.
     Memberships(UserId),
 }
@@ -133,7 +128,7 @@ impl Shard {
             && entry.unknown.is_empty()
         {
             entry.messages.resume();
-            self.look_for_missed_of_group(group);
+            self.look_for_missed(Stream::Group(group));
         }
     }
 
@@ -146,7 +141,7 @@ impl Shard {
             if let Some(entry) = self.groups.get_mut(&group) {
                 entry.unknown.clear();
                 entry.messages.resume();
-                self.look_for_missed_of_group(group);
+                self.look_for_missed(Stream::Group(group));
             }
         }
     }
@@ -160,19 +155,19 @@ impl Shard {
         }
         let (users, groups) = (&self.users, &self.groups);
         let is_here = |sought: &Sought| match sought {
-            Sought::Direct(user) | Sought::Memberships(user) => users.contains_key(user),
-            Sought::Group(group) => groups.contains_key(group),
+            Sought::Messages(Stream::Direct(user)) | Sought::Memberships(user) => {
+                users.contains_key(user)
+            }
+            Sought::Messages(Stream::Group(group)) => groups.contains_key(group),
         };
         let Search {
             messages,
             memberships,
             ..
         } = &mut self.search;
-        let direct = users.keys().copied().map(Sought::Direct);
-        messages.begin(
-            now_ms,
-            direct.chain(groups.keys().copied().map(Sought::Group)),
-        );
+        let inboxes = users.keys().copied().map(Stream::Direct);
+        let streams = inboxes.chain(groups.keys().copied().map(Stream::Group));
+        messages.begin(now_ms, streams.map(Sought::Messages));
         memberships.begin(now_ms, users.keys().copied().map(Sought::Memberships));
         for (pass, at_once) in [
             (messages, MESSAGES_AT_ONCE),
@@ -183,24 +178,8 @@ impl Shard {
         }
     }
 
-    /// Direct messages to `user` may have been lost: the fetch to start, if one is.
-    pub fn missed_direct(&mut self, user: UserId) -> Option<Fetch> {
-        let entry = self.users.get_mut(&user)?;
-        missed(&mut entry.direct, entry.begins_anywhere)
+    /// Messages of `stream` may have been lost: the fetch to start, if one is.
+    pub fn missed(&mut self, stream: Stream) -> Option<Fetch> {
+        self.sequencer_mut(stream)?.gap_possible()
     }
-
-    /// Messages of `group` may have been lost: the fetch to start, if one is.
-    pub fn missed_of_group(&mut self, group: GroupId) -> Option<Fetch> {
-        let entry = self.groups.get_mut(&group)?;
-        missed(&mut entry.messages, entry.begins_anywhere)
-    }
-}
-
-fn missed<T: Numbered>(stream: &mut Sequencer<T>, begins_anywhere: bool) -> Option<Fetch> {
-    // One that begins with the first number that comes, and of which none came, misses nothing that could be named. Any
-    // other is about to be told where it begins, and is fetched from there.
-    if begins_anywhere && stream.last().is_none() {
-        return None;
-    }
-    stream.gap_possible()
 }

@@ -97,10 +97,20 @@ pub enum Offer<T> {
 /// The order of one stream. Small while everything comes in order.
 #[derive(Debug)]
 pub(super) struct Sequencer<T> {
-    /// The last number that came out, or `None` before the baseline is known.
-    last: Option<u64>,
+    position: Position,
     recent: Recent,
     gap: Option<Box<Gap<T>>>,
+}
+
+/// How far a stream has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// The baseline is not known yet.
+    Unknown,
+    /// Nobody will tell the baseline: the first number that comes is the beginning.
+    Anywhere,
+    /// The last number that came out, or the baseline.
+    After(u64),
 }
 
 /// What a stream needs only while something is missing or in doubt.
@@ -171,7 +181,7 @@ impl<T: Numbered> Sequencer<T> {
     /// [`Sequencer::baseline`].
     pub fn unknown() -> Self {
         Self {
-            last: None,
+            position: Position::Unknown,
             recent: Recent::default(),
             gap: None,
         }
@@ -179,27 +189,30 @@ impl<T: Numbered> Sequencer<T> {
 
     /// The last number that came out, or the baseline; `None` while that is unknown.
     pub fn last(&self) -> Option<u64> {
-        self.last
+        match self.position {
+            Position::After(last) => Some(last),
+            Position::Unknown | Position::Anywhere => None,
+        }
     }
 
     /// Whether number `seq` has had its turn, and not with another message than `id` as far as is remembered.
     pub(super) fn has_passed(&self, seq: u64, id: MessageId) -> bool {
-        self.last.is_some_and(|last| seq <= last) && self.recent.of(seq, id) != Seen::Other
+        self.last().is_some_and(|last| seq <= last) && self.recent.of(seq, id) != Seen::Other
     }
 
     /// Says where a stream that was [`Sequencer::unknown`] begins: what is held up to `last` is dropped, what follows
     /// becomes ready. Returns a fetch to start. Where the beginning is known and the store is further on than
     /// the stream, what lies between was lost, and is fetched; where it is not that far, it said so a moment ago.
     pub fn baseline(&mut self, last: u64) -> Option<Fetch> {
-        match self.last {
+        match self.last() {
             None => {
-                self.last = Some(last);
+                self.position = Position::After(last);
                 self.release(last);
             }
             Some(known) if known < last => self.gap.get_or_insert_default().open_end = true,
             // Of two logins at one time, the answer to the later one came first: the other is owed what lies between.
             Some(known) if known > last && self.recent.oldest().is_none() => {
-                self.last = Some(last);
+                self.position = Position::After(last);
                 let gap = self.gap.get_or_insert_default();
                 gap.open_end = true;
                 // What was asked for begins too late.
@@ -210,19 +223,23 @@ impl<T: Numbered> Sequencer<T> {
         self.next_fetch()
     }
 
-    /// Nobody will say where the stream begins: with the first number that is held, if one is.
-    pub(super) fn begin_with_held(&mut self) -> Option<Fetch> {
+    /// Nobody will say where the stream begins: with the first number that is held, or else the first that comes.
+    pub(super) fn begin_anywhere(&mut self) -> Option<Fetch> {
+        if self.last().is_some() {
+            return None;
+        }
+        self.position = Position::Anywhere;
         let held = &self.gap.as_ref()?.held;
         let (first, _) = held.first_key_value()?;
-        match self.last {
-            None => self.baseline(first - 1),
-            Some(_) => None,
-        }
+        self.baseline(first - 1)
     }
 
     /// A push with the number `seq`. At most `limit` items are held; one too many is not kept, and fetched in its turn.
     pub fn offer(&mut self, seq: u64, item: T, limit: usize) -> Offer<T> {
-        match self.last {
+        if self.position == Position::Anywhere && seq > 0 {
+            self.begin_with(seq);
+        }
+        match self.last() {
             _ if seq == 0 => return Offer::Drop,
             Some(last) if seq <= last => return self.offer_passed(seq, &item),
             Some(last) if seq - last == 1 && !self.is_in_doubt() => {
@@ -244,6 +261,15 @@ impl<T: Numbered> Sequencer<T> {
         }
         Offer::Held {
             fetch: self.next_fetch(),
+        }
+    }
+
+    /// Number `seq` is the first one that comes. What may have been missed before it cannot be named.
+    fn begin_with(&mut self, seq: u64) {
+        self.position = Position::After(seq - 1);
+        if let Some(gap) = &mut self.gap {
+            debug_assert!(gap.held.is_empty(), "the first one held was the beginning");
+            gap.open_end = false;
         }
     }
 
@@ -327,7 +353,7 @@ impl<T: Numbered> Sequencer<T> {
 
     /// What the store has of numbers that had not come out when it was asked.
     fn filled(&mut self, fetch: Fetch, answer: Answer<T>) -> Option<Fetch> {
-        let last = self.last?;
+        let last = self.last()?;
         let covered = covered(fetch, &answer.items);
         // "More" with nothing new in it would be asked for again and again.
         let is_complete = !answer.more || covered == fetch.after;
@@ -419,7 +445,12 @@ impl<T: Numbered> Sequencer<T> {
 
     /// Pushes may have been lost without a trace, since the bus was away: everything after the last number has to be
     /// fetched. Returns the fetch to start; while another is under way, or the beginning is not known, it comes after that.
+    ///
+    /// A stream that begins anywhere, and of which nothing came, misses nothing that could be named.
     pub(super) fn gap_possible(&mut self) -> Option<Fetch> {
+        if self.position == Position::Anywhere {
+            return None;
+        }
         self.gap.get_or_insert_default().open_end = true;
         self.retry()
     }
@@ -444,9 +475,9 @@ impl<T: Numbered> Sequencer<T> {
 
     /// The store ends at `end`, or has another message than came out: from here on what it has comes out, as far as that did not.
     fn step_back(&mut self, to: u64, end: u64) {
-        let last = self.last.unwrap_or(end);
+        let last = self.last().unwrap_or(end);
         let to = to.max(end.saturating_sub(STEP_BACK)).min(last);
-        self.last = Some(to);
+        self.position = Position::After(to);
         let gap = self.gap.get_or_insert_default();
         gap.doubted = None;
         gap.repeats_to = end.min(last);
@@ -457,7 +488,7 @@ impl<T: Numbered> Sequencer<T> {
     /// Moves the last number on to `covered` at least, making ready what is held up to there and what follows without a
     /// hole.
     fn release(&mut self, covered: u64) {
-        let floor = self.last.unwrap_or(covered);
+        let floor = self.last().unwrap_or(covered);
         let mut last = floor.max(covered);
         while let Some(gap) = &mut self.gap
             && !gap.is_paused
@@ -471,7 +502,7 @@ impl<T: Numbered> Sequencer<T> {
                 self.gap.get_or_insert_default().ready.extend(item);
             }
         }
-        self.last = Some(last);
+        self.position = Position::After(last);
         self.drop_empty_gap();
     }
 
@@ -493,7 +524,7 @@ impl<T: Numbered> Sequencer<T> {
 
     /// Starts the fetch that is needed, if one is and may be started.
     fn next_fetch(&mut self) -> Option<Fetch> {
-        let last = self.last?;
+        let last = self.last()?;
         let gap = self.gap.as_mut()?;
         if gap.phase != Phase::Quiet || gap.is_paused {
             return None;
@@ -536,7 +567,7 @@ impl<T: Numbered> Sequencer<T> {
                 && gap.doubted.is_none()
                 && gap.step_back.is_none()
                 && !gap.is_paused
-                && self.last.is_some_and(|last| gap.repeats_to <= last)
+                && self.last().is_some_and(|last| gap.repeats_to <= last)
         });
         if idle {
             self.gap = None;

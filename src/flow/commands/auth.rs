@@ -453,8 +453,8 @@ async fn redeliver<B: Backend, P: PushSource>(
         .await?;
     let mut messages = message::in_order(pulled);
     messages.retain(|message| message.redelivery);
-    let groups = core.shard().groups_of(job.key);
-    message::drop_what_is_not_theirs(core, user, &groups, &mut messages);
+    let streams = core.shard().streams_of(job.key);
+    message::drop_what_is_not_theirs(core, &streams, &mut messages);
     core.shard()
         .redeliver(job.key, message::encode_all(user, &messages));
     Ok(())

@@ -6,7 +6,7 @@ use futures_lite::future::yield_now;
 
 use super::{Failure, check_numbers};
 use crate::{
-    base::id::{GroupId, MessageId, UserId},
+    base::id::{GroupId, MessageId, Stream, UserId},
     contract::{
         backend::{Backend, CallError},
         bus::PushSource,
@@ -188,8 +188,8 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
         .await?;
     let more = pulled.more;
     let mut messages = in_order(pulled);
-    let groups = core.shard().groups_of(job.key);
-    drop_what_is_not_theirs(core, job.user, &groups, &mut messages);
+    let streams = core.shard().streams_of(job.key);
+    drop_what_is_not_theirs(core, &streams, &mut messages);
     mark_what_was_pushed(core, job, &mut messages);
     let too_many = messages.len() > limit as usize;
     // A service without numbers has forgotten what it has handed out, and will not hand it out again.
@@ -247,19 +247,15 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
     Ok(Reply::Acked(acked))
 }
 
-/// Whatever a service hands out, nobody sees messages to others than `user`, or of other groups than these.
+/// Whatever a service hands out, nobody sees messages of other streams than `streams`, which are its own.
 pub(crate) fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
     core: &Core<B, P>,
-    user: UserId,
-    groups: &[GroupId],
+    streams: &[Stream],
     messages: &mut Vec<PushMessage>,
 ) {
     let before = messages.len();
     messages.retain(|message| {
-        let is_theirs = match message.group_id {
-            0 => message.to == user,
-            group => groups.contains(&group),
-        };
+        let is_theirs = streams.contains(&Stream::of(message.to, message.group_id));
         // Services that number nothing may give 0 for an id.
         is_theirs && message.msg_id >= 0
     });
@@ -274,7 +270,7 @@ pub(crate) fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
 fn mark_what_was_pushed<B, P>(core: &Core<B, P>, job: &Job, messages: &mut [PushMessage]) {
     let pushed = core.shard().pushed_to(job.key);
     for message in messages {
-        let numbers = pushed.get(&message.group_id);
+        let numbers = pushed.get(&Stream::of(job.user, message.group_id));
         message.redelivery |= numbers.is_some_and(|numbers| numbers.contains(&message.seq));
     }
 }
@@ -347,7 +343,7 @@ pub fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedMessage>
             encode_message(message, &mut line);
             let delivery = (message.seq != 0).then_some(Delivery {
                 user,
-                group: message.group_id,
+                stream: Stream::of(user, message.group_id),
                 seq: message.seq,
                 own: message.group_id != 0 && message.from == user,
             });

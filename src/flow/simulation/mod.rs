@@ -226,7 +226,7 @@ impl Simulation {
         core.shard().take_effects(&mut effects);
         // Tables are hashed: their order is not the seed's.
         effects.sort_by_key(|effect| match effect {
-            Effect::FetchDirect { .. } | Effect::FetchGroup { .. } | Effect::LookFor { .. } => {
+            Effect::Fetch { .. } | Effect::LookFor { .. } => {
                 format!("{effect:?}")
             }
             _ => String::new(),

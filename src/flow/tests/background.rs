@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    base::id::Stream,
     flow::background,
     proto::{PushKind, PushMessage},
 };
@@ -123,7 +124,9 @@ fn a_number_that_is_none_is_left_out_of_an_answer_and_counted() {
     let mut shard = world.core.shard();
     assert_eq!(shard.groups_of(key), [3, 4]);
     assert_eq!(shard.metrics().backend_bad_numbers_total.get(), 2);
-    let fetch = shard.missed_of_group(4).expect("its numbers are known");
+    let fetch = shard
+        .missed(Stream::Group(4))
+        .expect("its numbers are known");
     assert_eq!(fetch.after, 6);
 }
 

@@ -23,7 +23,7 @@ impl<T: Numbered> Sequencer<T> {
     /// A stream whose next number is the one after `last`.
     fn starting_after(last: u64) -> Self {
         Self {
-            last: Some(last),
+            position: Position::After(last),
             ..Self::unknown()
         }
     }
@@ -447,10 +447,24 @@ fn what_the_store_has_beyond_a_known_stream_was_lost_and_is_fetched() {
 #[test]
 fn a_stream_of_which_nobody_says_where_it_begins_begins_with_what_is_held() {
     let mut sequencer = Sequencer::unknown();
-    assert_eq!(sequencer.begin_with_held(), None);
     assert_eq!(sequencer.offer(7, 7, LIMIT), waiting());
     assert_eq!(sequencer.offer(8, 8, LIMIT), waiting());
-    assert_eq!(sequencer.begin_with_held(), None);
+    assert_eq!(sequencer.begin_anywhere(), None);
     assert_eq!(drained(&mut sequencer), [7, 8]);
-    assert_eq!(sequencer.begin_with_held(), None);
+    assert_eq!(sequencer.begin_anywhere(), None);
+}
+
+#[test]
+fn what_was_missed_before_a_beginning_that_nobody_tells_does_not_hold_up_what_is_missed_after_it() {
+    let mut sequencer = Sequencer::<i64>::unknown();
+    // The bus was away before the service said that it has no numbers to tell.
+    assert_eq!(sequencer.gap_possible(), None);
+    assert_eq!(sequencer.begin_anywhere(), None);
+    assert_eq!(
+        sequencer.gap_possible(),
+        None,
+        "nothing that could be named"
+    );
+    assert_eq!(sequencer.offer(5, 5, LIMIT), Offer::Deliver(5));
+    assert_eq!(sequencer.offer(7, 7, LIMIT), held(5, 7));
 }

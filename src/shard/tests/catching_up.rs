@@ -31,7 +31,11 @@ fn lose_much(shard: &mut Shard) {
     shard.on_push(direct(7, 1));
     shard.on_push(direct(7, 200));
     let fetch = Fetch { after: 1, to: 200 };
-    shard.direct_fetched(7, fetch, page((2..=200).map(|seq| direct(7, seq))));
+    shard.fetched(
+        Stream::Direct(7),
+        fetch,
+        page((2..=200).map(|seq| direct(7, seq))),
+    );
 }
 
 fn ended(shard: &Shard, key: ConnectionKey) -> Option<CloseReason> {
@@ -80,14 +84,14 @@ fn a_device_that_does_not_read_keeps_no_other_waiting() {
     let (mut came, mut after) = (Vec::new(), 0);
     shard.on_push(direct(7, 200));
     while after < 200 {
-        assert!(!shard.is_direct_full(7), "after {after}");
+        assert!(!shard.is_full(Stream::Direct(7)), "after {after}");
         let to = (after + 20).min(200);
         let fetch = Fetch { after, to: 200 };
         let found = Page {
             more: to < 200,
             ..page((after + 1..=to).map(|seq| direct(7, seq)))
         };
-        shard.direct_fetched(7, fetch, found);
+        shard.fetched(Stream::Direct(7), fetch, found);
         came.extend(
             texts(&read(&mut shard, quick))
                 .into_iter()
@@ -110,21 +114,21 @@ fn a_device_that_does_not_read_keeps_no_other_waiting() {
 #[test]
 fn nothing_is_fetched_for_those_who_have_no_room_unless_they_fetch_for_themselves() {
     let mut shard = shard();
-    assert!(!shard.is_direct_full(7), "nobody is here");
+    assert!(!shard.is_full(Stream::Direct(7)), "nobody is here");
     let key = connect(&mut shard);
     log_in(&mut shard, key, 7, 0, &[(3, 0)]);
-    assert!(!shard.is_direct_full(7));
+    assert!(!shard.is_full(Stream::Direct(7)));
     shard.on_push(direct(7, 30));
     let found = page((1..=30).map(|seq| direct(7, seq)));
-    shard.direct_fetched(7, Fetch { after: 0, to: 30 }, found);
-    assert!(shard.is_direct_full(7) && shard.is_group_full(3));
+    shard.fetched(Stream::Direct(7), Fetch { after: 0, to: 30 }, found);
+    assert!(shard.is_full(Stream::Direct(7)) && shard.is_full(Stream::Group(3)));
     read(&mut shard, key);
-    assert!(!shard.is_direct_full(7) && !shard.is_group_full(3));
+    assert!(!shard.is_full(Stream::Direct(7)) && !shard.is_full(Stream::Group(3)));
     shard.on_push(direct(7, 200));
     let found = page((31..=200).map(|seq| direct(7, seq)));
-    shard.direct_fetched(7, Fetch { after: 30, to: 200 }, found);
+    shard.fetched(Stream::Direct(7), Fetch { after: 30, to: 200 }, found);
     assert!(shard.is_congested(key));
-    assert!(!shard.is_direct_full(7), "it has fallen behind");
+    assert!(!shard.is_full(Stream::Direct(7)), "it has fallen behind");
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn pushes_that_nobody_fetched_still_count() {
     log_in(&mut shard, key, 7, 0, &[]);
     shard.on_push(direct(7, 30));
     let found = page((1..=30).map(|seq| direct(7, seq)));
-    shard.direct_fetched(7, Fetch { after: 0, to: 30 }, found);
+    shard.fetched(Stream::Direct(7), Fetch { after: 0, to: 30 }, found);
     shard.sent(key, 0, true);
     assert_eq!(ended(&shard, key), None);
     for seq in 31..=100 {

@@ -128,7 +128,8 @@ fn ones_own_group_messages_need_no_confirmation_and_do_not_come_back() {
     let next = shard
         .next_catch_up(key, session)
         .expect("something is held back");
-    assert_eq!((next.group, next.after, next.to), (0, 3, 4));
+    let expected = (Stream::Direct(7), 3, 4);
+    assert_eq!((next.stream, next.after, next.to), expected);
     shard.caught_up(key, next, fetched(4, 4));
     assert_eq!(
         shard.next_catch_up(key, session),

@@ -58,20 +58,20 @@ fn a_group_is_read_in_the_name_of_one_who_may_see_what_is_missing() {
     log_in(&mut shard, new, 1, 0, &[(3, 9)]);
     log_in(&mut shard, other, 3, 0, &[(3, 9)]);
     for attempt in 0..3 {
-        assert_eq!(shard.group_reader(3, 6, attempt), Some(2));
+        assert_eq!(shard.reader(Stream::Group(3), 6, attempt), Some(2));
     }
     // Where several may, another one is asked each time.
     let readers: Vec<_> = (0..3)
-        .map(|attempt| shard.group_reader(3, 9, attempt))
+        .map(|attempt| shard.reader(Stream::Group(3), 9, attempt))
         .collect();
     assert_eq!(readers, [Some(1), Some(2), Some(3)]);
     shard.remove(old, CloseReason::ConnectionLost);
     assert_eq!(
-        shard.group_reader(3, 6, 0),
+        shard.reader(Stream::Group(3), 6, 0),
         Some(1),
         "nobody here is owed what came before"
     );
-    assert_eq!(shard.group_reader(4, 0, 0), None);
+    assert_eq!(shard.reader(Stream::Group(4), 0, 0), None);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn what_a_new_member_missed_between_asking_and_joining_counts_as_before() {
     let line = b"GMSG id=2006 group=3 seq=6 from=70 ts=5 dup=1 text=g6\n".to_vec();
     let delivery = crate::session::outbox::Delivery {
         user: 2,
-        group: 3,
+        stream: Stream::Group(3),
         seq: 6,
         own: false,
     };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::{Effect, Now, Shard, fixtures::options};
 use crate::{
-    base::id::{ConnectionKey, GroupId, MessageIds, SessionId, UserId},
+    base::id::{ConnectionKey, GroupId, MessageIds, SessionId, Stream, UserId},
     metrics,
     proto::{PushKind, PushMessage},
     protocol::reply::Reply,

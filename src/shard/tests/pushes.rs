@@ -14,11 +14,21 @@ fn a_gap_is_fetched_first_and_repeats_are_dropped() {
     }
     assert_eq!(texts(&read(&mut shard, key)), ["d5"]);
     let wanted = Fetch { after: 5, to: 8 };
-    let [Effect::FetchDirect { user: 7, fetch }] = effects(&mut shard)[..] else {
+    let [
+        Effect::Fetch {
+            stream: Stream::Direct(7),
+            fetch,
+        },
+    ] = effects(&mut shard)[..]
+    else {
         panic!("a fetch is due");
     };
     assert_eq!(fetch, wanted);
-    shard.direct_fetched(7, fetch, page([direct(7, 6), direct(7, 7), direct(7, 8)]));
+    shard.fetched(
+        Stream::Direct(7),
+        fetch,
+        page([direct(7, 6), direct(7, 7), direct(7, 8)]),
+    );
     assert_eq!(texts(&read(&mut shard, key)), ["d6", "d7", "d8"]);
     assert!(effects(&mut shard).is_empty());
 }
@@ -137,10 +147,20 @@ fn a_log_in_that_knows_of_more_has_the_lost_ones_fetched() {
     let (one, two) = (connect(&mut shard), connect(&mut shard));
     log_in(&mut shard, one, 7, 0, &[]);
     log_in(&mut shard, two, 7, 2, &[]);
-    let [Effect::FetchDirect { user: 7, fetch }] = effects(&mut shard)[..] else {
+    let [
+        Effect::Fetch {
+            stream: Stream::Direct(7),
+            fetch,
+        },
+    ] = effects(&mut shard)[..]
+    else {
         panic!("a fetch is due");
     };
-    shard.direct_fetched(7, fetch, page((1..=2).map(|seq| direct(7, seq))));
+    shard.fetched(
+        Stream::Direct(7),
+        fetch,
+        page((1..=2).map(|seq| direct(7, seq))),
+    );
     assert_eq!(texts(&read(&mut shard, one)), ["d1", "d2"]);
     assert!(read(&mut shard, two).is_empty());
 }
@@ -202,8 +222,8 @@ fn what_was_pulled_and_never_has_its_turn_is_forgotten() {
     shard.on_push(grouped(3, 3, 70, 0));
     let fetch = Fetch { after: 0, to: 3 };
     assert!(is_remembered(&shard));
-    shard.direct_fetched(7, fetch, page([direct(7, 1), direct(7, 3)]));
-    shard.group_fetched(3, fetch, page([grouped(3, 3, 70, 0)]));
+    shard.fetched(Stream::Direct(7), fetch, page([direct(7, 1), direct(7, 3)]));
+    shard.fetched(Stream::Group(3), fetch, page([grouped(3, 3, 70, 0)]));
     let said = read(&mut shard, key);
     assert_eq!(texts(&said), ["d2", "g2", "d1", "d3", "g3"]);
     assert!(!is_remembered(&shard));

@@ -36,7 +36,11 @@ fn after_the_bus_was_away_everything_is_looked_for_once_and_again_if_it_was_away
     for _ in 0..3 {
         shard.on_gap();
     }
-    let everything = [Sought::Direct(7), Sought::Group(3), Sought::Memberships(7)];
+    let everything = [
+        Sought::Messages(Stream::Direct(7)),
+        Sought::Messages(Stream::Group(3)),
+        Sought::Memberships(7),
+    ];
     let sought = |shard: &mut Shard| -> Vec<Sought> {
         let looked_for = looked_for(shard).into_iter();
         looked_for.map(|(sought, _)| sought).collect()
@@ -88,8 +92,8 @@ fn a_bounded_number_is_looked_for_at_one_time() {
     let next = looked_for(&mut shard);
     assert!(!next.is_empty());
     assert!(next.iter().all(|(sought, _)| match sought {
-        Sought::Direct(user) | Sought::Memberships(user) => *user > 150,
-        Sought::Group(_) => false,
+        Sought::Messages(Stream::Direct(user)) | Sought::Memberships(user) => *user > 150,
+        Sought::Messages(Stream::Group(_)) => false,
     }));
 }
 
@@ -99,12 +103,15 @@ fn a_stream_that_begins_anywhere_and_did_not_misses_nothing() {
     let key = connect(&mut shard);
     let job = shard.feed(key, b"login:somebody:secret\n").expect("a job");
     assert!(shard.attach(key, 7, "somebody".into(), 9));
-    assert_eq!(shard.missed_direct(7), None);
+    assert_eq!(shard.missed(Stream::Direct(7)), None);
     // Pushes lost before the beginning was known are fetched from there.
     shard.set_baseline(key, Some(5));
     assert!(matches!(
         effects(&mut shard)[..],
-        [Effect::FetchDirect { user: 7, .. }]
+        [Effect::Fetch {
+            stream: Stream::Direct(7),
+            ..
+        }]
     ));
     finish_log_in(&mut shard, &job, 7);
     let other = connect(&mut shard);
@@ -112,11 +119,14 @@ fn a_stream_that_begins_anywhere_and_did_not_misses_nothing() {
     shard.set_baseline(other, None);
     shard.add_member(other, 4, None);
     assert_eq!(
-        (shard.missed_direct(8), shard.missed_of_group(4)),
+        (
+            shard.missed(Stream::Direct(8)),
+            shard.missed(Stream::Group(4))
+        ),
         (None, None)
     );
     shard.on_push(direct(8, 20));
-    assert!(shard.missed_direct(8).is_some());
+    assert!(shard.missed(Stream::Direct(8)).is_some());
 }
 
 #[test]
@@ -189,11 +199,13 @@ fn after_a_gap_a_groups_messages_wait_until_it_is_known_who_is_in_it() {
     // User 8 has left unheard; both the bus and the store bring what was sent since.
     shard.on_push(grouped(3, 6, 70, 0));
     assert!(texts(&read(&mut shard, one)).is_empty());
-    assert!(
-        effects(&mut shard)
-            .iter()
-            .all(|effect| !matches!(effect, Effect::FetchGroup { .. }))
-    );
+    assert!(effects(&mut shard).iter().all(|effect| !matches!(
+        effect,
+        Effect::Fetch {
+            stream: Stream::Group(_),
+            ..
+        }
+    )));
     let as_of = shard.membership_change(7).expect("it is settled");
     assert!(shard.set_memberships(7, as_of, &[(3, standing(6))]));
     shard.memberships_known(7);
@@ -206,10 +218,17 @@ fn after_a_gap_a_groups_messages_wait_until_it_is_known_who_is_in_it() {
     shard.memberships_known(8);
     let found = effects(&mut shard);
     let fetch = found.iter().find_map(|effect| match effect {
-        Effect::FetchGroup { group: 3, fetch } => Some(*fetch),
+        Effect::Fetch {
+            stream: Stream::Group(3),
+            fetch,
+        } => Some(*fetch),
         _ => None,
     });
-    shard.group_fetched(3, fetch.expect("a fetch"), page([grouped(3, 6, 70, 0)]));
+    shard.fetched(
+        Stream::Group(3),
+        fetch.expect("a fetch"),
+        page([grouped(3, 6, 70, 0)]),
+    );
     assert_eq!(texts(&read(&mut shard, one)), ["g6"]);
     assert!(texts(&read(&mut shard, two)).is_empty());
 }
@@ -227,10 +246,17 @@ fn where_nobody_says_who_is_in_a_group_it_waits_for_some_seconds_only() {
     at(&mut shard, 5_000);
     let found = effects(&mut shard);
     let fetch = found.iter().find_map(|effect| match effect {
-        Effect::FetchGroup { group: 3, fetch } => Some(*fetch),
+        Effect::Fetch {
+            stream: Stream::Group(3),
+            fetch,
+        } => Some(*fetch),
         _ => None,
     });
-    shard.group_fetched(3, fetch.expect("a fetch"), page([grouped(3, 6, 70, 0)]));
+    shard.fetched(
+        Stream::Group(3),
+        fetch.expect("a fetch"),
+        page([grouped(3, 6, 70, 0)]),
+    );
     assert_eq!(texts(&read(&mut shard, key)), ["g6"]);
 }
 
@@ -254,7 +280,8 @@ fn who_joined_unheard_gets_what_was_sent_since() {
     let next = shard
         .next_catch_up(new, session_id)
         .expect("something is missing");
-    assert_eq!((next.group, next.after, next.to), (3, 4, 6));
+    let expected = (Stream::Group(3), 4, 6);
+    assert_eq!((next.stream, next.after, next.to), expected);
     let missed: Vec<_> = (5..=6)
         .map(|seq| (*grouped(3, seq, 70, 0)).clone())
         .collect();

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A complete User Service for im-gateway: accounts, passwords and contacts, over one SQLite file.
 
-It is an example of a backend that is not written in Rust. docs/backends.md has the contract that it keeps; read the two
-side by side. It needs Python 3.10 or newer and one package:
+It is an example of a backend that is not written in Rust. docs/backends.md has the contract that
+it keeps; read the two side by side. It needs Python 3.10 or newer and one package:
 
     python3 -m venv venv && venv/bin/pip install 'protobuf>=4.22'
     venv/bin/python docs/examples/user_service.py --listen 127.0.0.1:5001 --data users.db
@@ -38,11 +38,12 @@ from google.protobuf.message import DecodeError
 
 log = logging.getLogger("user_service")
 
-# --- The messages ---------------------------------------------------------------------------------------------------
+# --- The messages ---------------------------------------------------------------------------------
 #
-# With `protoc` or `grpcio-tools` this whole section would be `from im.v1 import rpc_pb2, user_pb2, health_pb2`. Here
-# the few messages needed are written out, so that the file stands alone: MESSAGE  FIELD TYPE NUMBER, FIELD TYPE NUMBER …
-# They are those of proto/im/v1/*.proto; an enum travels like an int32.
+# With `protoc` or `grpcio-tools` this whole section would be
+# `from im.v1 import rpc_pb2, user_pb2, health_pb2`. Here the few messages needed are written out,
+# so that the file stands alone: MESSAGE  FIELD TYPE NUMBER, FIELD TYPE NUMBER … They are those of
+# proto/im/v1/*.proto; an enum travels like an int32.
 
 SCHEMA = """
 RpcHeader             service_name bytes 1, method_name bytes 2, args_size uint32 3, call_id uint64 4, timeout_ms uint32 5
@@ -111,7 +112,7 @@ OK, INVALID, NOT_FOUND, INTERNAL, UNAUTHENTICATED, FORBIDDEN, ALREADY_EXISTS, UN
 # Statuses of a ReplyHeader: whether there was a call at all.
 REPLY_OK, REPLY_UNKNOWN_METHOD, REPLY_BAD_REQUEST, REPLY_OVERLOADED, REPLY_INTERNAL = range(5)
 
-# --- The frames -----------------------------------------------------------------------------------------------------
+# --- The frames -----------------------------------------------------------------------------------
 
 HEADER_MAX_BYTES = 1024
 ARGS_MAX_BYTES = 64 * 1024  # No call to this service is nearly as long.
@@ -144,11 +145,11 @@ def classic_reply(body):
     return struct.pack("<I", len(body)) + body
 
 
-# --- The accounts ---------------------------------------------------------------------------------------------------
+# --- The accounts ---------------------------------------------------------------------------------
 
 PASSWORD_THREADS = 2
-# Log-ins and registrations under way or waiting; more are refused. At some 0.2 s each they are done before the gateway
-# gives up (`rpc_timeout`, 3 s), so no password is hashed for nobody.
+# Logins and registrations under way or waiting; more are refused. At some 0.2 s each they are done
+# before the gateway gives up (`rpc_timeout`, 3 s), so no password is hashed for nobody.
 PASSWORDS_WAITING = 24
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**14, 8, 5  # 16 MiB
 NAME_BYTES = range(1, 65)
@@ -186,14 +187,16 @@ NOBODY = hash_password(os.urandom(16))
 
 
 class Users:
-    """The methods of UserService. Each takes its request and fills in its response, or raises `Refused`.
+    """The methods of UserService.
 
-    All of them run on the event loop, one after another; only the hashing of passwords, which takes long, happens on
+    Each takes its request and fills in its response, or raises `Refused`. All of them run on the
+    event loop, one after another; only the hashing of passwords, which takes long, happens on
     threads. SQLite's short waits for the disk are the price of a small example.
     """
 
     def __init__(self, path):
-        # isolation_level=None: each statement is a transaction of its own, on disk before the method answers.
+        # isolation_level=None: each statement is a transaction of its own, on disk before the
+        # method answers.
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.execute("PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA synchronous = FULL")
@@ -314,7 +317,7 @@ async def ping(request, response):
     response.ts_server_ms = time.time_ns() // 1_000_000
 
 
-# --- The server -----------------------------------------------------------------------------------------------------
+# --- The server -----------------------------------------------------------------------------------
 
 CALLS_PER_CONNECTION = 64  # Under way at one time; while there are so many, no further call is read.
 CONNECTIONS_MAX = 1024
@@ -347,7 +350,8 @@ class Server:
         response = response_class()
         try:
             await function(request, response)
-            # A result that says nothing but OK would not be written, and an answer without a result is no answer.
+            # A result that says nothing but OK would not be written, and an answer without a result
+            # is no answer.
             code, words = OK, "ok"
         except Refused as refused:
             response = response_class()
@@ -405,12 +409,14 @@ class Server:
             while True:
                 header, args = await read_call(reader)
                 if header.call_id == 0:
-                    # Replies without ids go out in the order of the calls, so the next one waits for this one. None of
-                    # them can say that there is no such method: closing tells it, silence would cost a deadline.
+                    # Replies without ids go out in the order of the calls, so the next one waits
+                    # for this one. None of them can say that there is no such method: closing tells
+                    # it, silence would cost a deadline.
                     if not await self.start(self.answer_classic(header, args, writer)):
                         break
                 else:
-                    # The next call need not wait for this one, and its reply may overtake this one's.
+                    # The next call need not wait for this one, and its reply may overtake this
+                    # one's.
                     await room.acquire()
                     call = self.start(self.answer_with_id(header, args, writer, room))
                     calls.add(call)

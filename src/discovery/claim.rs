@@ -16,8 +16,8 @@ use zookeeper_client as zk;
 
 use super::{
     WatchOptions,
-    connection::{Owner, Session},
     process::{Life, Process},
+    zookeeper::{Owner, Session},
 };
 
 /// Where gateways register.

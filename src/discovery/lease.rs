@@ -15,8 +15,8 @@ use std::{
 use zookeeper_client as zk;
 
 use super::{
-    connection::{Owner, Session},
     mark::{self, MARKS, Mark, RAISE_EVERY, first_end, next_end},
+    zookeeper::{Owner, Session},
 };
 use crate::{
     base::id::{FIRST_SERVICE_WORKER, IdLease},

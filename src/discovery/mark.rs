@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use zookeeper_client as zk;
 
-use super::connection::Session;
+use super::zookeeper::Session;
 use crate::base::id::{ID_TIME_END_UNIX_MS, LEASE_ROOM_MS};
 
 /// Where marks stand.

@@ -13,35 +13,37 @@
 //!   /im-gateway/marks/N             up to when ids of number N may have been made; stays  raised
 //! ```
 //!
-//! - [`watch`] is the gateway's side: it claims its id, leases worker numbers and follows the instances (`gateway`).
-//! - [`register`] is the backend's side: it keeps its nodes in place (`backend`).
+//! - [`watch`] is the gateway's side: it claims its id, leases worker numbers and follows the instances (`watch`).
+//! - [`register`] is the backend's side: it keeps its nodes in place (`register`).
 //! - `table` and `pacing` are the rules, in values and times: what the table is made of, what outlives an outage, and how
 //!   often is read. `claim`, `lease` and `process` judge whose a node is; `mark` keeps ids from coming twice.
 //! - [`survey`] looks once, for `im-gateway doctor`.
-//! - `connection` makes sessions, `reading` reads and judges what stands under a service.
+//! - `zookeeper` makes sessions, `reading` reads and judges what stands under a service.
 //!
 //! Invariants: a table that was told is replaced by a newer one, never by none, so ZooKeeper may go away at any time;
 //! worker numbers are told before the first table; what is broken under a service is counted and left out, whatever it is.
 
-mod backend;
 mod claim;
-mod connection;
-mod gateway;
 mod lease;
 mod mark;
 mod pacing;
 mod process;
 mod reading;
+mod register;
 mod survey;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watch;
+mod zookeeper;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-pub use backend::{RegisterOptions, register};
-pub use gateway::watch;
-pub use survey::{Registered, survey};
+pub use self::{
+    register::{RegisterOptions, register},
+    survey::{Registered, survey},
+    watch::watch,
+};
 
 use crate::{
     base::{

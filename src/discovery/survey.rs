@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use zookeeper_client as zk;
 
-use super::{connection::Ensemble, reading, table::Place};
+use super::{reading, table::Place, zookeeper::Ensemble};
 use crate::contract::methods::Service;
 
 /// What stood in ZooKeeper when somebody looked.

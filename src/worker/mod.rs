@@ -3,7 +3,7 @@
 //! - `run` the core's loop, and taking connections in: what is ready, what was handed over, what is due → the shard → the sockets
 //! - [`listener`], [`poller`] where connections and readiness come from; other threads' news come by [`handoff`](crate::handoff)
 //! - [`Runtime`] what its tasks run on: `tasks`, `timers`, and the sockets the core opens itself
-//! - [`upstream`], [`backend_link`], [`bus_link`] the sockets the core opens itself
+//! - `upstream`, [`backend_link`], [`bus_link`] the sockets the core opens itself
 //!
 //! Nothing here decides anything about a client: that is the shard's.
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use futures_lite::future::poll_once;
 
 use super::*;
-use crate::discovery::connection::{Connection, Owner, Session};
+use crate::discovery::zookeeper::{Connection, Owner, Session};
 
 const NODE: &str = "/im-gateway/workers/7";
 

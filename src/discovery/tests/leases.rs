@@ -4,9 +4,9 @@ use super::*;
 use crate::{
     base::id::FIRST_SERVICE_WORKER,
     discovery::{
-        connection::{Connection, Session},
         lease::Lessee,
         mark,
+        zookeeper::{Connection, Session},
     },
     machine::unix_time::unix_ms,
 };

@@ -18,12 +18,12 @@ use zookeeper_client as zk;
 use super::{
     News, WatchError, WatchOptions,
     claim::{Claim, ClaimError},
-    connection::{Connection, Session, contained, ended, is_connected, pause},
     lease::{Held, LeaseError, Lessee},
     mark::RAISE_EVERY,
     pacing::{Complaints, ReadPacing},
     reading::{BrokenNodes, read},
     table::{PLACES, Place, Table},
+    zookeeper::{Connection, Session, contained, ended, is_connected, pause},
 };
 use crate::{
     base::id::{FIRST_SERVICE_WORKER, IdLease},

@@ -11,9 +11,9 @@ use zookeeper_client as zk;
 
 use super::{
     claim,
-    connection::{Connection, Owner, Session, contained, ended, pause},
     process::host_name,
     table::Place,
+    zookeeper::{Connection, Owner, Session, contained, ended, pause},
 };
 use crate::{
     config::settings::{BackendProcess, ServiceDiscovery},

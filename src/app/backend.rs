@@ -100,13 +100,14 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     if settings.backend.exclusive {
         backup::server::start(&settings.gateway_service.data_dir, services.client());
     }
+    let gateways: Arc<discovery::Gateways> = Arc::default();
     let server = Server::new(
         &settings.backend.services,
         max_connections,
         services.client(),
         {
-            let status = Arc::clone(&registry.discovery);
-            Box::new(move || status.gateways())
+            let gateways = Arc::clone(&gateways);
+            Box::new(move || gateways.addresses())
         },
         numbers,
     );
@@ -129,7 +130,8 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         listener,
         publisher,
         registration,
-        status: Arc::clone(&registry.discovery),
+        metrics: Arc::clone(&registry.discovery),
+        gateways,
         stop,
     };
     let outcome = control::run(
@@ -167,7 +169,8 @@ struct Serving {
     listener: TcpListener,
     publisher: Arc<RedisPublisher>,
     registration: RegisterOptions,
-    status: Arc<metrics::discovery::Status>,
+    metrics: Arc<metrics::Discovery>,
+    gateways: Arc<discovery::Gateways>,
     stop: oneshot::Receiver<()>,
 }
 
@@ -181,7 +184,7 @@ impl Serving {
         let mut serving = pin!(self.server.run(self.listener, server_stop));
         let served = tokio::select! {
             ended = &mut serving => ended,
-            () = be_registered(self.registration, &self.status, self.stop) => {
+            () = be_registered(self.registration, &self.metrics, self.gateways, self.stop) => {
                 // It has ended already if nobody takes it.
                 let _ = stop_server.send(());
                 serving.await
@@ -199,7 +202,8 @@ impl Serving {
 /// Keeps this process registered until `stop`, then sees to it that gateways know of its leaving.
 async fn be_registered(
     options: RegisterOptions,
-    status: &Arc<metrics::discovery::Status>,
+    metrics: &Arc<metrics::Discovery>,
+    gateways: Arc<discovery::Gateways>,
     stop: oneshot::Receiver<()>,
 ) {
     let (leave, left) = oneshot::channel();
@@ -207,11 +211,12 @@ async fn be_registered(
         // An order that cannot come any more is one to leave.
         let _ = left.await;
     };
-    let mut registered = pin!(discovery::register(options, Arc::clone(status), left));
+    let registered = discovery::register(options, Arc::clone(metrics), gateways, left);
+    let mut registered = pin!(registered);
     tokio::select! {
         () = &mut registered => {}
         _ = stop => {
-            let is_known = status.is_registered();
+            let is_known = metrics.is_registered();
             // As above.
             let _ = leave.send(());
             if timeout(LEAVE_TIMEOUT, registered).await.is_err() {
@@ -249,7 +254,7 @@ fn redis_is_there(numbers: &Arc<metrics::Server>) -> control::Condition {
     })
 }
 
-fn is_registered(status: &Arc<metrics::discovery::Status>) -> control::Condition {
+fn is_registered(status: &Arc<metrics::Discovery>) -> control::Condition {
     let status = Arc::clone(status);
     Box::new(move || {
         let what = "zookeeper: this process is not registered";

@@ -10,7 +10,7 @@ use crate::{
     bus::redis::{credentials::Credentials, subscriber::Subscriber},
     contract::{backend::BackendNews, methods::Service},
     control::Condition,
-    discovery::{self, News, WatchOptions},
+    discovery::{self, Event, WatchOptions},
     flow::routes,
     handoff::event::CoreEvent,
     machine::data_dir,
@@ -82,18 +82,18 @@ fn discover(
         foundation.ops.1,
         foundation.inboxes.len(),
     );
-    let status = Arc::clone(&foundation.registry.discovery);
+    let metrics = Arc::clone(&foundation.registry.discovery);
     let inboxes = foundation.inboxes.clone();
     let registry = Arc::clone(&foundation.registry);
     async move {
-        let tell = |news: News| match news {
-            News::Endpoints(endpoints) => {
+        let tell = |event: Event| match event {
+            Event::Endpoints(endpoints) => {
                 for inbox in &inboxes {
                     let news = BackendNews::Endpoints(Arc::clone(&endpoints));
                     inbox.push_all([CoreEvent::Backend(news)]);
                 }
             }
-            News::IdLeases(leases) => {
+            Event::IdLeases(leases) => {
                 for (inbox, lease) in inboxes.iter().zip(leases) {
                     inbox.push_all([CoreEvent::IdLease(lease)]);
                 }
@@ -107,7 +107,7 @@ fn discover(
             let mut cores = registry.cores.iter();
             cores.any(|core| core.instances_up(service) > 0)
         };
-        match discovery::watch(options, status, tell, answers, left).await {
+        match discovery::watch(options, metrics, tell, answers, left).await {
             Ok(()) => std::future::pending().await,
             Err(error) => error.into(),
         }

@@ -12,12 +12,11 @@ use std::{
 
 use log::info;
 use serde::{Deserialize, Serialize};
-use zookeeper_client as zk;
 
 use super::{
     WatchOptions,
     process::{Life, Process},
-    zookeeper::{Owner, Session},
+    registry::{Owner, RegistryError, Session},
 };
 
 /// Where gateways register.
@@ -64,15 +63,14 @@ const GATEWAYS_MAX: usize = 1024;
 
 /// The addresses of all registered gateways, as they name them; `None`: one of them listens on all of its addresses, and does not
 /// say from which it calls.
-pub(super) async fn addresses(session: &Session) -> Result<Option<HashSet<IpAddr>>, zk::Error> {
-    let names = match session.client.list_children(GATEWAYS).await {
-        Err(zk::Error::NoNode) => Vec::new(),
-        names => names?,
-    };
+pub(super) async fn addresses(
+    session: &impl Session,
+) -> Result<Option<HashSet<IpAddr>>, RegistryError> {
+    let names = session.list(GATEWAYS).await?;
     let mut found = HashSet::new();
     for name in names.iter().take(GATEWAYS_MAX) {
-        let node = session.read(&format!("{GATEWAYS}/{name}")).await?;
-        let record = node.and_then(|(data, _)| serde_json::from_slice::<Record>(&data).ok());
+        let entry = session.read(&format!("{GATEWAYS}/{name}")).await?;
+        let record = entry.and_then(|entry| serde_json::from_slice::<Record>(&entry.data).ok());
         let Some(record) = record else { continue };
         if record.addr.ip().is_unspecified() {
             return Ok(None);
@@ -87,13 +85,13 @@ pub(super) async fn addresses(session: &Session) -> Result<Option<HashSet<IpAddr
 pub(super) enum ClaimError {
     /// Somebody else has the id; what he says about himself.
     Taken(String),
-    /// ZooKeeper.
-    Zookeeper(zk::Error),
+    /// The registry does not do it.
+    Registry(RegistryError),
 }
 
-impl From<zk::Error> for ClaimError {
-    fn from(error: zk::Error) -> Self {
-        Self::Zookeeper(error)
+impl From<RegistryError> for ClaimError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
     }
 }
 
@@ -141,27 +139,27 @@ impl Claim {
     ///
     /// # Errors
     /// [`ClaimError::Taken`] when somebody else has it for good.
-    pub(super) async fn hold(&self, session: &Session) -> Result<(), ClaimError> {
+    pub(super) async fn hold(&self, session: &impl Session) -> Result<(), ClaimError> {
         session.ensure(GATEWAYS).await?;
-        let session_timeout = session.client.session_timeout();
+        let session_timeout = session.timeout();
         let own = self.data(session_timeout);
         let start = Instant::now();
         let mut is_waiting = false;
         loop {
-            let Some((data, stat)) = session.read(&self.path).await? else {
+            let Some(entry) = session.read(&self.path).await? else {
                 if session.claim(&self.path, None, &own).await? {
                     return Ok(());
                 }
                 continue;
             };
-            let verdict = verdict(session.owner(&stat), &data, &self.record.process);
-            let patience = patience(session_timeout, &data);
+            let verdict = verdict(entry.owner, &entry.data, &self.record.process);
+            let patience = patience(session_timeout, &entry.data);
             let overdue = start.elapsed() >= patience;
             match verdict {
                 Verdict::Ours => return Ok(()),
                 Verdict::Replace => {
                     info!("replacing the node of a gateway with this id that has ended");
-                    if session.claim(&self.path, Some(&stat), &own).await? {
+                    if session.claim(&self.path, Some(entry.version), &own).await? {
                         return Ok(());
                     }
                 }
@@ -170,13 +168,15 @@ impl Claim {
                         info!(
                             "a gateway with this id is registered; waiting up to {} s for it to vanish: {}",
                             patience.as_secs(),
-                            quoted(&data)
+                            quoted(&entry.data)
                         );
                     }
                     is_waiting = true;
                     tokio::time::sleep(LOOK_INTERVAL).await;
                 }
-                Verdict::Wait | Verdict::Taken => return Err(ClaimError::Taken(quoted(&data))),
+                Verdict::Wait | Verdict::Taken => {
+                    return Err(ClaimError::Taken(quoted(&entry.data)));
+                }
             }
         }
     }

@@ -12,11 +12,9 @@ use std::{
     time::Instant,
 };
 
-use zookeeper_client as zk;
-
 use super::{
     mark::{self, MARKS, Mark, RAISE_EVERY, first_end, next_end},
-    zookeeper::{Owner, Session},
+    registry::{Owner, RegistryError, Session},
 };
 use crate::{
     base::id::{FIRST_SERVICE_WORKER, IdLease},
@@ -37,9 +35,9 @@ pub(super) enum LeaseError {
         "all {FIRST_SERVICE_WORKER} worker numbers are taken; there are too many workers in this system"
     )]
     NoneFree,
-    /// ZooKeeper.
+    /// The registry does not do it.
     #[error("cannot lease worker numbers: {0}")]
-    Zookeeper(#[from] zk::Error),
+    Registry(#[from] RegistryError),
 }
 
 /// A number that is ours, with the ids of it that are.
@@ -70,7 +68,7 @@ impl Lessee {
     /// Leases `count` numbers: those of `held` that can be had, others in the place of the rest; and extends what is due.
     pub(super) async fn lease(
         &self,
-        session: &Session,
+        session: &impl Session,
         count: usize,
         held: &[Held],
     ) -> Result<Vec<Held>, LeaseError> {
@@ -101,7 +99,11 @@ impl Lessee {
     }
 
     /// `held` once more, extended if that is due; `None`: it is somebody else's.
-    async fn keep(&self, session: &Session, held: &Held) -> Result<Option<Held>, zk::Error> {
+    async fn keep(
+        &self,
+        session: &impl Session,
+        held: &Held,
+    ) -> Result<Option<Held>, RegistryError> {
         let IdLease {
             worker, until_ms, ..
         } = held.lease;
@@ -132,7 +134,7 @@ impl Lessee {
     /// The first of `others` that can be had, with ids beyond `reached_ms`.
     async fn find(
         &self,
-        session: &Session,
+        session: &impl Session,
         others: &mut Candidates<impl Iterator<Item = u16>>,
         reached_ms: u64,
     ) -> Result<Held, LeaseError> {
@@ -151,11 +153,11 @@ impl Lessee {
     /// The ids of a number that has just been taken, from behind its mark on; `None`: none are left.
     async fn reserve(
         &self,
-        session: &Session,
+        session: &impl Session,
         worker: u16,
         mut mark: Option<Mark>,
         reached_ms: u64,
-    ) -> Result<Option<Held>, zk::Error> {
+    ) -> Result<Option<Held>, RegistryError> {
         // Judged again after each time that somebody who had the number before was quicker to raise its mark.
         loop {
             let from_ms = mark.as_ref().map_or(0, |mark| mark.until_ms);
@@ -184,7 +186,10 @@ struct Candidates<I> {
 }
 
 impl<I: Iterator<Item = u16>> Candidates<I> {
-    async fn next(&mut self, session: &Session) -> Result<Option<(u16, Option<Mark>)>, zk::Error> {
+    async fn next(
+        &mut self,
+        session: &impl Session,
+    ) -> Result<Option<(u16, Option<Mark>)>, RegistryError> {
         for number in self.unseen.by_ref() {
             let mark = mark::read(session, number).await?;
             match &mark {
@@ -207,7 +212,11 @@ fn now_ms() -> u64 {
 }
 
 /// Takes one number, or finds that it is ours. Says whether it is.
-async fn take(session: &Session, gateway_id: &str, number: u16) -> Result<bool, zk::Error> {
+async fn take(
+    session: &impl Session,
+    gateway_id: &str,
+    number: u16,
+) -> Result<bool, RegistryError> {
     let path = format!("{WORKERS}/{number}");
     let data = gateway_id.as_bytes();
     // Judged again after each claim that somebody else's came before. Those are few: everybody claims what it lacks, once.
@@ -215,10 +224,10 @@ async fn take(session: &Session, gateway_id: &str, number: u16) -> Result<bool, 
         let found = session.read(&path).await?;
         let seen = match &found {
             None => None,
-            Some((holder, stat)) => match session.owner(stat) {
+            Some(entry) => match entry.owner {
                 Owner::Us => return Ok(true),
-                Owner::Other if holder != data => return Ok(false),
-                Owner::UsBefore | Owner::Other => Some(stat),
+                Owner::Other if entry.data != data => return Ok(false),
+                Owner::UsBefore | Owner::Other => Some(entry.version),
             },
         };
         if session.claim(&path, seen, data).await? {

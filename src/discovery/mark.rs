@@ -7,9 +7,7 @@
 
 use std::time::Duration;
 
-use zookeeper_client as zk;
-
-use super::zookeeper::Session;
+use super::registry::{Entry, RegistryError, Session, Version};
 use crate::base::id::{ID_TIME_END_UNIX_MS, LEASE_ROOM_MS};
 
 /// Where marks stand.
@@ -32,12 +30,12 @@ pub(super) struct Mark {
     pub(super) until_ms: u64,
     /// Names the process that raised it.
     pub(super) token: String,
-    version: i32,
+    version: Version,
 }
 
 impl Mark {
-    fn parse(data: &[u8], version: i32) -> Self {
-        let text = String::from_utf8_lossy(data);
+    fn parse(entry: &Entry) -> Self {
+        let text = String::from_utf8_lossy(&entry.data);
         let mut words = text.split_whitespace();
         Self {
             until_ms: words
@@ -45,7 +43,7 @@ impl Mark {
                 .and_then(|word| word.parse().ok())
                 .unwrap_or(u64::MAX),
             token: words.next().unwrap_or_default().to_owned(),
-            version,
+            version: entry.version,
         }
     }
 }
@@ -67,19 +65,22 @@ pub(super) fn next_end(now_ms: u64, until_ms: u64, elapsed: Duration) -> u64 {
 }
 
 /// The mark of `number`, if it ever had one.
-pub(super) async fn read(session: &Session, number: u16) -> Result<Option<Mark>, zk::Error> {
+pub(super) async fn read(
+    session: &impl Session,
+    number: u16,
+) -> Result<Option<Mark>, RegistryError> {
     let found = session.read(&path(number)).await?;
-    Ok(found.map(|(data, stat)| Mark::parse(&data, stat.version)))
+    Ok(found.as_ref().map(Mark::parse))
 }
 
 /// Puts a mark where `seen` stands, in the name of `token`. Says whether it stood there still.
 pub(super) async fn raise(
-    session: &Session,
+    session: &impl Session,
     number: u16,
     seen: Option<&Mark>,
     until_ms: u64,
     token: &str,
-) -> Result<bool, zk::Error> {
+) -> Result<bool, RegistryError> {
     let (path, data) = (path(number), format!("{until_ms} {token}"));
     let version = seen.map(|seen| seen.version);
     session.write(&path, version, data.as_bytes()).await
@@ -92,15 +93,27 @@ fn path(number: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::registry::Owner;
+
+    fn parse(data: &[u8]) -> Mark {
+        Mark::parse(&Entry {
+            data: data.to_vec(),
+            owner: Owner::Other,
+            version: Version {
+                made: 7,
+                written: 3,
+            },
+        })
+    }
 
     const NOW: u64 = 1_760_000_000_000;
 
     #[test]
     fn a_mark_says_when_and_by_whom_and_one_that_cannot_be_read_is_never_passed() {
-        let mark = Mark::parse(b"1760000000000 a1b2", 3);
+        let mark = parse(b"1760000000000 a1b2");
         assert_eq!((mark.until_ms, mark.token.as_str()), (NOW, "a1b2"));
         for broken in [&b""[..], b"-1 x", b"\xff", b"99999999999999999999 x"] {
-            let until_ms = Mark::parse(broken, 0).until_ms;
+            let until_ms = parse(broken).until_ms;
             assert_eq!(first_end(NOW, until_ms), None, "{broken:?}");
         }
     }

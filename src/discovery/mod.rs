@@ -2,7 +2,7 @@
 //!
 //! Owns the layout under ZooKeeper's root path, what is registered there and for how long, and the table of instances that
 //! follows from it. Never calls an instance, never waits for a core, and needs nothing of ZooKeeper to be there already.
-//! Everything here runs on the control thread's runtime; what it has to tell leaves as [`News`].
+//! Everything here runs on the control thread's runtime; what it has to tell leaves as [`Event`].
 //!
 //! ```text
 //!   /UserService/instances/NAME     a backend's record (JSON); ephemeral           watched
@@ -13,23 +13,28 @@
 //!   /im-gateway/marks/N             up to when ids of number N may have been made; stays  raised
 //! ```
 //!
-//! - [`watch`] is the gateway's side: it claims its id, leases worker numbers and follows the instances (`watch`).
-//! - [`register`] is the backend's side: it keeps its nodes in place (`register`).
-//! - `table` and `pacing` are the rules, in values and times: what the table is made of, what outlives an outage, and how
-//!   often is read. `claim`, `lease` and `process` judge whose a node is; `mark` keeps ids from coming twice.
+//! - [`watch`] is the gateway's side: it claims its id, leases worker numbers and follows the
+//!   instances (`follower`); what it finds goes through `notifier`.
+//! - [`register`] is the backend's side: it keeps its entries in place.
+//! - `registry` is what both ask of the system that keeps entries; `zookeeper` is the one there is.
+//! - `table` and `pacing` are the rules, in values and times: what the table is made of, what
+//!   outlives an outage, and how often is read. `claim`, `lease` and `process` judge whose an entry
+//!   is; `mark` keeps ids from coming twice; `reading` judges what stands under a service.
 //! - [`survey`] looks once, for `im-gateway doctor`.
-//! - `zookeeper` makes sessions, `reading` reads and judges what stands under a service.
 //!
 //! Invariants: a table that was told is replaced by a newer one, never by none, so ZooKeeper may go away at any time;
 //! worker numbers are told before the first table; what is broken under a service is counted and left out, whatever it is.
 
 mod claim;
+mod follower;
 mod lease;
 mod mark;
+mod notifier;
 mod pacing;
 mod process;
 mod reading;
 mod register;
+mod registry;
 mod survey;
 mod table;
 #[cfg(test)]
@@ -37,7 +42,12 @@ mod tests;
 mod watch;
 mod zookeeper;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 pub use self::{
     register::{RegisterOptions, register},
@@ -59,7 +69,7 @@ use crate::{
 
 /// What discovery tells the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Event {
     /// The instances there are now.
     Endpoints(Arc<Endpoints>),
     /// The ids of each worker, in order. Comes before the first table, again whenever a lease is extended, and if
@@ -110,6 +120,24 @@ impl WatchOptions {
             cores,
             first_worker: settings.gateway_service.first_worker,
         }
+    }
+}
+
+/// The addresses of registered gateways, as far as they are known: [`register`] writes them, who
+/// serves calls reads them.
+#[derive(Debug, Default)]
+pub struct Gateways(Mutex<Option<Arc<HashSet<IpAddr>>>>);
+
+impl Gateways {
+    /// Those that were registered when last looked; `None`: they are not known.
+    pub fn addresses(&self) -> Option<Arc<HashSet<IpAddr>>> {
+        let addresses = self.0.lock();
+        addresses.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, addresses: Option<HashSet<IpAddr>>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = addresses.map(Arc::new);
     }
 }
 

@@ -9,21 +9,24 @@ use std::{
 };
 
 use log::{debug, warn};
-use zookeeper_client as zk;
 
-use super::table::{Found, PLACES, Place};
+use super::{
+    registry::{Content, RegistryError, Session},
+    table::{Found, PLACES, Place},
+};
 use crate::{
     contract::{
         endpoints::{BadRecord, parse_method_node, parse_record},
         methods::Service,
     },
-    metrics::discovery::Status,
+    metrics::Discovery,
 };
 
 /// Records looked at in one service: far more instances than one service has, few enough to read them all again and again.
 const RECORDS_MAX: usize = 1024;
 
-/// Nodes asked for at one time. ZooKeeper keeps a node below a mebibyte unless told otherwise, so this bounds memory too.
+/// Nodes asked for at one time. ZooKeeper keeps a node below a
+/// mebibyte unless told otherwise, so this bounds memory too.
 const READS_AT_ONCE: usize = 16;
 
 /// Broken contents remembered, so that each is named once.
@@ -54,29 +57,28 @@ pub(super) struct Reading {
 }
 
 /// Reads everything under `place`. What is missing is no error.
-pub(super) async fn read(client: &zk::Client, place: Place) -> Result<Reading, zk::Error> {
+pub(super) async fn read(session: &impl Session, place: Place) -> Result<Reading, RegistryError> {
     let mut reading = Reading::default();
     let root = place.path();
-    let children = list(client, &root, &mut reading.broken).await?;
+    let children = list(session, &root, &mut reading.broken).await?;
     let methods: Vec<&'static str> = place
         .methods()
         .filter(|method| children.iter().any(|child| child == method))
         .collect();
     for group in methods.chunks(READS_AT_ONCE) {
-        let nodes = group
-            .iter()
-            .map(|method| (*method, format!("{root}/{method}")));
-        for (method, path, data) in read_all(client, nodes).await? {
-            match data.and_then(|data| parse_method_node(&data).map_err(|error| (data, error))) {
-                Ok(address) => reading.found.methods.push((method, address)),
-                Err((data, error)) => reading.broken.push(Broken::new(path, &data, &error)),
+        let paths: Vec<_> = group.iter().map(|name| format!("{root}/{name}")).collect();
+        let contents = session.read_all(&paths).await?;
+        assert_eq!(contents.len(), paths.len(), "one answer for each path");
+        for ((method, path), content) in group.iter().zip(paths).zip(contents) {
+            if let Some(address) = reading.take(path, content, parse_method_node) {
+                reading.found.methods.push((*method, address));
             }
         }
     }
     let mut names = Vec::new();
     if children.iter().any(|child| child == "instances") {
         let folder = format!("{root}/instances");
-        names = list(client, &folder, &mut reading.broken).await?;
+        names = list(session, &folder, &mut reading.broken).await?;
     }
     if names.len() > RECORDS_MAX {
         names.sort_unstable();
@@ -86,36 +88,36 @@ pub(super) async fn read(client: &zk::Client, place: Place) -> Result<Reading, z
         );
         names.truncate(RECORDS_MAX);
     }
+    let service = match place {
+        Place::Service(service) => service,
+        // Only its address matters.
+        Place::Health => Service::User,
+    };
+    let path_of = |name: &String| format!("{root}/instances/{name}");
     for group in names.chunks(READS_AT_ONCE) {
-        let nodes = group
-            .iter()
-            .map(|name| ((), format!("{root}/instances/{name}")));
-        for ((), path, data) in read_all(client, nodes).await? {
-            let service = match place {
-                Place::Service(service) => service,
-                // Only its address matters.
-                Place::Health => Service::User,
-            };
-            match data.and_then(|data| parse_record(service, &data).map_err(|error| (data, error)))
-            {
-                Ok(instance) => reading.found.instances.push(instance),
-                Err((data, error)) => reading.broken.push(Broken::new(path, &data, &error)),
+        let paths: Vec<_> = group.iter().map(path_of).collect();
+        let contents = session.read_all(&paths).await?;
+        assert_eq!(contents.len(), paths.len(), "one answer for each path");
+        for (path, content) in paths.into_iter().zip(contents) {
+            let parse = |data: &[u8]| parse_record(service, data);
+            if let Some(instance) = reading.take(path, content, parse) {
+                reading.found.instances.push(instance);
             }
         }
     }
+    assert!(reading.found.instances.len() <= RECORDS_MAX);
     Ok(reading)
 }
 
-/// The names below `path`. One that does not exist has none, nor has one that we may not look at, which is `broken`.
+/// The names below `path`. One that we may not look at has none, and is `broken`.
 async fn list(
-    client: &zk::Client,
+    session: &impl Session,
     path: &str,
     broken: &mut Vec<Broken>,
-) -> Result<Vec<String>, zk::Error> {
-    match client.list_children(path).await {
-        Err(zk::Error::NoNode) => Ok(Vec::new()),
-        Err(error @ zk::Error::NoAuth) => {
-            let error = BadRecord::Syntax(error.to_string());
+) -> Result<Vec<String>, RegistryError> {
+    match session.list(path).await {
+        Err(RegistryError::Refused(why)) => {
+            let error = BadRecord::Syntax(why);
             broken.push(Broken::new(path.to_owned(), b"", &error));
             Ok(Vec::new())
         }
@@ -123,34 +125,25 @@ async fn list(
     }
 }
 
-/// What a node holds, or why that is not to be had.
-type Data = Result<Vec<u8>, (Vec<u8>, BadRecord)>;
-
-/// Reads some nodes at one time, each with a key for the caller. Those that have vanished meanwhile are left out.
-async fn read_all<K>(
-    client: &zk::Client,
-    nodes: impl Iterator<Item = (K, String)>,
-) -> Result<Vec<(K, String, Data)>, zk::Error> {
-    // The client sends a request when it is called, not when the answer is waited for.
-    let asked: Vec<_> = nodes
-        .map(|(key, path)| {
-            let answer = client.get_data(&path);
-            (key, path, answer)
-        })
-        .collect();
-    let mut read = Vec::with_capacity(asked.len());
-    for (key, path, answer) in asked {
-        match answer.await {
-            Ok((data, _)) => read.push((key, path, Ok(data))),
-            Err(zk::Error::NoNode) => {}
-            Err(error @ (zk::Error::NoAuth | zk::Error::BadArguments(_))) => {
-                let error = BadRecord::Syntax(error.to_string());
-                read.push((key, path, Err((Vec::new(), error))));
-            }
-            Err(error) => return Err(error),
-        }
+impl Reading {
+    /// What `content` says at `path`, if it is there and can be read; what cannot be is broken.
+    fn take<T>(
+        &mut self,
+        path: String,
+        content: Content,
+        parse: impl FnOnce(&[u8]) -> Result<T, BadRecord>,
+    ) -> Option<T> {
+        let (data, error) = match content {
+            Content::Missing => return None,
+            Content::Refused(why) => (Vec::new(), BadRecord::Syntax(why)),
+            Content::Data(data) => match parse(&data) {
+                Ok(value) => return Some(value),
+                Err(error) => (data, error),
+            },
+        };
+        self.broken.push(Broken::new(path, &data, &error));
+        None
     }
-    Ok(read)
 }
 
 impl Broken {
@@ -174,11 +167,11 @@ pub(super) struct BrokenNodes {
 
 impl BrokenNodes {
     /// Place number `place` has these.
-    pub(super) fn found(&mut self, place: usize, broken: &[Broken], status: &Status) {
+    pub(super) fn found(&mut self, place: usize, broken: &[Broken], metrics: &Discovery) {
         self.now[place] = broken.len();
         let unseen = self.unseen(broken);
         let now: usize = self.now.iter().sum();
-        status.bad_records_found(now as u64, unseen.len() as u64);
+        metrics.bad_records_found(now as u64, unseen.len() as u64);
         for node in unseen.iter().take(NAMED_MAX) {
             warn!("left out: {:?} in ZooKeeper: {}", node.path, node.error);
         }
@@ -211,28 +204,28 @@ mod tests {
 
     #[test]
     fn a_broken_node_counts_once_for_as_long_as_it_says_the_same() {
-        let status = Status::default();
+        let metrics = Discovery::default();
         let mut nodes = BrokenNodes::default();
-        nodes.found(0, &[broken("/a", b"x"), broken("/b", b"x")], &status);
-        nodes.found(0, &[broken("/a", b"x"), broken("/b", b"y")], &status);
-        nodes.found(1, &[broken("/c", b"")], &status);
-        assert_eq!((status.bad_records(), status.bad_records_total()), (3, 4));
-        nodes.found(0, &[], &status);
-        assert_eq!((status.bad_records(), status.bad_records_total()), (1, 4));
+        nodes.found(0, &[broken("/a", b"x"), broken("/b", b"x")], &metrics);
+        nodes.found(0, &[broken("/a", b"x"), broken("/b", b"y")], &metrics);
+        nodes.found(1, &[broken("/c", b"")], &metrics);
+        assert_eq!((metrics.bad_records(), metrics.bad_records_total()), (3, 4));
+        nodes.found(0, &[], &metrics);
+        assert_eq!((metrics.bad_records(), metrics.bad_records_total()), (1, 4));
     }
 
     #[test]
     fn the_memory_of_broken_nodes_is_bounded() {
-        let status = Status::default();
+        let metrics = Discovery::default();
         let mut nodes = BrokenNodes::default();
         for round in 0..20u32 {
             let many: Vec<Broken> = (0..RECORDS_MAX)
                 .map(|number| broken(&format!("/{number}"), &round.to_le_bytes()))
                 .collect();
-            nodes.found(0, &many, &status);
+            nodes.found(0, &many, &metrics);
             assert!(nodes.seen.len() <= REMEMBERED_MAX);
         }
-        assert_eq!(status.bad_records(), RECORDS_MAX as u64);
+        assert_eq!(metrics.bad_records(), RECORDS_MAX as u64);
     }
 
     #[test]

@@ -7,13 +7,13 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use log::{info, warn};
-use zookeeper_client as zk;
 
 use super::{
-    claim,
+    Gateways, claim,
     process::host_name,
+    registry::{Owner, Registry, RegistryError, Session, contained, ended, pause},
     table::Place,
-    zookeeper::{Connection, Owner, Session, contained, ended, pause},
+    zookeeper::Zookeeper,
 };
 use crate::{
     config::settings::{BackendProcess, ServiceDiscovery},
@@ -21,7 +21,7 @@ use crate::{
         endpoints::{Record, Wire, parse_method_node},
         methods::Service,
     },
-    metrics::discovery::Status,
+    metrics::Discovery,
 };
 
 /// How often nodes that others have, or that could not be made, are tried for.
@@ -75,37 +75,53 @@ impl RegisterOptions {
 /// Waits for ZooKeeper for as long as it takes. Without ZooKeeper there is nothing to do.
 pub async fn register(
     options: RegisterOptions,
-    status: Arc<Status>,
+    metrics: Arc<Discovery>,
+    gateways: Arc<Gateways>,
     stop: impl Future<Output = ()>,
 ) {
     if options.zookeeper_hosts.is_empty() {
         stop.await;
         return;
     }
-    let mut connection =
-        Connection::new(&options.zookeeper_hosts, options.session_timeout, &status);
-    tokio::select! {
-        () = sessions(&mut connection, &options, &status) => {}
-        () = stop => {}
-    }
-    connection.close().await;
+    let registry = Zookeeper::new(&options.zookeeper_hosts, options.session_timeout, &metrics);
+    stay_registered(registry, &options, &metrics, &gateways, stop).await;
 }
 
-async fn sessions(connection: &mut Connection<'_>, options: &RegisterOptions, status: &Status) {
+/// [`register`] in any registry.
+pub(super) async fn stay_registered(
+    mut registry: impl Registry,
+    options: &RegisterOptions,
+    metrics: &Discovery,
+    gateways: &Gateways,
+    stop: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = sessions(&mut registry, options, metrics, gateways) => {}
+        () = stop => {}
+    }
+    registry.close().await;
+}
+
+async fn sessions<R: Registry>(
+    registry: &mut R,
+    options: &RegisterOptions,
+    metrics: &Discovery,
+    gateways: &Gateways,
+) {
     let mut registration = Registration::new(options);
     loop {
-        let session = connection.begin().await;
-        contained(async {
+        let session = registry.begin().await;
+        contained(R::NAME, async {
             tokio::select! {
                 // First, so that the end of a session is no trouble of those that use it.
                 biased;
-                _ = ended(&session, status) => {}
-                () = registration.keep(&session, status) => {}
+                () = ended::<R>(&session, metrics) => {}
+                () = registration.keep(&session, metrics, gateways) => {}
             }
         })
         .await;
         drop(session);
-        connection.lost();
+        registry.lost();
     }
 }
 
@@ -159,28 +175,28 @@ impl Registration {
     }
 
     /// Has all nodes for as long as the session lasts.
-    async fn keep(&mut self, session: &Session, status: &Status) {
-        let mut states = session.client.state_watcher();
+    async fn keep(&mut self, session: &impl Session, metrics: &Discovery, gateways: &Gateways) {
+        let mut states = session.states();
         let mut was_registered = false;
         loop {
             let (outcomes, error) = self.hold_all(session).await;
             let (is_registered, others) = self.judge(&outcomes);
-            status.set_registered(is_registered);
+            metrics.set_registered(is_registered);
             if is_registered && !was_registered {
                 info!("registered in ZooKeeper as {}", self.address);
             }
             was_registered = is_registered;
             // What was known stays known where ZooKeeper does not say.
-            if let Ok(gateways) = claim::addresses(session).await {
-                status.set_gateways(gateways);
+            if let Ok(addresses) = claim::addresses(session).await {
+                gateways.set(addresses);
             }
             match error {
                 None => {
-                    status.unregistered.end();
+                    metrics.unregistered.end();
                 }
                 Some(error) => {
                     let problem = format!("cannot register in ZooKeeper: {error}");
-                    if status.unregistered.report(&problem) {
+                    if metrics.unregistered.report(&problem) {
                         warn!("{problem}; trying on");
                     }
                 }
@@ -195,7 +211,7 @@ impl Registration {
     }
 
     /// What became of each node, and what went wrong last.
-    async fn hold_all(&mut self, session: &Session) -> (Vec<Outcome>, Option<zk::Error>) {
+    async fn hold_all(&mut self, session: &impl Session) -> (Vec<Outcome>, Option<RegistryError>) {
         let mut outcomes = Vec::with_capacity(self.nodes.len());
         let mut last_error = None;
         for node in &self.nodes {
@@ -230,30 +246,28 @@ impl Registration {
 
 /// Makes `node` ours, if nobody else has it.
 async fn hold(
-    session: &Session,
+    session: &impl Session,
     node: &Node,
     address: SocketAddr,
     replaced: &mut HashSet<String>,
-) -> Result<Outcome, zk::Error> {
-    let Some((data, stat)) = session.read(&node.path).await? else {
+) -> Result<Outcome, RegistryError> {
+    let Some(entry) = session.read(&node.path).await? else {
         return create(session, node).await;
     };
-    let owner = session.owner(&stat);
     let is_first = !replaced.contains(&node.path);
-    let is_ours = match verdict(owner, node, &data, address, is_first) {
+    let is_ours = match verdict(entry.owner, node, &entry.data, address, is_first) {
         Verdict::Keep => true,
         Verdict::Rewrite => {
-            session
-                .client
-                .set_data(&node.path, &node.data, None)
-                .await?;
+            session.rewrite(&node.path, &node.data).await?;
             true
         }
         Verdict::Replace => {
-            if owner == Owner::Other {
+            if entry.owner == Owner::Other {
                 replaced.insert(node.path.clone());
             }
-            session.replace(&node.path, &stat, &node.data).await?
+            session
+                .replace(&node.path, entry.version, &node.data)
+                .await?
         }
         Verdict::Leave => false,
     };
@@ -264,9 +278,9 @@ async fn hold(
     })
 }
 
-async fn create(session: &Session, node: &Node) -> Result<Outcome, zk::Error> {
+async fn create(session: &impl Session, node: &Node) -> Result<Outcome, RegistryError> {
     let created = match session.create(&node.path, &node.data).await {
-        Err(zk::Error::NoNode) => {
+        Err(RegistryError::NoFolder) => {
             let (parent, _) = node.path.rsplit_once('/').unwrap_or_default();
             session.ensure(parent).await?;
             session.create(&node.path, &node.data).await?

@@ -4,9 +4,7 @@
 
 use std::net::SocketAddr;
 
-use zookeeper_client as zk;
-
-use super::{reading, table::Place, zookeeper::Ensemble};
+use super::{reading, table::Place, zookeeper};
 use crate::contract::methods::Service;
 
 /// What stood in ZooKeeper when somebody looked.
@@ -23,26 +21,10 @@ pub struct Registered {
 /// # Errors
 /// ZooKeeper that cannot be reached or refuses, or a root that is not there, in words.
 pub async fn survey(hosts: &str) -> Result<Registered, String> {
-    let ensemble = Ensemble::parse(hosts);
-    let client = zk::Client::connector()
-        .with_fail_eagerly()
-        .connect(&ensemble.hosts)
-        .await
-        .map_err(|error| error.to_string())?;
-    let client = if ensemble.root.is_empty() {
-        client
-    } else {
-        let root = client.check_stat(&ensemble.root).await;
-        if root.map_err(|error| error.to_string())?.is_none() {
-            return Err(format!("its root {} does not exist", ensemble.root));
-        }
-        client
-            .chroot(ensemble.root.as_str())
-            .map_err(|_| format!("{:?} is no root path", ensemble.root))?
-    };
+    let session = zookeeper::look(hosts).await?;
     let mut registered = Registered::default();
     for service in Service::ALL {
-        let reading = reading::read(&client, Place::Service(service))
+        let reading = reading::read(&session, Place::Service(service))
             .await
             .map_err(|error| error.to_string())?;
         registered.broken += reading.broken.len();

@@ -1,4 +1,4 @@
-//! Discovery against a real ZooKeeper: what is told, what is registered, and what outages do to both.
+//! Discovery against a real ZooKeeper, and its rules over a registry in memory (`memory`): what is told, what is registered, and what outages do to both.
 //!
 //! Tests that do not disturb the server share one, each below a root path of its own.
 
@@ -7,6 +7,7 @@ mod claims;
 mod gateways;
 mod instances;
 mod leases;
+mod memory;
 mod outages;
 #[path = "../../tests/support/zookeeper.rs"]
 mod zookeeper;
@@ -26,14 +27,14 @@ use tokio::{
 use zookeeper_client as zk;
 
 use self::zookeeper::Zookeeper;
-use super::{News, RegisterOptions, WatchError, WatchOptions, register, watch};
+use super::{Event, Gateways, RegisterOptions, WatchError, WatchOptions, register, watch};
 use crate::{
     base::id::IdLease,
     contract::{
         endpoints::{Endpoints, Instance, MethodSet, Wire},
         methods::Service,
     },
-    metrics::discovery::Status,
+    metrics::Discovery,
 };
 
 /// After this long a wait has failed. Generous, because the machine may be busy with other tests.
@@ -73,8 +74,8 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Duration
 
 /// A gateway's discovery at work.
 struct Gateway {
-    news: Rc<RefCell<Vec<News>>>,
-    status: Arc<Status>,
+    news: Rc<RefCell<Vec<Event>>>,
+    status: Arc<Discovery>,
     task: JoinHandle<Result<(), WatchError>>,
     stop: oneshot::Sender<()>,
 }
@@ -96,7 +97,7 @@ fn watch_options(hosts: &str, gateway_id: &str) -> WatchOptions {
 impl Gateway {
     fn start(options: WatchOptions) -> Self {
         let news = Rc::new(RefCell::new(Vec::new()));
-        let status = Arc::new(Status::default());
+        let status = Arc::new(Discovery::default());
         let (stop, stopped) = oneshot::channel();
         let tell = {
             let news = Rc::clone(&news);
@@ -132,16 +133,16 @@ impl Gateway {
     fn table(&self) -> Option<Arc<Endpoints>> {
         let news = self.news.borrow();
         news.iter().rev().find_map(|piece| match piece {
-            News::Endpoints(table) => Some(Arc::clone(table)),
-            News::IdLeases(_) => None,
+            Event::Endpoints(table) => Some(Arc::clone(table)),
+            Event::IdLeases(_) => None,
         })
     }
 
     fn leases(&self) -> Vec<IdLease> {
         let news = self.news.borrow();
         let leases = news.iter().rev().find_map(|piece| match piece {
-            News::IdLeases(leases) => Some(leases.clone()),
-            News::Endpoints(_) => None,
+            Event::IdLeases(leases) => Some(leases.clone()),
+            Event::Endpoints(_) => None,
         });
         leases.unwrap_or_default()
     }
@@ -161,8 +162,8 @@ impl Gateway {
     fn ever_lost(&self, service: Service) -> bool {
         let news = self.news.borrow();
         let counts = news.iter().filter_map(|piece| match piece {
-            News::Endpoints(table) => Some(table.of(service).len()),
-            News::IdLeases(_) => None,
+            Event::Endpoints(table) => Some(table.of(service).len()),
+            Event::IdLeases(_) => None,
         });
         counts
             .skip_while(|count| *count == 0)
@@ -175,30 +176,46 @@ impl Gateway {
     }
 }
 
+fn register_options(hosts: &str, port: u16) -> RegisterOptions {
+    RegisterOptions {
+        zookeeper_hosts: hosts.to_owned(),
+        session_timeout: SESSION_TIMEOUT,
+        address: address(port),
+        services: vec![Service::User, Service::Message],
+        weight: 100,
+        registers_instances: true,
+        registers_methods: true,
+    }
+}
+
 /// A backend's registration at work.
 struct Backend {
-    status: Arc<Status>,
+    status: Arc<Discovery>,
+    gateways: Arc<Gateways>,
     task: JoinHandle<()>,
     stop: oneshot::Sender<()>,
 }
 
 impl Backend {
     fn start(hosts: &str, port: u16) -> Self {
-        let options = RegisterOptions {
-            zookeeper_hosts: hosts.to_owned(),
-            session_timeout: SESSION_TIMEOUT,
-            address: address(port),
-            services: vec![Service::User, Service::Message],
-            weight: 100,
-            registers_instances: true,
-            registers_methods: true,
-        };
-        let status = Arc::new(Status::default());
+        let options = register_options(hosts, port);
+        let status = Arc::new(Discovery::default());
+        let gateways = Arc::new(Gateways::default());
         let (stop, stopped) = oneshot::channel();
-        let task = spawn_local(register(options, Arc::clone(&status), async {
-            let _ = stopped.await;
-        }));
-        Self { status, task, stop }
+        let task = spawn_local(register(
+            options,
+            Arc::clone(&status),
+            Arc::clone(&gateways),
+            async {
+                let _ = stopped.await;
+            },
+        ));
+        Self {
+            status,
+            gateways,
+            task,
+            stop,
+        }
     }
 
     async fn registered(hosts: &str, port: u16) -> Self {

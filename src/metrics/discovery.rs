@@ -2,23 +2,16 @@
 //!
 //! Owns the numbers. Written by the control thread, read by whoever wants to know.
 
-use std::{
-    collections::HashSet,
-    net::IpAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::{
     contract::{endpoints::Endpoints, methods::Service},
     metrics::outage::Outage,
 };
 
-/// How discovery is doing. All zero and false until [`watch`](crate::discovery::watch) or [`register`](crate::discovery::register) runs.
+/// How discovery is doing. All zero and false until this process watches or registers.
 #[derive(Debug, Default)]
-pub struct Status {
+pub struct Discovery {
     connected: AtomicBool,
     registered: AtomicBool,
     sessions: AtomicU64,
@@ -27,15 +20,13 @@ pub struct Status {
     bad_records_total: AtomicU64,
     reads_total: AtomicU64,
     instances: [AtomicU64; Service::ALL.len()],
-    /// The addresses of registered gateways, as far as is known.
-    gateways: Mutex<Option<Arc<HashSet<IpAddr>>>>,
     /// Why there is no connection.
     pub(crate) disconnected: Outage,
     /// Why this process is not registered although there is one.
     pub(crate) unregistered: Outage,
 }
 
-impl Status {
+impl Discovery {
     /// Whether there is a connection to ZooKeeper now.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Relaxed)
@@ -81,17 +72,6 @@ impl Status {
     /// Instances of `service` in the table.
     pub fn instances(&self, service: Service) -> u64 {
         self.instances[service as usize].load(Relaxed)
-    }
-
-    /// The addresses of the gateways that were registered when last looked; `None`: they are not known.
-    pub fn gateways(&self) -> Option<Arc<HashSet<IpAddr>>> {
-        let gateways = self.gateways.lock();
-        gateways.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_gateways(&self, addresses: Option<HashSet<IpAddr>>) {
-        let mut gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
-        *gateways = addresses.map(Arc::new);
     }
 
     pub(crate) fn set_connected(&self, connected: bool) {

@@ -8,7 +8,7 @@
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
 
 pub mod cell;
-pub mod discovery;
+mod discovery;
 pub mod exposition;
 pub mod label;
 pub mod names;
@@ -19,6 +19,7 @@ pub mod server;
 use std::{sync::Arc, time::Instant};
 
 pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
+pub use discovery::Discovery;
 pub use label::{Label, PasswordLoss, PerLabel, PushDrop};
 pub use server::Server;
 
@@ -329,7 +330,7 @@ pub struct Registry {
     /// Those of a backend process; `None` in a gateway.
     pub server: Option<Arc<Server>>,
     /// How discovery is doing.
-    pub discovery: Arc<discovery::Status>,
+    pub discovery: Arc<Discovery>,
     /// The zero of `now_ms`.
     pub started: Instant,
     /// When the process started, by the wall clock.

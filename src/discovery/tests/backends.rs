@@ -18,6 +18,11 @@ fn a_backend_is_found_by_gateways_and_vanishes_when_it_stops() {
                     .is_some_and(|table| table.answers_ping(address(5001)))
         })
         .await;
+        let is_known = |gateways: &Gateways| {
+            let addresses = gateways.addresses();
+            addresses.is_some_and(|known| known.contains(&address(6000).ip()))
+        };
+        assert!(is_known(&backend.gateways), "whom it serves is known");
         let stranger = Stranger::connect(&hosts).await;
         let login = stranger.text("/UserService/Login").await;
         assert_eq!(login.as_deref(), Some("127.0.0.1:5001"));
@@ -129,7 +134,7 @@ fn what_an_earlier_run_left_is_replaced_at_once() {
         // A replaced node is never seen to be missing.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let was_lost = gateway.news.borrow().iter().any(
-            |piece| matches!(piece, News::Endpoints(table) if table.of(Service::User).len() < 3),
+            |piece| matches!(piece, Event::Endpoints(table) if table.of(Service::User).len() < 3),
         );
         assert!(!was_lost);
         gateway.stop().await;

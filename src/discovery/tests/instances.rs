@@ -73,7 +73,7 @@ fn what_stood_there_before_is_in_the_first_table() {
             .await;
         let gateway = Gateway::ready(&hosts, "gw").await;
         let first = gateway.news.borrow().clone();
-        assert!(matches!(first[0], News::IdLeases(_)), "{first:?}");
+        assert!(matches!(first[0], Event::IdLeases(_)), "{first:?}");
         assert_eq!(first.len(), 2, "{first:?}");
         assert_eq!(gateway.ports(Service::Group), [5002]);
         gateway.stop().await;

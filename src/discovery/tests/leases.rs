@@ -6,7 +6,8 @@ use crate::{
     discovery::{
         lease::Lessee,
         mark,
-        zookeeper::{Connection, Session},
+        registry::{Registry, Session},
+        zookeeper::{self, ZookeeperSession},
     },
     machine::unix_time::unix_ms,
 };
@@ -40,12 +41,12 @@ impl Stranger {
 }
 
 /// Runs `test` with a session below a root of its own, as one gateway has it, and a stranger.
-fn with_session(root: &str, test: impl AsyncFnOnce(Session, Stranger)) {
+fn with_session(root: &str, test: impl AsyncFnOnce(ZookeeperSession, Stranger)) {
     let server = shared();
     let hosts = server.hosts(root);
     run(async {
-        let status = Status::default();
-        let mut connection = Connection::new(&hosts, SESSION_TIMEOUT, &status);
+        let status = Discovery::default();
+        let mut connection = zookeeper::Zookeeper::new(&hosts, SESSION_TIMEOUT, &status);
         let session = connection.begin().await;
         session.ensure(mark::MARKS).await.expect("made");
         test(session, Stranger::connect(&hosts).await).await;

@@ -50,7 +50,7 @@ fn a_short_outage_takes_nothing_away() {
         .await;
         let stranger = Stranger::connect(&hosts).await;
         assert!(stranger.owner(NODE).await.is_some());
-        // News still comes.
+        // Event still comes.
         stranger
             .put("/UserService/instances/b", &record(5002))
             .await;

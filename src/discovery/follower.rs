@@ -1,0 +1,174 @@
+//! Follows the instances, over all sessions: watches, reads what changed, offers the table.
+
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use log::warn;
+
+use super::{
+    WatchOptions,
+    notifier::Notifier,
+    pacing::{Complaints, ReadPacing},
+    reading::{BrokenNodes, read},
+    registry::{RegistryError, Session, State, States, Watch, pause},
+    table::{PLACES, Place, Table},
+};
+use crate::{contract::methods::Service, metrics::Discovery};
+
+/// How soon setting the watches is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Follows the instances, over all sessions.
+pub(super) struct Follower<'a> {
+    interval: Duration,
+    metrics: &'a Discovery,
+    news: &'a Notifier<'a>,
+    table: Table,
+    broken: BrokenNodes,
+    complaints: Complaints,
+    /// Whether calls to a service succeed.
+    answers: &'a dyn Fn(Service) -> bool,
+    /// Of services without an instance.
+    empty: Complaints,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn new(
+        options: &WatchOptions,
+        metrics: &'a Discovery,
+        news: &'a Notifier<'a>,
+        answers: &'a dyn Fn(Service) -> bool,
+    ) -> Self {
+        Self {
+            answers,
+            interval: options.interval,
+            metrics,
+            news,
+            table: Table::new(options.static_instances.clone()),
+            broken: BrokenNodes::default(),
+            complaints: Complaints::default(),
+            empty: Complaints::default(),
+        }
+    }
+
+    /// Follows until the session is of no more use.
+    pub(super) async fn follow(&mut self, session: &impl Session) {
+        let mut states = session.states();
+        // Watched before read: what changes in between is told.
+        let paths = Place::ALL.map(Place::path);
+        let mut watch = loop {
+            match session.watch(&paths).await {
+                Ok(watch) => break watch,
+                Err(error) => self.complain("watch", &error),
+            }
+            pause(&mut states, RETRY_INTERVAL).await;
+        };
+        let mut stale = [true; PLACES];
+        let mut pacing = ReadPacing::default();
+        pacing.changed(Instant::now());
+        let mut next_full = Instant::now() + self.interval;
+        loop {
+            // Without a connection there is nothing to read, however much is due.
+            let due = pacing.due().filter(|_| session.state() == State::Connected);
+            let wake = [due, self.table.expires(), Some(next_full)];
+            let wake = wake.into_iter().flatten().min().unwrap_or(next_full);
+            tokio::select! {
+                biased;
+                state = states.changed() => {
+                    if state == State::Ended {
+                        return;
+                    }
+                    if state == State::Connected {
+                        // Events of the time between are lost.
+                        stale = [true; PLACES];
+                        pacing.changed(Instant::now());
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()) => {}
+                place = watch.changed() => {
+                    stale[place] = true;
+                    pacing.changed(Instant::now());
+                }
+            }
+            let now = Instant::now();
+            if now >= next_full {
+                next_full = now + self.interval;
+                stale = [true; PLACES];
+                pacing.changed(now);
+            }
+            if due.is_some_and(|due| due <= now) {
+                self.read(session, &mut watch, &mut stale).await;
+                pacing.read(Instant::now());
+                if stale.contains(&true) {
+                    pacing.changed(Instant::now());
+                }
+                self.offer();
+            }
+            if self.table.expire(now, self.answers) {
+                warn!("a service still has no instance in ZooKeeper; giving up those there were");
+                self.offer();
+            }
+        }
+    }
+
+    fn offer(&self) {
+        if self.table.is_complete() {
+            self.news.offer(self.table.endpoints());
+        }
+    }
+
+    /// Reads what is stale. What could not be read, or changed meanwhile, is stale afterwards.
+    async fn read(
+        &mut self,
+        session: &impl Session,
+        watch: &mut impl Watch,
+        stale: &mut [bool; PLACES],
+    ) {
+        let mut all_well = true;
+        for (number, place) in Place::ALL.into_iter().enumerate() {
+            if !std::mem::take(&mut stale[number]) {
+                continue;
+            }
+            self.metrics.service_read();
+            // Events are taken while the answers are waited for: they queue without a bound.
+            let mut reading = pin!(read(session, place));
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut reading => break outcome,
+                    changed = watch.changed() => stale[changed] = true,
+                }
+            };
+            match outcome {
+                Ok(reading) => {
+                    self.broken.found(number, &reading.broken, self.metrics);
+                    let now = Instant::now();
+                    let is_empty = self.table.update(number, reading.found, now);
+                    if is_empty && self.empty.may_say(place.name(), now) {
+                        warn!(
+                            "no instance of {} is registered any more; going on with those there were",
+                            place.name()
+                        );
+                    }
+                }
+                Err(error) => {
+                    all_well = false;
+                    stale[number] = true;
+                    self.complain(place.name(), &error);
+                }
+            }
+        }
+        if all_well {
+            self.complaints.clear();
+        }
+    }
+
+    fn complain(&mut self, what: &str, error: &RegistryError) {
+        let problem = format!("cannot read backends from ZooKeeper ({what}): {error}");
+        if self.complaints.may_say(&problem, Instant::now()) {
+            warn!("{problem}; trying on");
+        }
+    }
+}

@@ -13,7 +13,7 @@ use crate::{
     flow::{
         commands::{
             group::with_standings,
-            message::{direct_push, drop_what_is_not_theirs, encode_all, group_push},
+            message::{direct_push, drop_what_is_not_theirs, group_push},
         },
         core::Core,
         parting, settle,
@@ -22,7 +22,6 @@ use crate::{
         AckBatchRequest, Code, GetUserGroupsRequest, PullGroupRequest, PullOfflineRequest,
         PushMessage, UnbindRouteRequest,
     },
-    session::outbox::EncodedMessage,
     shard::{
         Effect, Standing,
         account::CatchUp,
@@ -339,9 +338,9 @@ async fn catch_up<B: Backend, P: PushSource>(
         }
         look = FIRST_LOOK;
         match catch_up_page(core, next).await {
-            Ok(lines) => {
+            Ok(messages) => {
                 pause = FIRST_PAUSE;
-                core.shard().caught_up(key, next, lines);
+                core.shard().caught_up(key, next, messages);
             }
             // It is no member any more: none of these are for it.
             Err(Missing::Refused) => core.shard().caught_up(key, next, Vec::new()),
@@ -354,12 +353,12 @@ async fn catch_up<B: Backend, P: PushSource>(
 async fn catch_up_page<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     next: CatchUp,
-) -> Result<Vec<EncodedMessage>, Missing> {
+) -> Result<Vec<PushMessage>, Missing> {
     let limit = next.room.min(CATCH_UP_PAGE) as u32;
     let wanted = Fetch {
         after: next.after,
         to: next.to,
     };
     let page = fetch_page(core, next.stream, next.user, wanted, limit).await?;
-    Ok(encode_all(next.user, &page.messages))
+    Ok(page.messages)
 }

@@ -11,6 +11,7 @@
 //!
 //! A line's way: [`line::split_line`], [`command::parse_line`], (the session's state), [`command::parse_arguments`].
 
+pub mod codec;
 pub mod command;
 pub mod error_code;
 pub mod escape;

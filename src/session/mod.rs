@@ -27,6 +27,7 @@ pub mod outbox;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use crate::{
@@ -35,8 +36,8 @@ use crate::{
         id::{GroupId, MessageId, SessionId, Stream, UserId},
     },
     limits::{BadLines, TokenBucket},
+    proto::PushMessage,
     protocol::command::{AckMode, Dialect},
-    session::outbox::Delivery,
 };
 
 /// Where a session is in its life.
@@ -67,8 +68,8 @@ pub struct Login {
     /// The log-in has been answered: pushes may go out.
     pub ready: bool,
     /// Pushes that came before the log-in was answered.
-    pub early: Vec<EarlyPush>,
-    /// How long those are together that the bus brought, in bytes.
+    pub early: Vec<Arc<PushMessage>>,
+    /// How much those take together that the bus brought, in bytes.
     pub early_bytes: usize,
     /// Not all that came before the log-in was answered could be kept: the rest is fetched then.
     pub early_missed: bool,
@@ -154,17 +155,6 @@ pub enum Membership {
     Joined,
     /// The user left.
     Left,
-}
-
-/// A push that waits for the log-in to be answered.
-#[derive(Debug)]
-pub struct EarlyPush {
-    /// The encoded line.
-    pub line: Vec<u8>,
-    /// The message's id; 0: not a message.
-    pub message_id: MessageId,
-    /// What it confirms once sent.
-    pub delivery: Option<Delivery>,
 }
 
 /// What a session with `ack=manual` keeps account of.

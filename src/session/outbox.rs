@@ -8,10 +8,10 @@
 
 use std::collections::VecDeque;
 
-use crate::base::id::{MessageId, Stream, UserId};
-
-/// A message ready to be sent: its line, its id, and what sending it confirms.
-pub type EncodedMessage = (Vec<u8>, MessageId, Option<Delivery>);
+use crate::{
+    base::id::{Stream, UserId},
+    proto::{PushKind, PushMessage},
+};
 
 /// A message on its way to a client, named as the store counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,23 @@ pub struct Delivery {
     pub seq: u64,
     /// The receiver wrote it on another device: nobody waits for its confirmation.
     pub own: bool,
+}
+
+impl Delivery {
+    /// What `message` is in an inbox or a group of `user`; `None`: it has no number there, as it is of a backend
+    /// without numbers, a copy for its sender, or no message at all.
+    pub fn of(user: UserId, message: &PushMessage) -> Option<Self> {
+        let stream = Stream::of(user, message.group_id);
+        let is_copy = stream == Stream::Direct(user) && !message.to_many.is_empty();
+        let is_numbered = message.kind() == PushKind::Message && message.seq != 0 && !is_copy;
+        is_numbered.then_some(Self {
+            user,
+            stream,
+            seq: message.seq,
+            // What one sent oneself is no news to one's inbox: the store counts it as confirmed.
+            own: message.group_id != 0 && message.from == user,
+        })
+    }
 }
 
 /// The output of one connection that its peer is not known to have.

@@ -5,14 +5,14 @@
 //! stream, until it is up to date. A session that reads what was fetched more slowly than others
 //! falls behind in the same way, whoever confirms for it.
 
+use std::sync::Arc;
+
 use super::{Effect, Shard, delivery::Origin};
 use crate::{
     base::id::{ConnectionKey, MessageId, SessionId, Stream, UserId},
+    proto::PushMessage,
     protocol::command::{AckMode, PULL_LIMIT_MAX},
-    session::{
-        Manual,
-        outbox::{Delivery, EncodedMessage},
-    },
+    session::{Manual, outbox::Delivery},
 };
 
 /// What a session with `ack=manual` is to be sent next of what was held back.
@@ -206,12 +206,7 @@ impl Shard {
     }
 
     /// Sends what was fetched for [`Shard::next_catch_up`], in order.
-    pub fn caught_up(
-        &mut self,
-        key: ConnectionKey,
-        catch_up: CatchUp,
-        messages: Vec<EncodedMessage>,
-    ) {
+    pub fn caught_up(&mut self, key: ConnectionKey, catch_up: CatchUp, messages: Vec<PushMessage>) {
         // The client may have logged out meanwhile, and in again as somebody else.
         if !self.is_logged_in(key, catch_up.session_id) {
             return;
@@ -220,10 +215,13 @@ impl Shard {
             manual.behind = false;
         }
         let nothing = messages.is_empty();
-        for (line, message_id, delivery) in messages {
-            let queued = self.deliver(key.slot, &line, message_id, delivery, Origin::Store);
+        for message in messages.into_iter().map(Arc::new) {
+            let queued = self.encode_once(&message, |shard, push| {
+                shard.deliver(key.slot, push, Origin::Store)
+            });
             if queued > 0 {
-                self.note_fetched(key, message_id, delivery);
+                let delivery = Delivery::of(catch_up.user, &message);
+                self.note_fetched(key, message.msg_id, delivery);
             }
         }
         if let Some(manual) = self.manual_mut(key) {

@@ -77,13 +77,11 @@ impl Shard {
     fn notice_silence(&mut self, key: ConnectionKey) {
         let seconds = idle_notice_time_ms(self.options.connection_timeout_ms).div_ceil(1000);
         let text = format!("say something within {seconds} s, an empty line will do");
-        let outbox = &mut self.connections[key.slot as usize].outbox;
         let notice = Push::Notice {
             kind: "idle",
             text: &text,
         };
-        notice.write(outbox.bytes(&mut self.pool));
-        self.mark_dirty(key.slot);
+        self.say(key.slot, &notice);
     }
 }
 

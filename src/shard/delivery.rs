@@ -1,22 +1,20 @@
 //! From one push to one connection: what is sent when, what waits, and what a sent byte confirms.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Effect, Shard,
     account::{admit, note_pulled},
+    encoded_push::{EncodedPush, push_of},
 };
 use crate::{
     base::{
         close::CloseReason,
-        id::{ConnectionKey, MessageId, Stream},
+        id::{ConnectionKey, MessageId, Stream, UserId},
     },
-    proto::AckRange,
+    proto::{AckRange, PushMessage},
     protocol::command::AckMode,
-    session::{
-        EarlyPush, Login,
-        outbox::{Delivery, EncodedMessage},
-    },
+    session::{Login, outbox::Delivery},
 };
 
 /// Confirmations of one call: one push to a large group makes many in one turn.
@@ -121,9 +119,7 @@ impl Shard {
     pub(super) fn deliver(
         &mut self,
         slot: u32,
-        line: &[u8],
-        message_id: MessageId,
-        delivery: Option<Delivery>,
+        push: &mut EncodedPush<'_>,
         origin: Origin,
     ) -> usize {
         let key = self.key_of(slot);
@@ -133,6 +129,8 @@ impl Shard {
         let Some(login) = connection.session.login_mut() else {
             return 0;
         };
+        let message_id = push.message_id();
+        let delivery = Delivery::of(login.user, push.message());
         if let Some(delivery) = delivery
             && login.was_pulled_ahead(delivery.stream, delivery.seq, message_id)
         {
@@ -140,7 +138,7 @@ impl Shard {
             return 0;
         }
         if !login.ready {
-            login.hold_early(line, message_id, delivery, limit);
+            login.hold_early(push.message(), delivery.is_some(), limit);
             return 0;
         }
         if origin == Origin::Store
@@ -158,17 +156,19 @@ impl Shard {
             }
             self.metrics.messages_sent_total.inc();
         }
+        let bytes = push.bytes(connection.codec);
         connection
             .outbox
             .bytes(&mut self.pool)
-            .extend_from_slice(line);
+            .extend_from_slice(bytes);
         let confirms = delivery.filter(|delivery| ack_mode == AckMode::Auto && !delivery.own);
         connection.outbox.mark(confirms, &mut self.pool);
         if origin == Origin::Store {
-            connection.outbox.asked_for(line.len(), &mut self.pool);
+            connection.outbox.asked_for(bytes.len(), &mut self.pool);
         }
+        let queued = bytes.len();
         self.mark_dirty(slot);
-        line.len()
+        queued
     }
 
     /// The log-in of `key` has been answered: what came before goes out now.
@@ -189,13 +189,9 @@ impl Shard {
             self.account_from_baselines(key);
         }
         for push in early {
-            let queued = self.deliver(
-                key.slot,
-                &push.line,
-                push.message_id,
-                push.delivery,
-                Origin::Bus,
-            );
+            let queued = self.encode_once(&push, |shard, push| {
+                shard.deliver(key.slot, push, Origin::Bus)
+            });
             // Logging in asks for what was handed out before.
             self.connections[key.slot as usize]
                 .outbox
@@ -209,7 +205,7 @@ impl Shard {
 
     /// Messages that were handed out before and not confirmed: they go out right after the log-in is answered, before
     /// whatever was pushed meanwhile.
-    pub fn redeliver(&mut self, key: ConnectionKey, messages: Vec<EncodedMessage>) {
+    pub fn redeliver(&mut self, key: ConnectionKey, messages: Vec<PushMessage>) {
         let Some(login) = self
             .connection(key)
             .and_then(|connection| connection.session.login())
@@ -222,32 +218,27 @@ impl Shard {
         let baselines: HashMap<Stream, u64> = streams
             .map(|stream| (stream, self.baseline(key.slot, stream)))
             .collect();
-        let before = |delivery: &Option<Delivery>| {
+        let user = login.user;
+        let before = |message: &PushMessage| {
+            let delivery = Delivery::of(user, message);
             delivery.is_some_and(|delivery| {
-                baselines
-                    .get(&delivery.stream)
-                    .is_some_and(|baseline| delivery.seq <= *baseline)
+                let baseline = baselines.get(&delivery.stream);
+                baseline.is_some_and(|baseline| delivery.seq <= *baseline)
             })
         };
         if let Some(login) = self
             .connection_mut(key)
             .and_then(|connection| connection.session.login_mut())
         {
-            let redelivered = messages
-                .into_iter()
-                .filter(|(_, _, delivery)| before(delivery))
-                .map(|(line, message_id, delivery)| EarlyPush {
-                    line,
-                    message_id,
-                    delivery,
-                });
+            let redelivered = messages.into_iter().filter(before).map(Arc::new);
             login.early.splice(0..0, redelivered);
         }
     }
 
-    /// Sends pulled messages: encoded lines with their ids and numbers, in order.
-    pub fn deliver_pulled(&mut self, key: ConnectionKey, lines: Vec<EncodedMessage>) {
-        for (line, message_id, delivery) in lines {
+    /// Sends messages that `user` has pulled, in order.
+    pub fn deliver_pulled(&mut self, key: ConnectionKey, user: UserId, messages: &[PushMessage]) {
+        for message in messages {
+            let (message_id, delivery) = (message.msg_id, Delivery::of(user, message));
             let Some(connection) = self
                 .connections
                 .get_mut(key.slot as usize)
@@ -255,11 +246,11 @@ impl Shard {
             else {
                 return;
             };
-            connection
-                .outbox
-                .bytes(&mut self.pool)
-                .extend_from_slice(&line);
-            connection.outbox.asked_for(line.len(), &mut self.pool);
+            let before = connection.outbox.end();
+            let out = connection.outbox.bytes(&mut self.pool);
+            connection.codec.write_push(&push_of(message), out);
+            let length = (connection.outbox.end() - before) as usize;
+            connection.outbox.asked_for(length, &mut self.pool);
             let ack_mode = connection.session.ack_mode;
             let login = connection.session.login_mut();
             if let Some(manual) = login.and_then(|login| login.manual.as_mut()) {
@@ -346,23 +337,15 @@ pub(super) fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
 impl Login {
     /// Keeps a push until the log-in is answered. Where one could not be kept, none behind it is: all of them are
     /// fetched then.
-    fn hold_early(
-        &mut self,
-        line: &[u8],
-        message_id: MessageId,
-        delivery: Option<Delivery>,
-        limit: usize,
-    ) {
-        let is_full = self.early.len() >= EARLY_PUSHES || self.early_bytes + line.len() > limit;
-        if is_full || self.early_missed && delivery.is_some() {
-            self.early_missed |= delivery.is_some();
+    fn hold_early(&mut self, push: &Arc<PushMessage>, is_numbered: bool, limit: usize) {
+        let size = size_of::<PushMessage>() + push.text.len();
+        let is_full = self.early.len() >= EARLY_PUSHES || self.early_bytes + size > limit;
+        // What has no number cannot be fetched.
+        if is_full || self.early_missed && is_numbered {
+            self.early_missed |= is_numbered;
             return;
         }
-        self.early_bytes += line.len();
-        self.early.push(EarlyPush {
-            line: line.to_vec(),
-            message_id,
-            delivery,
-        });
+        self.early_bytes += size;
+        self.early.push(Arc::clone(push));
     }
 }

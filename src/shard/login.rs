@@ -17,7 +17,7 @@ use crate::{
         id::{ConnectionKey, GroupId, SessionId, Stream, UserId},
     },
     proto::HandedOut,
-    session::{HeldSession, Login, LoginSession, Membership, Phase},
+    session::{HeldSession, Login, LoginSession, Membership, Phase, outbox::Delivery},
 };
 
 impl Shard {
@@ -114,8 +114,9 @@ impl Shard {
         login.baseline = baseline;
         let inbox = Stream::Direct(login.user);
         // The user's other sessions here may have been pushed some of those while this one was being bound.
+        let user = login.user;
         login.early.retain(|push| {
-            push.delivery
+            Delivery::of(user, push)
                 .is_none_or(|delivery| delivery.stream != inbox || delivery.seq > baseline)
         });
         self.begin_stream(inbox, last_seq);

@@ -7,6 +7,7 @@
 //! - [`input`] bytes → lines → answers and jobs
 //! - [`login`] users, devices, group memberships, and how they end
 //! - [`push`] what the bus brings → the sessions it is for, in order
+//! - `encoded_push` a push → its bytes, once per codec
 //! - [`delivery`] one push → one connection, and what that confirms
 //! - [`acknowledgement`] what peers have of what they were sent, and when they are asked
 //! - [`account`] what a client that confirms for itself still owes, and what was held back from it
@@ -23,6 +24,7 @@ pub mod acknowledgement;
 mod client_log;
 pub mod deadlines;
 pub mod delivery;
+mod encoded_push;
 pub mod input;
 mod invariants;
 pub mod login;
@@ -54,6 +56,7 @@ use crate::{
     metrics,
     proto::{AckRange, PushMessage},
     protocol::{
+        codec::Codec,
         command::{Dialect, Judge, Tag},
         push::Push,
         reply::Reply,
@@ -65,6 +68,7 @@ use crate::{
     shard::{
         acknowledgement::Questions,
         client_log::ClientLog,
+        encoded_push::Buffers,
         search::{Search, Sought, Turn},
         sequencer::{Fetch, Sequencer},
         unsettled::{Settling, Unsettled},
@@ -174,6 +178,8 @@ pub struct Connection {
     armed_ms: u64,
     /// The last write found the kernel's buffer full: wait until it says there is room.
     blocked: bool,
+    /// The form in which it speaks.
+    codec: Codec,
     /// The session.
     pub session: Session,
     /// What was read and not handled, from `handled` on.
@@ -245,7 +251,8 @@ pub struct Shard {
     unbindings: Vec<Effect>,
     questions: Questions,
     acks: Vec<AckRange>,
-    scratch: Vec<u8>,
+    /// Where a push is encoded.
+    encodings: Buffers,
     draining: bool,
     client_log: ClientLog,
     search: Search,
@@ -285,7 +292,7 @@ impl Shard {
             unbindings: Vec::new(),
             questions: Questions::default(),
             acks: Vec::new(),
-            scratch: Vec::new(),
+            encodings: Buffers::default(),
             draining: false,
             client_log: ClientLog::default(),
             search: Search::default(),
@@ -364,6 +371,7 @@ impl Shard {
             to_be_asked: false,
             armed_ms: due_ms,
             blocked: false,
+            codec: Codec::Line,
             session,
             input: Vec::new(),
             handled: 0,
@@ -439,10 +447,7 @@ impl Shard {
         let user = connection.session.login().map_or(0, |login| login.user);
         self.log_out(key.slot, false);
         if let Some(word) = reason.kick_word() {
-            let outbox = self.connections[key.slot as usize]
-                .outbox
-                .bytes(&mut self.pool);
-            Push::Kick { reason: word }.write(outbox);
+            self.say(key.slot, &Push::Kick { reason: word });
         }
         self.mark_dirty(key.slot);
         self.arm(key, now_ms + LINGER_MS);
@@ -466,17 +471,16 @@ impl Shard {
     pub fn drain(&mut self) {
         self.draining = true;
         for slot in self.slots() {
-            let connection = &mut self.connections[slot as usize];
-            if connection.session.ended.is_some() {
+            let session = &self.connections[slot as usize].session;
+            if session.ended.is_some() {
                 continue;
             }
+            let busy = session.busy;
             let notice = Push::Notice {
                 kind: "reconnect",
                 text: "the gateway is going down, please reconnect",
             };
-            notice.write(connection.outbox.bytes(&mut self.pool));
-            let busy = connection.session.busy;
-            self.mark_dirty(slot);
+            self.say(slot, &notice);
             if !busy {
                 self.end(self.key_of(slot), CloseReason::Shutdown);
             }
@@ -495,8 +499,17 @@ impl Shard {
         if let Reply::Error { code, .. } = reply {
             self.metrics.error(*code);
         }
-        let outbox = &mut self.connections[slot as usize].outbox;
-        reply.write(tag, dialect, outbox.bytes(&mut self.pool));
+        let connection = &mut self.connections[slot as usize];
+        let out = connection.outbox.bytes(&mut self.pool);
+        connection.codec.write_reply(reply, tag, dialect, out);
+        self.mark_dirty(slot);
+    }
+
+    /// Tells the client something that is no message and waits for nothing.
+    fn say(&mut self, slot: u32, push: &Push<'_>) {
+        let connection = &mut self.connections[slot as usize];
+        let out = connection.outbox.bytes(&mut self.pool);
+        connection.codec.write_push(push, out);
         self.mark_dirty(slot);
     }
 

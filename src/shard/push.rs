@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::{
     Effect, Shard, Standing,
     delivery::Origin,
+    encoded_push::EncodedPush,
     sequencer::{Answer, Fetch, Numbered, Offer, Sequencer, StepBack},
 };
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
     },
     metrics::PushDrop,
     proto::{PushKind, PushMessage},
-    protocol::push::Push,
     session::outbox::Delivery,
 };
 
@@ -187,37 +187,38 @@ impl Shard {
         }
     }
 
-    /// Encodes a message once and queues it to every session of the stream it is for.
-    fn send(&mut self, stream: Stream, message: &PushMessage, origin: Origin) {
-        let mut line = std::mem::take(&mut self.scratch);
-        line.clear();
-        encode_message(message, &mut line);
-        match stream {
-            Stream::Direct(user) => self.send_direct(user, message, &line, origin),
-            Stream::Group(group) => self.send_group(group, message, &line, origin),
-        }
-        self.scratch = line;
+    /// Queues a message to every session of the stream it is for.
+    fn send(&mut self, stream: Stream, message: &Arc<PushMessage>, origin: Origin) {
+        self.encode_once(message, |shard, push| match stream {
+            Stream::Direct(user) => shard.send_direct(user, push, origin),
+            Stream::Group(group) => shard.send_group(group, push, origin),
+        });
     }
 
-    fn send_direct(&mut self, user: UserId, message: &PushMessage, line: &[u8], origin: Origin) {
-        let delivery = (message.seq != 0).then_some(Delivery {
-            user,
-            stream: Stream::Direct(user),
-            seq: message.seq,
-            own: false,
-        });
+    /// Has `to_sessions` deliver a push, with the core's buffers for its encodings.
+    pub(super) fn encode_once<T>(
+        &mut self,
+        message: &Arc<PushMessage>,
+        to_sessions: impl FnOnce(&mut Self, &mut EncodedPush<'_>) -> T,
+    ) -> T {
+        let mut push = EncodedPush::new(message, std::mem::take(&mut self.encodings));
+        let result = to_sessions(self, &mut push);
+        self.encodings = push.into_buffers();
+        result
+    }
+
+    fn send_direct(&mut self, user: UserId, push: &mut EncodedPush<'_>, origin: Origin) {
+        let seq = push.message().seq;
         for slot in self.slots_of(user) {
-            let baseline = self.connections[slot as usize]
-                .session
-                .login()
-                .map_or(0, |login| login.baseline);
-            if message.seq == 0 || message.seq > baseline {
-                self.deliver(slot, line, message.msg_id, delivery, origin);
+            let baseline = self.baseline(slot, Stream::Direct(user));
+            if seq == 0 || seq > baseline {
+                self.deliver(slot, push, origin);
             }
         }
     }
 
-    fn send_group(&mut self, group: GroupId, message: &PushMessage, line: &[u8], origin: Origin) {
+    fn send_group(&mut self, group: GroupId, push: &mut EncodedPush<'_>, origin: Origin) {
+        let message = push.message();
         // Taken out for the loop: delivering touches sessions, never the list of members.
         let Some(members) = self
             .groups
@@ -234,20 +235,14 @@ impl Shard {
             if message.seq != 0 && message.seq <= member.baseline {
                 continue;
             }
-            let delivery = (message.seq != 0).then_some(Delivery {
-                user: login.user,
-                stream: Stream::Group(group),
-                seq: message.seq,
-                // What one sent oneself is no news to one's inbox: the store counts it as confirmed.
-                own: login.user == message.from,
-            });
             let wrote_it = login.user == message.from && login.session_id == message.session_id;
             if message.session_id != 0 && wrote_it {
+                let delivery = Delivery::of(login.user, message);
                 self.pass_over(*slot, delivery);
                 continue;
             }
             recipients += 1;
-            self.deliver(*slot, line, message.msg_id, delivery, origin);
+            self.deliver(*slot, push, origin);
         }
         if let Some(group) = self.groups.get_mut(&group) {
             group.members = members;
@@ -256,43 +251,23 @@ impl Shard {
     }
 
     /// The sender's other devices get a copy, which is in nobody's inbox and has no number.
-    fn copy_to_sender(&mut self, message: &PushMessage) {
-        let mut line = Vec::new();
-        Push::Message {
-            id: message.msg_id,
-            seq: None,
-            from: message.from,
-            to: Some(message.to),
-            ts_ms: message.ts_ms,
-            duplicate: message.redelivery,
-            text: &message.text,
-        }
-        .write(&mut line);
+    fn copy_to_sender(&mut self, message: &Arc<PushMessage>) {
         if !message.to_many.iter().any(|user| self.is_here(*user)) {
             self.metrics.push_dropped(PushDrop::NoReceiver);
         }
-        for user in &message.to_many {
-            for slot in self.slots_of(*user) {
-                let sent_here = self.connections[slot as usize]
-                    .session
-                    .login()
-                    .is_some_and(|login| login.session_id == message.session_id);
-                if !sent_here {
-                    self.deliver(slot, &line, message.msg_id, None, Origin::Bus);
+        self.encode_once(message, |shard, push| {
+            for user in &message.to_many {
+                for slot in shard.slots_of(*user) {
+                    let login = shard.connections[slot as usize].session.login();
+                    if login.is_some_and(|login| login.session_id != message.session_id) {
+                        shard.deliver(slot, push, Origin::Bus);
+                    }
                 }
             }
-        }
+        });
     }
 
-    fn notice(&mut self, message: &PushMessage) {
-        let (kind, text) = message
-            .text
-            .split_once(' ')
-            .unwrap_or((message.text.as_str(), ""));
-        let mut line = Vec::new();
-        friend_notice(kind, text)
-            .unwrap_or(Push::Notice { kind, text })
-            .write(&mut line);
+    fn notice(&mut self, message: &Arc<PushMessage>) {
         let slots: Vec<u32> = match (message.to, message.to_many.as_slice()) {
             (0, []) => self
                 .users
@@ -306,9 +281,11 @@ impl Shard {
         if slots.is_empty() && is_for_somebody {
             self.metrics.push_dropped(PushDrop::NoReceiver);
         }
-        for slot in slots {
-            self.deliver(slot, &line, 0, None, Origin::Bus);
-        }
+        self.encode_once(message, |shard, push| {
+            for slot in slots {
+                shard.deliver(slot, push, Origin::Bus);
+            }
+        });
     }
 
     fn kick(&mut self, message: &PushMessage) {
@@ -350,18 +327,6 @@ impl Shard {
             .get(&user)
             .map_or_else(SmallVec::new, |user| user.slots.clone())
     }
-}
-
-/// The notice that a friend has come or gone, if `kind` and `text` are those of one.
-fn friend_notice<'a>(kind: &str, text: &'a str) -> Option<Push<'a>> {
-    let online = match kind {
-        "friend_online" => true,
-        "friend_offline" => false,
-        _ => return None,
-    };
-    let (uid, name) = text.strip_prefix("uid=")?.split_once(" name=")?;
-    let uid = uid.parse().ok().filter(|uid| *uid > 0)?;
-    Some(Push::Friend { online, uid, name })
 }
 
 /// What the store answered to a fetch.
@@ -412,33 +377,4 @@ impl Numbered for Arc<PushMessage> {
             Arc::make_mut(self).session_id = pushed.session_id;
         }
     }
-}
-
-/// Appends the line of a stored message.
-pub fn encode_message(message: &PushMessage, line: &mut Vec<u8>) {
-    let seq = (message.seq != 0).then_some(message.seq);
-    let (id, from, ts_ms) = (message.msg_id, message.from, message.ts_ms);
-    let (duplicate, text) = (message.redelivery, message.text.as_str());
-    let push = if message.group_id == 0 {
-        Push::Message {
-            id,
-            seq,
-            from,
-            to: None,
-            ts_ms,
-            duplicate,
-            text,
-        }
-    } else {
-        Push::GroupMessage {
-            id,
-            group: message.group_id,
-            seq,
-            from,
-            ts_ms,
-            duplicate,
-            text,
-        }
-    };
-    push.write(line);
 }

@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "metrics",
         &["base", "contract", "limits", "logging", "protocol"],
     ),
-    ("session", &["base", "limits", "protocol"]),
+    ("session", &["base", "limits", "proto", "protocol"]),
     (
         "shard",
         &["base", "limits", "metrics", "proto", "protocol", "session"],

@@ -455,7 +455,6 @@ async fn redeliver<B: Backend, P: PushSource>(
     messages.retain(|message| message.redelivery);
     let streams = core.shard().streams_of(job.key);
     message::drop_what_is_not_theirs(core, &streams, &mut messages);
-    core.shard()
-        .redeliver(job.key, message::encode_all(user, &messages));
+    core.shard().redeliver(job.key, messages);
     Ok(())
 }

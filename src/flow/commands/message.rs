@@ -20,11 +20,7 @@ use crate::{
         SendRequest, SendResponse,
     },
     protocol::{error_code::ErrorCode, reply::Reply},
-    session::{
-        job::Job,
-        outbox::{Delivery, EncodedMessage},
-    },
-    shard::push::encode_message,
+    session::job::Job,
 };
 
 /// Ids tried for one message. They are far from each other, so that more than one to be taken is rare.
@@ -198,8 +194,7 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
         messages.truncate(limit as usize);
     }
     let more = more || too_many && is_numbered;
-    core.shard()
-        .deliver_pulled(job.key, encode_all(job.user, &messages));
+    core.shard().deliver_pulled(job.key, job.user, &messages);
     Ok(Reply::PullDone {
         count: messages.len(),
         more,
@@ -332,24 +327,6 @@ pub fn group_push(message: GroupMsg) -> PushMessage {
         redelivery: message.redelivery,
         ..Default::default()
     }
-}
-
-/// The lines of `messages` for `user`.
-pub fn encode_all(user: UserId, messages: &[PushMessage]) -> Vec<EncodedMessage> {
-    messages
-        .iter()
-        .map(|message| {
-            let mut line = Vec::new();
-            encode_message(message, &mut line);
-            let delivery = (message.seq != 0).then_some(Delivery {
-                user,
-                stream: Stream::of(user, message.group_id),
-                seq: message.seq,
-                own: message.group_id != 0 && message.from == user,
-            });
-            (line, message.msg_id, delivery)
-        })
-        .collect()
 }
 
 /// A new id and the time. Without an id nothing can be stored: whoever leases them out is away, and those

@@ -1,9 +1,7 @@
 //! Much was missed: what is fetched goes out as it is read, and is held against nobody.
 
 use super::*;
-use crate::{
-    base::close::CloseReason, flow::commands::message::encode_all, shard::sequencer::Fetch,
-};
+use crate::{base::close::CloseReason, shard::sequencer::Fetch};
 
 /// The texts of the direct messages with these numbers.
 pub(super) fn numbers(from: u64, to: u64) -> Vec<String> {
@@ -18,7 +16,7 @@ pub(super) fn catch_up(shard: &mut Shard, key: ConnectionKey) -> Vec<String> {
         let messages: Vec<_> = (next.after + 1..=last)
             .map(|seq| (*direct(7, seq)).clone())
             .collect();
-        shard.caught_up(key, next, encode_all(7, &messages));
+        shard.caught_up(key, next, messages);
         let said = read(shard, key);
         assert!(said.len() <= shard.options().outbound_queue_bytes + 100);
         came.extend(texts(&said).into_iter().map(str::to_owned));

@@ -69,8 +69,12 @@ fn what_was_pulled_long_ago_does_not_widen_the_queue() {
     log_in(&mut shard, key, 7, 0, &[]);
     // One byte always stays behind, so that the queue is never empty.
     for round in 0..50 {
-        let lines = vec![(vec![b'x'; 900], round, None)];
-        shard.deliver_pulled(key, lines);
+        let message = PushMessage {
+            msg_id: round,
+            text: "x".repeat(900),
+            ..Default::default()
+        };
+        shard.deliver_pulled(key, 7, &[message]);
         let count = shard.unsent(key).len() - 1;
         shard.sent(key, count, true);
     }

@@ -1,7 +1,6 @@
 //! `ack=manual`: the limit, what is held back, and how it is sent later.
 
 use super::*;
-use crate::flow::commands::message::encode_all;
 
 fn manual(shard: &mut Shard, groups: &[(GroupId, u64)]) -> ConnectionKey {
     let key = connect(shard);
@@ -10,9 +9,8 @@ fn manual(shard: &mut Shard, groups: &[(GroupId, u64)]) -> ConnectionKey {
     key
 }
 
-fn fetched(from: u64, to: u64) -> Vec<crate::session::outbox::EncodedMessage> {
-    let messages: Vec<_> = (from..=to).map(|seq| (*direct(7, seq)).clone()).collect();
-    encode_all(7, &messages)
+fn fetched(from: u64, to: u64) -> Vec<PushMessage> {
+    (from..=to).map(|seq| (*direct(7, seq)).clone()).collect()
 }
 
 fn catch_up_is_due(shard: &mut Shard) -> bool {
@@ -76,7 +74,7 @@ fn what_was_pulled_meanwhile_is_not_sent_again() {
     for seq in 1..=5 {
         shard.on_push(direct(7, seq));
     }
-    shard.deliver_pulled(key, fetched(4, 4));
+    shard.deliver_pulled(key, 7, &fetched(4, 4));
     assert_eq!(texts(&read(&mut shard, key)), ["d1", "d2", "d3", "d4"]);
     shard.confirmed(key, &[1001, 1002, 1003, 1004]);
     let session_id = session_id(&shard, key);
@@ -165,7 +163,7 @@ fn a_client_that_pulls_and_never_confirms_is_accounted_for_within_bounds() {
     let mut shard = shard();
     let key = manual(&mut shard, &[]);
     for seq in 1..=5_000 {
-        shard.deliver_pulled(key, fetched(seq, seq));
+        shard.deliver_pulled(key, 7, &fetched(seq, seq));
         read(&mut shard, key);
     }
     let login = shard

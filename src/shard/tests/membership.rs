@@ -82,14 +82,11 @@ fn what_a_new_member_missed_between_asking_and_joining_counts_as_before() {
     let job = begin_log_in(&mut shard, two, 2, 0, &[]);
     shard.on_push(grouped(3, 6, 70, 0));
     shard.add_member(two, 3, Some(5));
-    let line = b"GMSG id=2006 group=3 seq=6 from=70 ts=5 dup=1 text=g6\n".to_vec();
-    let delivery = crate::session::outbox::Delivery {
-        user: 2,
-        stream: Stream::Group(3),
-        seq: 6,
-        own: false,
+    let handed_out = PushMessage {
+        redelivery: true,
+        ..(*grouped(3, 6, 70, 0)).clone()
     };
-    shard.redeliver(two, vec![(line, 2006, Some(delivery))]);
+    shard.redeliver(two, vec![handed_out]);
     finish_log_in(&mut shard, &job, 2);
     shard.on_push(grouped(3, 7, 70, 0));
     assert_eq!(texts(&read(&mut shard, two)), ["g6", "g7"]);

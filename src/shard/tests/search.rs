@@ -285,11 +285,7 @@ fn who_joined_unheard_gets_what_was_sent_since() {
     let missed: Vec<_> = (5..=6)
         .map(|seq| (*grouped(3, seq, 70, 0)).clone())
         .collect();
-    shard.caught_up(
-        new,
-        next,
-        crate::flow::commands::message::encode_all(7, &missed),
-    );
+    shard.caught_up(new, next, missed.clone());
     assert_eq!(texts(&read(&mut shard, new)), ["g5", "g6"]);
     assert_eq!(shard.next_catch_up(new, session_id), None);
     shard.on_push(grouped(3, 7, 70, 0));

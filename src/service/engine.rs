@@ -114,6 +114,9 @@ pub(super) trait Batch {
 
     /// The time so far was spent waiting for a storage that others use, or that failed: it is no item's.
     fn restart(&mut self);
+
+    /// Whether nobody waits any more for what `item` does.
+    fn is_late(&self, item: &Item) -> bool;
 }
 
 /// What a batch leads to, once it is committed.
@@ -363,6 +366,11 @@ impl<S: Storage> Engine<S> {
                 self.begin().map_err(Abort::Storage)?;
                 batch.restart();
                 has_begun = true;
+            }
+            // To wait for a storage that others use may have taken long.
+            if batch.is_late(item) {
+                outcomes.push(Outcome::Reply(too_late(item)));
+                continue;
             }
             if left_out.contains(&index) {
                 outcomes.push(Outcome::Reply(

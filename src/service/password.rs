@@ -41,8 +41,9 @@ const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
 /// A new account is inserted only so long before its caller gives up that the commit and the reply
-/// are there in time, too: a tenth of what the caller waits, and no more than this.
-const INSERT_MARGIN_MAX: Duration = Duration::from_millis(250);
+/// are there in time, too: a quarter of what the caller waits, and no more than this. A machine that
+/// has too much to do takes that long, and an account whose caller was told of failure is a trap.
+const INSERT_MARGIN_MAX: Duration = Duration::from_millis(500);
 
 /// What an unknown user's password is checked against, so that it takes the time of a known one's. No password matches it
 /// but by chance, and its verdict is "wrong" in any case.
@@ -245,8 +246,16 @@ impl Queued {
     /// When the job's result must be acted upon at the latest.
     fn act_before(&self) -> Option<Instant> {
         let deadline = self.job.deadline?;
-        let margin = (deadline.saturating_duration_since(self.since) / 10).min(INSERT_MARGIN_MAX);
+        let margin = (deadline.saturating_duration_since(self.since) / 4).min(INSERT_MARGIN_MAX);
         deadline.checked_sub(margin)
+    }
+
+    /// From when on the password is not worth hashing: nothing would come of it.
+    fn begin_before(&self) -> Option<Instant> {
+        match self.job.purpose() {
+            Purpose::Login => self.job.deadline,
+            Purpose::Registration | Purpose::Change => self.act_before(),
+        }
     }
 }
 
@@ -397,15 +406,15 @@ impl Shared {
     fn work(&self, deliver: impl Fn(Judged)) {
         let mut memory = Vec::new();
         while let Some(queued) = self.next() {
-            let act_before = queued.act_before();
+            let (act_before, begin_before) = (queued.act_before(), queued.begin_before());
             let Job {
                 call_id,
                 sink,
-                deadline,
                 task,
+                ..
             } = queued.job;
             let began = Instant::now();
-            let verdict = if deadline.is_some_and(|deadline| deadline <= began) {
+            let verdict = if begin_before.is_some_and(|end| end <= began) {
                 self.metrics
                     .passwords_unhashed
                     .at(PasswordLoss::TooLate)

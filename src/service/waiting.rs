@@ -194,6 +194,10 @@ impl engine::Batch for Batch<'_> {
         }
     }
 
+    fn is_late(&self, item: &Item) -> bool {
+        is_late(item, Instant::now())
+    }
+
     fn next(&mut self) -> Option<Item> {
         let now = Instant::now();
         self.settle(now);
@@ -202,7 +206,7 @@ impl engine::Batch for Batch<'_> {
             let gateways_first = self.taken < BATCH_CALLS / 2 && lasted < self.longest / 2;
             let (asker, item) = self.waiting.take(gateways_first)?;
             self.under_way = Some((asker, now));
-            if item.deadline().is_some_and(|deadline| deadline <= now) {
+            if is_late(&item, now) {
                 self.settle(now);
                 self.late.push(item);
                 continue;
@@ -212,6 +216,10 @@ impl engine::Batch for Batch<'_> {
         }
         None
     }
+}
+
+fn is_late(item: &Item, now: Instant) -> bool {
+    item.deadline().is_some_and(|deadline| deadline <= now)
 }
 
 #[cfg(test)]

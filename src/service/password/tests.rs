@@ -77,6 +77,31 @@ fn a_password_whose_caller_has_given_up_is_not_hashed_and_answered_all_the_same(
 }
 
 #[test]
+fn a_new_account_needs_the_last_quarter_of_its_callers_time_at_most_half_a_second() {
+    let since = Instant::now();
+    let queued = |waits_ms, task| Queued {
+        job: Job {
+            task,
+            ..job(1, Some(since + Duration::from_millis(waits_ms)))
+        },
+        since,
+    };
+    let account = || Task::Hash {
+        name: "alice".to_owned(),
+        password: b"secret-1".to_vec(),
+        network: Vec::new(),
+    };
+    let before_ms = |queued: &Queued| (queued.begin_before().expect("an end") - since).as_millis();
+    for (waits_ms, last_ms) in [(400, 300), (3_000, 2_500)] {
+        let queued = queued(waits_ms, account());
+        assert_eq!(before_ms(&queued), last_ms);
+        assert_eq!(queued.act_before(), queued.begin_before());
+    }
+    // A login changes nothing that its caller would have to be told of.
+    assert_eq!(before_ms(&queued(400, job(1, None).task)), 400);
+}
+
+#[test]
 fn a_lane_holds_what_can_be_hashed_in_time_and_half_of_it_beside_the_other_lane() {
     let shared = |thread_count, lane_limit| Shared {
         waiting: Mutex::new(Waiting {

@@ -55,6 +55,10 @@ impl Batch for std::vec::IntoIter<Item> {
     }
 
     fn restart(&mut self) {}
+
+    fn is_late(&self, _: &Item) -> bool {
+        false
+    }
 }
 
 /// An engine over a store of its own.

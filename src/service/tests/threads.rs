@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::*;
+use rusqlite::Connection;
+
+use super::{super::store::sqlite::schema, *};
 use crate::{
     base::names::Alphabet,
     contract::bus::Publisher,
@@ -411,6 +413,46 @@ fn an_account_whose_caller_is_being_told_of_failure_is_not_made_later() {
         code(&reply.result)
     });
     assert_eq!(codes, [Code::Unavailable, Code::Ok, Code::Ok]);
+    assert_eq!(
+        code(&running.register("late", "secret-1").result),
+        Code::Ok,
+        "the name is free"
+    );
+    running.services.stop();
+}
+
+#[test]
+fn an_account_is_not_made_after_a_wait_for_the_lock_that_its_caller_did_not_sit_out() {
+    let directory = TempDir::new().expect("a directory");
+    let shared = StorageMode::Backend {
+        exclusive: false,
+        route_lifetime: PATIENCE,
+    };
+    let mut running = Running::start_as(shared, directory.path(), 8);
+    let holder = Connection::open(directory.path().join(schema::FILE_NAME)).expect("the database");
+    holder.execute_batch("BEGIN IMMEDIATE").expect("its lock");
+    let act_before = Instant::now() + Duration::from_millis(100);
+    let judged = Judged {
+        call_id: 100,
+        sink: running.log.clone(),
+        verdict: Verdict::Hashed {
+            name: "late".to_owned(),
+            hash: "no hash".to_owned(),
+            network: Vec::new(),
+        },
+        act_before: Some(act_before),
+    };
+    assert!(running.client.queue.send(Envelope::Judged(judged)).is_ok());
+    // Less than the services wait for the lock.
+    while Instant::now() <= act_before {
+        std::thread::yield_now();
+    }
+    holder.execute_batch("ROLLBACK").expect("its end");
+    let reply = proto::RegisterResponse::try_from(running.log.wait_for(100));
+    assert_eq!(
+        code(&reply.expect("a registration").result),
+        Code::Unavailable
+    );
     assert_eq!(
         code(&running.register("late", "secret-1").result),
         Code::Ok,

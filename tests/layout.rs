@@ -5,12 +5,18 @@
 //!
 //! Reads text, not syntax trees: comments and literals are blanked first, then words are looked for.
 
+#[path = "layout/functions.rs"]
+mod functions;
 #[path = "layout/layers.rs"]
 mod layers;
+#[path = "layout/map.rs"]
+mod map;
 #[path = "layout/source.rs"]
 mod source;
 #[path = "layout/visibility.rs"]
 mod visibility;
+#[path = "layout/width.rs"]
+mod width;
 
 use std::{fmt::Write, path::Path};
 

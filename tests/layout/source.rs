@@ -122,6 +122,12 @@ pub fn blank_comments_and_literals(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
+        // Nothing else begins a comment or a literal; most of a source is nothing else.
+        if !matches!(first, '/' | '"' | '\'' | 'b' | 'c' | 'r') {
+            code.push(first);
+            rest = &rest[first.len_utf8()..];
+            continue;
+        }
         let after_word = code.ends_with(|c: char| c.is_alphanumeric() || c == '_');
         let length = comment_length(rest).or_else(|| {
             let prefix = if after_word {

@@ -1,0 +1,142 @@
+//! A function fits on a page.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
+
+use super::source::{blank_comments_and_literals, line_of, rust_files, words};
+
+const FOLDERS: [&str; 3] = ["src", "tests", "benches"];
+
+const LINES_MAX: usize = 70;
+
+/// Functions that are longer still, with how many lines they have. The table only shrinks.
+const LONGER: &[(&str, usize)] = &[
+    // In the program.
+    ("run", 112),
+    ("limits", 92),
+    ("supervise", 73),
+    ("parse_arguments_for", 84),
+    ("write_fields", 125),
+    // In tests and benchmarks.
+    ("serve", 111),
+    ("push", 80),
+    ("send_some", 72),
+    ("answer", 106),
+    ("try_answer", 99),
+    ("talk", 91),
+    ("measure", 85),
+    ("every_rule_names_the_key_it_is_about", 93),
+    ("every_push_has_the_form_of_the_contract", 76),
+    (
+        "every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims",
+        181,
+    ),
+    ("nobody_gets_an_answer_that_was_for_somebody_else", 85),
+    (
+        "whatever_the_bus_and_the_store_do_each_number_comes_out_once_and_in_order",
+        79,
+    ),
+    ("a_token_with_one_thing_wrong_is_refused", 234),
+    (
+        "every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9",
+        81,
+    ),
+    ("broken_nodes_are_left_out_and_counted", 77),
+    (
+        "with_a_secret_everything_forged_is_dropped_and_counted_and_everything_real_arrives",
+        76,
+    ),
+    ("it_answers_as_mpim_does", 93),
+    ("what_is_not_the_gateways_own_valid_token_is_refused", 90),
+];
+
+#[test]
+fn a_function_fits_on_a_page() {
+    let longer: BTreeMap<&str, usize> = LONGER.iter().copied().collect();
+    let mut fitting: BTreeSet<&str> = longer.keys().copied().collect();
+    let mut offences = String::new();
+    for folder in FOLDERS {
+        for source in rust_files(folder) {
+            let code = blank_comments_and_literals(&source.text);
+            for Function { name, at, lines } in functions(&code) {
+                let most = longer.get(name).copied().unwrap_or(LINES_MAX);
+                if lines > LINES_MAX {
+                    fitting.remove(name);
+                }
+                if lines > most {
+                    let (path, line) = (source.path.display(), line_of(&code, at));
+                    let _ = writeln!(
+                        offences,
+                        "{folder}/{path}:{line}: {name}, {lines} lines of at most {most}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(offences.is_empty(), "functions to be divided:\n{offences}");
+    assert!(
+        fitting.is_empty(),
+        "these fit now: take them out of LONGER in tests/layout/functions.rs: {fitting:?}"
+    );
+}
+
+struct Function<'a> {
+    name: &'a str,
+    /// Where it begins.
+    at: usize,
+    lines: usize,
+}
+
+/// The functions with a body in `code`, which has its comments and literals blanked.
+fn functions(code: &str) -> impl Iterator<Item = Function<'_>> {
+    words(code)
+        .filter(|(_, word)| *word == "fn")
+        .filter_map(|(at, word)| {
+            let after = &code[at + word.len()..];
+            // `fn(u8)` is a type.
+            if !after.starts_with(char::is_whitespace) {
+                return None;
+            }
+            let (_, name) = words(after).next()?;
+            let lines = after[..body_end(after)?].matches('\n').count() + 1;
+            Some(Function { name, at, lines })
+        })
+}
+
+/// Where the body ends of the function whose name begins `text`; none where it has no body.
+fn body_end(text: &str) -> Option<usize> {
+    let (mut braces, mut brackets) = (0, 0);
+    for (index, character) in text.char_indices() {
+        match character {
+            '(' | '[' => brackets += 1,
+            ')' | ']' => brackets -= 1,
+            ';' if braces == 0 && brackets == 0 => return None,
+            '{' => braces += 1,
+            '}' => {
+                braces -= 1;
+                if braces == 0 {
+                    return Some(index + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+mod rules {
+    use super::*;
+
+    #[test]
+    fn a_function_is_measured_from_its_name_to_its_last_brace() {
+        let code = "trait T { fn none(&self, pair: [u8; 2]); }\ntype F = fn(u8);\n\
+                    fn outer<T>(\n    x: T,\n) -> [u8; 2]\nwhere\n    T: Copy,\n{\n\
+                    if true {\n}\nfn inner() {\n}\n}\n";
+        let found: Vec<_> = functions(code)
+            .map(|function| (function.name, line_of(code, function.at), function.lines))
+            .collect();
+        assert_eq!(found, [("outer", 3, 11), ("inner", 11, 2)]);
+    }
+}

@@ -1,4 +1,5 @@
-//! Compiles the backend contract in `proto/` with a pure-Rust compiler, so that no `protoc` has to be installed.
+//! Compiles the backend contract in `proto/` with a pure-Rust compiler, so that no `protoc` has to
+//! be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [

@@ -1,6 +1,7 @@
 //! Nanoseconds for each line and each push, without a socket: what the pure layers cost.
 //!
-//! A line in is cut, taken apart and made a command; a line out is a reply or a push written into a buffer that has room.
+//! A line in is cut, taken apart and made a command; a line out is a reply or a push written into a
+//! buffer that has room.
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use im_gateway::{

@@ -1,6 +1,7 @@
 //! The command line: which commands there are, and what each one does.
 //!
-//! Owns what is printed on standard output. Never decides how the gateway runs: that is [`crate::app`].
+//! Owns what is printed on standard output. Never decides how the gateway runs: that is
+//! [`crate::app`].
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ use crate::{
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The front door of an instant-messaging system: serves the line protocol on 127.0.0.1:6000 unless told otherwise.
+/// The front door of an instant-messaging system: serves the line protocol on 127.0.0.1:6000 unless
+/// told otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "im-gateway", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -55,11 +57,13 @@ enum Command {
     Backend {
         #[command(flatten)]
         file: ConfigFile,
-        /// A service to offer, instead of those configured: user, presence, message or group; may be repeated
+        /// A service to offer, instead of those configured: user, presence, message or group; may
+        /// be repeated
         #[arg(long = "service", value_name = "SERVICE", value_parser = service)]
         services: Vec<Service>,
     },
-    /// Check a configuration, and the files it names, and exit: 0 if it is valid, 3 with all mistakes if not
+    /// Check a configuration, and the files it names, and exit: 0 if it is valid, 3 with all
+    /// mistakes if not
     CheckConfig(ConfigFile),
     /// Copy the database in the data directory to FILE, whether it is in use or not
     Backup {

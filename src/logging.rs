@@ -1,9 +1,9 @@
 //! The program's own log: one line per message on standard error.
 //!
 //! Owns the format of a line, and that panics are lines of it. Never writes a message's control
-//! characters as they are, so nothing a peer sends can end a line and begin a forged one; never makes
-//! a thread wait for whoever reads the log (`writer`). Under systemd the journal adds the time and
-//! takes the level as a number.
+//! characters as they are, so nothing a peer sends can end a line and begin a forged one; never
+//! makes a thread wait for whoever reads the log (`writer`). Under systemd the journal adds the
+//! time and takes the level as a number.
 
 mod writer;
 
@@ -85,8 +85,8 @@ impl Write for StandardError {
     }
 }
 
-/// What panics is logged as everything else: the standard hook would write to standard error itself,
-/// on the thread of a core.
+/// What panics is logged as everything else: the standard hook would write to standard error
+/// itself, on the thread of a core.
 fn log_panic(info: &PanicHookInfo) {
     let thread = thread::current();
     let place = info.location().map(ToString::to_string);
@@ -108,8 +108,9 @@ fn log_panic(info: &PanicHookInfo) {
     }
 }
 
-/// Whether standard error goes to the journal: systemd names the stream's device and inode in `JOURNAL_STREAM`, which a
-/// process may have inherited although its own standard error goes elsewhere.
+/// Whether standard error goes to the journal: systemd names the stream's device and inode in
+/// `JOURNAL_STREAM`, which a process may have inherited although its own standard error goes
+/// elsewhere.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;
@@ -139,7 +140,8 @@ fn write_for_journal(out: &mut impl Write, level: Level, message: &str) -> io::R
     writeln!(out, "<{priority}>{}", escape_controls(message))
 }
 
-/// The text with each control character, and each character that some viewers take for a line's end, written as an escape.
+/// The text with each control character, and each character that some viewers take for a line's
+/// end, written as an escape.
 fn escape_controls(text: &str) -> Cow<'_, str> {
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     if !text.contains(breaks) {

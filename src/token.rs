@@ -1,13 +1,14 @@
 //! Tokens: what lets a user log in again without the password.
 //!
-//! Owns issuing and verifying JSON Web Tokens (RFC 7519) signed with keys of the operator. Never asks a clock or a random
-//! source: the time and the token's own number are handed in. Never prints a key or a token.
+//! Owns issuing and verifying JSON Web Tokens (RFC 7519) signed with keys of the operator. Never
+//! asks a clock or a random source: the time and the token's own number are handed in. Never prints
+//! a key or a token.
 //!
 //! Invariants:
-//! - the algorithm is the key's, not the token's: a token is only ever checked against keys made for the algorithm that
-//!   its header names, and `none` is nobody's;
-//! - nothing in a header is followed: key ids, key sets, certificates and addresses of keys have no effect, and a header
-//!   that demands to be understood (`crit`) is refused;
+//! - the algorithm is the key's, not the token's: a token is only ever checked against keys made
+//!   for the algorithm that its header names, and `none` is nobody's;
+//! - nothing in a header is followed: key ids, key sets, certificates and addresses of keys have no
+//!   effect, and a header that demands to be understood (`crit`) is refused;
 //! - a token is [`TokenError::Expired`] only if it is right in everything else.
 
 use std::{fmt, time::Duration};
@@ -83,8 +84,9 @@ struct VerifyingKey {
 impl VerifyingKey {
     fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
         let mut validation = Validation::new(algorithm);
-        // The library would compare with its own clock. All claims are checked in `granted`, so that each rule
-        // stands in one place; only an audience, which no key here is for, is left to it to refuse.
+        // The library would compare with its own clock. All claims are checked in `granted`, so
+        // that each rule stands in one place; only an audience, which no key here is for, is left
+        // to it to refuse.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.required_spec_claims.clear();
@@ -111,7 +113,8 @@ struct Claims {
     typ: &'static str,
 }
 
-/// What of a token is looked at. A release that made tokens with `nbf` put the time of issue there too.
+/// What of a token is looked at. A release that made tokens with `nbf` put the time of issue there
+/// too.
 #[derive(Deserialize)]
 struct ReadClaims {
     iss: String,
@@ -124,8 +127,8 @@ struct ReadClaims {
 }
 
 impl Tokens {
-    /// Signs and verifies with the gateway's own `secret`; a token is good for `lifetime`, and may be dated `clock_leeway`
-    /// ahead, both counted in whole seconds.
+    /// Signs and verifies with the gateway's own `secret`; a token is good for `lifetime`, and may
+    /// be dated `clock_leeway` ahead, both counted in whole seconds.
     pub fn new(
         secret: &[u8],
         lifetime: Duration,

@@ -1,4 +1,5 @@
-//! What the program promises on its command line: commands, messages, exit codes. Runs the real binary.
+//! What the program promises on its command line: commands, messages, exit codes. Runs the real
+//! binary.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;

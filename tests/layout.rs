@@ -3,7 +3,8 @@
 //! folders are layers (`layout/layers.rs`) that show no more than others use
 //! (`layout/visibility.rs`).
 //!
-//! Reads text, not syntax trees: comments and literals are blanked first, then words are looked for.
+//! Reads text, not syntax trees: comments and literals are blanked first, then words are looked
+//! for.
 
 #[path = "layout/functions.rs"]
 mod functions;
@@ -70,8 +71,9 @@ const FORBIDDEN_MODULES: [&str; 2] = ["thread", "fs"];
 /// The only file that may hold `unsafe`.
 const UNSAFE_HOME: &str = "machine/sys.rs";
 
-/// The only files that may name the executor: one starts it, the other starts its tasks. A core blocks
-/// its thread when none of its tasks is ready, and then nothing in the executor's ring is looked at.
+/// The only files that may name the executor: one starts it, the other starts its tasks. A core
+/// blocks its thread when none of its tasks is ready, and then nothing in the executor's ring is
+/// looked at.
 const EXECUTOR_HOMES: [&str; 2] = ["app/cores.rs", "worker/tasks.rs"];
 
 const LINES_MAX: usize = 600;

@@ -28,7 +28,8 @@ use crate::{
 
 /// Connections open at one time.
 const AT_ONCE: usize = 64;
-/// Source addresses taken in turn: the ports of one would be used up by closed connections in seconds.
+/// Source addresses taken in turn: the ports of one would be used up by closed connections in
+/// seconds.
 const SOURCE_ADDRESSES: usize = 250;
 
 struct Run {

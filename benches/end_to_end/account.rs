@@ -1,7 +1,8 @@
 //! Users to log in with: real accounts, and tokens for users nobody has registered.
 //!
-//! An Argon2id hash costs some 15 ms by design, so real accounts are made once a run, only as many as must be found in the store.
-//! Tokens are signed here with the gateway's own secret, as any other holder of it could.
+//! An Argon2id hash costs some 15 ms by design, so real accounts are made once a run, only as many
+//! as must be found in the store. Tokens are signed here with the gateway's own secret, as any
+//! other holder of it could.
 
 use std::{
     fs,
@@ -31,7 +32,8 @@ impl Account {
     }
 }
 
-/// Connections that register at a time: more than password threads, far less than the password queue holds.
+/// Connections that register at a time: more than password threads, far less than the password
+/// queue holds.
 const REGISTERING_AT_ONCE: usize = 32;
 
 /// Registers `count` users, each on a connection it shares with a few others, one after another.
@@ -46,8 +48,9 @@ pub fn register(address: SocketAddr, count: usize) -> Result<Vec<Account>> {
     let mut accounts: Vec<Account> = Vec::with_capacity(count);
     let mut registered: Vec<Option<u64>> = vec![None; swarm.len()];
     let mut next = 0;
-    // Each connection has one line in flight: a registration, then a refresh, then the next registration, which moves it on to
-    // that account. A logout would end the session, and its token with it.
+    // Each connection has one line in flight: a registration, then a refresh, then the next
+    // registration, which moves it on to that account. A logout would end the session, and its
+    // token with it.
     let mut begin = || {
         let number = next;
         next += 1;
@@ -58,7 +61,8 @@ pub fn register(address: SocketAddr, count: usize) -> Result<Vec<Account>> {
             swarm.send(index, &line)?;
         }
     }
-    // `run_until` gives up after a minute; hashing may take longer than that on one slow core, while anything comes it goes on.
+    // `run_until` gives up after a minute; hashing may take longer than that on one slow core,
+    // while anything comes it goes on.
     while accounts.len() < count {
         let before = accounts.len();
         let mut answers: Vec<(usize, Vec<u8>)> = Vec::new();
@@ -103,7 +107,8 @@ struct Claims {
 /// The first number of the users written to the store: far from any the store has given out.
 const FIRST_WRITTEN: u64 = 1_000_000_000;
 
-/// Puts `count` users into the store under `data_directory`, which no process may have open, and makes their tokens.
+/// Puts `count` users into the store under `data_directory`, which no process may have open, and
+/// makes their tokens.
 ///
 /// Registering them would hash as many passwords; these users have none that could ever match.
 pub fn written_to_store(data_directory: &Path, count: usize) -> Result<Vec<Account>> {

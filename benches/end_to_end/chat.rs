@@ -1,4 +1,5 @@
-//! Durable chat: pairs of users, each sender with one message in flight, each message on disk before its `+OK` and then pushed.
+//! Durable chat: pairs of users, each sender with one message in flight, each message on disk
+//! before its `+OK` and then pushed.
 //!
 //! Nothing is pinned: gateway, store and load generator share all cores, as the promise says.
 

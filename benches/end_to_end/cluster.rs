@@ -1,9 +1,11 @@
-//! Durable chat in a cluster: every message is taken by a gateway, stored by the backend, acknowledged, published through Redis,
-//! written by the receiver's gateway, and confirmed. What it costs each process, against the relay's least chat.
+//! Durable chat in a cluster: every message is taken by a gateway, stored by the backend,
+//! acknowledged, published through Redis, written by the receiver's gateway, and confirmed. What it
+//! costs each process, against the relay's least chat.
 //!
-//! In each round three contestants chat in turn, each over connections of its own: the relay, all pairs at the first gateway (the
-//! second has nothing to do), and the pairs divided over both gateways so that half of them have sender and receiver at different
-//! ones. The relay is bound to the core of the first gateway; see [`crate::stack`] for the rest.
+//! In each round three contestants chat in turn, each over connections of its own: the relay, all
+//! pairs at the first gateway (the second has nothing to do), and the pairs divided over both
+//! gateways so that half of them have sender and receiver at different ones. The relay is bound to
+//! the core of the first gateway; see [`crate::stack`] for the rest.
 
 use anyhow::{Context, Result};
 
@@ -25,13 +27,15 @@ use crate::{
 const RATIO_LIMIT_FEW: f64 = 3.0;
 /// The same with many pairs, where one wake-up serves several.
 const RATIO_LIMIT_MANY: f64 = 2.0;
-/// The promise, with many pairs: CPU in µs of gateway, backend and Redis for each message stored and delivered.
+/// The promise, with many pairs: CPU in µs of gateway, backend and Redis for each message stored
+/// and delivered.
 const STACK_LIMIT_US: f64 = 40.0;
 const TEXT: &str = "see you at eight at the usual place, and bring the others along";
 /// A gateway that others have measured, to compare with.
 const FOR_SCALE: &str = "MPIM on two cores: 67 µs of CPU in its gateway for a message, 308 µs with its services and Redis";
 
-/// Measures few and many pairs, with a backend that has its database to itself and with one that may share it.
+/// Measures few and many pairs, with a backend that has its database to itself and with one that
+/// may share it.
 pub fn measure(setup: &Setup, cores: &[usize], report: &mut Report) -> Result<()> {
     if let Some(missing) = stack::missing() {
         report.fact("cluster", format!("left out: {missing} is not installed"));
@@ -83,7 +87,8 @@ fn chat(
     let (at_one, at_both) = accounts.split_at(accounts.len() / 2);
     let pairs = at_one.len() / 2;
     let mut one = of_cluster(ground, stack, at_one, |_| 0)?;
-    // Senders are at the first and at the second gateway in turn, and of each two pairs in a row the receivers are at the same one.
+    // Senders are at the first and at the second gateway in turn, and of each two pairs in a row
+    // the receivers are at the same one.
     let mut two = of_cluster(ground, stack, at_both, |index| {
         if index < pairs {
             index % 2
@@ -91,7 +96,8 @@ fn chat(
             (index - pairs) / 2 % 2
         }
     })?;
-    // The first pass fills caches and grows buffers; of it nothing but the length of the lines matters.
+    // The first pass fills caches and grows buffers; of it nothing but the length of the lines
+    // matters.
     let first = one.run(setup.round / 4)?;
     two.run(setup.round / 4)?;
     let server = Server::relay(Mode::Pairs, &[relay_core], &setup.directory)?;
@@ -111,7 +117,8 @@ fn chat(
     Ok(rounds)
 }
 
-/// Users who chat at the gateway `gateway_of(index)`; of the accounts, the first half sends to the second.
+/// Users who chat at the gateway `gateway_of(index)`; of the accounts, the first half sends to the
+/// second.
 fn of_cluster(
     ground: &Ground,
     stack: &Stack,
@@ -132,8 +139,8 @@ fn of_cluster(
     })
 }
 
-/// The same lines through the relay: the sender's as it is, the receiver's with a head that makes it as long as `like` found the
-/// gateway's, and a reply.
+/// The same lines through the relay: the sender's as it is, the receiver's with a head that makes
+/// it as long as `like` found the gateway's, and a reply.
 fn of_relay(relay: &Server, requests: &[Vec<u8>], like: &Run) -> Result<Pairs> {
     let pairs = requests.len();
     let request_bytes = requests.first().context("no pair")?.len();

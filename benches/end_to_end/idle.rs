@@ -1,4 +1,5 @@
-//! Very many logged-in connections that do nothing: what each costs in memory, and all together in CPU.
+//! Very many logged-in connections that do nothing: what each costs in memory, and all together in
+//! CPU.
 
 use std::time::{Duration, Instant};
 

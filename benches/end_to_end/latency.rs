@@ -1,4 +1,5 @@
-//! How long things took, as quantiles: one histogram that every scenario fills and prints the same way.
+//! How long things took, as quantiles: one histogram that every scenario fills and prints the same
+//! way.
 
 use std::time::Duration;
 

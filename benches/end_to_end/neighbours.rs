@@ -1,8 +1,9 @@
-//! A quiet pair beside one busy address: how long its messages take while ninety connections of another address ask for the dearest
-//! things they may, within the limits that strangers have.
+//! A quiet pair beside one busy address: how long its messages take while ninety connections of
+//! another address ask for the dearest things they may, within the limits that strangers have.
 //!
-//! What is promised is a ratio: against the same ninety connections that send `ping` at the same pace, in alternating rounds of one
-//! run. Nothing is pinned, and nobody is exempt from limits. Times are from the line sent to the receiver's having it.
+//! What is promised is a ratio: against the same ninety connections that send `ping` at the same
+//! pace, in alternating rounds of one run. Nothing is pinned, and nobody is exempt from limits.
+//! Times are from the line sent to the receiver's having it.
 
 use std::{
     net::Ipv4Addr,
@@ -109,8 +110,8 @@ fn start(setup: &Setup, cores: &[usize], data: &Path) -> Result<Server> {
     })
 }
 
-/// Everybody but the pair is in one big group; those who log in again and again are in many small ones, and those who pull have
-/// much to pull.
+/// Everybody but the pair is in one big group; those who log in again and again are in many small
+/// ones, and those who pull have much to pull.
 fn write_groups_and_messages(data: &Path, accounts: &[Account]) -> Result<()> {
     let mut store = rusqlite::Connection::open(data.join("im-gateway.db"))?;
     let transaction = store.transaction()?;

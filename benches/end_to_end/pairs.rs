@@ -1,8 +1,9 @@
-//! Chatting pairs whose every message is timed: each sender has one message in flight, and says the next thing once the last is
-//! answered, whether or not its receiver has it yet.
+//! Chatting pairs whose every message is timed: each sender has one message in flight, and says the
+//! next thing once the last is answered, whether or not its receiver has it yet.
 //!
-//! Knows nothing of who answers, so that the gateways of a cluster and the relay are measured by the same lines of code. Counts a
-//! message when it has been both answered and received; a lost one, one too many and a wrong line are errors.
+//! Knows nothing of who answers, so that the gateways of a cluster and the relay are measured by
+//! the same lines of code. Counts a message when it has been both answered and received; a lost
+//! one, one too many and a wrong line are errors.
 
 use std::{
     collections::VecDeque,
@@ -17,10 +18,12 @@ use crate::{
     swarm::{Progress, Swarm},
 };
 
-/// After the last message: receivers' confirmations wait for each other for 10 ms, and belong to the messages they confirm.
+/// After the last message: receivers' confirmations wait for each other for 10 ms, and belong to
+/// the messages they confirm.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Pairs with their connections, of which the first half sends, each to the one in the same place of the second half.
+/// Pairs with their connections, of which the first half sends, each to the one in the same place
+/// of the second half.
 pub struct Pairs {
     /// The connections, logged in.
     pub swarm: Swarm,
@@ -162,7 +165,8 @@ struct Traffic {
     push: &'static [u8],
     /// By sender, when its unanswered line was sent.
     unanswered: Vec<Option<Instant>>,
-    /// By pair, when the lines were sent that the receiver has not got yet: messages of one sender keep their order.
+    /// By pair, when the lines were sent that the receiver has not got yet: messages of one sender
+    /// keep their order.
     unreceived: Vec<VecDeque<Instant>>,
     messages: u64,
     answered: u64,

@@ -1,4 +1,5 @@
-//! `ping` against an echoed line: what the gateway adds to a message that touches neither store nor bus.
+//! `ping` against an echoed line: what the gateway adds to a message that touches neither store nor
+//! bus.
 
 use std::{
     collections::VecDeque,

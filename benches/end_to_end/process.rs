@@ -1,4 +1,5 @@
-//! What the kernel knows about a process: its CPU time, its resident memory, the cores it may use, how many files it may open.
+//! What the kernel knows about a process: its CPU time, its resident memory, the cores it may use,
+//! how many files it may open.
 //!
 //! Reads `/proc` only; starts and ends nothing.
 
@@ -13,7 +14,8 @@ use rustix::{
 
 /// CPU time of each thread of a process at one moment.
 ///
-/// `schedstat` counts nanoseconds; the clock ticks of `stat` (10 ms) would be too coarse for runs of a second.
+/// `schedstat` counts nanoseconds; the clock ticks of `stat` (10 ms) would be too coarse for runs
+/// of a second.
 #[derive(Clone, Debug, Default)]
 pub struct CpuTimes {
     /// Thread id → its name and the nanoseconds it has run.
@@ -88,7 +90,8 @@ impl CpuUse {
         }
     }
 
-    /// "core-0 82 %, store 17 %": who used it, the greatest first, shares under one percent left out.
+    /// "core-0 82 %, store 17 %": who used it, the greatest first, shares under one percent left
+    /// out.
     pub fn shares(&self) -> String {
         let total = self.total_ns().max(1) as f64;
         let mut shares: Vec<_> = self
@@ -154,7 +157,8 @@ pub fn run_on(cores: &[usize]) -> Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("binding to the cores {cores:?}"))
 }
 
-/// Allows as many open files as the system lets this process have; children inherit it. Gives back how many that is.
+/// Allows as many open files as the system lets this process have; children inherit it. Gives back
+/// how many that is.
 pub fn raise_file_limit() -> Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(

@@ -1,9 +1,10 @@
 //! The bare newline relay: what the kernel's TCP alone costs, and so the baseline of every ratio.
 //!
-//! The least a server can do that moves lines between sockets: one thread, level-triggered epoll, one `recv` and one `send` for each
-//! batch, the gateway's socket options, nothing else. It knows no command, user, limit or time-out. Of a chat it does the least that
-//! could be called one: one `recv` from the sender, one `send` to the receiver, one `send` back; it stores nothing, and every
-//! connection is its own, so nothing passes between processes.
+//! The least a server can do that moves lines between sockets: one thread, level-triggered epoll,
+//! one `recv` and one `send` for each batch, the gateway's socket options, nothing else. It knows
+//! no command, user, limit or time-out. Of a chat it does the least that could be called one: one
+//! `recv` from the sender, one `send` to the receiver, one `send` back; it stores nothing, and
+//! every connection is its own, so nothing passes between processes.
 
 mod pairing;
 
@@ -31,8 +32,9 @@ pub enum Mode {
     Echo,
     /// To everyone but the one who sent it.
     Fanout,
-    /// With the sender's head before it, to the one receiver its sender was paired with; the sender gets [`REPLY`]. A connection's
-    /// first line says what it is, see [`pairing`], and is answered with [`INTRODUCED`].
+    /// With the sender's head before it, to the one receiver its sender was paired with; the sender
+    /// gets [`REPLY`]. A connection's first line says what it is, see [`pairing`], and is answered
+    /// with [`INTRODUCED`].
     Pairs,
 }
 
@@ -55,7 +57,8 @@ impl Mode {
     }
 }
 
-/// Sent to whoever connects; as long as the gateway's own first line, to the byte for a version of five characters.
+/// Sent to whoever connects; as long as the gateway's own first line, to the byte for a version of
+/// five characters.
 const GREETING: &[u8] = b"+OK welcome to im-gateway/0.1.0, try help\n";
 /// What a sender gets for its line: a reply as long as the gateway's to a chat.
 pub const REPLY: &[u8] = b"+OK msg_id=1310000000000000000\n";

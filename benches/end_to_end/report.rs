@@ -1,4 +1,5 @@
-//! What a run found: rows with a target and a verdict, as a table for people and as JSON for programs.
+//! What a run found: rows with a target and a verdict, as a table for people and as JSON for
+//! programs.
 
 use std::{fs, path::Path};
 

@@ -1,7 +1,9 @@
-//! Starts and ends the programs that are measured: the real binary, as a gateway or as a backend, and the relay.
+//! Starts and ends the programs that are measured: the real binary, as a gateway or as a backend,
+//! and the relay.
 //!
-//! All are started the same way: this program is executed again as a launcher, which binds itself to the given cores, arranges to
-//! be killed should the benchmark die, and becomes the program. So none of them ever outlives a run.
+//! All are started the same way: this program is executed again as a launcher, which binds itself
+//! to the given cores, arranges to be killed should the benchmark die, and becomes the program. So
+//! none of them ever outlives a run.
 
 use std::{
     env,
@@ -30,7 +32,8 @@ use crate::{
 pub const LAUNCH: &str = "--launch";
 /// First argument of the relay; its mode follows.
 pub const RELAY: &str = "--relay";
-/// How long a program may take to end after it was asked to. The gateway's own `drain_timeout` is shorter.
+/// How long a program may take to end after it was asked to. The gateway's own `drain_timeout` is
+/// shorter.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a program of a cluster may take until it has found all others.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -225,7 +228,8 @@ impl Server {
         tail(&self.log)
     }
 
-    /// Ends it with SIGTERM and waits; for the gateway that is a full drain, after which its data can be used again.
+    /// Ends it with SIGTERM and waits; for the gateway that is a full drain, after which its data
+    /// can be used again.
     pub fn stop(mut self) -> Result<()> {
         let process_id = Pid::from_child(&self.child);
         let descriptor = pidfd_open(process_id, PidfdFlags::empty())?;
@@ -268,8 +272,9 @@ fn ask_whether_ready(operations: SocketAddr) -> io::Result<String> {
     Ok(answer)
 }
 
-/// Reads lines until each of `words`, in their order, has stood on one with an address; gives back the addresses. Then lets a
-/// thread swallow the rest, so that the program never blocks on a full pipe.
+/// Reads lines until each of `words`, in their order, has stood on one with an address; gives back
+/// the addresses. Then lets a thread swallow the rest, so that the program never blocks on a full
+/// pipe.
 fn find_addresses(output: ChildStdout, words: &[&str]) -> Result<Vec<SocketAddr>> {
     let mut output = BufReader::new(output);
     let mut addresses = Vec::with_capacity(words.len());

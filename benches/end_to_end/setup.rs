@@ -66,7 +66,8 @@ impl Setup {
         }
     }
 
-    /// Milliseconds that appending a page and making it durable takes here: what a commit costs the disk alone.
+    /// Milliseconds that appending a page and making it durable takes here: what a commit costs the
+    /// disk alone.
     pub fn sync_ms(&self) -> Result<Sample> {
         const APPENDS: usize = 50;
         let path = self.directory.join("sync-probe");

@@ -1,10 +1,12 @@
-//! A cluster to be measured: a real Redis, a real ZooKeeper, one backend with all four services, two gateways.
+//! A cluster to be measured: a real Redis, a real ZooKeeper, one backend with all four services,
+//! two gateways.
 //!
-//! Gateways and backend are the real binary with its defaults, apart from what is said here: every gateway has one worker and a core
-//! of its own where there are enough. Redis, ZooKeeper and the backend share all cores with the load generator.
+//! Gateways and backend are the real binary with its defaults, apart from what is said here: every
+//! gateway has one worker and a core of its own where there are enough. Redis, ZooKeeper and the
+//! backend share all cores with the load generator.
 //!
-//! Redis and ZooKeeper are the tests' own: they end when they are dropped, and by themselves at Ctrl-C, but not when the benchmark
-//! is killed.
+//! Redis and ZooKeeper are the tests' own: they end when they are dropped, and by themselves at
+//! Ctrl-C, but not when the benchmark is killed.
 
 use std::{
     env,
@@ -56,7 +58,8 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Starts Redis and ZooKeeper. `directory` holds, in `data`, a database and a token secret already.
+    /// Starts Redis and ZooKeeper. `directory` holds, in `data`, a database and a token secret
+    /// already.
     pub fn start(cores: &[usize], directory: &Path) -> Self {
         Self {
             redis: RedisServer::start(),
@@ -106,7 +109,8 @@ impl Ground {
             self.configuration()
         );
         Server::program(&ProgramOptions {
-            // A worker is bound to the first core its process may use, so two of them would share that one.
+            // A worker is bound to the first core its process may use, so two of them would share
+            // that one.
             cores: &[self.cores[number % self.cores.len()]],
             command: "run",
             name: &name,
@@ -125,7 +129,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts one and waits until every process is ready. `exclusive`: the backend need not share its database with others.
+    /// Starts one and waits until every process is ready. `exclusive`: the backend need not share
+    /// its database with others.
     pub fn start(ground: &Ground, exclusive: bool) -> Result<Self> {
         let backend = ground.start_backend(exclusive)?;
         let gateways = (0..GATEWAYS).map(|number| ground.start_gateway(number));

@@ -1,7 +1,8 @@
 //! The load generator: many connections, one thread, one epoll set.
 //!
-//! It must cost little itself, since it shares the machine with what it measures: whole batches of lines go to the scenario at once,
-//! nothing is copied that ends in a line break, and what the scenario answers goes out in one `send`.
+//! It must cost little itself, since it shares the machine with what it measures: whole batches of
+//! lines go to the scenario at once, nothing is copied that ends in a line break, and what the
+//! scenario answers goes out in one `send`.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,17 +21,19 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// What a scenario may take in all before the run is given up: a lost reply must not hang the benchmark.
+/// What a scenario may take in all before the run is given up: a lost reply must not hang the
+/// benchmark.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Connections opened at a time: well under the backlog, so that no SYN is dropped and sent again a second later.
+/// Connections opened at a time: well under the backlog, so that no SYN is dropped and sent again a
+/// second later.
 const CONNECTIONS_PER_BATCH: usize = 256;
 /// Connections from one source address; loopback has as many addresses as anyone could want.
 const CONNECTIONS_PER_ADDRESS: usize = 4096;
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 const EVENTS_PER_WAIT: usize = 1024;
 
-/// One turn's word to the scenario: connection `index` received `lines`, each with its line break; what it puts into `answer`
-/// goes out at once.
+/// One turn's word to the scenario: connection `index` received `lines`, each with its line break;
+/// what it puts into `answer` goes out at once.
 pub trait Handler: FnMut(usize, &[u8], &mut Vec<u8>) -> Result<()> {}
 impl<F: FnMut(usize, &[u8], &mut Vec<u8>) -> Result<()>> Handler for F {}
 
@@ -73,8 +76,9 @@ impl Swarm {
         Self::connect_from(source, address, count, lines, greeting, check)
     }
 
-    /// Opens `count` connections, each from its `source(index)` to its `address(index)`. `greeting(index)` is what each sends at once; then each must have
-    /// received `lines` lines, and `check` sees them as they come.
+    /// Opens `count` connections, each from its `source(index)` to its `address(index)`.
+    /// `greeting(index)` is what each sends at once; then each must have received `lines` lines,
+    /// and `check` sees them as they come.
     pub fn connect_from(
         source: impl Fn(usize) -> Ipv4Addr,
         address: impl Fn(usize) -> SocketAddr,
@@ -143,7 +147,8 @@ impl Swarm {
         self.connections.len()
     }
 
-    /// Sends `bytes` on one connection. Every scenario paces itself, so what does not fit is an error.
+    /// Sends `bytes` on one connection. Every scenario paces itself, so what does not fit is an
+    /// error.
     pub fn send(&self, index: usize, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -203,7 +208,8 @@ impl Swarm {
         Ok(())
     }
 
-    /// Reads until `done` says so; fails when that takes longer than a minute. `what` names the condition.
+    /// Reads until `done` says so; fails when that takes longer than a minute. `what` names the
+    /// condition.
     pub fn run_until(
         &mut self,
         what: &str,
@@ -222,7 +228,8 @@ impl Swarm {
         Ok(())
     }
 
-    /// Sends one line on each of the first `count` connections and waits for one reply to each, which `check` sees.
+    /// Sends one line on each of the first `count` connections and waits for one reply to each,
+    /// which `check` sees.
     pub fn ask_each(
         &mut self,
         count: usize,

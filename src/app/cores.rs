@@ -26,8 +26,9 @@ const IO_MEMORY_BYTES: usize = 64 * 1024;
 const RING_DEPTH: usize = 1024;
 /// When the executor would take the core's loop off its thread to look at its ring.
 ///
-/// It never should: nothing of a core is in the ring. And an executor that is held up for so long just
-/// before it begins to run its tasks goes to sleep over them (glommio 0.9), with nothing to wake it.
+/// It never should: nothing of a core is in the ring. And an executor that is held up for so long
+/// just before it begins to run its tasks goes to sleep over them (glommio 0.9), with nothing to
+/// wake it.
 const PREEMPT_AFTER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long cores may take to start. One that does not is no better than one that ended.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -158,8 +159,9 @@ fn worker<B: Backend + 'static, P: PushSource + 'static>(
     })
 }
 
-/// Follows the cores: calls `all_up` once all are up, and says at the end whether all drained. Returns at once when one
-/// ends otherwise: its listener would go on taking connections that nobody serves.
+/// Follows the cores: calls `all_up` once all are up, and says at the end whether all drained.
+/// Returns at once when one ends otherwise: its listener would go on taking connections that nobody
+/// serves.
 pub(super) fn watch(cores: usize, news: &Receiver<CoreNews>, all_up: impl FnOnce()) -> bool {
     let (mut up, mut drained) = (0, 0);
     let mut all_up = Some(all_up);

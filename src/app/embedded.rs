@@ -17,8 +17,9 @@ use crate::{
     worker::Runtime,
 };
 
-/// Runs until told to stop and drained; `may_be_new`: even where a database is missing that should be there. Ends the cores first and then the services, so that whatever a core confirmed on
-/// its way out is stored.
+/// Runs until told to stop and drained; `may_be_new`: even where a database is missing that should
+/// be there. Ends the cores first and then the services, so that whatever a core confirmed on its
+/// way out is stored.
 pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), StartupError> {
     let settings = &foundation.settings;
     // Held until this returns: to the end of the services and beyond.
@@ -72,8 +73,9 @@ pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), Startu
     outcome
 }
 
-/// A gateway that finds its token secret and no database has lost it, or looks in the wrong place. Were it to begin anew, names
-/// would be taken by whoever comes first, and numbers of users be given a second time, for which old tokens are still good.
+/// A gateway that finds its token secret and no database has lost it, or looks in the wrong place.
+/// Were it to begin anew, names would be taken by whoever comes first, and numbers of users be
+/// given a second time, for which old tokens are still good.
 fn refuse_to_begin_anew(data_dir: &Path) -> Result<(), StartupError> {
     if service::has_database(data_dir) || !data_dir.join("token.secret").exists() {
         return Ok(());

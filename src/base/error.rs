@@ -1,4 +1,5 @@
-//! Errors that end the process: what failed, why, what to do about it, and the exit code that says so.
+//! Errors that end the process: what failed, why, what to do about it, and the exit code that says
+//! so.
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ pub enum ExitCode {
     Usage = 2,
     /// The configuration is wrong.
     Config = 3,
-    /// The machine does not offer what is needed: io_uring, locked memory, the port, a readable file.
+    /// The machine does not offer what is needed: io_uring, locked memory, the port, a readable
+    /// file.
     Preflight = 4,
     /// Another live gateway has this gateway's id.
     Backend = 5,

@@ -23,8 +23,8 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The stream of a message as it is written on the wire: of group `group_id`, or where that is 0
-    /// of the inbox of `user`.
+    /// The stream of a message as it is written on the wire: of group `group_id`, or where that is
+    /// 0 of the inbox of `user`.
     pub fn of(user: UserId, group_id: GroupId) -> Self {
         match group_id {
             0 => Self::Direct(user),
@@ -41,9 +41,11 @@ impl Stream {
     }
 }
 
-/// Names one connection for as long as it lives: a slot of its core's slab and the slot's generation.
+/// Names one connection for as long as it lives: a slot of its core's slab and the slot's
+/// generation.
 ///
-/// A late reply, timer or close that carries the key of an earlier tenant of the slot finds nothing.
+/// A late reply, timer or close that carries the key of an earlier tenant of the slot finds
+/// nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey {
     /// Index into the core's slab.
@@ -52,7 +54,8 @@ pub struct ConnectionKey {
     pub generation: u32,
 }
 
-/// Where pushes for a user go: one core of one gateway, written `<gateway_id>#<core>`. Cheap to clone: clones share the text.
+/// Where pushes for a user go: one core of one gateway, written `<gateway_id>#<core>`. Cheap to
+/// clone: clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteId(Arc<str>);
 
@@ -86,14 +89,15 @@ pub const ID_TIME_END_UNIX_MS: u64 = SNOWFLAKE_EPOCH_UNIX_MS + (1 << TIME_BITS);
 
 /// How many workers can make ids beside each other; a worker's number is smaller.
 pub const WORKERS_MAX: u16 = 1 << WORKER_BITS;
-/// From this number on workers are services, which give ids to messages that come without one; cores have smaller numbers.
+/// From this number on workers are services, which give ids to messages that come without one;
+/// cores have smaller numbers.
 pub const FIRST_SERVICE_WORKER: u16 = WORKERS_MAX - 64;
 
 /// How many milliseconds' ids of a lease are kept for when it is not extended: some 245 million.
 pub const LEASE_ROOM_MS: u64 = 60_000;
 
-/// The ids that are one maker's alone: those of a worker number, made of the times from one moment to
-/// another. Who has the number afterwards makes none of them.
+/// The ids that are one maker's alone: those of a worker number, made of the times from one moment
+/// to another. Who has the number afterwards makes none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdLease {
     /// The worker number.
@@ -115,23 +119,27 @@ impl IdLease {
     }
 }
 
-/// Makes the ids of one worker: 41 bits of milliseconds since 2015, 10 bits of worker, 12 bits of sequence.
+/// Makes the ids of one worker: 41 bits of milliseconds since 2015, 10 bits of worker, 12 bits of
+/// sequence.
 ///
-/// Each id is greater than the one before, whatever the clock does: when it steps back, or when a millisecond's 4096
-/// numbers are used up, the generator goes on counting from where it was, borrowing from the milliseconds to come.
+/// Each id is greater than the one before, whatever the clock does: when it steps back, or when a
+/// millisecond's 4096 numbers are used up, the generator goes on counting from where it was,
+/// borrowing from the milliseconds to come.
 ///
-/// No id lies outside of the lease. Near its end ids follow the clock no longer and are only counted up, so
-/// that the last [`LEASE_ROOM_MS`] last for hours, should it not be extended.
+/// No id lies outside of the lease. Near its end ids follow the clock no longer and are only
+/// counted up, so that the last [`LEASE_ROOM_MS`] last for hours, should it not be extended.
 #[derive(Clone, Debug)]
 pub struct MessageIds {
     worker: u16,
-    /// The next id without its worker: milliseconds, then sequence. Counting it up carries from one into the other.
+    /// The next id without its worker: milliseconds, then sequence. Counting it up carries from one
+    /// into the other.
     next: u64,
     /// The counter behind the last id of the lease.
     end: u64,
     /// Up to which time ids follow the clock, in milliseconds since the snowflakes' beginning.
     follows_until_ms: u64,
-    /// The sequence at which a millisecond of the clock begins; not 0 once somebody else was found to make the same ids.
+    /// The sequence at which a millisecond of the clock begins; not 0 once somebody else was found
+    /// to make the same ids.
     first_sequence: u64,
     /// Where the next such sequence comes from.
     random: u64,
@@ -154,7 +162,8 @@ impl MessageIds {
     /// The ids of worker number `worker`, for ever.
     ///
     /// # Panics
-    /// If `worker` is not less than [`WORKERS_MAX`]: two workers with the same bits would make the same ids.
+    /// If `worker` is not less than [`WORKERS_MAX`]: two workers with the same bits would make the
+    /// same ids.
     pub fn new(worker: u16) -> Self {
         let mut ids = Self::without_lease();
         ids.lease(&IdLease::endless(worker));
@@ -181,8 +190,8 @@ impl MessageIds {
         }
     }
 
-    /// The ids of worker number `worker` that are greater than `last`, for a start after which the clock may be behind
-    /// where it was when `last` was made.
+    /// The ids of worker number `worker` that are greater than `last`, for a start after which the
+    /// clock may be behind where it was when `last` was made.
     ///
     /// # Panics
     /// As [`MessageIds::new`].
@@ -218,7 +227,8 @@ impl MessageIds {
         self.follows_until_ms = until_ms.saturating_sub(LEASE_ROOM_MS);
     }
 
-    /// The same ids without an end, for what need not be told from the ids of whoever has the number next.
+    /// The same ids without an end, for what need not be told from the ids of whoever has the
+    /// number next.
     pub fn endless(&self) -> Self {
         Self {
             end: 1 << (TIME_BITS + SEQUENCE_BITS),
@@ -227,8 +237,9 @@ impl MessageIds {
         }
     }
 
-    /// Somebody else makes the same ids: from now on each millisecond begins at another sequence, taken at random. Counting
-    /// on would not do, as the clock overtakes it, and the other one, which is told at the same moment, does the same.
+    /// Somebody else makes the same ids: from now on each millisecond begins at another sequence,
+    /// taken at random. Counting on would not do, as the clock overtakes it, and the other one,
+    /// which is told at the same moment, does the same.
     pub fn avoid_others(&mut self) {
         // xorshift64
         self.random ^= self.random << 13;
@@ -238,8 +249,8 @@ impl MessageIds {
         self.next = (((self.next >> SEQUENCE_BITS) + 1) << SEQUENCE_BITS) + self.first_sequence;
     }
 
-    /// The next id; `None`: the lease is used up. A clock that shows a time outside of the 69 years that 41 bits hold
-    /// is ignored.
+    /// The next id; `None`: the lease is used up. A clock that shows a time outside of the 69 years
+    /// that 41 bits hold is ignored.
     pub fn next(&mut self, unix_ms: u64) -> Option<MessageId> {
         let clock_ms = snowflake_ms(unix_ms).unwrap_or(0);
         let clock_ms = clock_ms.min(self.follows_until_ms);

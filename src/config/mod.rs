@@ -1,11 +1,12 @@
 //! The configuration: default ← file ← environment, checked once, then fixed.
 //!
-//! Owns every key, its default and its rules. Never reads a file nobody named, and never changes the environment.
-//! Invariants: an unknown key is an error that names the nearest known one; every mistake names the place the value
-//! came from (file and line, or variable) and is one line; all of them together carry [`ExitCode::Config`].
+//! Owns every key, its default and its rules. Never reads a file nobody named, and never changes
+//! the environment. Invariants: an unknown key is an error that names the nearest known one; every
+//! mistake names the place the value came from (file and line, or variable) and is one line; all of
+//! them together carry [`ExitCode::Config`].
 //!
-//! In the order of the flow: [`mod@file`] lists the keys, [`value`] reads one value, [`source`] reads file and
-//! environment, `validate` turns the result into [`Settings`].
+//! In the order of the flow: [`mod@file`] lists the keys, [`value`] reads one value, [`source`]
+//! reads file and environment, `validate` turns the result into [`Settings`].
 
 pub mod file;
 pub mod settings;
@@ -26,7 +27,8 @@ pub const DEFAULT_TOML: &str = include_str!("../../conf/im-gateway.toml");
 /// Reads, overrides and checks the configuration. Without a file the defaults stand in its place.
 ///
 /// # Errors
-/// All mistakes that were found, a line each: of the names and types first, and of the values where all of those are right.
+/// All mistakes that were found, a line each: of the names and types first, and of the values where
+/// all of those are right.
 pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, StartupError> {
     source::read(file, environment)
         .and_then(|(values, origins)| validate::validate(&values, &origins, environment))

@@ -1,8 +1,8 @@
 //! Reads the file and the environment into one [`File`], and remembers where each value came from.
 //!
-//! Owns the messages about what cannot be read: unknown sections, keys and variables, wrong types, broken TOML.
-//! Never judges a value of the right type. Invariant: a value in the result comes from the last of default, file and
-//! environment that names its key.
+//! Owns the messages about what cannot be read: unknown sections, keys and variables, wrong types,
+//! broken TOML. Never judges a value of the right type. Invariant: a value in the result comes from
+//! the last of default, file and environment that names its key.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -142,7 +142,8 @@ fn read_text(path: &Path) -> Result<String, Mistake> {
     }
 }
 
-/// Parses the text of a file; `name` stands for it in messages. The error has all mistakes, in the order of the file.
+/// Parses the text of a file; `name` stands for it in messages. The error has all mistakes, in the
+/// order of the file.
 pub fn parse(name: &str, text: &str, origins: &mut Origins) -> Result<File, Vec<Mistake>> {
     let at = |offset: usize| format!("{name} line {}", line_of(text, offset));
     let table = DeTable::parse(text).map_err(|error| {
@@ -236,7 +237,8 @@ fn override_from(
     mistakes
 }
 
-/// Variables that do nothing and look as if they were meant to: each with the one that was probably meant.
+/// Variables that do nothing and look as if they were meant to: each with the one that was probably
+/// meant.
 pub fn misspelt_variables(environment: &Environment) -> Vec<(String, String)> {
     let letters = |name: &str| -> String {
         let letters = name.chars().filter(char::is_ascii_alphanumeric);

@@ -1,7 +1,9 @@
-//! How single values are written: durations with a unit, sizes with a unit, and the plain types of an environment variable.
+//! How single values are written: durations with a unit, sizes with a unit, and the plain types of
+//! an environment variable.
 //!
-//! Owns the grammar of a value. Never knows which key it belongs to, nor whether its size makes sense: that is
-//! `validate`. Invariant: what `Display` writes, the parser reads back as the same value.
+//! Owns the grammar of a value. Never knows which key it belongs to, nor whether its size makes
+//! sense: that is `validate`. Invariant: what `Display` writes, the parser reads back as the same
+//! value.
 
 use std::fmt;
 use std::time::Duration;
@@ -199,9 +201,11 @@ fn integer<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
         })
 }
 
-/// A stretch of time: `"25s"`, `"500ms"`, `"5m"`, `"24h"`, or an integer that counts `INTEGER_UNIT_MS` milliseconds.
+/// A stretch of time: `"25s"`, `"500ms"`, `"5m"`, `"24h"`, or an integer that counts
+/// `INTEGER_UNIT_MS` milliseconds.
 ///
-/// The unit of the bare integer belongs to the key: some keys have always been integers, and keep their meaning.
+/// The unit of the bare integer belongs to the key: some keys have always been integers, and keep
+/// their meaning.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interval<const INTEGER_UNIT_MS: u64>(u64);
 
@@ -210,7 +214,8 @@ pub type Seconds = Interval<1000>;
 /// A stretch of time whose bare integer counts milliseconds.
 pub(super) type Milliseconds = Interval<1>;
 
-/// The units of time, largest first, so that the first one that divides is the shortest way to write a value.
+/// The units of time, largest first, so that the first one that divides is the shortest way to
+/// write a value.
 const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 impl<const INTEGER_UNIT_MS: u64> Interval<INTEGER_UNIT_MS> {
@@ -349,7 +354,8 @@ fn quantity(text: &str, units: &[(&str, u64)], wanted: &str, excess: &str) -> Re
         .ok_or_else(|| format!("{text:?} is {excess}"))
 }
 
-/// Writes `value` in the first of `units` that divides it, and 0, which each of them divides, as `zero`.
+/// Writes `value` in the first of `units` that divides it, and 0, which each of them divides, as
+/// `zero`.
 fn write_quantity(
     value: u64,
     units: &[(&str, u64)],

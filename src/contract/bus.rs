@@ -20,16 +20,17 @@ pub enum Channel {
 
 /// The services' end of the bus.
 pub trait Publisher: Send + Sync {
-    /// Hands over all pushes of one commit, in order. Never blocks and never fails: what cannot be handed over is lost,
-    /// counted, and found again by its `seq`.
+    /// Hands over all pushes of one commit, in order. Never blocks and never fails: what cannot be
+    /// handed over is lost, counted, and found again by its `seq`.
     fn publish(&self, batch: Vec<(Channel, PushMessage)>);
 
-    /// The replies of that commit have been handed out as well: whoever sleeps over its pushes may be
-    /// woken, if it has not been.
+    /// The replies of that commit have been handed out as well: whoever sleeps over its pushes may
+    /// be woken, if it has not been.
     fn wake_listeners(&self) {}
 }
 
-/// A core's end of the bus: which group channels it listens to. Its route and the broadcast channel it always does.
+/// A core's end of the bus: which group channels it listens to. Its route and the broadcast channel
+/// it always does.
 pub trait PushSource {
     /// Listens to the channel of `group`; when this returns, what is published from now on arrives.
     fn subscribe(&self, group: GroupId) -> impl Future<Output = ()>;

@@ -1,7 +1,7 @@
 //! What the gateway and the services say to each other, whoever carries it.
 //!
-//! Owns the methods, the [`Backend`](backend::Backend) trait, the push bus and what travels over it, and what services
-//! of another make are conceded. Does no I/O.
+//! Owns the methods, the [`Backend`](backend::Backend) trait, the push bus and what travels over
+//! it, and what services of another make are conceded. Does no I/O.
 
 pub mod backend;
 pub mod bus;

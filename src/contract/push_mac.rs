@@ -1,10 +1,12 @@
 //! The proof that a push comes from somebody who knows the cluster's push secret.
 //!
-//! Owns the bytes of field 13 of `PushMessage`: the first 16 bytes of HMAC-SHA256 over the name of the channel, a zero byte, and
-//! the message's encoded bytes before that field, which is the last on the wire. Pure.
+//! Owns the bytes of field 13 of `PushMessage`: the first 16 bytes of HMAC-SHA256 over the name of
+//! the channel, a zero byte, and the message's encoded bytes before that field, which is the last
+//! on the wire. Pure.
 //!
-//! It proves who published, and where to. It does not prove when: what was recorded can be published again. Messages are told
-//! apart by their number and id, so a repeat of one does nothing; a repeated kick closes that session once more, if it is there.
+//! It proves who published, and where to. It does not prove when: what was recorded can be
+//! published again. Messages are told apart by their number and id, so a repeat of one does
+//! nothing; a repeated kick closes that session once more, if it is there.
 
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
@@ -57,7 +59,8 @@ impl ChannelKey {
         bytes.extend_from_slice(&mac[..MAC_BYTES]);
     }
 
-    /// The encoded message without its seal; `None`: it has none that is good. Takes the same time wherever a bad one differs.
+    /// The encoded message without its seal; `None`: it has none that is good. Takes the same time
+    /// wherever a bad one differs.
     pub fn open<'a>(&self, sealed: &'a [u8]) -> Option<&'a [u8]> {
         let (message, seal) = sealed.split_last_chunk::<SEAL_BYTES>()?;
         let mac = seal.strip_prefix(&HEAD)?;

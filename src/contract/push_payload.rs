@@ -45,8 +45,8 @@ struct EncodedBatch {
     messages: Vec<Vec<u8>>,
 }
 
-/// The pushes in what was published on `channel`, in order, each judged by itself: one that says what its channel does not carry
-/// costs the others nothing.
+/// The pushes in what was published on `channel`, in order, each judged by itself: one that says
+/// what its channel does not carry costs the others nothing.
 ///
 /// # Errors
 /// A payload that does not parse.
@@ -110,7 +110,8 @@ fn judge(channel: &str, message: PushMessage) -> Result<PushMessage, Refused> {
     if channel == channels::BROADCAST {
         return judge_broadcast(kind, message);
     }
-    // Notices to everyone and calls to catch up are for the one channel that everyone may be disturbed on.
+    // Notices to everyone and calls to catch up are for the one channel that everyone may be
+    // disturbed on.
     let is_addressed = message.to > 0 || !message.to_many.is_empty();
     let belongs = match kind {
         PushKind::Message => is_addressed || message.group_id > 0,

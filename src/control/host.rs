@@ -1,7 +1,7 @@
 //! Whether a request is meant for this machine.
 //!
-//! A page in a browser can make its own name stand for 127.0.0.1 and then read what a listener there
-//! says (DNS rebinding). It cannot change the name that the browser sends along.
+//! A page in a browser can make its own name stand for 127.0.0.1 and then read what a listener
+//! there says (DNS rebinding). It cannot change the name that the browser sends along.
 
 use std::net::IpAddr;
 

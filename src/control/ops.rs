@@ -1,9 +1,10 @@
 //! The ops listener: health and metrics over HTTP.
 //!
-//! Owns four read-only routes. Knows no secret and takes no input but the path: there is nothing to authorise, and the
-//! address it listens on, loopback by default, decides who may look; on loopback, pages in a browser may not (`host`).
-//! Whatever a peer does costs at most one of [`Limits::connections`] places for [`Limits::connection_time`], and never a
-//! core. Who comes is always served: where all places are taken, the oldest connection makes room, since one that is
+//! Owns four read-only routes. Knows no secret and takes no input but the path: there is nothing to
+//! authorise, and the address it listens on, loopback by default, decides who may look; on
+//! loopback, pages in a browser may not (`host`). Whatever a peer does costs at most one of
+//! [`Limits::connections`] places for [`Limits::connection_time`], and never a core. Who comes is
+//! always served: where all places are taken, the oldest connection makes room, since one that is
 //! neither slow nor idle is done within milliseconds.
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
@@ -40,8 +41,8 @@ use crate::metrics::{
 pub(super) struct Limits {
     /// Connections served at once.
     pub connections: usize,
-    /// How long a connection lives, from its accept to the last byte of its one response. A slow header, a slow body and a
-    /// slow reader all end here.
+    /// How long a connection lives, from its accept to the last byte of its one response. A slow
+    /// header, a slow body and a slow reader all end here.
     pub(super) connection_time: Duration,
 }
 
@@ -102,8 +103,8 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
                 Err(_) => debug!("ops listener: a connection took too long"),
             }
         }));
-        // Its turn comes before the next one is accepted: a crowd that comes at once drives out nobody
-        // whose request is there already.
+        // Its turn comes before the next one is accepted: a crowd that comes at once drives out
+        // nobody whose request is there already.
         yield_now().await;
     }
 }
@@ -117,8 +118,8 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// One request, one response, and the end. Scrapes and probes come seconds apart, so keeping connections would only give
-/// idle ones a place.
+/// One request, one response, and the end. Scrapes and probes come seconds apart, so keeping
+/// connections would only give idle ones a place.
 async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
     http1::Builder::new()
         .keep_alive(false)

@@ -1,7 +1,7 @@
 //! Whether the gateway should be sent clients, and if not, why not.
 //!
-//! Owns the flags that other threads set and the reasons that follow from them. Decides nothing else by them: a gateway that
-//! is not ready goes on serving the clients it has.
+//! Owns the flags that other threads set and the reasons that follow from them. Decides nothing
+//! else by them: a gateway that is not ready goes on serving the clients it has.
 
 use std::{
     fmt,
@@ -10,7 +10,8 @@ use std::{
 
 use crate::metrics::{Registry, Stall};
 
-/// Something else that must hold: says why it does not, `None` while it does. Asked with every probe, so it must not block.
+/// Something else that must hold: says why it does not, `None` while it does. Asked with every
+/// probe, so it must not block.
 pub type Condition = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The flags behind `/readyz`. Shared by whoever knows one of them.

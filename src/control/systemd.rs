@@ -1,9 +1,9 @@
 //! What systemd is told: ready, stopping, alive, and one line of status.
 //!
-//! Owns the datagrams of `sd_notify(3)`; what stands in them the `sd-notify` crate knows, and where they go is found here,
-//! since a socket may have an abstract name. Never waits for systemd. Without systemd nothing is sent.
-//! Invariant: the watchdog is fed only while every core's heartbeat is fresh, so a gateway with a dead core is restarted
-//! although its other threads live.
+//! Owns the datagrams of `sd_notify(3)`; what stands in them the `sd-notify` crate knows, and where
+//! they go is found here, since a socket may have an abstract name. Never waits for systemd.
+//! Without systemd nothing is sent. Invariant: the watchdog is fed only while every core's
+//! heartbeat is fresh, so a gateway with a dead core is restarted although its other threads live.
 
 use std::{
     env,
@@ -27,7 +27,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::readiness::stall_reason;
 use crate::metrics::{Registry, outage::Outage};
 
-/// Added to the time a drain may take, for what comes after it: the store's last commit, the end of the threads.
+/// Added to the time a drain may take, for what comes after it: the store's last commit, the end of
+/// the threads.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
 /// How often the cores' heartbeats are looked at, at the least.
@@ -48,7 +49,8 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// One that is told by `notify` and, with a `watchdog`, restarts the process unless fed that often.
+    /// One that is told by `notify` and, with a `watchdog`, restarts the process unless fed that
+    /// often.
     pub(super) fn new(notify: Arc<Notify>, watchdog: Option<Duration>) -> Self {
         Self {
             notify,
@@ -75,7 +77,8 @@ impl Supervisor {
         self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
-    /// The gateway is going down and may take `drain_timeout` for it, whatever `TimeoutStopSec` says.
+    /// The gateway is going down and may take `drain_timeout` for it, whatever `TimeoutStopSec`
+    /// says.
     pub(super) fn stopping(&self, drain_timeout: Duration) {
         let stop_us = drain_timeout.saturating_add(STOP_SLACK).as_micros();
         self.notify(&[
@@ -85,8 +88,9 @@ impl Supervisor {
         ]);
     }
 
-    /// Feeds the watchdog at half its interval while every core is alive. Without a watchdog it only watches the cores, and
-    /// says in the log when one stalls and when it is back. Never returns.
+    /// Feeds the watchdog at half its interval while every core is alive. Without a watchdog it
+    /// only watches the cores, and says in the log when one stalls and when it is back. Never
+    /// returns.
     pub(super) async fn watch(self, registry: Arc<Registry>) {
         let period = self.watchdog.map_or(WATCH_PERIOD, |limit| limit / 2);
         // A tick at least as often as stalls are looked for; an interval of zero would panic.

@@ -1,8 +1,9 @@
 //! The gateway's node, `/im-gateway/instances/ID`: whoever has it is the gateway of that id.
 //!
-//! Owns the record and the judgement of a node that another session has. A predecessor that died leaves its node for as long
-//! as its session lasts: where it can be seen to be dead its node is replaced at once, else it is waited for. A holder
-//! that is seen alive, or outlasts any session, keeps the id.
+//! Owns the record and the judgement of a node that another session has. A predecessor that died
+//! leaves its node for as long as its session lasts: where it can be seen to be dead its node is
+//! replaced at once, else it is waited for. A holder that is seen alive, or outlasts any session,
+//! keeps the id.
 
 use std::{
     collections::HashSet,
@@ -22,10 +23,12 @@ use super::{
 /// Where gateways register.
 pub(super) const GATEWAYS: &str = "/im-gateway/instances";
 
-/// What a session may last beyond its time-out: servers look for those that are over once in a tick, two seconds as a rule.
+/// What a session may last beyond its time-out: servers look for those that are over once in a
+/// tick, two seconds as a rule.
 const MARGIN: Duration = Duration::from_secs(4);
 
-/// The longest session of somebody else that is waited for, whatever the record says: twice what can be configured.
+/// The longest session of somebody else that is waited for, whatever the record says: twice what
+/// can be configured.
 const FOREIGN_SESSION_MAX: Duration = Duration::from_secs(600);
 
 /// How often a node that is waited for is looked at.
@@ -61,8 +64,8 @@ pub(super) struct Claim {
 /// Gateways that are looked at: more worker numbers than that there are not.
 const GATEWAYS_MAX: usize = 1024;
 
-/// The addresses of all registered gateways, as they name them; `None`: one of them listens on all of its addresses, and does not
-/// say from which it calls.
+/// The addresses of all registered gateways, as they name them; `None`: one of them listens on all
+/// of its addresses, and does not say from which it calls.
 pub(super) async fn addresses(
     session: &impl Session,
 ) -> Result<Option<HashSet<IpAddr>>, RegistryError> {

@@ -1,11 +1,13 @@
-//! Worker numbers, `/im-gateway/workers/N`: each is one gateway's at a time, so no two cores of a system make the same ids.
+//! Worker numbers, `/im-gateway/workers/N`: each is one gateway's at a time, so no two cores of a
+//! system make the same ids.
 //!
-//! Owns which numbers are tried, and in which order. Holding the gateway's id comes first: it is what makes the numbers that a
-//! predecessor of this id left behind ours to take over.
+//! Owns which numbers are tried, and in which order. Holding the gateway's id comes first: it is
+//! what makes the numbers that a predecessor of this id left behind ours to take over.
 //!
-//! A gateway goes on with its numbers while ZooKeeper is away. Should that last longer than its session, another gateway
-//! may lease them meanwhile. Then the number's mark (`mark`) parts their ids, and each begins its search at a place of its
-//! own and takes a number that was used a moment ago last, so that this takes an almost full house.
+//! A gateway goes on with its numbers while ZooKeeper is away. Should that last longer than its
+//! session, another gateway may lease them meanwhile. Then the number's mark (`mark`) parts their
+//! ids, and each begins its search at a place of its own and takes a number that was used a moment
+//! ago last, so that this takes an almost full house.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -57,7 +59,8 @@ pub(super) struct Lessee {
 
 impl Lessee {
     pub(super) fn new(gateway_id: &str) -> Self {
-        // Without a random source the process id has to do: of two processes of one id at most one is registered.
+        // Without a random source the process id has to do: of two processes of one id at most one
+        // is registered.
         let token = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
         Self {
             gateway_id: gateway_id.to_owned(),
@@ -65,7 +68,8 @@ impl Lessee {
         }
     }
 
-    /// Leases `count` numbers: those of `held` that can be had, others in the place of the rest; and extends what is due.
+    /// Leases `count` numbers: those of `held` that can be had, others in the place of the rest;
+    /// and extends what is due.
     pub(super) async fn lease(
         &self,
         session: &impl Session,
@@ -89,7 +93,8 @@ impl Lessee {
             leased.push(match kept {
                 Some(kept) => kept,
                 None => {
-                    // The core's ids still grow: the new ones must reach beyond what it may have made already.
+                    // The core's ids still grow: the new ones must reach beyond what it may have
+                    // made already.
                     let reached_ms = before.map_or(0, |held| held.lease.until_ms);
                     self.find(session, &mut others, reached_ms).await?
                 }
@@ -124,7 +129,8 @@ impl Lessee {
         let raised = Instant::now();
         let end = next_end(now_ms(), kept.lease.until_ms, raised - held.raised);
         if !mark::raise(session, worker, Some(&mark), end, &self.token).await? {
-            // Whoever raised it holds the number by now, or will: looked at again in the next round.
+            // Whoever raised it holds the number by now, or will: looked at again in the next
+            // round.
             return Ok(None);
         }
         kept.lease.until_ms = end;
@@ -150,7 +156,8 @@ impl Lessee {
         Err(LeaseError::NoneFree)
     }
 
-    /// The ids of a number that has just been taken, from behind its mark on; `None`: none are left.
+    /// The ids of a number that has just been taken, from behind its mark on; `None`: none are
+    /// left.
     async fn reserve(
         &self,
         session: &impl Session,
@@ -158,7 +165,8 @@ impl Lessee {
         mut mark: Option<Mark>,
         reached_ms: u64,
     ) -> Result<Option<Held>, RegistryError> {
-        // Judged again after each time that somebody who had the number before was quicker to raise its mark.
+        // Judged again after each time that somebody who had the number before was quicker to raise
+        // its mark.
         loop {
             let from_ms = mark.as_ref().map_or(0, |mark| mark.until_ms);
             let Some(until_ms) = first_end(now_ms(), from_ms.max(reached_ms)) else {
@@ -219,7 +227,8 @@ async fn take(
 ) -> Result<bool, RegistryError> {
     let path = format!("{WORKERS}/{number}");
     let data = gateway_id.as_bytes();
-    // Judged again after each claim that somebody else's came before. Those are few: everybody claims what it lacks, once.
+    // Judged again after each claim that somebody else's came before. Those are few: everybody
+    // claims what it lacks, once.
     loop {
         let found = session.read(&path).await?;
         let seen = match &found {

@@ -1,9 +1,12 @@
-//! Marks of time, `/im-gateway/marks/N`: ids of worker number N were made up to here, or may still be.
+//! Marks of time, `/im-gateway/marks/N`: ids of worker number N were made up to here, or may still
+//! be.
 //!
-//! Owns their form, how far ahead they are set, and how they are raised. A mark stays when its number is given up, so that
-//! whoever has the number next begins behind it, however far ahead its predecessor's clock was. It is raised ahead of the
-//! ids, so that no message waits for it, and by comparing versions, so that of two who believe they have a number only one
-//! can raise it: a gateway that was cut off longer than its session lasts makes no id that its successor makes, too.
+//! Owns their form, how far ahead they are set, and how they are raised. A mark stays when its
+//! number is given up, so that whoever has the number next begins behind it, however far ahead its
+//! predecessor's clock was. It is raised ahead of the ids, so that no message waits for it, and by
+//! comparing versions, so that of two who believe they have a number only one can raise it: a
+//! gateway that was cut off longer than its session lasts makes no id that its successor makes,
+//! too.
 
 use std::time::Duration;
 
@@ -16,17 +19,20 @@ pub(super) const MARKS: &str = "/im-gateway/marks";
 /// How often a mark is raised.
 pub(super) const RAISE_EVERY: Duration = Duration::from_secs(20);
 
-/// How far ahead of the clock it is set: for this less [`LEASE_ROOM_MS`] ids follow the clock while ZooKeeper is away.
+/// How far ahead of the clock it is set: for this less [`LEASE_ROOM_MS`] ids follow the clock while
+/// ZooKeeper is away.
 const AHEAD_MS: u64 = 2 * LEASE_ROOM_MS;
 
-/// How much time a new lease has at least, where the mark it begins behind is ahead of the clock: 20 million ids, until
-/// it is extended. Not much, so that gateways that start over and over do not run away from the clock.
+/// How much time a new lease has at least, where the mark it begins behind is ahead of the clock:
+/// 20 million ids, until it is extended. Not much, so that gateways that start over and over do not
+/// run away from the clock.
 const LEAST_MS: u64 = 5_000;
 
 /// A mark as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Nobody makes an id of this time or a later one before it is raised. One that cannot be read is at the end of time.
+    /// Nobody makes an id of this time or a later one before it is raised. One that cannot be read
+    /// is at the end of time.
     pub(super) until_ms: u64,
     /// Names the process that raised it.
     pub(super) token: String,
@@ -54,8 +60,8 @@ pub(super) fn first_end(now_ms: u64, from_ms: u64) -> Option<u64> {
     (end < ID_TIME_END_UNIX_MS).then(|| end.max(now_ms.saturating_add(AHEAD_MS)))
 }
 
-/// Where a lease ends that ended at `until_ms` and is extended after `elapsed`: ahead of the clock, and wherever the clock is,
-/// by as much time as has passed.
+/// Where a lease ends that ended at `until_ms` and is extended after `elapsed`: ahead of the clock,
+/// and wherever the clock is, by as much time as has passed.
 pub(super) fn next_end(now_ms: u64, until_ms: u64, elapsed: Duration) -> u64 {
     let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let onward = until_ms.saturating_add(elapsed_ms);

@@ -1,8 +1,9 @@
 //! How gateways and backends find each other: ZooKeeper, or instances that are configured.
 //!
-//! Owns the layout under ZooKeeper's root path, what is registered there and for how long, and the table of instances that
-//! follows from it. Never calls an instance, never waits for a core, and needs nothing of ZooKeeper to be there already.
-//! Everything here runs on the control thread's runtime; what it has to tell leaves as [`Event`].
+//! Owns the layout under ZooKeeper's root path, what is registered there and for how long, and the
+//! table of instances that follows from it. Never calls an instance, never waits for a core, and
+//! needs nothing of ZooKeeper to be there already. Everything here runs on the control thread's
+//! runtime; what it has to tell leaves as [`Event`].
 //!
 //! ```text
 //!   /UserService/instances/NAME     a backend's record (JSON); ephemeral           watched
@@ -22,8 +23,9 @@
 //!   is; `mark` keeps ids from coming twice; `reading` judges what stands under a service.
 //! - [`survey`] looks once, for `im-gateway doctor`.
 //!
-//! Invariants: a table that was told is replaced by a newer one, never by none, so ZooKeeper may go away at any time;
-//! worker numbers are told before the first table; what is broken under a service is counted and left out, whatever it is.
+//! Invariants: a table that was told is replaced by a newer one, never by none, so ZooKeeper may go
+//! away at any time; worker numbers are told before the first table; what is broken under a service
+//! is counted and left out, whatever it is.
 
 mod claim;
 mod follower;
@@ -72,8 +74,8 @@ use crate::{
 pub enum Event {
     /// The instances there are now.
     Endpoints(Arc<Endpoints>),
-    /// The ids of each worker, in order. Comes before the first table, again whenever a lease is extended, and if
-    /// numbers were lost to others while ZooKeeper was away.
+    /// The ids of each worker, in order. Comes before the first table, again whenever a lease is
+    /// extended, and if numbers were lost to others while ZooKeeper was away.
     IdLeases(Vec<IdLease>),
 }
 
@@ -82,7 +84,8 @@ pub enum Event {
 pub struct WatchOptions {
     /// `host:port` separated by commas, and a root path if there is one; empty: no ZooKeeper.
     pub zookeeper_hosts: String,
-    /// How long ZooKeeper keeps what this process registered after it has fallen silent. The server may raise it.
+    /// How long ZooKeeper keeps what this process registered after it has fallen silent. The server
+    /// may raise it.
     session_timeout: Duration,
     /// How often everything is read again.
     pub interval: Duration,

@@ -13,8 +13,8 @@ use log::{debug, info};
 use super::{Event, WatchOptions};
 use crate::{base::id::IdLease, contract::endpoints::Endpoints, metrics::Discovery};
 
-/// Changes of the table that are logged within [`LOG_WINDOW`]; more, as when an instance comes and goes all the time, are
-/// logged at debug level.
+/// Changes of the table that are logged within [`LOG_WINDOW`]; more, as when an instance comes and
+/// goes all the time, are logged at debug level.
 const LOGGED_MAX: u32 = 10;
 
 /// See [`LOGGED_MAX`].

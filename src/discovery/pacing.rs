@@ -4,10 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Events are gathered for this long, because they come in groups: a backend registers dozens of nodes.
+/// Events are gathered for this long, because they come in groups: a backend registers dozens of
+/// nodes.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Reads are at least so far apart, so that a node that comes and goes all the time costs four reads a second.
+/// Reads are at least so far apart, so that a node that comes and goes all the time costs four
+/// reads a second.
 const READ_GAP: Duration = Duration::from_millis(250);
 
 /// Decides when to read what has changed.

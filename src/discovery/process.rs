@@ -1,7 +1,7 @@
 //! Which process somebody is, so that one that has died can be told from one that lives.
 //!
-//! Owns how a process is named for good: the machine since its last start, the namespace of process ids, the id and the time
-//! when it was given. Reads `/proc`; knows no ZooKeeper.
+//! Owns how a process is named for good: the machine since its last start, the namespace of process
+//! ids, the id and the time when it was given. Reads `/proc`; knows no ZooKeeper.
 
 use std::{fs, process::id};
 
@@ -109,7 +109,8 @@ fn seen(pid: u32) -> Seen {
     }
 }
 
-/// What `/proc/PID/stat` says (proc(5)). After the name in parentheses the state comes first, and 20th when it began.
+/// What `/proc/PID/stat` says (proc(5)). After the name in parentheses the state comes first, and
+/// 20th when it began.
 fn seen_in(stat: &str) -> Option<Seen> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();

@@ -1,7 +1,7 @@
 //! Reads what stands under a service, in both layouts.
 //!
-//! Owns the bounds of a read and the memory of what is broken: every broken node is left out and counted, and named in the log
-//! once for as long as it says the same.
+//! Owns the bounds of a read and the memory of what is broken: every broken node is left out and
+//! counted, and named in the log once for as long as it says the same.
 
 use std::{
     collections::HashSet,
@@ -22,7 +22,8 @@ use crate::{
     metrics::Discovery,
 };
 
-/// Records looked at in one service: far more instances than one service has, few enough to read them all again and again.
+/// Records looked at in one service: far more instances than one service has, few enough to read
+/// them all again and again.
 const RECORDS_MAX: usize = 1024;
 
 /// Nodes asked for at one time. ZooKeeper keeps a node below a

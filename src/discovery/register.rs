@@ -1,8 +1,8 @@
 //! The backend's side: keeps its nodes in ZooKeeper for as long as it serves.
 //!
-//! Owns which nodes there are and the judgement of a node that stands there already. A node of an earlier run of this backend
-//! is replaced at once; one that another process has is left to it and taken when it vanishes, which is how the nodes of
-//! single methods are handed on.
+//! Owns which nodes there are and the judgement of a node that stands there already. A node of an
+//! earlier run of this backend is replaced at once; one that another process has is left to it and
+//! taken when it vanishes, which is how the nodes of single methods are handed on.
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -38,7 +38,8 @@ const HOST_CHARS: usize = 64;
 pub struct RegisterOptions {
     /// `host:port` separated by commas, and a root path if there is one; empty: no ZooKeeper.
     pub zookeeper_hosts: String,
-    /// How long ZooKeeper keeps the nodes after this process has fallen silent. The server may raise it.
+    /// How long ZooKeeper keeps the nodes after this process has fallen silent. The server may
+    /// raise it.
     pub(super) session_timeout: Duration,
     /// The address that gateways are told.
     pub address: SocketAddr,
@@ -71,8 +72,9 @@ impl RegisterOptions {
     }
 }
 
-/// Keeps the backend's nodes in ZooKeeper until `stop` is fulfilled; then closes the session, so that they vanish at once.
-/// Waits for ZooKeeper for as long as it takes. Without ZooKeeper there is nothing to do.
+/// Keeps the backend's nodes in ZooKeeper until `stop` is fulfilled; then closes the session, so
+/// that they vanish at once. Waits for ZooKeeper for as long as it takes. Without ZooKeeper there
+/// is nothing to do.
 pub async fn register(
     options: RegisterOptions,
     metrics: Arc<Discovery>,
@@ -160,8 +162,8 @@ enum Verdict {
 struct Registration {
     address: SocketAddr,
     nodes: Vec<Node>,
-    /// Nodes of other sessions that were replaced. One that comes back belongs to somebody alive, and is left to him: two
-    /// backends that were told the same address shall not fight.
+    /// Nodes of other sessions that were replaced. One that comes back belongs to somebody alive,
+    /// and is left to him: two backends that were told the same address shall not fight.
     replaced: HashSet<String>,
 }
 
@@ -224,7 +226,8 @@ impl Registration {
         (outcomes, last_error)
     }
 
-    /// Whether each service can be found here, and whether another process has nodes that we would take.
+    /// Whether each service can be found here, and whether another process has nodes that we would
+    /// take.
     fn judge(&self, outcomes: &[Outcome]) -> (bool, bool) {
         let mut found: HashSet<&str> = HashSet::new();
         let mut others = false;

@@ -16,7 +16,8 @@ pub struct Registered {
     pub broken: usize,
 }
 
-/// Reads everything that is registered below the root of `hosts` (`host:port[,…][/root]`), without a bound of time.
+/// Reads everything that is registered below the root of `hosts` (`host:port[,…][/root]`), without
+/// a bound of time.
 ///
 /// # Errors
 /// ZooKeeper that cannot be reached or refuses, or a root that is not there, in words.

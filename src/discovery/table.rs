@@ -1,9 +1,11 @@
-//! The table of instances: what is configured, what stands in ZooKeeper, and what is kept although it stands there no more.
+//! The table of instances: what is configured, what stands in ZooKeeper, and what is kept although
+//! it stands there no more.
 //!
-//! Owns the rule of grace. Nodes may vanish although their processes answer: after an outage of ZooKeeper everybody's
-//! sessions may have ended together, and somebody may delete too much. So a service that is found empty keeps the instances it
-//! had until one is back, and for [`GRACE`] at most unless calls to them succeed; whoever has really ended refuses
-//! connections, which costs no more than having nobody to call. A service that is merely smaller than before is taken as found.
+//! Owns the rule of grace. Nodes may vanish although their processes answer: after an outage of
+//! ZooKeeper everybody's sessions may have ended together, and somebody may delete too much. So a
+//! service that is found empty keeps the instances it had until one is back, and for [`GRACE`] at
+//! most unless calls to them succeed; whoever has really ended refuses connections, which costs no
+//! more than having nobody to call. A service that is merely smaller than before is taken as found.
 //!
 //! Pure: the time is handed in.
 
@@ -17,7 +19,8 @@ use crate::contract::{
     methods::{METHODS, Service},
 };
 
-/// How long the last instances of a service outlive their nodes: longer than a backend takes to register again.
+/// How long the last instances of a service outlive their nodes: longer than a backend takes to
+/// register again.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// What is looked for: a service, or who answers `HealthService.Ping`.
@@ -105,7 +108,8 @@ impl Table {
         }
     }
 
-    /// Place number `place` was read. Says whether it was found empty for the first time and is kept as it was.
+    /// Place number `place` was read. Says whether it was found empty for the first time and is
+    /// kept as it was.
     pub(super) fn update(&mut self, place: usize, found: Found, now: Instant) -> bool {
         let known = &mut self.known[place];
         let had_some = known.found.as_ref().is_some_and(|found| !found.is_empty());

@@ -1,4 +1,5 @@
-//! Discovery against a real ZooKeeper, and its rules over a registry in memory (`memory`): what is told, what is registered, and what outages do to both.
+//! Discovery against a real ZooKeeper, and its rules over a registry in memory (`memory`): what is
+//! told, what is registered, and what outages do to both.
 //!
 //! Tests that do not disturb the server share one, each below a root path of its own.
 

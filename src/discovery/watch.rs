@@ -1,7 +1,9 @@
-//! The gateway's side: claims its id, leases worker numbers, follows the instances, and tells what changed.
+//! The gateway's side: claims its id, leases worker numbers, follows the instances, and tells what
+//! changed.
 //!
-//! Owns the course of one session after the other. In each, two things go on beside each other: being registered, and following
-//! the table; so the table stays fresh while a registration has to wait. Nothing is told before the first registration.
+//! Owns the course of one session after the other. In each, two things go on beside each other:
+//! being registered, and following the table; so the table stays fresh while a registration has to
+//! wait. Nothing is told before the first registration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,9 +29,10 @@ use crate::{
 /// How soon a registration that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Follows ZooKeeper and tells the gateway what it finds, until `stop` is fulfilled; then closes the session, so that the
-/// gateway's nodes vanish at once. Without ZooKeeper it tells what is configured, once. `answers` says whether calls to a
-/// service succeed: then its instances are kept, whatever has become of their nodes.
+/// Follows ZooKeeper and tells the gateway what it finds, until `stop` is fulfilled; then closes
+/// the session, so that the gateway's nodes vanish at once. Without ZooKeeper it tells what is
+/// configured, once. `answers` says whether calls to a service succeed: then its instances are
+/// kept, whatever has become of their nodes.
 ///
 /// # Errors
 /// Only when another live gateway has the id: this one must not go on.
@@ -121,8 +124,8 @@ struct Registration<'a> {
 }
 
 impl Registration<'_> {
-    /// Keeps the gateway registered for as long as the session lasts. Returns what the holder of the id says about himself
-    /// when that is another gateway.
+    /// Keeps the gateway registered for as long as the session lasts. Returns what the holder of
+    /// the id says about himself when that is another gateway.
     async fn keep(&mut self, session: &impl Session) -> String {
         let mut states = session.states();
         loop {

@@ -1,5 +1,5 @@
-//! What a core has to do with backends and the bus beside answering commands: confirm, unbind, fetch, listen, catch up,
-//! look for what was lost.
+//! What a core has to do with backends and the bus beside answering commands: confirm, unbind,
+//! fetch, listen, catch up, look for what was lost.
 
 use std::{rc::Rc, time::Duration};
 
@@ -125,7 +125,8 @@ async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
     *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
-/// Looks for one thing of a pass. A flow that has been refused goes on, and gives up its turn: others need not wait for it.
+/// Looks for one thing of a pass. A flow that has been refused goes on, and gives up its turn:
+/// others need not wait for it.
 async fn look_for<B: Backend, P: PushSource>(core: &Core<B, P>, sought: Sought, turn: Turn) {
     match sought {
         Sought::Messages(stream) => {
@@ -141,8 +142,8 @@ async fn look_for<B: Backend, P: PushSource>(core: &Core<B, P>, sought: Sought, 
     }
 }
 
-/// Brings the groups of `user` in line with what the service says, unless there is news while it is asked: then it is asked
-/// again.
+/// Brings the groups of `user` in line with what the service says, unless there is news while it is
+/// asked: then it is asked again.
 async fn check_memberships<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) {
     let mut pause = FIRST_PAUSE;
     while core.shard().is_here(user) {
@@ -232,8 +233,8 @@ fn give_up<B: Backend, P: PushSource>(core: &Core<B, P>, turn: &mut Option<Turn>
     }
 }
 
-/// The first messages of `stream` that are `wanted`, in the name of `reader`. They go out for the first time here,
-/// whatever the store thinks.
+/// The first messages of `stream` that are `wanted`, in the name of `reader`. They go out for the
+/// first time here, whatever the store thinks.
 async fn fetch_page<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     stream: Stream,
@@ -294,8 +295,8 @@ async fn pull_group<B: Backend, P: PushSource>(
     Ok((messages.collect(), response.last_seq))
 }
 
-/// The page that a service answered. The numbers behind it are worth asking for where it may have ended for its size;
-/// an empty one says that there is nothing.
+/// The page that a service answered. The numbers behind it are worth asking for where it may have
+/// ended for its size; an empty one says that there is nothing.
 fn page(stream: Stream, wanted: Fetch, messages: Vec<PushMessage>, end: Option<u64>) -> Page {
     let to = match (wanted.to, end) {
         (0, end) => end.unwrap_or(u64::MAX),

@@ -1,4 +1,5 @@
-//! Everything a command of one core can reach: the shard, the backends, the bus, and what the cores share.
+//! Everything a command of one core can reach: the shard, the backends, the bus, and what the cores
+//! share.
 
 use std::{
     cell::{RefCell, RefMut},
@@ -118,7 +119,8 @@ impl Gateway {
             .is_ok()
     }
 
-    /// Remembers whose name `name` is, for a service that may refuse the next log-in without saying.
+    /// Remembers whose name `name` is, for a service that may refuse the next log-in without
+    /// saying.
     pub(super) fn remember_user(&self, name: &str, user: UserId) {
         let is_news = self.known_users().learn(name, user);
         if let Some(note) = &self.note_user
@@ -320,8 +322,8 @@ impl<B, P> Core<B, P> {
         }
     }
 
-    /// Waits for the turn to fetch from the store, so that many fetches come one after another; it lasts until it is
-    /// dropped.
+    /// Waits for the turn to fetch from the store, so that many fetches come one after another; it
+    /// lasts until it is dropped.
     pub(super) async fn turn_to_fetch(&self) -> SemaphoreGuard<'_> {
         self.fetches.acquire().await
     }

@@ -1,7 +1,7 @@
 //! What takes time: flows that call services for the sessions of one core.
 //!
-//! Each is an `async fn` over a [`Core`](core::Core) that reads from top to bottom. `commands` has one file for each family of
-//! commands, `background` what a core does unasked.
+//! Each is an `async fn` over a [`Core`](core::Core) that reads from top to bottom. `commands` has
+//! one file for each family of commands, `background` what a core does unasked.
 
 pub mod background;
 pub mod commands;

@@ -1,8 +1,9 @@
 //! Keeping the routes of a core's users alive: Presence forgets a route that nobody refreshes.
 //!
-//! Owns the pace: each user is refreshed well within half of a route's life, in batches. A service that has forgotten a route
-//! all the same is told it again, unless the user has logged in elsewhere in the meantime; one that cannot refresh is told
-//! every route anew, unless it has one of a log-in elsewhere. A pass fits between two.
+//! Owns the pace: each user is refreshed well within half of a route's life, in batches. A service
+//! that has forgotten a route all the same is told it again, unless the user has logged in
+//! elsewhere in the meantime; one that cannot refresh is told every route anew, unless it has one
+//! of a log-in elsewhere. A pass fits between two.
 
 use std::{
     collections::HashSet,
@@ -163,7 +164,8 @@ async fn side_by_side<F: Future<Output = Result<(), NotRefreshed>>>(
     outcome
 }
 
-/// Presence has forgotten `user` here. A session that has been replaced meanwhile, unheard, ends; the others are bound.
+/// Presence has forgotten `user` here. A session that has been replaced meanwhile, unheard, ends;
+/// the others are bound.
 async fn bind_again<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
@@ -186,7 +188,8 @@ async fn bind_again<B: Backend, P: PushSource>(
     outcome
 }
 
-/// Presence keeps one route for each user: that of the newest session here, unless it has one of a log-in elsewhere.
+/// Presence keeps one route for each user: that of the newest session here, unless it has one of a
+/// log-in elsewhere.
 async fn bind_newest<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,

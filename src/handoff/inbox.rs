@@ -1,7 +1,8 @@
 //! A core's inbox: everything that other threads hand to it, in order, with one wake-up per batch.
 //!
-//! Bounded for pushes: past the bound they are dropped and the core is told that there is a gap, which it closes from
-//! the store. Replies are never dropped: there are no more of them than calls the core itself has under way.
+//! Bounded for pushes: past the bound they are dropped and the core is told that there is a gap,
+//! which it closes from the store. Replies are never dropped: there are no more of them than calls
+//! the core itself has under way.
 
 use std::{
     io, mem,
@@ -51,8 +52,8 @@ impl<T> Inbox<T> {
         self.wake();
     }
 
-    /// Adds items as long as there is room; the rest is dropped and remembered as a gap. Wakes nobody:
-    /// [`Self::wake`] or what must arrive does, so that both come with one wake-up.
+    /// Adds items as long as there is room; the rest is dropped and remembered as a gap. Wakes
+    /// nobody: [`Self::wake`] or what must arrive does, so that both come with one wake-up.
     pub fn offer_all(&self, items: impl IntoIterator<Item = T>) {
         let mut queue = self.lock();
         for item in items {
@@ -64,7 +65,8 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Moves everything into the empty vector `into`; says how many were dropped since the last time.
+    /// Moves everything into the empty vector `into`; says how many were dropped since the last
+    /// time.
     pub fn take_all(&self, into: &mut Vec<T>) -> usize {
         debug_assert!(into.is_empty());
         let mut queue = self.lock();

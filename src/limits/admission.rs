@@ -1,10 +1,11 @@
 //! How many connections may be open: in all, and from one client network.
 //!
-//! Owns the two counts for the whole process (the cores share one, behind a lock taken once per accepted connection).
-//! Never knows the connections themselves: whoever was admitted must be released once, with the same address.
+//! Owns the two counts for the whole process (the cores share one, behind a lock taken once per
+//! accepted connection). Never knows the connections themselves: whoever was admitted must be
+//! released once, with the same address.
 //!
-//! Invariant: the count per network sums up to no more than the total, and a network without connections has no entry,
-//! so the table is bounded by `max_connections`.
+//! Invariant: the count per network sums up to no more than the total, and a network without
+//! connections has no entry, so the table is bounded by `max_connections`.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -39,8 +40,8 @@ impl Admission {
         }
     }
 
-    /// Counts one more connection, or says which limit it would break. `None` is an address that is exempt from the
-    /// limit per address; the limit in all holds for it too.
+    /// Counts one more connection, or says which limit it would break. `None` is an address that is
+    /// exempt from the limit per address; the limit in all holds for it too.
     pub fn admit(&mut self, ip: Option<IpAddr>) -> Result<(), Refusal> {
         if self.open >= self.max_connections {
             return Err(Refusal::MaxConnections);

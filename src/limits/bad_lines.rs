@@ -1,6 +1,7 @@
 //! How many lines of a connection made no sense lately.
 //!
-//! The count falls with time: a person mistypes now and then for hours, a port scanner does so at once.
+//! The count falls with time: a person mistypes now and then for hours, a port scanner does so at
+//! once.
 
 /// One bad line is forgiven in so many milliseconds.
 const FORGIVEN_AFTER_MS: u64 = 60_000;

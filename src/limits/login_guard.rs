@@ -1,13 +1,14 @@
 //! A growing delay for those who fail to log in, by client network and by user name.
 //!
-//! Owns two bounded tables of failures, and the counts of attempts under way. Never sees a password, and keeps user names
-//! only as keyed hashes. The caller asks [`LoginGuard::begin`] before it spends anything on an attempt, and reports with
-//! [`LoginGuard::end`] how it ended.
+//! Owns two bounded tables of failures, and the counts of attempts under way. Never sees a
+//! password, and keeps user names only as keyed hashes. The caller asks [`LoginGuard::begin`]
+//! before it spends anything on an attempt, and reports with [`LoginGuard::end`] how it ended.
 //!
 //! # The rule
-//! A record counts failures; one is forgotten for every `delay_max_ms` that passes. Up to `attempts` failures are free,
-//! each further one closes the door for `delay_ms`, twice that, and so on up to `delay_max_ms`. So whoever keeps failing
-//! gets, in the long run, one attempt per `delay_max_ms` and network, and whoever stops is forgotten in bounded time.
+//! A record counts failures; one is forgotten for every `delay_max_ms` that passes. Up to
+//! `attempts` failures are free, each further one closes the door for `delay_ms`, twice that, and
+//! so on up to `delay_max_ms`. So whoever keeps failing gets, in the long run, one attempt per
+//! `delay_max_ms` and network, and whoever stops is forgotten in bounded time.
 //!
 //! # Attempts under way
 //! They are no failures: sixty people behind one address may log in at the same moment. But were
@@ -17,17 +18,17 @@
 //! a fault of the backend, and so tells nothing about the password, never happened.
 //!
 //! # Networks
-//! A log-in that succeeds does not clear the network's record: else an attacker with an account of his own would log
-//! in between two guesses at somebody else's and never wait.
+//! A log-in that succeeds does not clear the network's record: else an attacker with an account of
+//! his own would log in between two guesses at somebody else's and never wait.
 //!
 //! # User names
-//! Anybody can fail in somebody else's name, so this side must slow down guessing from many networks without shutting the
-//! owner out. Two things see to it:
+//! Anybody can fail in somebody else's name, so this side must slow down guessing from many
+//! networks without shutting the owner out. Two things see to it:
 //! - its delay stops growing at [`USER_DELAY_MAX_MS`], whatever `delay_max_ms` is;
-//! - a network from which this user logged in before is not held up by it, only by its own record. Nobody but the
-//!   owner of the password can make a network known. Which ones are known is asked of the User
-//!   Service ([`Held::ByName`] says that it matters, [`LoginGuard::begin_as_known`] that it is so);
-//!   where that does not remember them, this table does.
+//! - a network from which this user logged in before is not held up by it, only by its own record.
+//!   Nobody but the owner of the password can make a network known. Which ones are known is asked
+//!   of the User Service ([`Held::ByName`] says that it matters, [`LoginGuard::begin_as_known`]
+//!   that it is so); where that does not remember them, this table does.
 //!
 //! # Exempt addresses
 //! Behind an address that is exempt, such as a proxy's, is anybody: it has no record of its own and
@@ -35,11 +36,13 @@
 //! could guess without end.
 //!
 //! # Bounds
-//! Each table holds `capacity` records; the networks known for users share a third one. A new record in a full table takes
-//! the place of the one that would be forgotten first, that is the mildest and, among equals, the oldest. To flush out
-//! a name that has failed *n* times, an attacker has to fail more than *n* times in each of `capacity` other names, from
-//! networks that the first table slows down meanwhile, and each of those failures costs a full password check. What is
-//! under way is bounded by the number of connections, each of which has one command at a time.
+//! Each table holds `capacity` records; the networks known for users share a third one. A new
+//! record in a full table takes the place of the one that would be forgotten first, that is the
+//! mildest and, among equals, the oldest. To flush out a name that has failed *n* times, an
+//! attacker has to fail more than *n* times in each of `capacity` other names, from networks that
+//! the first table slows down meanwhile, and each of those failures costs a full password check.
+//! What is under way is bounded by the number of connections, each of which has one command at a
+//! time.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -213,8 +216,8 @@ enum Door {
 
 /// The failures of one kind of key.
 ///
-/// A record's rank in the table is the moment at which its last failure is forgotten; the number of failures follows from
-/// it, since each adds `forget_ms`.
+/// A record's rank in the table is the moment at which its last failure is forgotten; the number of
+/// failures follows from it, since each adds `forget_ms`.
 #[derive(Debug)]
 struct FailureTable<K> {
     attempts: u32,
@@ -271,7 +274,8 @@ impl<K: Copy + Eq + Hash + Ord> FailureTable<K> {
         }
     }
 
-    /// How many failures count at `now_ms` in a record whose last one is forgotten at `forgotten_ms`.
+    /// How many failures count at `now_ms` in a record whose last one is forgotten at
+    /// `forgotten_ms`.
     fn failures(&self, forgotten_ms: u64, now_ms: u64) -> u64 {
         forgotten_ms.saturating_sub(now_ms).div_ceil(self.forget_ms)
     }

@@ -1,11 +1,12 @@
 //! How much one client may take: connections, commands a second, attempts to log in, registrations.
 //!
-//! Owns the counting rules and nothing else: no socket, no clock, no configuration file. Time comes in as `now_ms`, an
-//! address as a value, and the answer says "yes" or how long to wait. What to do about a "no" is the caller's matter.
+//! Owns the counting rules and nothing else: no socket, no clock, no configuration file. Time comes
+//! in as `now_ms`, an address as a value, and the answer says "yes" or how long to wait. What to do
+//! about a "no" is the caller's matter.
 //!
-//! Invariants: every table is bounded; a clock that steps back never grants more and never locks anybody out for longer
-//! than the rule says; an address listed as exempt is not counted at all, though the user names it
-//! tries are.
+//! Invariants: every table is bounded; a clock that steps back never grants more and never locks
+//! anybody out for longer than the rule says; an address listed as exempt is not counted at all,
+//! though the user names it tries are.
 
 use std::net::IpAddr;
 
@@ -38,14 +39,16 @@ impl Exempt {
         }
     }
 
-    /// Whether `ip` is exempt. An IPv4 address is the same in its own form and mapped into IPv6 (`::ffff:127.0.0.1`).
+    /// Whether `ip` is exempt. An IPv4 address is the same in its own form and mapped into IPv6
+    /// (`::ffff:127.0.0.1`).
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.networks.iter().any(|network| network.contains(&ip))
     }
 }
 
-/// The IPv4 network that an IPv6 network inside `::ffff:0:0/96` stands for; any other network as it is.
+/// The IPv4 network that an IPv6 network inside `::ffff:0:0/96` stands for; any other network as it
+/// is.
 fn unmapped(network: IpNet) -> IpNet {
     const MAPPED_PREFIX: u8 = 96;
     let IpNet::V6(v6) = network else {
@@ -60,8 +63,8 @@ fn unmapped(network: IpNet) -> IpNet {
     }
 }
 
-/// What counts as one client by its address: an IPv4 address, or the /64 of an IPv6 address, since a site is given at
-/// least that much and can choose any address in it.
+/// What counts as one client by its address: an IPv4 address, or the /64 of an IPv6 address, since
+/// a site is given at least that much and can choose any address in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum ClientNetwork {
     V4(u32),

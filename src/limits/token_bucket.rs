@@ -1,10 +1,12 @@
-//! A token bucket of 16 bytes: a steady rate with room for a burst, and for debts of what turned out dear.
+//! A token bucket of 16 bytes: a steady rate with room for a burst, and for debts of what turned
+//! out dear.
 //!
-//! Owns the arithmetic of one bucket; the [`Rate`] is the same for many buckets, so it is handed in with each call. Never
-//! rounds: the level is kept in thousandths of a token, and a millisecond adds exactly `per_second` of them.
+//! Owns the arithmetic of one bucket; the [`Rate`] is the same for many buckets, so it is handed in
+//! with each call. Never rounds: the level is kept in thousandths of a token, and a millisecond
+//! adds exactly `per_second` of them.
 //!
-//! Invariants: in any stretch of `w` milliseconds at most `burst + per_second × w / 1000` tokens are granted, and as many fewer as
-//! were charged; a debt is at most a burst.
+//! Invariants: in any stretch of `w` milliseconds at most `burst + per_second × w / 1000` tokens
+//! are granted, and as many fewer as were charged; a debt is at most a burst.
 
 /// What one token costs, so that a millisecond's share of a token is a whole number.
 const TOKEN_UNITS: i64 = 1000;
@@ -41,7 +43,8 @@ impl TokenBucket {
         }
     }
 
-    /// Takes one token, or says in how many milliseconds one will be there (`u64::MAX`: never at this rate).
+    /// Takes one token, or says in how many milliseconds one will be there (`u64::MAX`: never at
+    /// this rate).
     ///
     /// A `now_ms` earlier than one seen before is taken for the latest seen.
     pub fn try_take(&mut self, rate: &Rate, now_ms: u64) -> Result<(), u64> {
@@ -64,8 +67,8 @@ impl TokenBucket {
         Err(missing.div_ceil(u64::from(rate.per_second)))
     }
 
-    /// What was granted turned out to cost so many tokens more, though never more than a burst: the next token comes once they
-    /// are back.
+    /// What was granted turned out to cost so many tokens more, though never more than a burst: the
+    /// next token comes once they are back.
     pub fn charge(&mut self, rate: &Rate, tokens: u32) {
         let units = i64::from(tokens.min(rate.burst)) * TOKEN_UNITS;
         let deepest = -rate.capacity_units();
@@ -114,8 +117,8 @@ mod tests {
         let granted = (0..=1_000_000)
             .filter(|now_ms| bucket.try_take(&rate, *now_ms).is_ok())
             .count();
-        // With room for one token only, each comes at the first whole millisecond it is due: every 334, 333, 333 ms at
-        // best, and what exceeds one token is not saved.
+        // With room for one token only, each comes at the first whole millisecond it is due: every
+        // 334, 333, 333 ms at best, and what exceeds one token is not saved.
         assert_eq!(granted, 1 + 1_000_000 / 334);
         let saving = Rate {
             per_second: 3,
@@ -192,8 +195,9 @@ mod tests {
         assert_eq!(bucket.try_take(&rate, 0), Err(2_100));
     }
 
-    /// The rule itself: a token may be granted now if, counted from every earlier grant, the number stays within the
-    /// burst and the rate. A token is worth 1000 and a bucket is full at the start.
+    /// The rule itself: a token may be granted now if, counted from every earlier grant, the number
+    /// stays within the burst and the rate. A token is worth 1000 and a bucket is full at the
+    /// start.
     fn naive(rate: &Rate, grants: &[u64], now_ms: u64) -> bool {
         rate.burst > 0
             && grants.iter().enumerate().all(|(index, granted_ms)| {

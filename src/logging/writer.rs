@@ -108,8 +108,8 @@ impl Writer {
         }
     }
 
-    /// Waits for something to write and swaps it for the empty `chunk`, so that neither is allocated
-    /// anew. Says how many lines did not fit behind it.
+    /// Waits for something to write and swaps it for the empty `chunk`, so that neither is
+    /// allocated anew. Says how many lines did not fit behind it.
     fn take(&self, chunk: &mut Vec<u8>) -> u64 {
         let mut state = self.state();
         state.writing_since = None;

@@ -1,7 +1,9 @@
-//! The data directory: making it, and holding it, for one process alone or together with others of its kind.
+//! The data directory: making it, and holding it, for one process alone or together with others of
+//! its kind.
 //!
-//! Owns the lock. Knows nothing of what is kept in the directory: whoever composes the process decides whether it needs the
-//! directory for itself. Invariant: who has it alone has nobody beside it, and none who shares it has one who has it alone.
+//! Owns the lock. Knows nothing of what is kept in the directory: whoever composes the process
+//! decides whether it needs the directory for itself. Invariant: who has it alone has nobody beside
+//! it, and none who shares it has one who has it alone.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -12,7 +14,8 @@ use std::{
 
 use crate::base::error::{ExitCode, StartupError};
 
-/// The file that is locked. It stays behind: what counts is the lock, which ends with the process, however that ends.
+/// The file that is locked. It stays behind: what counts is the lock, which ends with the process,
+/// however that ends.
 const LOCK_FILE: &str = "lock";
 
 /// The files that are locked for numbers, each with its number behind it. They stay behind as well.
@@ -25,8 +28,8 @@ pub struct DataDirLock {
     _file: File,
 }
 
-/// Makes the directory where it is missing, and takes it for this process alone: a gateway that serves by itself, or a
-/// backend that is told to be the only one.
+/// Makes the directory where it is missing, and takes it for this process alone: a gateway that
+/// serves by itself, or a backend that is told to be the only one.
 ///
 /// # Errors
 /// A directory that cannot be made or written, or that another process holds.
@@ -34,7 +37,8 @@ pub fn lock(data_dir: &Path) -> Result<DataDirLock, StartupError> {
     take(data_dir, Claim::Alone)
 }
 
-/// Makes the directory where it is missing, and takes it together with other backends that share it.
+/// Makes the directory where it is missing, and takes it together with other backends that share
+/// it.
 ///
 /// # Errors
 /// A directory that cannot be made or written, or that another process holds for itself.
@@ -69,7 +73,8 @@ const NO_LOCKS: &str =
 /// # Errors
 /// A directory that cannot be made.
 pub fn make(data_dir: &Path) -> Result<(), StartupError> {
-    // Messages and password hashes lie in it: nobody else's business, down to the names of the files.
+    // Messages and password hashes lie in it: nobody else's business, down to the names of the
+    // files.
     let made = DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -84,7 +89,8 @@ pub fn make(data_dir: &Path) -> Result<(), StartupError> {
     })
 }
 
-/// Opens a file of the directory that processes which share it lock, and makes it where it is missing.
+/// Opens a file of the directory that processes which share it lock, and makes it where it is
+/// missing.
 ///
 /// # Errors
 /// A directory that cannot be written.
@@ -130,7 +136,8 @@ fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
             return Err(claim.refused(data_dir, &error, NO_LOCKS));
         }
     }
-    // For people only; a full disk must not keep the gateway from serving what it has. Of several, the last one stands there.
+    // For people only; a full disk must not keep the gateway from serving what it has. Of several,
+    // the last one stands there.
     if let Err(error) = note_holder(&mut file) {
         log::warn!(
             "cannot note the process id in {}/{LOCK_FILE}: {error}",
@@ -149,8 +156,8 @@ pub struct Seat {
     _file: File,
 }
 
-/// Takes the lowest number below `count` that no other process has. What processes over one store make of their own is told
-/// apart by it.
+/// Takes the lowest number below `count` that no other process has. What processes over one store
+/// make of their own is told apart by it.
 ///
 /// # Errors
 /// A directory that cannot be written, or that has `count` processes already.
@@ -177,7 +184,8 @@ pub fn take_seat(data_dir: &Path, count: u16) -> Result<Seat, StartupError> {
     ))
 }
 
-/// Who has the directory now, alone or with others, in words; `None`: nobody, as far as can be seen. Makes nothing.
+/// Who has the directory now, alone or with others, in words; `None`: nobody, as far as can be
+/// seen. Makes nothing.
 pub fn holder_of(data_dir: &Path) -> Option<String> {
     let mut file = File::open(data_dir.join(LOCK_FILE)).ok()?;
     match file.try_lock() {

@@ -1,7 +1,8 @@
 //! What the machine must offer before anything starts, and what it allows.
 //!
-//! Owns the checks, their remedies, and the raising of soft limits. Never creates a file or opens a port: it only asks.
-//! Each check is a plain function of what was found, so the judgement can be tested without the machine.
+//! Owns the checks, their remedies, and the raising of soft limits. Never creates a file or opens a
+//! port: it only asks. Each check is a plain function of what was found, so the judgement can be
+//! tested without the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ use crate::{
 
 /// Locked memory that one executor's rings take; the executor itself refuses to start with less.
 const MEMLOCK_PER_CORE_BYTES: u64 = 512 * 1024;
-/// Descriptors that are not connections: rings, listeners, the store's files, the ops listener, the log.
+/// Descriptors that are not connections: rings, listeners, the store's files, the ops listener, the
+/// log.
 const RESERVED_FILES: u64 = 256;
 /// Room for so many connections needs no warning, even where more are configured.
 const ROOM_ENOUGH: usize = 10_000;
@@ -30,7 +32,8 @@ type Version = (u32, u32);
 
 /// The first kernel with all io_uring operations that the executors use.
 const MIN_KERNEL: Version = (5, 8);
-/// From this kernel on rings are accounted to the control group, and no longer to the limit of locked memory.
+/// From this kernel on rings are accounted to the control group, and no longer to the limit of
+/// locked memory.
 const RINGS_NOT_LOCKED_KERNEL: Version = (5, 12);
 
 /// What is asked of the machine.
@@ -51,8 +54,8 @@ pub struct Limits {
     pub workers: usize,
     /// The CPUs the process may use, in ascending order; never empty.
     pub cpus: Vec<usize>,
-    /// How many CPUs' time the control group allows, where that is less than there are CPUs. Which of
-    /// them it is spent on is then better left to the kernel: neighbours have the same CPUs.
+    /// How many CPUs' time the control group allows, where that is less than there are CPUs. Which
+    /// of them it is spent on is then better left to the kernel: neighbours have the same CPUs.
     pub quota: Option<usize>,
     /// Connections at one time over all workers: those wanted, or what the limit of open files
     /// leaves.
@@ -117,7 +120,8 @@ impl Check {
     }
 }
 
-/// Raises soft limits, checks what the gateway cannot run without, logs what is merely less than asked for.
+/// Raises soft limits, checks what the gateway cannot run without, logs what is merely less than
+/// asked for.
 ///
 /// The error is the first check that failed, with exit code 4.
 pub fn preflight(wanted: Wanted<'_>) -> Result<Limits, StartupError> {
@@ -139,8 +143,8 @@ pub fn preflight(wanted: Wanted<'_>) -> Result<Limits, StartupError> {
     Ok(limits)
 }
 
-/// Raises the limit of open files, and says how many of `wanted` connections fit into it. What a backend process needs: it
-/// has no rings.
+/// Raises the limit of open files, and says how many of `wanted` connections fit into it. What a
+/// backend process needs: it has no rings.
 pub fn connections_possible(wanted: usize) -> usize {
     connections_within(raise(Resource::Nofile).current.unwrap_or(u64::MAX), wanted)
 }
@@ -189,15 +193,16 @@ fn usable_cpus() -> Vec<usize> {
         })
         .unwrap_or_default();
     if cpus.is_empty() {
-        // More CPUs than the set can hold, or a filter that forbids the question: count, and take the first ones.
+        // More CPUs than the set can hold, or a filter that forbids the question: count, and take
+        // the first ones.
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         return (0..count).collect();
     }
     cpus
 }
 
-/// How many CPUs' time this process may have, if that is less than the `cpus` it may run on. The standard
-/// library knows both versions of control groups, and looks all the way up.
+/// How many CPUs' time this process may have, if that is less than the `cpus` it may run on. The
+/// standard library knows both versions of control groups, and looks all the way up.
 fn cpu_quota(cpus: usize) -> Option<usize> {
     let allowed = std::thread::available_parallelism().map_or(cpus, usize::from);
     (allowed < cpus).then_some(allowed)
@@ -366,7 +371,8 @@ fn check_data_dir(directory: &Path) -> Check {
             "set data_dir to a directory",
         );
     }
-    // access(2) goes by the real user, which is the effective one here: the gateway is never installed set-uid.
+    // access(2) goes by the real user, which is the effective one here: the gateway is never
+    // installed set-uid.
     match rustix::fs::access(&existing, Access::WRITE_OK | Access::EXEC_OK) {
         Ok(()) if existing == directory => Check::ok(WHAT, format!("{shown} is writable")),
         Ok(()) => Check::ok(WHAT, format!("{shown} will be created")),

@@ -1,10 +1,12 @@
-//! The files with secrets: the one that signs log-in tokens, made at the first start, and the one that signs pushes, which is
-//! given. Each is hexadecimal, and readable by its owner alone.
+//! The files with secrets: the one that signs log-in tokens, made at the first start, and the one
+//! that signs pushes, which is given. Each is hexadecimal, and readable by its owner alone.
 //!
-//! There is no built-in secret. A file that is there but cannot be used is an error, never a reason to make another.
+//! There is no built-in secret. A file that is there but cannot be used is an error, never a reason
+//! to make another.
 //!
-//! As a credential of a systemd service it is root's and readable for the service's user by an access control list. The mode
-//! shows the list's mask where the group's rights are otherwise, so there the group may seem to read.
+//! As a credential of a systemd service it is root's and readable for the service's user by an
+//! access control list. The mode shows the list's mask where the group's rights are otherwise, so
+//! there the group may seem to read.
 
 use std::{
     env, fs,
@@ -68,7 +70,8 @@ fn credentials() -> Option<PathBuf> {
     env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from)
 }
 
-/// Whether the secret that signs tokens is there, and good: what can be known of it without making it.
+/// Whether the secret that signs tokens is there, and good: what can be known of it without making
+/// it.
 ///
 /// # Errors
 /// Those of [`load_or_create`], but for a directory that cannot be written.
@@ -162,8 +165,8 @@ fn rights_of_others(path: &Path, credentials: Option<&Path>) -> u32 {
     }
 }
 
-/// Makes the file whole or not at all: half of one, left behind by a crash, would keep the gateway from starting. Of several
-/// gateways that start at once, one makes it.
+/// Makes the file whole or not at all: half of one, left behind by a crash, would keep the gateway
+/// from starting. Of several gateways that start at once, one makes it.
 fn create(path: &Path) -> io::Result<Vec<u8>> {
     let mut secret = vec![0; SECRET_BYTES_MIN];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;

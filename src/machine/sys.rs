@@ -22,8 +22,9 @@ const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode;
 /// What the system says.
 pub(super) fn io_uring_available() -> Result<(), Errno> {
     let mut parameters = io_uring_params::default();
-    // SAFETY: `parameters` is a valid, zeroed structure of exactly the type the kernel reads and writes, borrowed for the
-    // length of the call; no flag in it names other memory or descriptors. The result is owned and closed on drop.
+    // SAFETY: `parameters` is a valid, zeroed structure of exactly the type the kernel reads and
+    // writes, borrowed for the length of the call; no flag in it names other memory or descriptors.
+    // The result is owned and closed on drop.
     let ring = unsafe { io_uring_setup(1, &mut parameters) }?;
     drop(ring);
     Ok(())

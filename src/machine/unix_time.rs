@@ -1,8 +1,10 @@
-//! The time of day, for whoever stores it or tells it to others. Durations are measured by other clocks.
+//! The time of day, for whoever stores it or tells it to others. Durations are measured by other
+//! clocks.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970, as services and their messages count them; 0 if the clock stands before that.
+/// Milliseconds since 1970, as services and their messages count them; 0 if the clock stands before
+/// that.
 pub fn unix_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,8 +1,9 @@
 //! The cells that numbers live in: counter, gauge, histogram, peak.
 //!
-//! Owns how a number is changed and read. Every cell but the shared ones has one writer, the thread it belongs to: a change
-//! is a relaxed load and a relaxed store, no locked instruction, so it costs the path of a message next to nothing. Anyone
-//! may read at any time. Two writers would lose changes, never corrupt anything.
+//! Owns how a number is changed and read. Every cell but the shared ones has one writer, the thread
+//! it belongs to: a change is a relaxed load and a relaxed store, no locked instruction, so it
+//! costs the path of a message next to nothing. Anyone may read at any time. Two writers would lose
+//! changes, never corrupt anything.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -96,7 +97,8 @@ impl SharedCounter {
     }
 }
 
-/// A gauge that several threads change. Costs a locked instruction, so it is not for the path of a message.
+/// A gauge that several threads change. Costs a locked instruction, so it is not for the path of a
+/// message.
 #[derive(Debug, Default)]
 pub struct SharedGauge(AtomicU64);
 
@@ -120,7 +122,8 @@ impl SharedGauge {
 /// How many bounds a histogram has; one more bucket holds what is above the last.
 const BOUNDS: usize = 16;
 
-/// Upper bounds for durations in microseconds: 50 µs to 5 s, so that both a ping and a call that times out fall inside.
+/// Upper bounds for durations in microseconds: 50 µs to 5 s, so that both a ping and a call that
+/// times out fall inside.
 const DURATION_BOUNDS_US: [u64; BOUNDS] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000,
@@ -188,7 +191,8 @@ impl Histogram {
             .zip(self.buckets.iter().map(Counter::get))
             .collect();
         HistogramSnapshot {
-            // Summed from the buckets, not counted apart, so that the two agree however the owner moves on meanwhile.
+            // Summed from the buckets, not counted apart, so that the two agree however the owner
+            // moves on meanwhile.
             count: buckets.iter().map(|(_, count)| count).sum(),
             sum: self.sum.get() as f64 / self.scale,
             buckets,
@@ -207,7 +211,8 @@ pub(super) struct HistogramSnapshot {
     pub(super) buckets: Vec<(f64, u64)>,
 }
 
-/// How long one window of a [`Peak`] lasts: longer than the usual scrape interval, so that no peak falls between two scrapes.
+/// How long one window of a [`Peak`] lasts: longer than the usual scrape interval, so that no peak
+/// falls between two scrapes.
 const PEAK_WINDOW_MS: u64 = 15_000;
 
 /// The largest value of the last 15 to 30 seconds.
@@ -269,7 +274,8 @@ impl Heartbeat {
         self.0.store(ENDED, Relaxed);
     }
 
-    /// How long the core has been silent at `now_ms`, if that is longer than [`HEARTBEAT_LIMIT_MS`].
+    /// How long the core has been silent at `now_ms`, if that is longer than
+    /// [`HEARTBEAT_LIMIT_MS`].
     ///
     /// A core that has not started or has ended in good order is not stalled.
     pub(super) fn stalled_for_ms(&self, now_ms: u64) -> Option<u64> {

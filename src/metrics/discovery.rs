@@ -37,8 +37,8 @@ impl Discovery {
         self.registered.load(Relaxed)
     }
 
-    /// What is wrong now with ZooKeeper or with what this process wants of it; `None`: nothing, as far
-    /// as is known.
+    /// What is wrong now with ZooKeeper or with what this process wants of it; `None`: nothing, as
+    /// far as is known.
     pub fn trouble(&self) -> Option<String> {
         let disconnected = self.disconnected.reason();
         disconnected.or_else(|| self.unregistered.reason())

@@ -1,7 +1,8 @@
-//! Writes all numbers out for Prometheus, in the OpenMetrics text format or the older one that every reader knows.
+//! Writes all numbers out for Prometheus, in the OpenMetrics text format or the older one that
+//! every reader knows.
 //!
-//! Owns the way from a cell to a line of text; OpenMetrics itself is the `prometheus-client` crate's. Runs on the control
-//! thread at scrape time: reads every cell once, stops no core.
+//! Owns the way from a cell to a line of text; OpenMetrics itself is the `prometheus-client`
+//! crate's. Runs on the control thread at scrape time: reads every cell once, stops no core.
 
 #[cfg(test)]
 #[path = "exposition_tests.rs"]
@@ -34,7 +35,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format for whoever sends this `Accept` header: OpenMetrics only where it is asked for by name.
+    /// The format for whoever sends this `Accept` header: OpenMetrics only where it is asked for by
+    /// name.
     pub fn accepted_by(accept: &str) -> Self {
         let asked = accept.split(',').any(|range| {
             let mut parts = range.split(';').map(str::trim);
@@ -64,7 +66,8 @@ pub fn text(registry: &Arc<Registry>, ready: bool, format: Format) -> Result<Str
     })
 }
 
-/// The same numbers in the older format: it has no units and no end, and a family is called what its samples are.
+/// The same numbers in the older format: it has no units and no end, and a family is called what
+/// its samples are.
 fn to_text_format(open_metrics: &str) -> String {
     let kinds: HashMap<&str, &str> = open_metrics
         .lines()
@@ -167,7 +170,8 @@ fn write_commands(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
             core.command_duration
                 .iter()
                 .try_for_each(|(command, durations)| {
-                    // Most commands never call a backend, and eighteen lines of zeros for each would bury the rest.
+                    // Most commands never call a backend, and eighteen lines of zeros for each
+                    // would bury the rest.
                     if durations.is_empty() {
                         return Ok(());
                     }
@@ -490,7 +494,8 @@ impl Writer<'_> {
     }
 }
 
-/// One family whose head is written. Label values are given in the order of the label names in the table.
+/// One family whose head is written. Label values are given in the order of the label names in the
+/// table.
 struct Family<'a> {
     encoder: MetricEncoder<'a>,
     label_names: &'static [&'static str],

@@ -24,7 +24,8 @@ struct ParsedFamily {
     samples: Vec<(String, Labels, f64)>,
 }
 
-/// A reader of OpenMetrics text that knows nothing of the writer and accepts nothing but the format.
+/// A reader of OpenMetrics text that knows nothing of the writer and accepts nothing but the
+/// format.
 fn parse(text: &str) -> HashMap<String, ParsedFamily> {
     let body = text.strip_suffix("# EOF\n").expect("ends in # EOF");
     let mut families: HashMap<String, ParsedFamily> = HashMap::new();

@@ -1,7 +1,8 @@
 //! Labels with a closed set of values, and arrays indexed by them.
 //!
-//! Owns the rule that no label has an open set of values: no user, no address. So every series exists from the start, an
-//! array holds them all, and counting looks nothing up and allocates nothing.
+//! Owns the rule that no label has an open set of values: no user, no address. So every series
+//! exists from the start, an array holds them all, and counting looks nothing up and allocates
+//! nothing.
 
 use crate::{
     base::close::CloseReason,
@@ -57,7 +58,8 @@ impl<L: Label, T: Default, const N: usize> Default for PerLabel<L, T, N> {
     }
 }
 
-/// Why a push that arrived at a core, or a message that was handed out to it, was not written to anyone.
+/// Why a push that arrived at a core, or a message that was handed out to it, was not written to
+/// anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushDrop {
     /// Nobody it is meant for is connected to this core.

@@ -1,9 +1,10 @@
 //! What is counted, who counts it, and how it is told.
 //!
-//! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one [`Store`] for the store;
-//! and [`Registry`], which holds them all for whoever reads, those of discovery too. Never decides anything by them. A number
-//! is never behind a lock: a change is a relaxed load and store ([`cell`]), and a scrape reads what is there. What is away
-//! outside, and why, stands beside the number that says so.
+//! Owns the numbers of the process: one [`Core`] for each core, written by that core alone; one
+//! [`Store`] for the store; and [`Registry`], which holds them all for whoever reads, those of
+//! discovery too. Never decides anything by them. A number is never behind a lock: a change is a
+//! relaxed load and store ([`cell`]), and a scrape reads what is there. What is away outside, and
+//! why, stands beside the number that says so.
 //!
 //! Names, help texts and labels stand in one table, [`names`]; [`exposition`] writes it out.
 
@@ -45,7 +46,8 @@ type CallErrors = PerLabel<CallError, Counter, { <CallError as Label>::ALL.len()
 
 /// The numbers of one core. The core is their only writer, but for [`Core::inbox_overflowed`].
 ///
-/// Aligned to two cache lines (the processor fetches them in pairs), so that no core's writing slows another's.
+/// Aligned to two cache lines (the processor fetches them in pairs), so that no core's writing
+/// slows another's.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Core {
@@ -231,7 +233,8 @@ impl Core {
         self.push_dropped.at(reason).inc();
     }
 
-    /// `count` pushes found the core's inbox full. The one number of a core that any thread may add to.
+    /// `count` pushes found the core's inbox full. The one number of a core that any thread may add
+    /// to.
     pub fn inbox_overflowed(&self, count: u64) {
         self.inbox_full.add(count);
     }
@@ -338,7 +341,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Numbers for `cores` cores, all zero. `started` is the zero of the `now_ms` that cores beat with.
+    /// Numbers for `cores` cores, all zero. `started` is the zero of the `now_ms` that cores beat
+    /// with.
     pub fn new(cores: usize, started: Instant, started_unix_ms: u64) -> Self {
         Self {
             cores: (0..cores).map(|_| Arc::new(Core::new())).collect(),

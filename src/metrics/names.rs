@@ -1,8 +1,8 @@
 //! The one table of metrics: every name, kind, unit, help text and label.
 //!
-//! Owns the names; `exposition` writes exactly these and `docs/metrics.md` lists exactly these (tests hold both to it).
-//! Names follow the rules of Prometheus: one prefix, base units, the unit as suffix, `_total` for what is counted, and no
-//! label with an open set of values.
+//! Owns the names; `exposition` writes exactly these and `docs/metrics.md` lists exactly these
+//! (tests hold both to it). Names follow the rules of Prometheus: one prefix, base units, the unit
+//! as suffix, `_total` for what is counted, and no label with an open set of values.
 
 /// What kind of number it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,8 @@ pub(super) struct Metric {
 }
 
 impl Metric {
-    /// The name of the family: without `_total` and `_info`, which the text format adds to each sample.
+    /// The name of the family: without `_total` and `_info`, which the text format adds to each
+    /// sample.
     pub fn family(&self) -> &'static str {
         let name = self.name;
         name.strip_suffix(self.kind.suffix()).unwrap_or(name)

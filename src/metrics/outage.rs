@@ -1,8 +1,9 @@
 //! Something outside that is away, and why as far as is known now: one reason for the log and for
 //! `/readyz`.
 //!
-//! Owns when the log is told: when the reason is another one, and every now and then while it lasts.
-//! Whoever keeps a connection reports what went wrong at each attempt, and the end of it all.
+//! Owns when the log is told: when the reason is another one, and every now and then while it
+//! lasts. Whoever keeps a connection reports what went wrong at each attempt, and the end of it
+//! all.
 
 use std::{
     fmt::Display,
@@ -10,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the log is told the same reason, and at most how often another one: where attempts fail in
-/// turns for several reasons, it would be told of each.
+/// How often the log is told the same reason, and at most how often another one: where attempts
+/// fail in turns for several reasons, it would be told of each.
 const TOLD_AGAIN: Duration = Duration::from_secs(30);
 const NEWS_APART: Duration = Duration::from_secs(1);
 

@@ -46,8 +46,8 @@ fn resident_bytes(status: &str) -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-/// Since Linux 6.2 the size of the directory is the number of descriptors; before, it is zero and one has to count them,
-/// which takes long with a hundred thousand connections.
+/// Since Linux 6.2 the size of the directory is the number of descriptors; before, it is zero and
+/// one has to count them, which takes long with a hundred thousand connections.
 fn open_fds() -> Option<u64> {
     const DIRECTORY: &str = "/proc/self/fd";
     match fs::metadata(DIRECTORY).ok()?.size() {

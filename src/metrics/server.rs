@@ -1,6 +1,7 @@
 //! The numbers of `im-gateway backend`: calls answered for gateways, and publishes on Redis.
 //!
-//! Owns the labels that only these have. One thread, the one that serves, writes all of them, except where a cell is shared.
+//! Owns the labels that only these have. One thread, the one that serves, writes all of them,
+//! except where a cell is shared.
 
 use super::{Counter, Gauge, Label, PerLabel, SharedCounter, label::labels};
 use crate::{contract::methods::Service, metrics::outage::Outage};

@@ -18,7 +18,8 @@ impl<'a> Arguments<'a> {
         Self { rest, dialect }
     }
 
-    /// The next argument, which others follow; `None`: no other follows. Spaces before it mean nothing in the space dialect.
+    /// The next argument, which others follow; `None`: no other follows. Spaces before it mean
+    /// nothing in the space dialect.
     pub(super) fn middle(&mut self) -> Option<&'a str> {
         let rest = match self.dialect {
             Dialect::Colon => self.rest,
@@ -34,7 +35,8 @@ impl<'a> Arguments<'a> {
         self.rest
     }
 
-    /// The rest of the line as one word or name: blanks behind it mean nothing, and in the space dialect those before it.
+    /// The rest of the line as one word or name: blanks behind it mean nothing, and in the space
+    /// dialect those before it.
     pub(super) fn last(self) -> &'a str {
         match self.dialect {
             Dialect::Colon => self.rest.trim_end_matches(BLANKS),
@@ -52,13 +54,15 @@ pub(super) fn positive(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number| *number > 0)
 }
 
-/// Whether a User Service elsewhere may call a user this: 1 to 64 bytes without white space or control characters.
+/// Whether a User Service elsewhere may call a user this: 1 to 64 bytes without white space or
+/// control characters.
 pub(super) fn is_foreign_name(text: &str) -> bool {
     let forbidden = |c: char| c.is_whitespace() || c.is_control();
     (1..=64).contains(&text.len()) && !text.contains(forbidden)
 }
 
-/// Whether a group may be called this: 1 to 64 bytes without control characters or `:`, not only white space.
+/// Whether a group may be called this: 1 to 64 bytes without control characters or `:`, not only
+/// white space.
 pub(super) fn is_group_name(text: &str) -> bool {
     let forbidden = |c: char| c.is_control() || c == ':';
     (1..=64).contains(&text.len()) && !text.contains(forbidden) && !text.trim().is_empty()

@@ -1,8 +1,8 @@
 //! How values travel: which bytes stand for a reply or a push on a connection.
 //!
 //! Owns the choice between the forms and nothing of any of them: a session and its core name this
-//! alone, so that a further form is a variant here and a module beside the lines'. What depends on a
-//! form (how text is escaped, where a message ends) stays in its module.
+//! alone, so that a further form is a variant here and a module beside the lines'. What depends on
+//! a form (how text is escaped, where a message ends) stays in its module.
 
 use super::{
     command::{Dialect, Tag},

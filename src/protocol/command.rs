@@ -1,8 +1,9 @@
-//! Lines to commands, in two steps, so that the session can judge between them whether the command is allowed at all:
-//! [`parse_line`] finds tag, command word and dialect; [`parse_arguments`] makes the typed [`Command`].
+//! Lines to commands, in two steps, so that the session can judge between them whether the command
+//! is allowed at all: [`parse_line`] finds tag, command word and dialect; [`parse_arguments`] makes
+//! the typed [`Command`].
 //!
-//! Owns the grammar of what clients say. Never decides whether a command may be carried out. Everything borrows from the
-//! line; only a text with escapes is copied.
+//! Owns the grammar of what clients say. Never decides whether a command may be carried out.
+//! Everything borrows from the line; only a text with escapes is copied.
 
 use std::{borrow::Cow, fmt};
 
@@ -26,7 +27,8 @@ pub use super::{
 const PULL_LIMIT_DEFAULT: u32 = 100;
 /// How many messages one `pull` can ask for.
 pub const PULL_LIMIT_MAX: u32 = 1000;
-/// How many members of a group one `group_members` can ask for, and shows where the client names no number.
+/// How many members of a group one `group_members` can ask for, and shows where the client names no
+/// number.
 const MEMBERS_LIMIT_MAX: u32 = 1000;
 
 /// A line taken apart as far as its command word.
@@ -45,14 +47,14 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// The dialect to answer the line in, on a connection that `speaks` one: the line's own, or else that of a word that
-    /// only one of them has, or else what the connection speaks.
+    /// The dialect to answer the line in, on a connection that `speaks` one: the line's own, or
+    /// else that of a word that only one of them has, or else what the connection speaks.
     pub fn answer_dialect(&self, speaks: Dialect) -> Dialect {
         self.dialect.or(self.word_of).unwrap_or(speaks)
     }
 
-    /// The dialect the connection speaks from this line on. Commands that MPIM does not have tell nothing of it:
-    /// a space comes easily to whoever types `ping hello`.
+    /// The dialect the connection speaks from this line on. Commands that MPIM does not have tell
+    /// nothing of it: a space comes easily to whoever types `ping hello`.
     pub fn spoken_dialect(&self, speaks: Dialect) -> Dialect {
         self.dialect
             .filter(|_| self.verb.is_of_mpim())
@@ -82,7 +84,8 @@ pub struct BadLine {
     pub words: Cow<'static, str>,
 }
 
-/// Arguments that do not fit their command: the human-readable words of a [`ErrorCode::BadArgument`] reply.
+/// Arguments that do not fit their command: the human-readable words of a
+/// [`ErrorCode::BadArgument`] reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadArgument(pub Cow<'static, str>);
 
@@ -213,8 +216,8 @@ pub enum Command<'a> {
 
 /// Takes a line apart as far as its command word, and checks that all of it is text.
 ///
-/// `line` comes without its terminator. Empty lines are to be skipped before: here they are [`ErrorCode::BadRequest`].
-/// Blanks before the tag and before the command word mean nothing.
+/// `line` comes without its terminator. Empty lines are to be skipped before: here they are
+/// [`ErrorCode::BadRequest`]. Blanks before the tag and before the command word mean nothing.
 pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
     let (tag, line) = split_tag(trim_blanks(line))?;
     let line = trim_blanks(line);
@@ -270,7 +273,8 @@ fn unknown_command(word: &str) -> Cow<'static, str> {
     }
 }
 
-/// Takes the tag off the front, if there is one. Looks at bytes, so that even a line that is no text gets its tag back.
+/// Takes the tag off the front, if there is one. Looks at bytes, so that even a line that is no
+/// text gets its tag back.
 fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
     let Some(marked) = line.strip_prefix(b"@") else {
         return Ok((None, line));
@@ -295,12 +299,13 @@ pub enum Judge {
     /// The gateway, by the rules of the contract.
     #[default]
     Gateway,
-    /// The User Service alone: passwords of any length and, in the space dialect, where they cut nothing apart, names with
-    /// `:` and `,`.
+    /// The User Service alone: passwords of any length and, in the space dialect, where they cut
+    /// nothing apart, names with `:` and `,`.
     UserService,
 }
 
-/// Makes the typed command of `line`, by the rules of the contract. `dialect` is what it is answered in.
+/// Makes the typed command of `line`, by the rules of the contract. `dialect` is what it is
+/// answered in.
 pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<'a>, BadArgument> {
     parse_arguments_for(line, dialect, Judge::Gateway)
 }

@@ -1,20 +1,23 @@
 //! Text inside a line: how line breaks travel, and what keeps a text from being anything but text.
 //!
 //! Owns the three escapes (`\n`, `\r`, `\\`) and the four ways any text reaches the wire:
-//! - [`escape_into`]: a message's text. Comes back unchanged by [`unescape`], but for control characters.
-//! - `plain_into`: a name or words at the end of a line, which have no escapes. Control characters are replaced.
+//! - [`escape_into`]: a message's text. Comes back unchanged by [`unescape`], but for control
+//!   characters.
+//! - `plain_into`: a name or words at the end of a line, which have no escapes. Control characters
+//!   are replaced.
 //! - `word_into`: a value that other fields may follow. White space is replaced too.
 //! - `item_into`: part of a list. `,` and `:` are replaced too.
 //!
-//! Invariant: none of them ever writes a control character other than TAB, whatever a client or a backend put into the
-//! text. Every other module writes text through one of them.
+//! Invariant: none of them ever writes a control character other than TAB, whatever a client or a
+//! backend put into the text. Every other module writes text through one of them.
 
 use std::borrow::Cow;
 
 /// Stands on the wire for what may not travel: U+FFFD in UTF-8.
 const REPLACEMENT: &[u8] = "\u{FFFD}".as_bytes();
 
-/// Writes a message's text: LF as `\n`, CR as `\r`, and a backslash as `\\` where it would otherwise read as an escape.
+/// Writes a message's text: LF as `\n`, CR as `\r`, and a backslash as `\\` where it would
+/// otherwise read as an escape.
 ///
 /// Other control characters but TAB, which no client can send but a backend might, become U+FFFD.
 pub fn escape_into(text: &str, out: &mut Vec<u8>) {
@@ -35,7 +38,8 @@ pub fn escape_into(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// What a text on the wire says: the reverse of [`escape_into`]. A backslash that begins no escape is itself.
+/// What a text on the wire says: the reverse of [`escape_into`]. A backslash that begins no escape
+/// is itself.
 ///
 /// Allocates only if there is an escape.
 pub fn unescape(text: &str) -> Cow<'_, str> {
@@ -75,7 +79,8 @@ pub(super) fn word_into(text: &str, out: &mut Vec<u8>) {
     replacing(char::is_whitespace, text, out);
 }
 
-/// Writes a value that others follow in a list such as `42:alice,57:alina`; `,` and `:` too become U+FFFD.
+/// Writes a value that others follow in a list such as `42:alice,57:alina`; `,` and `:` too become
+/// U+FFFD.
 pub(super) fn item_into(text: &str, out: &mut Vec<u8>) {
     replacing(
         |character| character.is_whitespace() || matches!(character, ',' | ':'),
@@ -97,11 +102,13 @@ fn replacing(ends_it: impl Fn(char) -> bool, text: &str, out: &mut Vec<u8>) {
 /// Whether `text` holds no control character but TAB: what a line of the protocol may hold.
 pub(super) fn is_plain(text: &str) -> bool {
     let bytes = text.as_bytes();
-    // Looks at every byte instead of stopping at the first: without a way out the compiler makes vector code of it.
+    // Looks at every byte instead of stopping at the first: without a way out the compiler makes
+    // vector code of it.
     let ascii_control = bytes.iter().fold(0, |found, byte| {
         found | u8::from(((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f))
     });
-    // The controls U+0080 to U+009F are 0xC2 and a byte below 0xA0; 0xC2 is never anything but the first of two bytes.
+    // The controls U+0080 to U+009F are 0xC2 and a byte below 0xA0; 0xC2 is never anything but the
+    // first of two bytes.
     let mut leads = memchr::memchr_iter(0xC2, bytes);
     ascii_control == 0 && !leads.any(|lead| bytes.get(lead + 1).is_some_and(|byte| *byte < 0xA0))
 }

@@ -1,7 +1,7 @@
 //! Cuts a byte stream into lines.
 //!
-//! Owns the terminator and the length cap. Knows nothing of what a line says, and keeps no state: what it answers depends
-//! on the bytes alone, never on how they were split into packets.
+//! Owns the terminator and the length cap. Knows nothing of what a line says, and keeps no state:
+//! what it answers depends on the bytes alone, never on how they were split into packets.
 
 /// What the front of a buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,9 @@ pub enum Split<'a> {
 
 /// Cuts the first line off `buffer`. A line may be `max_line_bytes` long, its terminator counted.
 ///
-/// Without a terminator within `max_line_bytes` no later byte could make the line short enough, so a full buffer is
-/// [`Split::TooLong`] at once: a reader never has to hold more than `max_line_bytes` of an unfinished line.
+/// Without a terminator within `max_line_bytes` no later byte could make the line short enough, so
+/// a full buffer is [`Split::TooLong`] at once: a reader never has to hold more than
+/// `max_line_bytes` of an unfinished line.
 pub fn split_line(buffer: &[u8], max_line_bytes: usize) -> Split<'_> {
     let window = &buffer[..buffer.len().min(max_line_bytes)];
     match memchr::memchr(b'\n', window) {
@@ -43,7 +44,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The lines of `stream` arriving in pieces of the given sizes (cycled), and whether it ended by a line too long.
+    /// The lines of `stream` arriving in pieces of the given sizes (cycled), and whether it ended
+    /// by a line too long.
     fn lines_of(stream: &[u8], pieces: &[usize], max_line_bytes: usize) -> (Vec<Vec<u8>>, bool) {
         let (mut lines, mut buffer, mut rest) = (Vec::new(), Vec::new(), stream);
         for &piece in pieces.iter().cycle() {

@@ -1,15 +1,17 @@
-//! What a client says and hears: bytes to lines, lines to [`command::Command`]s, [`reply::Reply`]s and
-//! [`push::Push`]es back to bytes.
+//! What a client says and hears: bytes to lines, lines to [`command::Command`]s, [`reply::Reply`]s
+//! and [`push::Push`]es back to bytes.
 //!
-//! Owns the whole grammar of the line protocol and nothing else. It never decides whether a command may be carried out,
-//! and knows no socket, clock or session.
+//! Owns the whole grammar of the line protocol and nothing else. It never decides whether a command
+//! may be carried out, and knows no socket, clock or session.
 //!
 //! Invariants:
 //! - Any split of a byte stream into buffers gives the same lines ([`mod@line`]).
 //! - No input panics; a bad line is a value ([`command::BadLine`]), never the end of the stream.
-//! - Whatever text a reply or push carries, it is written as exactly one line, whose fields are the ones given ([`escape`]).
+//! - Whatever text a reply or push carries, it is written as exactly one line, whose fields are the
+//!   ones given ([`escape`]).
 //!
-//! A line's way: [`line::split_line`], [`command::parse_line`], (the session's state), [`command::parse_arguments`].
+//! A line's way: [`line::split_line`], [`command::parse_line`], (the session's state),
+//! [`command::parse_arguments`].
 
 pub mod codec;
 pub mod command;

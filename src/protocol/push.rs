@@ -1,7 +1,8 @@
 //! Pushes: the lines a client did not ask for, as values, and how each is written.
 //!
-//! Owns the order of fields. `text=` is always last and escaped, so whatever a sender or a backend put into it, a receiver
-//! that reads fields up to the first `text=` sees exactly what the gateway says, and one line.
+//! Owns the order of fields. `text=` is always last and escaped, so whatever a sender or a backend
+//! put into it, a receiver that reads fields up to the first `text=` sees exactly what the gateway
+//! says, and one line.
 
 use super::{
     escape::{escape_into, plain_into},

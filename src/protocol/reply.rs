@@ -1,8 +1,9 @@
-//! Replies to commands, as values, and how each is written: exactly one line, in the contract's form or, in the space
-//! dialect, in MPIM's.
+//! Replies to commands, as values, and how each is written: exactly one line, in the contract's
+//! form or, in the space dialect, in MPIM's.
 //!
-//! Owns the words and the order of fields. Never allocates but to grow the buffer it is given. What comes from clients or
-//! backends goes through `escape`, so nothing can forge a field or begin a line.
+//! Owns the words and the order of fields. Never allocates but to grow the buffer it is given. What
+//! comes from clients or backends goes through `escape`, so nothing can forge a field or begin a
+//! line.
 
 use std::borrow::Cow;
 

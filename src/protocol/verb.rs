@@ -1,4 +1,5 @@
-//! The commands by name: one table of every command's names and form, and the two dialects they are spoken in.
+//! The commands by name: one table of every command's names and form, and the two dialects they are
+//! spoken in.
 
 /// How a line separates its arguments, and with it the form some replies have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -244,7 +245,8 @@ impl Verb {
         }
     }
 
-    /// Whether `word`, which names this command, is one that only MPIM has, or one that only the gateway has.
+    /// Whether `word`, which names this command, is one that only MPIM has, or one that only the
+    /// gateway has.
     pub(super) fn word_of(self, word: &str) -> Option<Dialect> {
         let alias = self.alias()?;
         Some(if alias.eq_ignore_ascii_case(word) {

@@ -1,10 +1,11 @@
-//! The two times of the services: the time of day, for time stamps and nothing else, and the store's own time, by which
-//! everything in it ages: routes, tags, messages that were confirmed.
+//! The two times of the services: the time of day, for time stamps and nothing else, and the
+//! store's own time, by which everything in it ages: routes, tags, messages that were confirmed.
 //!
-//! The store's time is the time since the machine started plus an offset that stands in the storage, so all processes over it
-//! agree, and a start of one of them changes nothing. Nobody can set it. It began as the time of day, and is near it still.
-//! Only when the machine itself was started anew is the time of day asked how long that took, and believed up to a bound:
-//! a clock that is wrong by a day then makes nobody forget the tags of a day.
+//! The store's time is the time since the machine started plus an offset that stands in the
+//! storage, so all processes over it agree, and a start of one of them changes nothing. Nobody can
+//! set it. It began as the time of day, and is near it still. Only when the machine itself was
+//! started anew is the time of day asked how long that took, and believed up to a bound: a clock
+//! that is wrong by a day then makes nobody forget the tags of a day.
 
 use std::fs;
 
@@ -16,7 +17,8 @@ use crate::machine::unix_time::unix_ms;
 /// Most time that the machine is believed to have been off.
 const LONGEST_OFF_MS: i64 = 12 * 3_600_000;
 
-/// A difference between the two times that changes by more than this at once is a step, and no correction.
+/// A difference between the two times that changes by more than this at once is a step, and no
+/// correction.
 const STEP_MS: i64 = 1000;
 
 /// One moment, by both times, in milliseconds.
@@ -48,7 +50,8 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// The time of `storage`, which begins with this if it has none. A storage that cannot be written is read all the same.
+    /// The time of `storage`, which begins with this if it has none. A storage that cannot be
+    /// written is read all the same.
     pub(super) fn of(storage: &mut impl Storage) -> Self {
         let boot = boot_id();
         Self::at(storage, boot, boot_ms(), unix_ms())

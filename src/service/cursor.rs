@@ -1,15 +1,18 @@
-//! Where one user stands in one stream (its inbox, or a group): what it confirmed, what it was handed.
+//! Where one user stands in one stream (its inbox, or a group): what it confirmed, what it was
+//! handed.
 //!
 //! Pure: numbers in, answers out; no storage, no clock.
-//! Invariants: `since <= floor`; everything up to `floor` is confirmed or does not count; `confirmed` holds only numbers
-//! above `floor + 1`, so that `floor` is always as high as it can be; `handed` holds only numbers above `floor`.
+//! Invariants: `since <= floor`; everything up to `floor` is confirmed or does not count;
+//! `confirmed` holds only numbers above `floor + 1`, so that `floor` is always as high as it can
+//! be; `handed` holds only numbers above `floor`.
 
 use super::range_set::RangeSet;
 
 /// One user's standing in one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
-    /// The last number before the membership began: this and earlier ones are none of the user's business.
+    /// The last number before the membership began: this and earlier ones are none of the user's
+    /// business.
     pub(super) since: u64,
     /// Everything up to here is confirmed.
     pub(super) floor: u64,
@@ -49,7 +52,8 @@ impl Cursor {
             && (self.open_from.is_some_and(|from| seq >= from) || self.handed.contains(seq))
     }
 
-    /// Confirms `from..=to`, as far as these numbers exist, and tells how many were not confirmed before.
+    /// Confirms `from..=to`, as far as these numbers exist, and tells how many were not confirmed
+    /// before.
     pub(super) fn confirm(&mut self, from: u64, to: u64, last_seq: u64) -> u64 {
         let from = from.max(self.floor + 1);
         let to = to.min(last_seq);
@@ -59,7 +63,8 @@ impl Cursor {
         if from > self.floor + 1 {
             return self.confirmed.insert(from, to);
         }
-        // In order, as nearly always: the floor rises, and with it what was confirmed above it and now adjoins.
+        // In order, as nearly always: the floor rises, and with it what was confirmed above it and
+        // now adjoins.
         let confirmed_before = self.confirmed.len();
         self.confirmed.remove_up_to(to);
         let added = to - from + 1 - (confirmed_before - self.confirmed.len());
@@ -101,7 +106,8 @@ impl Cursor {
         }
     }
 
-    /// Forgets everything above `last_seq`: these numbers were taken back and will be given to other messages.
+    /// Forgets everything above `last_seq`: these numbers were taken back and will be given to
+    /// other messages.
     pub(super) fn forget_above(&mut self, last_seq: u64) {
         self.since = self.since.min(last_seq);
         self.floor = self.floor.min(last_seq);
@@ -115,7 +121,8 @@ impl Cursor {
         self.confirmed.next_gap(from.max(self.floor + 1), last_seq)
     }
 
-    /// A run of unconfirmed numbers in `from..=last_seq` that were handed out before; there is none before it.
+    /// A run of unconfirmed numbers in `from..=last_seq` that were handed out before; there is none
+    /// before it.
     pub(super) fn next_redelivery(&self, from: u64, last_seq: u64) -> Option<(u64, u64)> {
         let mut from = from;
         loop {

@@ -1,12 +1,14 @@
 //! A queue in which everybody's turn comes by what they have used, not by when they asked.
 //!
-//! Start-time fair queueing: an item may begin at the latest of "now" and the moment the same key's last item ended, on a clock
-//! that counts cost instead of time. The earliest beginning is next; now is the beginning of what is taken. So whoever has used
-//! nothing lately goes before all who have, and a key that asks one thing at a time, as most do, pays for the last one all the
-//! same. Pure: costs come in after the fact, in any unit.
+//! Start-time fair queueing: an item may begin at the latest of "now" and the moment the same key's
+//! last item ended, on a clock that counts cost instead of time. The earliest beginning is next;
+//! now is the beginning of what is taken. So whoever has used nothing lately goes before all who
+//! have, and a key that asks one thing at a time, as most do, pays for the last one all the same.
+//! Pure: costs come in after the fact, in any unit.
 //!
-//! Invariants: items of one key keep their order; a key with items that is not being served has exactly one turn; a key is never
-//! further behind than the cost of its last item; keys remembered without items are bounded.
+//! Invariants: items of one key keep their order; a key with items that is not being served has
+//! exactly one turn; a key is never further behind than the cost of its last item; keys remembered
+//! without items are bounded.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -19,7 +21,8 @@ const KEYS_REMEMBERED: usize = 65_536;
 /// See the module's description.
 pub(super) struct FairQueue<K, T> {
     lanes: HashMap<K, Lane<T>>,
-    /// When each key with items may begin; the second number is the order of coming, for those that may begin together.
+    /// When each key with items may begin; the second number is the order of coming, for those that
+    /// may begin together.
     turns: BTreeMap<(u64, u64), K>,
     now: u64,
     next_order: u64,
@@ -81,7 +84,8 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
         Ok(())
     }
 
-    /// Takes the item whose turn it is. Its key has no further turn until [`FairQueue::spend`] says what it cost.
+    /// Takes the item whose turn it is. Its key has no further turn until [`FairQueue::spend`] says
+    /// what it cost.
     pub(super) fn pop(&mut self) -> Option<(K, T)> {
         let ((start, _), key) = self.turns.pop_first()?;
         let lane = self.lanes.get_mut(&key)?;
@@ -215,8 +219,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes when, nothing is lost or doubled, each key keeps its order, and two keys that wait all the time are
-        /// served alike but for one item of each.
+        /// Whatever comes when, nothing is lost or doubled, each key keeps its order, and two keys
+        /// that wait all the time are served alike but for one item of each.
         #[test]
         fn everything_is_served_once_and_fairly(
             steps in prop::collection::vec((0u8..4, 1u64..50, any::<bool>()), 1..300),

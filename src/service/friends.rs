@@ -1,11 +1,12 @@
 //! Friends are told who comes online and who has gone.
 //!
-//! Owns who is told, and when: of a coming at once, of a going only when the user has stayed away for a while, so that a change
-//! of networks is no news. Where routes live in the storage, so do departures, and whichever process finds one due tells of it;
-//! else they are here, and die with the connections.
+//! Owns who is told, and when: of a coming at once, of a going only when the user has stayed away
+//! for a while, so that a change of networks is no news. Where routes live in the storage, so do
+//! departures, and whichever process finds one due tells of it; else they are here, and die with
+//! the connections.
 //!
-//! Invariants: of one user at most [`TOLD_LIMIT`] others are told, and whom the user lists before any stranger; what is kept of
-//! departures is bounded.
+//! Invariants: of one user at most [`TOLD_LIMIT`] others are told, and whom the user lists before
+//! any stranger; what is kept of departures is bounded.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -142,7 +143,8 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
-    /// Tells whom the user lists, those first who list the user as well, then others who do, as far as they are online.
+    /// Tells whom the user lists, those first who list the user as well, then others who do, as far
+    /// as they are online.
     fn tell(&mut self, user: UserId, kind: &str) -> Result<(), Failure> {
         let rows = self.store.read();
         let mut told = rows.friends_mutual_first(user)?;

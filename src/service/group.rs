@@ -1,7 +1,9 @@
-//! Groups: who is in them. A membership is the member's cursor in the group's stream, so it starts and ends at a number.
+//! Groups: who is in them. A membership is the member's cursor in the group's stream, so it starts
+//! and ends at a number.
 //!
-//! Invariants: the creator is a member; both a group's members and a user's groups are bounded; each change of membership is
-//! published to the user's routes, so that the cores that hold its connections listen to the group, or stop to.
+//! Invariants: the creator is a member; both a group's members and a user's groups are bounded;
+//! each change of membership is published to the user's routes, so that the cores that hold its
+//! connections listen to the group, or stop to.
 
 use super::{
     engine::{Engine, ok},

@@ -1,12 +1,14 @@
 //! Whether the store takes writes: told once at each change.
 //!
-//! Pure but for the telling. A store that failed counts as failing until a write succeeds some time after the last failure, so
-//! that one on the edge of a full disk does not change its mind with every batch. [`Health::probe_is_due`] says when to try a write
-//! of no consequence: whoever is sent no clients because of a failure would else never find out that it is over.
+//! Pure but for the telling. A store that failed counts as failing until a write succeeds some time
+//! after the last failure, so that one on the edge of a full disk does not change its mind with
+//! every batch. [`Health::probe_is_due`] says when to try a write of no consequence: whoever is
+//! sent no clients because of a failure would else never find out that it is over.
 
 use std::sync::Arc;
 
-/// Takes `true` when the store begins to fail and `false` when it works again. Called on the store thread: must not block.
+/// Takes `true` when the store begins to fail and `false` when it works again. Called on the store
+/// thread: must not block.
 pub type FailureReport = Arc<dyn Fn(bool) + Send + Sync>;
 
 /// Time after a failure before a success counts.

@@ -1,7 +1,8 @@
 //! Handing messages out and confirming them: pulls, fetches by number, acknowledgements.
 //!
-//! Invariants: a pull deletes nothing; a page is bounded in messages and in bytes; what a page hands out is marked in the same
-//! batch, before the reply; an acknowledgement by id is durable before its reply, one by range soon after.
+//! Invariants: a pull deletes nothing; a page is bounded in messages and in bytes; what a page
+//! hands out is marked in the same batch, before the reply; an acknowledgement by id is durable
+//! before its reply, one by range soon after.
 
 use std::{
     cmp::Reverse,
@@ -151,7 +152,8 @@ impl<S: Storage> Engine<S> {
         })
     }
 
-    /// The messages `after_seq < seq <= to_seq` of a loaded stream that fit a page, and whether there are more.
+    /// The messages `after_seq < seq <= to_seq` of a loaded stream that fit a page, and whether
+    /// there are more.
     fn fetch(
         &self,
         stream: StreamId,
@@ -178,7 +180,8 @@ impl<S: Storage> Engine<S> {
         Ok((rows, more))
     }
 
-    /// Fills a page with the oldest unconfirmed messages of all streams of `user`; each stream stays in its own order.
+    /// Fills a page with the oldest unconfirmed messages of all streams of `user`; each stream
+    /// stays in its own order.
     fn merge(
         &mut self,
         user: UserId,
@@ -230,7 +233,8 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
-    /// Reads the next unconfirmed messages of a stream, passing over those that `user` wrote to a group itself.
+    /// Reads the next unconfirmed messages of a stream, passing over those that `user` wrote to a
+    /// group itself.
     fn read_on(
         &mut self,
         source: &mut Source,
@@ -364,8 +368,8 @@ impl Source {
     }
 }
 
-/// The ids of an acknowledgement, each once: gateways name each in both lists. In order, so that neighbours are found on the page
-/// that is at hand.
+/// The ids of an acknowledgement, each once: gateways name each in both lists. In order, so that
+/// neighbours are found on the page that is at hand.
 fn named_once(request: &proto::AckRequest) -> Vec<MessageId> {
     let mut msg_ids = [&request.msg_id_list[..], &request.group_msg_id_list[..]].concat();
     msg_ids.sort_unstable();

@@ -1,7 +1,8 @@
-//! The reference services, User, Presence, Message and Group, over one SQLite file, which several processes can share.
+//! The reference services, User, Presence, Message and Group, over one SQLite file, which several
+//! processes can share.
 //!
-//! Owns the threads that serve them and the way in and out: a bounded queue of [`Call`]s, a [`ReplySink`] per caller, a
-//! [`Publisher`] for pushes. Never knows a session or a socket.
+//! Owns the threads that serve them and the way in and out: a bounded queue of [`Call`]s, a
+//! [`ReplySink`] per caller, a [`Publisher`] for pushes. Never knows a session or a socket.
 //!
 //! ```text
 //! core ── Call ──▶ queue ──▶ store thread: turns → batch → transaction → commit → publish pushes → complete replies
@@ -9,13 +10,16 @@
 //!                    └──── verdict ── password threads ◀──┘
 //! ```
 //!
-//! Invariants: what is answered or published is committed; pushes of a commit go out before its replies; calls of one caller in one
-//! user's name are carried out in the order submitted (log-ins and registrations wait for a password thread and may be overtaken).
+//! Invariants: what is answered or published is committed; pushes of a commit go out before its
+//! replies; calls of one caller in one user's name are carried out in the order submitted (log-ins
+//! and registrations wait for a password thread and may be overtaken).
 //!
-//! Where to look: `thread` gathers batches, `waiting` with `fair_queue` says whose turn it is, `engine` carries them out, `store` keeps the transaction and what is remembered,
-//! `store/storage` says what is asked of a storage and `store/sqlite` has all SQL; `user`, `presence` with `routes`, `message`, `inbox` and `group` serve one subject each, `password` on threads
-//! of its own; `sweep` deletes what everybody has confirmed, `health` tells whether writing works; `cursor` and `range_set`
-//! are the pure arithmetic of who has confirmed what.
+//! Where to look: `thread` gathers batches, `waiting` with `fair_queue` says whose turn it is,
+//! `engine` carries them out, `store` keeps the transaction and what is remembered, `store/storage`
+//! says what is asked of a storage and `store/sqlite` has all SQL; `user`, `presence` with
+//! `routes`, `message`, `inbox` and `group` serve one subject each, `password` on threads of its
+//! own; `sweep` deletes what everybody has confirmed, `health` tells whether writing works;
+//! `cursor` and `range_set` are the pure arithmetic of who has confirmed what.
 
 pub mod backup;
 mod clock;
@@ -82,12 +86,14 @@ use crate::{
     service::route_table::Presence,
 };
 
-/// Calls that may wait for the store thread to take them up; more are refused. It takes up as many again, in turns.
+/// Calls that may wait for the store thread to take them up; more are refused. It takes up as many
+/// again, in turns.
 const QUEUE_CALLS: usize = 32_768;
 
 /// Where the replies of one caller go.
 pub trait ReplySink: Send + Sync {
-    /// Takes the replies of one commit, each with the id of its call. Called on the store thread, so it must not block.
+    /// Takes the replies of one commit, each with the id of its call. Called on the store thread,
+    /// so it must not block.
     fn complete(&self, replies: Vec<(u64, Response)>);
 }
 
@@ -99,7 +105,8 @@ pub struct Call {
     pub call_id: u64,
     /// Who gets the reply.
     pub sink: Arc<dyn ReplySink>,
-    /// When the caller stops waiting: past it the call is refused rather than begun. `None`: the caller does not say.
+    /// When the caller stops waiting: past it the call is refused rather than begun. `None`: the
+    /// caller does not say.
     pub deadline: Option<Instant>,
 }
 
@@ -114,7 +121,8 @@ pub struct ServiceOptions {
     pub password_threads: usize,
     /// Logins that may wait for them, and as many registrations; more are refused as unavailable.
     pub password_queue: usize,
-    /// The worker number in message ids given by the services themselves (ten bits); must not be that of a core.
+    /// The worker number in message ids given by the services themselves (ten bits); must not be
+    /// that of a core.
     pub own_worker_id: u16,
     /// Whether accounts are kept elsewhere: every positive number may be a user's.
     pub foreign_users: bool,
@@ -129,9 +137,11 @@ pub struct ServiceOptions {
 pub enum StorageMode {
     /// The only process, as part of a gateway: routes live in memory, and die with it.
     Embedded,
-    /// `im-gateway backend`: routes live in the file, since the connections they name outlive this process, and expire.
+    /// `im-gateway backend`: routes live in the file, since the connections they name outlive this
+    /// process, and expire.
     Backend {
-        /// Whether this is the only process over the file: then what was read once is remembered for good.
+        /// Whether this is the only process over the file: then what was read once is remembered
+        /// for good.
         exclusive: bool,
         /// How long a route counts after it was bound or last refreshed.
         route_lifetime: Duration,
@@ -151,7 +161,8 @@ impl StorageMode {
     }
 }
 
-/// The running services. Dropped without [`Services::stop`], they end by themselves, and nobody waits for that.
+/// The running services. Dropped without [`Services::stop`], they end by themselves, and nobody
+/// waits for that.
 pub struct Services {
     client: ServiceClient,
     last_message_id: MessageId,
@@ -165,7 +176,8 @@ pub struct ServiceClient {
     queue: Sender<Envelope>,
 }
 
-/// Opens the store and starts the threads. `report` is told when the store begins to fail and when it works again.
+/// Opens the store and starts the threads. `report` is told when the store begins to fail and when
+/// it works again.
 ///
 /// # Errors
 /// A store that cannot be opened or read, a thread that cannot be started.
@@ -238,7 +250,8 @@ pub fn start(
     })
 }
 
-/// What the store in `data_dir` holds, in a line for people; `None`: there is none. Changes nothing.
+/// What the store in `data_dir` holds, in a line for people; `None`: there is none. Changes
+/// nothing.
 ///
 /// # Errors
 /// A file that cannot be read, or that a newer program wrote.
@@ -259,8 +272,9 @@ fn contents(is_new: bool, accounts: Result<u64, Failure>) -> String {
     }
 }
 
-/// Routes that backends left in the file: the gateways they name have lost their services, and this one does not look at them.
-/// Back as backends, the services must not take them up where other routes have come and gone.
+/// Routes that backends left in the file: the gateways they name have lost their services, and this
+/// one does not look at them. Back as backends, the services must not take them up where other
+/// routes have come and gone.
 fn forget_routes(storage: &mut Sqlite) {
     let done = storage.first_expiry_ms().and_then(|first| match first {
         Some(_) => storage.delete_all_routes(),
@@ -280,17 +294,20 @@ impl Services {
 
     /// The greatest id of a message that was stored when the services started; 0 if there was none.
     ///
-    /// Who makes ids goes on after it: with a clock that is behind, ids would else repeat, and a new message be taken for an old one.
+    /// Who makes ids goes on after it: with a clock that is behind, ids would else repeat, and a
+    /// new message be taken for an old one.
     pub fn last_message_id(&self) -> MessageId {
         self.last_message_id
     }
 
-    /// What the store held when the services started, in a word or two: that it is new, or how many accounts there are.
+    /// What the store held when the services started, in a word or two: that it is new, or how many
+    /// accounts there are.
     pub fn contents(&self) -> &str {
         &self.contents
     }
 
-    /// Carries out what is queued, answers it, writes everything to the main file, and waits for the threads to end.
+    /// Carries out what is queued, answers it, writes everything to the main file, and waits for
+    /// the threads to end.
     pub fn stop(mut self) {
         let Some(thread) = self.thread.take() else {
             return;
@@ -322,7 +339,8 @@ pub fn has_database(data_dir: &Path) -> bool {
     std::fs::metadata(database_file(data_dir)).is_ok_and(|file| file.len() > 0)
 }
 
-/// Copies the store in `data_dir`, which nobody has alone, to the empty file `target`, as it is at one moment.
+/// Copies the store in `data_dir`, which nobody has alone, to the empty file `target`, as it is at
+/// one moment.
 ///
 /// # Errors
 /// What SQLite says.
@@ -330,7 +348,8 @@ fn copy_database(data_dir: &Path, target: &Path) -> Result<(), Box<dyn Error>> {
     Ok(store::sqlite::copy::copy(data_dir, target)?)
 }
 
-/// As long as it lasts the main file is to stay as it is, with all in it that was committed when it began.
+/// As long as it lasts the main file is to stay as it is, with all in it that was committed when it
+/// began.
 #[must_use = "the file may change when this is dropped"]
 struct FileHold {
     held: Arc<AtomicBool>,
@@ -352,7 +371,8 @@ impl Drop for FileHold {
 }
 
 impl ServiceClient {
-    /// Has the main file of the store stay as it is, for a process that has it alone. Waits for the store.
+    /// Has the main file of the store stay as it is, for a process that has it alone. Waits for the
+    /// store.
     ///
     /// # Errors
     /// Why that cannot be, in words.

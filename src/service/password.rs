@@ -1,8 +1,8 @@
 //! Hashing and checking of passwords on a few threads of their own, behind a bounded queue.
 //!
-//! Argon2id takes some fifteen milliseconds and 19 MiB, so it happens neither on a core nor on the store thread. A job carries
-//! what its verdict needs to find its way back; the verdict goes to the store thread, which answers.
-//! Never logs or keeps a password.
+//! Argon2id takes some fifteen milliseconds and 19 MiB, so it happens neither on a core nor on the
+//! store thread. A job carries what its verdict needs to find its way back; the verdict goes to the
+//! store thread, which answers. Never logs or keeps a password.
 //!
 //! Logins and registrations wait in lanes of their own, and each lane serves networks in turn
 //! ([`lanes`]), so that nobody waits for what somebody else piled up. A lane is no longer than can
@@ -41,12 +41,13 @@ const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
 /// A new account is inserted only so long before its caller gives up that the commit and the reply
-/// are there in time, too: a quarter of what the caller waits, and no more than this. A machine that
-/// has too much to do takes that long, and an account whose caller was told of failure is a trap.
+/// are there in time, too: a quarter of what the caller waits, and no more than this. A machine
+/// that has too much to do takes that long, and an account whose caller was told of failure is a
+/// trap.
 const INSERT_MARGIN_MAX: Duration = Duration::from_millis(500);
 
-/// What an unknown user's password is checked against, so that it takes the time of a known one's. No password matches it
-/// but by chance, and its verdict is "wrong" in any case.
+/// What an unknown user's password is checked against, so that it takes the time of a known one's.
+/// No password matches it but by chance, and its verdict is "wrong" in any case.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5LXNhbHQtMTIzNA$\
                       AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 

@@ -1,7 +1,7 @@
 //! Presence: devices come, go and are asked for.
 //!
-//! Owns what follows from it: who is replaced, who is told, which messages count as handed out. The routes themselves are in
-//! `routes`.
+//! Owns what follows from it: who is replaced, who is told, which messages count as handed out. The
+//! routes themselves are in `routes`.
 
 use prost::Message as _;
 
@@ -105,7 +105,8 @@ impl<S: Storage> Engine<S> {
         self.pushes.push((Channel::Route(gone.route.clone()), kick));
     }
 
-    /// From now on, what is published for `user` counts as handed out. Written with the bind, so that it holds after a crash.
+    /// From now on, what is published for `user` counts as handed out. Written with the bind, so
+    /// that it holds after a crash.
     fn open_cursors(&mut self, user: UserId) -> Result<(), Failure> {
         for stream in self.streams_of(user)? {
             let last_seq = self.store.last_seq(stream);
@@ -142,7 +143,8 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
-    /// The user's last route is gone. Where routes are rows, this is written with the row; else it may wait a little.
+    /// The user's last route is gone. Where routes are rows, this is written with the row; else it
+    /// may wait a little.
     pub(super) fn close_cursors(&mut self, user: UserId) -> Result<(), Failure> {
         for stream in self.streams_of(user)? {
             let last_seq = self.store.last_seq(stream);
@@ -195,7 +197,8 @@ impl<S: Storage> Engine<S> {
         let Some(mut route) = routes.next() else {
             return Ok(());
         };
-        // Nearly every user has one route: the message itself goes to the last one, copies to the others.
+        // Nearly every user has one route: the message itself goes to the last one, copies to the
+        // others.
         for next in routes {
             self.pushes
                 .push((Channel::Route(route.clone()), push.clone()));
@@ -212,7 +215,8 @@ impl<S: Storage> Engine<S> {
         let (user, session_id) = (request.user_id, request.session_id);
         self.load_routes(user)?;
         let is_the_one = |bound: &Bound| {
-            // Session ids are unique; but a row may be newer than whoever made this session's id knew of.
+            // Session ids are unique; but a row may be newer than whoever made this session's id
+            // knew of.
             bound.session_id == session_id
                 && (!self.presence.is_in_storage() || bound.route.as_str() == request.gateway_id)
         };

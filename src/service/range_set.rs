@@ -1,7 +1,7 @@
 //! A set of numbers kept as merged ranges: what a reader has confirmed, what was handed to it.
 //!
-//! Pure. Invariants: ranges are inclusive, ascending, and never overlap or touch; `len` is the sum of their lengths.
-//! Numbers are those of a stream: they start at 1 and never reach `u64::MAX`.
+//! Pure. Invariants: ranges are inclusive, ascending, and never overlap or touch; `len` is the sum
+//! of their lengths. Numbers are those of a stream: they start at 1 and never reach `u64::MAX`.
 
 /// A set of numbers as ascending ranges, both ends included, that neither overlap nor touch.
 ///
@@ -42,7 +42,8 @@ impl RangeSet {
         after > 0 && list[after - 1].1 >= number
     }
 
-    /// Adds `from..=to` and tells how many numbers are new. An empty range (`from > to`) adds nothing.
+    /// Adds `from..=to` and tells how many numbers are new. An empty range (`from > to`) adds
+    /// nothing.
     pub(super) fn insert(&mut self, from: u64, to: u64) -> u64 {
         if from > to {
             return 0;
@@ -128,7 +129,8 @@ impl RangeSet {
         Some((range.0.max(from), range.1.min(to)))
     }
 
-    /// The compact stored form: for each range its distance from the one before and its length, as varints.
+    /// The compact stored form: for each range its distance from the one before and its length, as
+    /// varints.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.list().len() * 3);
         let mut position = 0;
@@ -149,7 +151,8 @@ impl RangeSet {
             let length = take_varint(&mut bytes)?;
             let from = position.checked_add(distance).ok_or(MalformedRanges)?;
             let to = from.checked_add(length).ok_or(MalformedRanges)?;
-            // Distances below 2 would touch the range before; only the first range may start at 0 or 1.
+            // Distances below 2 would touch the range before; only the first range may start at 0
+            // or 1.
             if (distance < 2 && position != 0) || to == u64::MAX {
                 return Err(MalformedRanges);
             }

@@ -1,11 +1,13 @@
 //! The table of routes: which devices of a user are connected, over which core of which gateway.
 //!
-//! In a gateway that serves alone it is in memory only: routes die with the process, as the connections do that they name.
-//! In a backend it is what is remembered of the routes in the storage, which outlive the process and expire.
+//! In a gateway that serves alone it is in memory only: routes die with the process, as the
+//! connections do that they name. In a backend it is what is remembered of the routes in the
+//! storage, which outlive the process and expire.
 //!
-//! Invariants: a session is bound at most once; changes of a batch that is taken back are undone ([`Presence::take_back`]); an
-//! expired route counts nowhere; in a backend, a user's cursors are open only while the user has a route in the storage, as the
-//! transaction that takes the last one closes them.
+//! Invariants: a session is bound at most once; changes of a batch that is taken back are undone
+//! ([`Presence::take_back`]); an expired route counts nowhere; in a backend, a user's cursors are
+//! open only while the user has a route in the storage, as the transaction that takes the last one
+//! closes them.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,7 +27,8 @@ use crate::{
 
 /// Longest name of a device and of a route, in bytes.
 pub(super) const NAME_BYTES: usize = 256;
-/// What most devices are called, as nearly all clients leave their name to the gateway: such a name is not kept.
+/// What most devices are called, as nearly all clients leave their name to the gateway: such a name
+/// is not kept.
 const USUAL_DEVICE: &str = "cli";
 /// Routes whose text is shared among all that are bound to them.
 const SHARED_ROUTES: usize = 1024;
@@ -76,13 +79,15 @@ type Devices = SmallVec<[Bound; 1]>;
 
 /// The table of routes.
 pub(super) struct Presence {
-    /// In the order of binding, the newest last. In a backend, no devices means that none are in the storage.
+    /// In the order of binding, the newest last. In a backend, no devices means that none are in
+    /// the storage.
     users: HashMap<UserId, Devices>,
     /// What the users changed by this batch had before; in a backend nothing.
     before: HashMap<UserId, Devices>,
     /// Routes in use, or once in use: as many as there are cores that bind.
     routes: Vec<RouteId>,
-    /// In a backend: how long a route counts, in milliseconds. `None`: routes live here alone, and as long as they are bound.
+    /// In a backend: how long a route counts, in milliseconds. `None`: routes live here alone, and
+    /// as long as they are bound.
     lifetime_ms: Option<i64>,
 }
 
@@ -116,8 +121,8 @@ impl Presence {
             .map_or(NEVER_MS, |lifetime_ms| now_ms.saturating_add(lifetime_ms))
     }
 
-    /// Whether `user` has a route, be it one that has expired and was not taken out yet: as long as this is so, the user's
-    /// cursors may be open.
+    /// Whether `user` has a route, be it one that has expired and was not taken out yet: as long as
+    /// this is so, the user's cursors may be open.
     pub(super) fn may_be_bound(
         &self,
         storage: &impl Routes,
@@ -177,8 +182,8 @@ impl Presence {
         displaced
     }
 
-    /// Whether sessions that began after `new` have taken its place already: one of the same device, or as many as there may
-    /// be. Ids of sessions grow with time.
+    /// Whether sessions that began after `new` have taken its place already: one of the same
+    /// device, or as many as there may be. Ids of sessions grow with time.
     pub(super) fn is_replaced(&self, user: UserId, new: &Bound, max_devices: usize) -> bool {
         let devices = self.devices(user).iter();
         let newer = devices.filter(|bound| bound.session_id > new.session_id);
@@ -282,8 +287,9 @@ impl<S: Storage> Engine<S> {
         self.store.write()?.delete_route(user, session_id)
     }
 
-    /// Where routes live in the storage, those of `user` over `route` count for longer whose session is among `sessions`, which
-    /// is sorted; where it is empty, all of them. `false`: there was none.
+    /// Where routes live in the storage, those of `user` over `route` count for longer whose
+    /// session is among `sessions`, which is sorted; where it is empty, all of them. `false`: there
+    /// was none.
     pub(super) fn refresh_routes_of(
         &mut self,
         user: UserId,
@@ -323,8 +329,8 @@ impl<S: Storage> Engine<S> {
         self.read_routes(user)
     }
 
-    /// Reads the routes of `user` out of the storage and takes out those that have expired, as if each were unbound, and those
-    /// that name no core: nobody can be reached over them.
+    /// Reads the routes of `user` out of the storage and takes out those that have expired, as if
+    /// each were unbound, and those that name no core: nobody can be reached over them.
     fn read_routes(&mut self, user: UserId) -> Result<(), Failure> {
         let rows = self.store.read().routes(user)?;
         let mut devices = Devices::new();
@@ -355,7 +361,8 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
-    /// Whether any route has expired that is still in the storage. Looks without waiting for anybody.
+    /// Whether any route has expired that is still in the storage. Looks without waiting for
+    /// anybody.
     pub(super) fn has_expired_routes(&self, now_ms: i64) -> bool {
         self.presence.is_in_storage()
             && match self.store.read().first_expiry_ms() {
@@ -381,7 +388,8 @@ impl<S: Storage> Engine<S> {
                 Err(
                     error @ (Failure::Statement(_) | Failure::Corrupt(_) | Failure::Damaged(_)),
                 ) if !self.store.lost_transaction() => {
-                    // Were they left, they would be tried again for ever. Their gateways bind again whoever is there.
+                    // Were they left, they would be tried again for ever. Their gateways bind again
+                    // whoever is there.
                     log::error!("routes of user {user} do not expire and are deleted: {error}");
                     self.presence.forget();
                     self.store.write()?.delete_routes(user)?;

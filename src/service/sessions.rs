@@ -1,12 +1,14 @@
 //! Sessions that are ended before their tokens' time: one by `logout`, all of a user at once.
 //!
-//! Owns the judgement whether a session is over, which is made where a connection is bound anyway. A session is that of a login by
-//! password; connections belong to it by its tokens.
+//! Owns the judgement whether a session is over, which is made where a connection is bound anyway.
+//! A session is that of a login by password; connections belong to it by its tokens.
 //!
-//! All of a user's sessions end by beginning another *epoch*. A login carries the number of the epoch in which it began, so no
-//! clock decides what came first; only who names none is judged by the time at which its token was issued.
+//! All of a user's sessions end by beginning another *epoch*. A login carries the number of the
+//! epoch in which it began, so no clock decides what came first; only who names none is judged by
+//! the time at which its token was issued.
 //!
-//! Invariants: what was ended stays ended until its tokens have expired by themselves; what is kept of a user is bounded.
+//! Invariants: what was ended stays ended until its tokens have expired by themselves; what is kept
+//! of a user is bounded.
 
 use super::{
     engine::{Engine, ok},
@@ -18,8 +20,8 @@ use crate::{
     service::route_table::Bound,
 };
 
-/// Single ended sessions that are kept of one user. Past it all tokens of the user end, as those of ended sessions could not be
-/// told from others any more.
+/// Single ended sessions that are kept of one user. Past it all tokens of the user end, as those of
+/// ended sessions could not be told from others any more.
 const ENDED_LIMIT: u32 = 1000;
 /// No token is good for longer than these ten years.
 const LONGEST_LIFE_MS: i64 = 10 * 366 * 24 * 3_600_000;

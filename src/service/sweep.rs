@@ -1,8 +1,10 @@
-//! Deleting messages that everybody has confirmed, once they are old enough that nobody can repeat them.
+//! Deleting messages that everybody has confirmed, once they are old enough that nobody can repeat
+//! them.
 //!
-//! Owns the position of the sweep. Works in slices of a few hundred rows, each a transaction of its own, taken when nobody asks.
-//! Invariants: the confirmations that allow a deletion, and the last number of a stream that loses messages, are written in the
-//! same transaction; a message younger than the window in which its sender may repeat it stays, confirmed or not.
+//! Owns the position of the sweep. Works in slices of a few hundred rows, each a transaction of its
+//! own, taken when nobody asks. Invariants: the confirmations that allow a deletion, and the last
+//! number of a stream that loses messages, are written in the same transaction; a message younger
+//! than the window in which its sender may repeat it stays, confirmed or not.
 
 use std::collections::HashMap;
 
@@ -50,7 +52,7 @@ impl<S: Storage> Engine<S> {
                     is_last = true;
                     break;
                 }
-                // The clock of the gateway that made the id is behind: what follows may well be older.
+                // The clock of the gateway that made the id is behind: what follows may be older.
                 position = msg_id;
                 continue;
             }

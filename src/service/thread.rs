@@ -1,9 +1,11 @@
-//! The store thread: takes calls off the queue in batches, runs them, and hands out what came of it.
+//! The store thread: takes calls off the queue in batches, runs them, and hands out what came of
+//! it.
 //!
-//! Owns the order "commit, publish, reply". It is the only thread that touches the store. It waits only for its queue: a batch is
-//! what has piled up while the last one was committed, so a lone call is not delayed and a crowd shares one commit. Whose call
-//! is next is for `waiting` to say; a batch ends when it has taken so long that others should not wait for its end.
-//! It never waits for a password thread (a full pool refuses), so the two queues cannot block each other.
+//! Owns the order "commit, publish, reply". It is the only thread that touches the store. It waits
+//! only for its queue: a batch is what has piled up while the last one was committed, so a lone
+//! call is not delayed and a crowd shares one commit. Whose call is next is for `waiting` to say; a
+//! batch ends when it has taken so long that others should not wait for its end. It never waits for
+//! a password thread (a full pool refuses), so the two queues cannot block each other.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -28,7 +30,8 @@ use crate::{
 
 /// Calls that may wait in turns; the others wait in the queue.
 const WAITING_CALLS: usize = 32_768;
-/// A batch lasts at least so long, or as long as so many commits, if calls wait: else commits would be most of the work.
+/// A batch lasts at least so long, or as long as so many commits, if calls wait: else commits would
+/// be most of the work.
 const LEAST_BATCH: Duration = Duration::from_millis(1);
 const BATCH_COMMITS: u32 = 2;
 /// And at most so long: whoever comes now waits for its end.
@@ -47,8 +50,8 @@ const COMMITS_BEFORE_CHECKPOINT: u64 = 200;
 /// In a backend: how often it is looked whether a route has expired or the log has grown too long.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
-/// Length of the write-ahead log past which it is emptied even under load, where several processes keep each other from ever
-/// finding it all copied.
+/// Length of the write-ahead log past which it is emptied even under load, where several processes
+/// keep each other from ever finding it all copied.
 const LONG_LOG_BYTES: u64 = 256 * 1024 * 1024;
 /// How often it is said that somebody keeps it from that.
 const READER_TOLD_EVERY: Duration = Duration::from_secs(600);
@@ -321,8 +324,8 @@ impl StoreThread {
         }
     }
 
-    /// Now and then: in a backend keeps the log from growing, and tells whether there are routes that have expired or users whose
-    /// going is to be told.
+    /// Now and then: in a backend keeps the log from growing, and tells whether there are routes
+    /// that have expired or users whose going is to be told.
     fn look_around(&mut self, now_ms: i64, housekeeping: &mut Housekeeping) -> bool {
         if !self.engine.presence.is_in_storage() {
             return self.engine.has_due_departures(now_ms);
@@ -339,7 +342,8 @@ impl StoreThread {
         housekeeping.expiring
     }
 
-    /// Answers all that is still queued or with the password pool, writes what is unwritten, and empties the log.
+    /// Answers all that is still queued or with the password pool, writes what is unwritten, and
+    /// empties the log.
     fn finish(mut self) {
         loop {
             if let Ok(envelope) = self.queue.try_recv() {
@@ -377,7 +381,8 @@ fn tell_of_reader(housekeeping: &mut Housekeeping, log_bytes: u64) {
     }
 }
 
-/// Runs the thread. Should it panic outside a call, the queue closes and every later call is refused at once.
+/// Runs the thread. Should it panic outside a call, the queue closes and every later call is
+/// refused at once.
 pub(super) fn main(thread: StoreThread, report: &FailureReport) {
     if catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
         log::error!("the store thread panicked: nothing is stored or read any more");
@@ -401,7 +406,8 @@ impl Replies {
     }
 
     fn push_to(&mut self, sink: &Arc<dyn ReplySink>, call_id: u64, response: Response) {
-        // One for each core or connection with a call in the batch: few, and never more than the batch has calls.
+        // One for each core or connection with a call in the batch: few, and never more than the
+        // batch has calls.
         let known = self
             .by_sink
             .iter_mut()

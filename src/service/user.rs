@@ -1,7 +1,8 @@
-//! Users: accounts, names, contacts. Passwords are checked by the pool in `password`; here are only their rows.
+//! Users: accounts, names, contacts. Passwords are checked by the pool in `password`; here are only
+//! their rows.
 //!
-//! Invariants: a name belongs to one user for ever; a friend list is directed and bounded; a wrong password and an unknown user
-//! look the same; what is remembered of a user's networks is bounded.
+//! Invariants: a name belongs to one user for ever; a friend list is directed and bounded; a wrong
+//! password and an unknown user look the same; what is remembered of a user's networks is bounded.
 
 use super::{
     engine::{Engine, Outcome, ok, result},
@@ -83,7 +84,8 @@ impl<S: Storage> Engine<S> {
         // An unknown user's networks are looked up as well, and are none.
         let user = account.as_ref().map_or(0, |account| account.user);
         let origin = self.origin(user, &request.network)?;
-        // Read again, after the epoch: a password that another process changes in between is then no older than the hash.
+        // Read again, after the epoch: a password that another process changes in between is then
+        // no older than the hash.
         let hash = self.store.read().password_hash(user)?;
         let account = account.and_then(|account| {
             Some(Account {

@@ -1,7 +1,8 @@
 //! What commands cost: one table, beside the list of what they ask.
 //!
-//! A token is about what it takes to store one message. Every line costs one before anything is known of it; what its command
-//! costs beyond that is known when it is answered, from what it moved. `docs/protocol.md` has the same table for clients. Pure.
+//! A token is about what it takes to store one message. Every line costs one before anything is
+//! known of it; what its command costs beyond that is known when it is answered, from what it
+//! moved. `docs/protocol.md` has the same table for clients. Pure.
 
 use super::job::Call;
 use crate::protocol::reply::Reply;
@@ -10,7 +11,8 @@ use crate::protocol::reply::Reply;
 const MESSAGES: usize = 20;
 /// Users or groups of a list for one token.
 const LISTED: usize = 50;
-/// Groups of the user for one token: of a login, which opens and later closes them all, and of what looks through them.
+/// Groups of the user for one token: of a login, which opens and later closes them all, and of what
+/// looks through them.
 const OPENED_GROUPS: usize = 5;
 const SEEN_GROUPS: usize = 20;
 /// Sessions here that get a group's message, for one token.

@@ -27,8 +27,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// What `message` is in an inbox or a group of `user`; `None`: it has no number there, as it is of a backend
-    /// without numbers, a copy for its sender, or no message at all.
+    /// What `message` is in an inbox or a group of `user`; `None`: it has no number there, as it is
+    /// of a backend without numbers, a copy for its sender, or no message at all.
     pub fn of(user: UserId, message: &PushMessage) -> Option<Self> {
         let stream = Stream::of(user, message.group_id);
         let is_copy = stream == Stream::Direct(user) && !message.to_many.is_empty();
@@ -90,7 +90,8 @@ pub struct BufferPool {
     free: Vec<Box<Buffer>>,
 }
 
-/// Buffers the pool keeps, and the capacity up to which it keeps one: enough for a turn's fan-out, a bounded 4 MiB.
+/// Buffers the pool keeps, and the capacity up to which it keeps one: enough for a turn's fan-out,
+/// a bounded 4 MiB.
 const POOLED_BUFFERS: usize = 1024;
 const POOLED_CAPACITY: usize = 4096;
 const POOLED_MARKS: usize = 16;
@@ -216,7 +217,8 @@ impl Outbox {
         }
     }
 
-    /// Notes that the last `count` bytes were asked for: that they wait is not held against the client.
+    /// Notes that the last `count` bytes were asked for: that they wait is not held against the
+    /// client.
     pub fn asked_for(&mut self, count: usize, pool: &mut BufferPool) {
         self.buffer(pool).asked_for += count;
     }
@@ -228,8 +230,8 @@ impl Outbox {
         })
     }
 
-    /// Gives up everything unsent but the rest of a line that was begun, so that the client still reads whole lines.
-    /// What was sent may still be acknowledged.
+    /// Gives up everything unsent but the rest of a line that was begun, so that the client still
+    /// reads whole lines. What was sent may still be acknowledged.
     pub fn drop_unsent_lines(&mut self) {
         if let Some(buffer) = &mut self.buffer {
             let begun = buffer.sent > 0 && buffer.bytes[buffer.sent - 1] != b'\n';

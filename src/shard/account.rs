@@ -67,7 +67,8 @@ impl Shard {
         }
     }
 
-    /// Up to which number messages of `stream` came before the session in `slot` got any: those wait for `pull`.
+    /// Up to which number messages of `stream` came before the session in `slot` got any: those
+    /// wait for `pull`.
     pub(super) fn baseline(&self, slot: u32, stream: Stream) -> u64 {
         let baseline = match stream {
             Stream::Direct(_) => {
@@ -124,8 +125,8 @@ impl Shard {
         self.catch_up_if_behind(key);
     }
 
-    /// Whether messages of `stream` should not be fetched just now, since nobody of those who get them has room for more.
-    /// Who has fallen behind has them fetched alone, and is not waited for.
+    /// Whether messages of `stream` should not be fetched just now, since nobody of those who get
+    /// them has room for more. Who has fallen behind has them fetched alone, and is not waited for.
     pub fn is_full(&self, stream: Stream) -> bool {
         let mut anybody = false;
         for slot in self.slots_in(stream) {
@@ -158,7 +159,8 @@ impl Shard {
         }
     }
 
-    /// What the session is to be sent next of what was held back; `None`: nothing, it is up to date, full, or gone.
+    /// What the session is to be sent next of what was held back; `None`: nothing, it is up to
+    /// date, full, or gone.
     pub fn next_catch_up(&mut self, key: ConnectionKey, session_id: SessionId) -> Option<CatchUp> {
         let limit = self.options.unconfirmed_limit;
         let session = &self.connection(key)?.session;
@@ -270,7 +272,8 @@ pub(super) fn admit(
     options: &super::ShardOptions,
 ) -> bool {
     let Some(delivery) = delivery else {
-        // Without a number it could not be fetched later: it goes out now, as with any backend that keeps no numbers.
+        // Without a number it could not be fetched later: it goes out now, as with any backend that
+        // keeps no numbers.
         return true;
     };
     if manual.behind {
@@ -294,7 +297,8 @@ pub(super) fn admit(
     true
 }
 
-/// The client pulled a message. What it never confirms is noted up to a bound: past it, its account is full anyway.
+/// The client pulled a message. What it never confirms is noted up to a bound: past it, its account
+/// is full anyway.
 pub(super) fn note_pulled(
     manual: &mut Manual,
     ack_mode: AckMode,

@@ -1,7 +1,8 @@
 //! What the log says of clients that go wrong: a line for each, but in a flood.
 //!
-//! Owns the rate of those lines. Any client can bring them about as often as it likes, and must not fill the log with
-//! them; the metrics count every one. What a client wrote never stands in them: a name may be a password in the wrong place.
+//! Owns the rate of those lines. Any client can bring them about as often as it likes, and must not
+//! fill the log with them; the metrics count every one. What a client wrote never stands in them: a
+//! name may be a password in the wrong place.
 
 use std::net::SocketAddr;
 

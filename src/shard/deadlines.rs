@@ -1,4 +1,5 @@
-//! What happens when nothing happens: log-in and idle time-outs, over-rate clients, ended connections that linger.
+//! What happens when nothing happens: log-in and idle time-outs, over-rate clients, ended
+//! connections that linger.
 //!
 //! A client that gives no sign of life is told so before it is closed, in time to say something.
 

@@ -112,8 +112,8 @@ impl Shard {
         connection.outbox.unsent().is_empty().then_some(reason)
     }
 
-    /// Queues a push line for a session: at once, after its log-in is answered, or not at all where the client
-    /// confirms for itself and has confirmed too little.
+    /// Queues a push line for a session: at once, after its log-in is answered, or not at all where
+    /// the client confirms for itself and has confirmed too little.
     ///
     /// Says how many bytes were queued.
     pub(super) fn deliver(
@@ -203,8 +203,8 @@ impl Shard {
         }
     }
 
-    /// Messages that were handed out before and not confirmed: they go out right after the log-in is answered, before
-    /// whatever was pushed meanwhile.
+    /// Messages that were handed out before and not confirmed: they go out right after the log-in
+    /// is answered, before whatever was pushed meanwhile.
     pub fn redeliver(&mut self, key: ConnectionKey, messages: Vec<PushMessage>) {
         let Some(login) = self
             .connection(key)
@@ -265,7 +265,8 @@ impl Shard {
         }
     }
 
-    /// The session was sent a message from the store by itself. If that has still to be pushed, it is not pushed to this session.
+    /// The session was sent a message from the store by itself. If that has still to be pushed, it
+    /// is not pushed to this session.
     pub(super) fn note_fetched(
         &mut self,
         key: ConnectionKey,
@@ -335,8 +336,8 @@ pub(super) fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
 }
 
 impl Login {
-    /// Keeps a push until the log-in is answered. Where one could not be kept, none behind it is: all of them are
-    /// fetched then.
+    /// Keeps a push until the log-in is answered. Where one could not be kept, none behind it is:
+    /// all of them are fetched then.
     fn hold_early(&mut self, push: &Arc<PushMessage>, is_numbered: bool, limit: usize) {
         let size = size_of::<PushMessage>() + push.text.len();
         let is_full = self.early.len() >= EARLY_PUSHES || self.early_bytes + size > limit;

@@ -1,7 +1,8 @@
-//! A push of the bus as clients get it: encoded when the first session needs it, once for each codec.
+//! A push of the bus as clients get it: encoded when the first session needs it, once for each
+//! codec.
 //!
-//! Whatever waits to be pushed waits as the message itself; bytes are made only on their way into an
-//! outbox.
+//! Whatever waits to be pushed waits as the message itself; bytes are made only on their way into
+//! an outbox.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Who is logged in where: users with their sessions, groups with their members on this core.
 //!
-//! A log-in is attached before its route is bound, so that no push between the two is lost; it gets pushes once it has
-//! been answered. Invariant: see the shard's.
+//! A log-in is attached before its route is bound, so that no push between the two is lost; it gets
+//! pushes once it has been answered. Invariant: see the shard's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -93,7 +93,8 @@ impl Shard {
         (self.now_ms().saturating_sub(given_ms) < age_ms).then(|| login.name.clone())
     }
 
-    /// Presence took the session in, in the present `epoch` of its user; `None`: it does not count them.
+    /// Presence took the session in, in the present `epoch` of its user; `None`: it does not count
+    /// them.
     pub fn set_session_epoch(&mut self, key: ConnectionKey, epoch: Option<u64>) {
         let login = self.connection_mut(key).and_then(|c| c.session.login_mut());
         if let (Some(login), Some(epoch)) = (login, epoch) {
@@ -101,8 +102,8 @@ impl Shard {
         }
     }
 
-    /// The route is bound; direct messages after number `last_seq` will be pushed (`None`: the backend
-    /// does not tell; the first one that comes is the beginning).
+    /// The route is bound; direct messages after number `last_seq` will be pushed (`None`: the
+    /// backend does not tell; the first one that comes is the beginning).
     pub fn set_baseline(&mut self, key: ConnectionKey, last_seq: Option<u64>) {
         let Some(login) = self
             .connection_mut(key)
@@ -113,7 +114,8 @@ impl Shard {
         let baseline = last_seq.unwrap_or(0);
         login.baseline = baseline;
         let inbox = Stream::Direct(login.user);
-        // The user's other sessions here may have been pushed some of those while this one was being bound.
+        // The user's other sessions here may have been pushed some of those while this one was
+        // being bound.
         let user = login.user;
         login.early.retain(|push| {
             Delivery::of(user, push)
@@ -227,7 +229,8 @@ impl Shard {
         })
     }
 
-    /// Keeps `group` known to this core until [`Shard::release_group`]; `true`: it was not, so it must be listened to.
+    /// Keeps `group` known to this core until [`Shard::release_group`]; `true`: it was not, so it
+    /// must be listened to.
     pub fn hold_group(&mut self, group: GroupId) -> bool {
         let mut new = false;
         let entry = self.groups.entry(group).or_insert_with(|| {
@@ -251,7 +254,8 @@ impl Shard {
         self.forget_group_if_empty(group);
     }
 
-    /// The service is about to be asked about `group` again: what it answers then is newer than what came before.
+    /// The service is about to be asked about `group` again: what it answers then is newer than
+    /// what came before.
     pub fn forget_membership_news(&mut self, key: ConnectionKey, group: GroupId) {
         if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
             login.membership_news.retain(|(of, _)| *of != group);
@@ -276,8 +280,9 @@ impl Shard {
         }
     }
 
-    /// The session gets the messages of `group` after number `last_seq`, as the service said, unless it has said since
-    /// that the user left (`None`: the backend does not tell; the first one that comes is the beginning).
+    /// The session gets the messages of `group` after number `last_seq`, as the service said,
+    /// unless it has said since that the user left (`None`: the backend does not tell; the first
+    /// one that comes is the beginning).
     pub fn add_member(&mut self, key: ConnectionKey, group: GroupId, last_seq: Option<u64>) {
         if self.has_news(key, group, Membership::Left) {
             return;
@@ -311,8 +316,8 @@ impl Shard {
         self.begin_stream(stream, last_seq);
     }
 
-    /// All local sessions of `user` get the messages of `group` that were sent since the membership began. Who joined unheard is
-    /// behind the others here, and catches up.
+    /// All local sessions of `user` get the messages of `group` that were sent since the membership
+    /// began. Who joined unheard is behind the others here, and catches up.
     pub(super) fn user_joined(&mut self, user: UserId, group: GroupId, standing: Standing) {
         let slots = self.slots_of(user);
         if slots.is_empty() {
@@ -343,8 +348,8 @@ impl Shard {
         }
     }
 
-    /// The service answered that `user` has left `group`, which holds unless the bus has brought since that it was
-    /// joined again.
+    /// The service answered that `user` has left `group`, which holds unless the bus has brought
+    /// since that it was joined again.
     pub fn leave(&mut self, key: ConnectionKey, user: UserId, group: GroupId) {
         if !self.has_news(key, group, Membership::Joined) {
             self.user_left(user, group);
@@ -371,8 +376,8 @@ impl Shard {
         }
     }
 
-    /// The last change of the memberships of `user`, for [`Shard::set_memberships`]; `None`: nobody is here, or a
-    /// log-in is under way that may know less than what follows it.
+    /// The last change of the memberships of `user`, for [`Shard::set_memberships`]; `None`: nobody
+    /// is here, or a log-in is under way that may know less than what follows it.
     pub fn membership_change(&self, user: UserId) -> Option<u64> {
         let mut slots = self.slots_of(user).into_iter();
         let is_settled = slots.all(|slot| {
@@ -383,8 +388,9 @@ impl Shard {
         Some(entry.membership_change)
     }
 
-    /// The service was asked after the change `as_of`, and answered that `user` is in these groups, with their last
-    /// numbers as far as it tells them. `false`: there was news since, which may be newer than this answer.
+    /// The service was asked after the change `as_of`, and answered that `user` is in these groups,
+    /// with their last numbers as far as it tells them. `false`: there was news since, which may be
+    /// newer than this answer.
     pub fn set_memberships(
         &mut self,
         user: UserId,
@@ -416,7 +422,8 @@ impl Shard {
         true
     }
 
-    /// The user may have left `group` and joined again unheard: what was sent in between is not for its sessions.
+    /// The user may have left `group` and joined again unheard: what was sent in between is not for
+    /// its sessions.
     fn begin_again(&mut self, user: UserId, group: GroupId, since: Option<u64>) {
         let slots = self.slots_of(user);
         if let (Some(entry), Some(since)) = (self.groups.get_mut(&group), since) {
@@ -449,15 +456,16 @@ impl Shard {
         self.groups.contains_key(&group)
     }
 
-    /// After a group was newly listened to: what came between its last number and the listening must be fetched.
+    /// After a group was newly listened to: what came between its last number and the listening
+    /// must be fetched.
     pub fn group_subscribed(&mut self, group: GroupId) {
         let stream = Stream::Group(group);
         let fetch = self.missed(stream);
         self.go_on(stream, fetch);
     }
 
-    /// Ends the log-in of the connection, if there is one, and asks for its route to be forgotten. `is_told`: a command tells
-    /// the User Service.
+    /// Ends the log-in of the connection, if there is one, and asks for its route to be forgotten.
+    /// `is_told`: a command tells the User Service.
     pub fn log_out(&mut self, slot: u32, is_told: bool) {
         let session = &mut self.connections[slot as usize].session;
         let Phase::LoggedIn(login) = std::mem::take(&mut session.phase) else {
@@ -494,8 +502,8 @@ impl Shard {
         });
     }
 
-    /// The client is logged out and may log in again: it has as long for that as after connecting. `is_told`: the User
-    /// Service hears of it from who calls this.
+    /// The client is logged out and may log in again: it has as long for that as after connecting.
+    /// `is_told`: the User Service hears of it from who calls this.
     pub fn log_out_in_place(&mut self, key: ConnectionKey, is_told: bool) {
         if self
             .connection(key)

@@ -1,8 +1,8 @@
 //! What the bus brings, routed to the sessions it is for.
 //!
-//! Owns the order of pushes: every number of a user's inbox and of a group goes out once and in order, what is missing
-//! is fetched first. A push is encoded once per core. What nobody here is waiting for is counted and dropped: the store
-//! still has it.
+//! Owns the order of pushes: every number of a user's inbox and of a group goes out once and in
+//! order, what is missing is fetched first. A push is encoded once per core. What nobody here is
+//! waiting for is counted and dropped: the store still has it.
 
 use std::sync::Arc;
 
@@ -24,7 +24,8 @@ use crate::{
     session::outbox::Delivery,
 };
 
-/// Messages of one stream that are held while a gap before them is fetched; further ones are fetched too.
+/// Messages of one stream that are held while a gap before them is fetched; further ones are
+/// fetched too.
 const HELD_MESSAGES: usize = 1000;
 
 impl Shard {
@@ -100,9 +101,10 @@ impl Shard {
         }
     }
 
-    /// The user in whose name messages of `stream` after `after` may be read. Of a group it is a member on this core: the
-    /// service shows nobody what came before the membership. The next one with each attempt, since a member may have
-    /// left unheard. `None`: nobody is there while somebody is about to come.
+    /// The user in whose name messages of `stream` after `after` may be read. Of a group it is a
+    /// member on this core: the service shows nobody what came before the membership. The next one
+    /// with each attempt, since a member may have left unheard. `None`: nobody is there while
+    /// somebody is about to come.
     pub fn reader(&self, stream: Stream, after: u64, attempt: usize) -> Option<UserId> {
         match stream {
             Stream::Direct(user) => Some(user),
@@ -154,7 +156,8 @@ impl Shard {
         }
     }
 
-    /// What this core believed of the stream was wrong: what sessions believed because of it is, too.
+    /// What this core believed of the stream was wrong: what sessions believed because of it is,
+    /// too.
     fn step_back(&mut self, stream: Stream, step_back: StepBack) {
         self.metrics.push_step_backs_total.inc();
         for slot in self.slots_in(stream) {

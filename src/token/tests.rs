@@ -45,7 +45,8 @@ fn base64url(bytes: &[u8]) -> String {
     text
 }
 
-/// Signs the very bytes of `header` and `claims`, whatever they are, with HMAC and `algorithm`'s hash.
+/// Signs the very bytes of `header` and `claims`, whatever they are, with HMAC and `algorithm`'s
+/// hash.
 fn forged(header: &str, claims: &str, secret: &[u8], algorithm: Algorithm) -> String {
     let message = format!(
         "{}.{}",
@@ -216,8 +217,8 @@ fn a_token_with_one_thing_wrong_is_refused() {
     let with_alg = |alg: &str| format!(r#"{{"typ":"JWT","alg":{alg}}}"#);
     let with_claim = |name, value| signed(HEADER, &claims_with(name, value));
     let unsigned = |alg: &str| format!("{}.{claims}.", base64url(with_alg(alg).as_bytes()));
-    // 43 characters hold 258 bits. The last two do not count, are zero, and must be: the next character in the alphabet
-    // sets one of them.
+    // 43 characters hold 258 bits. The last two do not count, are zero, and must be: the next
+    // character in the alphabet sets one of them.
     let (all_but_last, last) = good.split_at(good.len() - 1);
     let last_bit = format!("{all_but_last}{}", char::from(last.as_bytes()[0] + 1));
 

@@ -100,8 +100,8 @@ impl Client {
         sys::unacknowledged(&self.socket).ok()
     }
 
-    /// Closes our side, so that the client reads an end after its last line. Closing outright with something unread
-    /// would make the kernel reset the connection and take those lines back.
+    /// Closes our side, so that the client reads an end after its last line. Closing outright with
+    /// something unread would make the kernel reset the connection and take those lines back.
     pub(super) fn close_writing(&mut self) {
         self.shut = true;
         // It fails only where the connection is gone already.
@@ -109,7 +109,8 @@ impl Client {
     }
 }
 
-/// The address of an accepted socket as limits know it: an IPv4 client of an IPv6 listener is an IPv4 client.
+/// The address of an accepted socket as limits know it: an IPv4 client of an IPv6 listener is an
+/// IPv4 client.
 pub(super) fn canonical_ip(address: SocketAddr) -> IpAddr {
     address.ip().to_canonical()
 }

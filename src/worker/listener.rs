@@ -1,4 +1,5 @@
-//! Listening sockets: one per core on the same address, so that the kernel spreads connections over the cores.
+//! Listening sockets: one per core on the same address, so that the kernel spreads connections over
+//! the cores.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -47,7 +48,8 @@ fn kernel_user_timeout(options: &SocketOptions) -> Option<Duration> {
     }
 }
 
-/// Binds `count` listeners to `address`. With port 0 the first one takes any free port and the others share it.
+/// Binds `count` listeners to `address`. With port 0 the first one takes any free port and the
+/// others share it.
 ///
 /// # Errors
 /// Where the address cannot be had; the message says why and what to do.
@@ -76,7 +78,8 @@ pub fn bind_all(
             remedy,
         )
     };
-    // SO_REUSEPORT would let a second gateway of the same user share the port unnoticed: find out first without it.
+    // SO_REUSEPORT would let a second gateway of the same user share the port unnoticed: find out
+    // first without it.
     if address.port() != 0 {
         probe(address).map_err(explain)?;
     }
@@ -115,8 +118,8 @@ fn bind(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    // All of these are inherited by accepted connections, which saves the calls there. Buffer sizes must be set
-    // before the handshake to shape the advertised window.
+    // All of these are inherited by accepted connections, which saves the calls there. Buffer sizes
+    // must be set before the handshake to shape the advertised window.
     socket.set_tcp_nodelay(options.nodelay)?;
     socket.set_send_buffer_size(options.send_buffer_bytes)?;
     socket.set_recv_buffer_size(options.receive_buffer_bytes)?;

@@ -1,7 +1,10 @@
-//! The I/O rim of a core: one glommio executor that owns its listener, its sockets and its share of the sessions.
+//! The I/O rim of a core: one glommio executor that owns its listener, its sockets and its share of
+//! the sessions.
 //!
-//! - `run` the core's loop, and taking connections in: what is ready, what was handed over, what is due → the shard → the sockets
-//! - [`listener`], [`poller`] where connections and readiness come from; other threads' news come by [`handoff`](crate::handoff)
+//! - `run` the core's loop, and taking connections in: what is ready, what was handed over, what is
+//!   due → the shard → the sockets
+//! - [`listener`], [`poller`] where connections and readiness come from; other threads' news come
+//!   by [`handoff`](crate::handoff)
 //! - [`Runtime`] what its tasks run on: `tasks`, `timers`, and the sockets the core opens itself
 //! - `upstream`, [`backend_link`], [`bus_link`] the sockets the core opens itself
 //!

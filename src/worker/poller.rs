@@ -1,11 +1,12 @@
 //! The sockets of one core in one edge-triggered epoll set, in which the core waits when it has
 //! nothing to do.
 //!
-//! Why not a glommio stream per connection: a poll request and a task for each cost memory and a trip
-//! through the ring per message, where one set costs one system call per batch (figures in
+//! Why not a glommio stream per connection: a poll request and a task for each cost memory and a
+//! trip through the ring per message, where one set costs one system call per batch (figures in
 //! `docs/architecture.md`).
 //!
-//! Invariant: an event is a hint. Whoever gets one reads or writes until the kernel says "would block".
+//! Invariant: an event is a hint. Whoever gets one reads or writes until the kernel says "would
+//! block".
 
 use std::{
     io,
@@ -24,7 +25,8 @@ use rustix::{
 use super::upstream::UpstreamKey;
 use crate::base::id::ConnectionKey;
 
-/// How many events one look at the set takes at most, so that no burst of sockets keeps a turn from ending.
+/// How many events one look at the set takes at most, so that no burst of sockets keeps a turn from
+/// ending.
 const EVENTS_PER_TURN: usize = 256;
 
 /// What an event is about.
@@ -86,7 +88,8 @@ pub struct Readiness {
     pub source: Source,
     /// There is something to read, an end of stream included.
     pub readable: bool,
-    /// The peer has closed its sending side: an end of stream follows what there is to read, without another event.
+    /// The peer has closed its sending side: an end of stream follows what there is to read,
+    /// without another event.
     pub ending: bool,
     /// There is room to write.
     pub(super) writable: bool,

@@ -1,7 +1,8 @@
 //! Connections that were not taken in: told why, and kept for a moment so that they can read it.
 //!
-//! Owns their sockets. A connection that is closed with something unread, or that is sent something afterwards, is reset,
-//! and a reset may take the last line back. Bounded: in a flood the oldest makes room, for it has had its time.
+//! Owns their sockets. A connection that is closed with something unread, or that is sent something
+//! afterwards, is reset, and a reset may take the last line back. Bounded: in a flood the oldest
+//! makes room, for it has had its time.
 
 use std::{collections::VecDeque, os::fd::OwnedFd};
 
@@ -20,7 +21,8 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Sends the line that says why, and closes our side. The socket is new: its send buffer has room for the line.
+    /// Sends the line that says why, and closes our side. The socket is new: its send buffer has
+    /// room for the line.
     pub fn refuse(&mut self, socket: OwnedFd, line: &[u8], now_ms: u64) {
         // Both fail only where the client has gone already.
         let _ = send(&socket, line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);

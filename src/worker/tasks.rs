@@ -1,10 +1,12 @@
 //! The tasks of one core beside its loop: starting them, and letting them run until none is ready.
 //!
-//! Owns a count of how often tasks ran. The executor has one queue, first in, first out. A loop that
-//! goes to its end and comes round without a task having run in between was alone in it: nobody is
-//! ready, and only an event or the clock can change that. So the loop may block its thread.
+//! Owns a count of how often tasks ran. The executor has one queue, first in, first out. A loop
+//! that goes to its end and comes round without a task having run in between was alone in it:
+//! nobody is ready, and only an event or the clock can change that. So the loop may block its
+//! thread.
 //!
-//! Invariant: every task of the executor but the loop is started here; `tests/layout.rs` sees to that.
+//! Invariant: every task of the executor but the loop is started here; `tests/layout.rs` sees to
+//! that.
 
 use std::{
     cell::Cell,

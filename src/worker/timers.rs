@@ -3,7 +3,8 @@
 //! Owns a moment and a waker for each pause under way. Told the time by the core's loop, which also
 //! asks when the next one is due and waits no longer than that. Knows no clock.
 //!
-//! Invariant: a pause is over with the first [`Timers::advance`] that reaches its end, never before.
+//! Invariant: a pause is over with the first [`Timers::advance`] that reaches its end, never
+//! before.
 
 use std::{
     cell::{Cell, RefCell},

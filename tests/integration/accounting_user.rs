@@ -1,7 +1,9 @@
-//! A user who writes, reads, confirms, leaves and comes back at random, and keeps a record of all of it for the verdict.
+//! A user who writes, reads, confirms, leaves and comes back at random, and keeps a record of all
+//! of it for the verdict.
 //!
-//! Knows one or several gateways. Where parts of a system are being killed, some answers say that something did not work
-//! for now: then whether the message was stored is unknown, and the user sends it again under the same tag.
+//! Knows one or several gateways. Where parts of a system are being killed, some answers say that
+//! something did not work for now: then whether the message was stored is unknown, and the user
+//! sends it again under the same tag.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -86,7 +88,8 @@ pub struct User {
 }
 
 impl User {
-    /// The user who registered on `client`, which ends: it confirms by itself, so it must be over before anybody writes.
+    /// The user who registered on `client`, which ends: it confirms by itself, so it must be over
+    /// before anybody writes.
     pub fn new(world: Arc<World>, mut client: Client) -> Self {
         let name = field(&client.ask("whoami"), "name").to_owned();
         Self {
@@ -295,7 +298,8 @@ impl User {
         self.went_well(reply, "+OK acked=")
     }
 
-    /// Three ways to go: politely, with everything read, or at once with unread lines in the socket.
+    /// Three ways to go: politely, with everything read, or at once with unread lines in the
+    /// socket.
     fn leave(&mut self) {
         match self.random.below(3) {
             0 => {
@@ -320,7 +324,8 @@ impl User {
             return;
         };
         for push in client.taken_pushes() {
-            // What another session of the same user sent is in nobody's inbox: a copy, without a number.
+            // What another session of the same user sent is in nobody's inbox: a copy, without a
+            // number.
             let copy = push.get("to").is_some();
             if (push.kind == "MSG" || push.kind == "GMSG") && !copy {
                 self.unconfirmed.push(push.id());

@@ -1,7 +1,7 @@
 //! The loss checker: what was attempted, what was delivered, and whether the promises held.
 //!
-//! Knows no gateway: it judges a recorded history. The tests below damage a good history in each way
-//! the checker must notice; a checker that passes everything would prove nothing.
+//! Knows no gateway: it judges a recorded history. The tests below damage a good history in each
+//! way the checker must notice; a checker that passes everything would prove nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,7 +100,8 @@ pub struct History {
     pub members: BTreeMap<u64, BTreeSet<u64>>,
     /// What was sent and how that ended.
     pub attempts: BTreeMap<Message, Outcome>,
-    /// What had to be repeated while messages sent behind it were stored: its place among them means nothing.
+    /// What had to be repeated while messages sent behind it were stored: its place among them
+    /// means nothing.
     pub overtaken: BTreeSet<Message>,
     /// What arrived.
     pub deliveries: Vec<Delivery>,
@@ -252,7 +253,8 @@ fn find_lost(
     }
 }
 
-/// In each user's view, a sender's messages to one target must have growing numbers in the order sent.
+/// In each user's view, a sender's messages to one target must have growing numbers in the order
+/// sent.
 fn find_out_of_order(
     history: &History,
     received: &BTreeMap<(u64, Message), u64>,

@@ -1,4 +1,5 @@
-//! `im-gateway backend`, spoken to as a gateway speaks to it: mprpc in both reply forms, and a real Redis.
+//! `im-gateway backend`, spoken to as a gateway speaks to it: mprpc in both reply forms, and a real
+//! Redis.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -283,7 +284,8 @@ fn calls_are_served_in_both_reply_forms_and_outlive_a_kill_9() {
 
     process.kill_9();
     process.restart();
-    // What the predecessor may have committed and not published is fetched, before anything else is pushed.
+    // What the predecessor may have committed and not published is fetched, before anything else is
+    // pushed.
     let (channel, push) = subscriber.next();
     assert_eq!(channel, "im:broadcast");
     assert_eq!(push.kind(), PushKind::CatchUp);

@@ -1,4 +1,5 @@
-//! `im-gateway backup`: a copy of the database while it is used, of whatever kind the process is that has it.
+//! `im-gateway backup`: a copy of the database while it is used, of whatever kind the process is
+//! that has it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -45,7 +46,8 @@ fn inbox_of(gateway: &Gateway, name: &str) -> Vec<u64> {
         .collect()
 }
 
-/// Makes a copy while `alice` sends one message after the other to `to`; says how many were acknowledged before it began.
+/// Makes a copy while `alice` sends one message after the other to `to`; says how many were
+/// acknowledged before it began.
 fn back_up_under_load(mut alice: Client, to: u64, data_dir: &Path, target: &Path) -> usize {
     for n in 0..200 {
         alice.chat(to, &format!("before {n}"));

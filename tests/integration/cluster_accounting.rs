@@ -1,5 +1,5 @@
-//! A whole cluster under trouble: users write to each other and to groups on two gateways, and each part is killed and
-//! brought back in the middle of it. The checker accounts for every message.
+//! A whole cluster under trouble: users write to each other and to groups on two gateways, and each
+//! part is killed and brought back in the middle of it. The checker accounts for every message.
 //!
 //! Repeat a run with `IM_GATEWAY_TEST_SEED`; the interleaving of processes stays the machine's own.
 
@@ -18,7 +18,8 @@ const USERS: u64 = 6;
 /// Slow enough for the trouble to come while users have something to say.
 const PACE: Duration = Duration::from_millis(15);
 
-/// What is killed; in the order in which several are brought back, as each needs those before it to become ready.
+/// What is killed; in the order in which several are brought back, as each needs those before it to
+/// become ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Redis,

@@ -1,5 +1,5 @@
-//! What anybody who can write to ZooKeeper or publish on Redis may do: it is counted, it harms nobody, and what is real
-//! still arrives.
+//! What anybody who can write to ZooKeeper or publish on Redis may do: it is counted, it harms
+//! nobody, and what is real still arrives.
 
 use im_gateway::proto::{LoginResponse, PushBatch, PushKind, PushMessage};
 use prost::Message;

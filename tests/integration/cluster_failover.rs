@@ -1,4 +1,5 @@
-//! Parts of a cluster fail and come back: what keeps working, what is said meanwhile, and how soon all is well again.
+//! Parts of a cluster fail and come back: what keeps working, what is said meanwhile, and how soon
+//! all is well again.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,12 @@ use crate::common::{
 };
 use crate::redis_server::RedisServer;
 
-/// While a healthy backend is left, this long after another was killed nobody sees an error any more.
+/// While a healthy backend is left, this long after another was killed nobody sees an error any
+/// more.
 const HEALED_AFTER: Duration = Duration::from_secs(1);
 
-/// With no backend left, the answer that says so takes at most this long. A tenth of it on an idle machine.
+/// With no backend left, the answer that says so takes at most this long. A tenth of it on an idle
+/// machine.
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Sends until an answer says OK; for what is told to work again, but not when.

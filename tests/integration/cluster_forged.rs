@@ -1,5 +1,5 @@
-//! What somebody may do who can publish on Redis and does not know the secret, and what a gateway does that believed him
-//! where there is none: a push is a hint, the store is the truth.
+//! What somebody may do who can publish on Redis and does not know the secret, and what a gateway
+//! does that believed him where there is none: a push is a hint, the store is the truth.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Ids of messages over gateways, restarts and outages: none is another message's, and nothing acknowledged is lost to one.
+//! Ids of messages over gateways, restarts and outages: none is another message's, and nothing
+//! acknowledged is lost to one.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! Groups joined and left on one gateway while the bus was away, as the user's device on another gateway sees it.
+//! Groups joined and left on one gateway while the bus was away, as the user's device on another
+//! gateway sees it.
 
 use crate::common::cluster::Cluster;
 use crate::common::{Client, eventually};

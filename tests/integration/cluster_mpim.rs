@@ -1,4 +1,5 @@
-//! The gateway before MPIM's own four services, with MPIM's own clients: nothing they know may look different.
+//! The gateway before MPIM's own four services, with MPIM's own clients: nothing they know may look
+//! different.
 
 use std::time::{Duration, Instant};
 
@@ -309,7 +310,8 @@ fn mpim_restarted_is_found_again() {
     drop(mpim);
     let reply = alice.ask("GETFRIENDS");
     assert!(reply.starts_with("-ERR "), "{reply}");
-    // The next start would find the method nodes of the one before still there, so it comes after their end.
+    // The next start would find the method nodes of the one before still there, so it comes after
+    // their end.
     let hosts = zookeeper.hosts("");
     let nodes = Znodes::connect(&hosts);
     eventually("the nodes of the old one are gone", || {

@@ -1,7 +1,9 @@
-//! The gateway against a backend that misbehaves: late, lost, torn, oversized and mislabelled answers on both wires.
+//! The gateway against a backend that misbehaves: late, lost, torn, oversized and mislabelled
+//! answers on both wires.
 //!
-//! Every right answer can be computed from its question, so no client can mistake another's answer for its own. What a
-//! misbehaving backend costs is an error for the one who asked, and nothing else.
+//! Every right answer can be computed from its question, so no client can mistake another's answer
+//! for its own. What a misbehaving backend costs is an error for the one who asked, and nothing
+//! else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +41,8 @@ impl World {
                 .set("rpc", "pool_size", 4)
                 .set("load_balancer", "max_retries", 1)
                 .set("load_balancer", "retry_interval", "1ms")
-                // The one instance there is must not be left alone: what is tested is what it answers.
+                // The one instance there is must not be left alone: what is tested is what it
+                // answers.
                 .set("load_balancer", "circuit_breaker_threshold", 1_000_000);
             backend.configure(config, rpc);
         });
@@ -282,7 +285,8 @@ fn an_honest_backend_is_always_understood() {
     }
 }
 
-/// Each misdeed alone, at every second call: whoever asks gets his own answer or an excuse, and in the end an answer.
+/// Each misdeed alone, at every second call: whoever asks gets his own answer or an excuse, and in
+/// the end an answer.
 fn each_misdeed_alone(rpc: &str) {
     let all = Misdeed::ALL.into_iter();
     for misdeed in all.filter(|misdeed| rpc != "mprpc" || !misdeed.needs_ids()) {

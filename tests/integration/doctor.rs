@@ -1,4 +1,5 @@
-//! `im-gateway doctor`: what it finds in use, missing and away. Runs the real binary beside real parts.
+//! `im-gateway doctor`: what it finds in use, missing and away. Runs the real binary beside real
+//! parts.
 
 use crate::common::backend_process::BackendProcess;
 use crate::common::cluster::Ground;

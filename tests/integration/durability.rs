@@ -157,7 +157,8 @@ fn a_tag_is_remembered_across_reconnects() {
     bob.assert_no_push();
 }
 
-/// A gateway whose data directory is a file system of its own, 16 MiB large and seen by this process alone.
+/// A gateway whose data directory is a file system of its own, 16 MiB large and seen by this
+/// process alone.
 fn gateway_on_a_small_disk() -> Option<(Gateway, PathBuf)> {
     const SCRIPT: &str = r#"for last; do :; done
         data="$(dirname "$last")/data" && mkdir -p "$data" && mount -t tmpfs -o size=16m none "$data" && exec "$@""#;

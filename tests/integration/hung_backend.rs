@@ -1,4 +1,5 @@
-//! A backend that hangs but lives: what it costs its clients, and what is said of the lock it may hold.
+//! A backend that hangs but lives: what it costs its clients, and what is said of the lock it may
+//! hold.
 
 use rusqlite::Connection;
 use rustix::process::Signal;

@@ -1,4 +1,5 @@
-//! Limits: time to log in, idleness, rates, connections, devices' inboxes, log-in attempts, file descriptors.
+//! Limits: time to log in, idleness, rates, connections, devices' inboxes, log-in attempts, file
+//! descriptors.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

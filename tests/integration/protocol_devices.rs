@@ -87,7 +87,8 @@ fn the_same_device_name_replaces_the_older_connection_on_any_core() {
     let mut alice = gateway.register("alice");
     let mut current = gateway.register("bob");
     let bob = current.uid;
-    // The kernel spreads connections over the cores, so some of these replacements cross from one to the other.
+    // The kernel spreads connections over the cores, so some of these replacements cross from one
+    // to the other.
     for n in 0..24 {
         let next = gateway.login("bob");
         current.assert_kicked("replaced");

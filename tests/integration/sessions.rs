@@ -1,9 +1,11 @@
-//! Sessions that are ended: what `logout` and `logout:all` end, on every gateway, and what nothing else does.
+//! Sessions that are ended: what `logout` and `logout:all` end, on every gateway, and what nothing
+//! else does.
 
 use crate::common::cluster::Cluster;
 use crate::common::{Client, Gateway, assert_error, field, number};
 
-/// The gateway with another connection of the session that made `token`, under a device name of its own.
+/// The gateway with another connection of the session that made `token`, under a device name of its
+/// own.
 fn auth_on(gateway: &Gateway, token: &str, device: &str) -> Client {
     let mut client = gateway.client();
     client.ask(&format!("set:device:{device}"));

@@ -202,7 +202,8 @@ fn while_it_drains_it_is_alive_but_not_ready() {
         );
     });
     let stalled = stalled_client(&gateway);
-    // The connection that asks is made before, so that it is there whatever the accepting side does.
+    // The connection that asks is made before, so that it is there whatever the accepting side
+    // does.
     gateway.terminate();
     let address = gateway.http_address();
     let mut seen_not_ready = false;

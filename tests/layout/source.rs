@@ -76,7 +76,8 @@ fn test_modules(source: &Source) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Where the items stand that `#[cfg(test)]` precedes: from the attribute to the item's `;` or closing brace.
+/// Where the items stand that `#[cfg(test)]` precedes: from the attribute to the item's `;` or
+/// closing brace.
 fn test_items(code: &str) -> Vec<(usize, usize)> {
     let mark = "#[cfg(test)]";
     let mut found = Vec::new();

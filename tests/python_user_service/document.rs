@@ -15,7 +15,8 @@ fn backends_document() -> String {
     fs::read_to_string(path).expect("the document")
 }
 
-/// The bytes of the block that follows the line `title` in the document: the hexadecimal numbers before each `|`.
+/// The bytes of the block that follows the line `title` in the document: the hexadecimal numbers
+/// before each `|`.
 fn dumped(document: &str, title: &str) -> Vec<u8> {
     let (_, rest) = document
         .split_once(&format!("\n{title}\n"))

@@ -1,4 +1,5 @@
-//! The example behind a real gateway: its users talk, with Presence, Message and Group of `im-gateway backend`.
+//! The example behind a real gateway: its users talk, with Presence, Message and Group of
+//! `im-gateway backend`.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -14,7 +15,8 @@ use crate::{
     service::{PATIENCE, Service},
 };
 
-/// `im-gateway` or `im-gateway backend`, and where it listens. Killed by its process id when dropped.
+/// `im-gateway` or `im-gateway backend`, and where it listens. Killed by its process id when
+/// dropped.
 struct Program {
     process: Child,
     address: SocketAddr,
@@ -184,7 +186,8 @@ fn talk(wire: &str) {
     }
     assert_eq!(bob.ask("quit"), "+OK bye");
 
-    // Where it stops, those who are logged in go on; it comes back on the same port, and so do log-ins.
+    // Where it stops, those who are logged in go on; it comes back on the same port, and so do
+    // log-ins.
     let address = service.address;
     assert_eq!(service.terminate(), Some(0));
     let reply = third.ask("login:bob:looking-glass");

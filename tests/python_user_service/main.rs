@@ -1,8 +1,8 @@
-//! The example of a backend in Python, `docs/examples/user_service.py`, held to the contract; and the bytes printed in
-//! `docs/backends.md`, held to what is really sent.
+//! The example of a backend in Python, `docs/examples/user_service.py`, held to the contract; and
+//! the bytes printed in `docs/backends.md`, held to what is really sent.
 //!
-//! Needs `python3` (3.10 or newer) with pip or venv. Its package `protobuf` comes from the index that pip is configured
-//! with, once: it stays in the target directory.
+//! Needs `python3` (3.10 or newer) with pip or venv. Its package `protobuf` comes from the index
+//! that pip is configured with, once: it stays in the target directory.
 
 mod document;
 mod gateway;

@@ -1,7 +1,9 @@
-//! A Redis server for one test: the real program on a port of its own, with a directory of its own, nothing kept on disk.
+//! A Redis server for one test: the real program on a port of its own, with a directory of its own,
+//! nothing kept on disk.
 //!
-//! Include it with `#[path = "../support/redis.rs"] mod redis_server;`. Dropping a [`RedisServer`] kills its process, by id.
-//! The port stays reserved while the server is down, so that it comes back where it was and nobody else takes the port.
+//! Include it with `#[path = "../support/redis.rs"] mod redis_server;`. Dropping a [`RedisServer`]
+//! kills its process, by id. The port stays reserved while the server is down, so that it comes
+//! back where it was and nobody else takes the port.
 
 #![allow(
     dead_code,
@@ -30,7 +32,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 pub struct RedisServer {
     directory: TempDir,
     arguments: Vec<String>,
-    /// Bound, never listening: the server may bind the port as well, but it is given to nobody else.
+    /// Bound, never listening: the server may bind the port as well, but it is given to nobody
+    /// else.
     reserved: Socket,
     address: SocketAddr,
     child: Option<Child>,
@@ -42,7 +45,8 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// Starts one with further arguments, as in `["--requirepass", "secret"]`, and waits until it answers.
+    /// Starts one with further arguments, as in `["--requirepass", "secret"]`, and waits until it
+    /// answers.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::start_at(Ipv4Addr::LOCALHOST, arguments)
     }
@@ -90,7 +94,8 @@ impl RedisServer {
         }
     }
 
-    /// Starts a new process on the same port, after killing the old one, and waits until it answers.
+    /// Starts a new process on the same port, after killing the old one, and waits until it
+    /// answers.
     pub fn restart(&mut self) {
         self.kill_9();
         debug_assert!(self.reserved.local_addr().is_ok());
@@ -111,7 +116,8 @@ impl RedisServer {
         self.wait_until_it_answers();
     }
 
-    /// Stops the process without ending it (SIGSTOP): connections stay open, and nothing is answered.
+    /// Stops the process without ending it (SIGSTOP): connections stay open, and nothing is
+    /// answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }

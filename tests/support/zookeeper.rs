@@ -1,8 +1,10 @@
-//! A real ZooKeeper for tests: one standalone server on a loopback port of its own, over a folder of its own.
+//! A real ZooKeeper for tests: one standalone server on a loopback port of its own, over a folder
+//! of its own.
 //!
-//! Self-contained, so that any test can take it in with `#[path]`. A server is killed by its process id when it is dropped.
-//! Starting one takes a JVM one to two seconds: tests that only differ in what they store can share one and use a root path
-//! (`zookeeper.hosts("/some-test")`) each.
+//! Self-contained, so that any test can take it in with `#[path]`. A server is killed by its
+//! process id when it is dropped. Starting one takes a JVM one to two seconds: tests that only
+//! differ in what they store can share one and use a root path (`zookeeper.hosts("/some-test")`)
+//! each.
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
@@ -17,8 +19,9 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The server's unit of time. Sessions may last two to twenty of them unless `minSessionTimeout` says otherwise; they are
-/// looked through once in each, so that a small one makes short sessions end on time.
+/// The server's unit of time. Sessions may last two to twenty of them unless `minSessionTimeout`
+/// says otherwise; they are looked through once in each, so that a small one makes short sessions
+/// end on time.
 const TICK: Duration = Duration::from_millis(200);
 
 /// The shortest session the server allows.
@@ -86,7 +89,8 @@ impl Zookeeper {
         self.address
     }
 
-    /// What to put as `zookeeper_hosts`: the address and a root path such as `"/im"`, or `""` for none.
+    /// What to put as `zookeeper_hosts`: the address and a root path such as `"/im"`, or `""` for
+    /// none.
     pub fn hosts(&self, root: &str) -> String {
         format!("{}{root}", self.address)
     }

@@ -1,7 +1,8 @@
 //! Who belongs together in a relay of pairs: each connection's first line says what it is.
 //!
-//! `receive PAIR` makes it the receiver of a pair, `send PAIR HEAD` its sender; HEAD, up to the end of the line, is what the receiver
-//! is to see before whatever the sender says. Looking up a receiver costs two steps into a vector, as little as it can.
+//! `receive PAIR` makes it the receiver of a pair, `send PAIR HEAD` its sender; HEAD, up to the end
+//! of the line, is what the receiver is to see before whatever the sender says. Looking up a
+//! receiver costs two steps into a vector, as little as it can.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -53,7 +54,8 @@ impl Pairing {
         Ok(())
     }
 
-    /// The slot of the receiver to whom the connection in `slot` speaks, and what that is to see first.
+    /// The slot of the receiver to whom the connection in `slot` speaks, and what that is to see
+    /// first.
     pub fn receiver_of(&self, slot: usize) -> Option<(usize, &[u8])> {
         let Some(Role::Sender { pair, head }) = self.roles.get(slot)? else {
             return None;

@@ -1,7 +1,9 @@
-//! `im-gateway doctor`: everything that a start uses, as a table: what is checked at a start, what can only be asked while
-//! nothing runs, and, in a cluster, what is outside of this machine (`outside`).
+//! `im-gateway doctor`: everything that a start uses, as a table: what is checked at a start, what
+//! can only be asked while nothing runs, and, in a cluster, what is outside of this machine
+//! (`outside`).
 //!
-//! Owns the table. Never starts the gateway nor changes the machine; ports are bound for an instant and let go.
+//! Owns the table. Never starts the gateway nor changes the machine; ports are bound for an instant
+//! and let go.
 
 mod outside;
 
@@ -43,8 +45,8 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
     checks
 }
 
-/// Who has the data directory, and what the database in it is like. A gateway of a cluster keeps nothing in it but the token
-/// secret; a backend may be another process of the same configuration.
+/// Who has the data directory, and what the database in it is like. A gateway of a cluster keeps
+/// nothing in it but the token secret; a backend may be another process of the same configuration.
 fn check_data(settings: &Settings) -> Vec<Check> {
     const HOLDER: &str = "data in use";
     const DATABASE: &str = "database";

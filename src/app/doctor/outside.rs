@@ -120,8 +120,8 @@ fn describe(hosts: &str, registered: &Registered) -> Check {
     Check::ok(WHAT, format!("{hosts} answers"))
 }
 
-/// Whether anybody offers the service, and whether those can be connected to. A gateway waits for services that are not
-/// there yet, so none of this keeps it from starting.
+/// Whether anybody offers the service, and whether those can be connected to. A gateway waits for
+/// services that are not there yet, so none of this keeps it from starting.
 fn check_service(service: Service, known: &[(Service, SocketAddr)]) -> Check {
     let what = service.name();
     let mut addresses: Vec<SocketAddr> = known

@@ -1,9 +1,10 @@
 //! Judges the values and turns them into [`Settings`].
 //!
-//! Owns the ranges, the rules between keys, and what empty values stand for. Reads nothing but its arguments.
+//! Owns the ranges, the rules between keys, and what empty values stand for. Reads nothing but its
+//! arguments.
 //!
-//! Invariant: a value that breaks a rule is one mistake. The rest is judged as if its key had its default, so that one mistake
-//! hides no other.
+//! Invariant: a value that breaks a rule is one mistake. The rest is judged as if its key had its
+//! default, so that one mistake hides no other.
 
 mod cluster;
 mod limits;
@@ -110,7 +111,8 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
         && discovery.zookeeper_hosts.is_empty()
         && settings.gateway_service.first_worker.is_none()
     {
-        // Two gateways on one worker number would make the same ids: nobody gets one that was not asked for.
+        // Two gateways on one worker number would make the same ids: nobody gets one that was not
+        // asked for.
         let problem = "with static_instances and no ZooKeeper it has no default: the ids of messages are unique only if each \
                        gateway has worker numbers of its own; set it to 0 for the first gateway, 64 for the second, 128 for the third";
         return Err(check.broken("gateway_service", "first_worker", problem));
@@ -211,7 +213,8 @@ fn gateway_service(
         "an IP address such as \"127.0.0.1\", \"0.0.0.0\" or \"::\"",
     )?;
     let threads = check.in_range(SECTION, "thread_count", section.thread_count, (0, 64))?;
-    // A connection's slot number has 32 bits, and a million connections take some GiB: more is a slip of the hand.
+    // A connection's slot number has 32 bits, and a million connections take some GiB: more is a
+    // slip of the hand.
     let connections = check.in_range(
         SECTION,
         "max_connections",
@@ -275,14 +278,16 @@ fn gateway_id(written: &str, check: &Check, environment: &Environment) -> Result
     ))
 }
 
-/// An empty path stands for what the service manager gives, or for a directory beside the working directory.
+/// An empty path stands for what the service manager gives, or for a directory beside the working
+/// directory.
 fn data_dir(values: &File, environment: &Environment) -> PathBuf {
     let written = &values.gateway_service.data_dir;
     if !written.is_empty() {
         return PathBuf::from(written);
     }
     match environment.variable("STATE_DIRECTORY") {
-        // systemd separates several directories by colons; the first is the one the unit names first.
+        // systemd separates several directories by colons; the first is the one the unit names
+        // first.
         Some(directories) => match directories.to_str().and_then(|all| all.split(':').next()) {
             Some(first) => PathBuf::from(first),
             None => PathBuf::from(directories),

@@ -151,7 +151,8 @@ fn two_backends_that_were_told_the_same_address_do_not_fight() {
         let second = Backend::registered(&hosts, 5001).await;
         let stranger = Stranger::connect(&hosts).await;
         let second_owner = stranger.owner("/UserService/Login").await;
-        // The first looks again after its connection or its patience; it takes the nodes back once and leaves them then.
+        // The first looks again after its connection or its patience; it takes the nodes back once
+        // and leaves them then.
         let start = Instant::now();
         let mut owners = vec![second_owner];
         while start.elapsed() < Duration::from_secs(12) {

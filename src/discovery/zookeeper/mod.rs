@@ -22,11 +22,12 @@ use crate::{base::send_buffer::BackOff, metrics::Discovery};
 const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 2000;
 
-/// How many of its earlier sessions a process remembers. Their nodes are gone after a session time-out, so the last few
-/// are all that can matter.
+/// How many of its earlier sessions a process remembers. Their nodes are gone after a session
+/// time-out, so the last few are all that can matter.
 const SESSIONS_REMEMBERED: usize = 16;
 
-/// How long a stop waits for ZooKeeper to close the session. Without it the nodes stay for a session time-out.
+/// How long a stop waits for ZooKeeper to close the session. Without it the nodes stay for a
+/// session time-out.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// A session that lasted so long was no failed attempt.
@@ -163,8 +164,8 @@ impl Registry for Zookeeper<'_> {
     }
 }
 
-/// The client of a new session, with paths that begin at the top and with paths that begin below the
-/// root.
+/// The client of a new session, with paths that begin at the top and with paths that begin below
+/// the root.
 async fn connect(
     ensemble: &Ensemble,
     session_timeout: Duration,

@@ -1,7 +1,8 @@
 //! `create_group`, `join_group`, `leave_group`, `groups`, `group_members`.
 //!
-//! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's cores; the core that
-//! asked applies them at once as well, so that they hold when the reply is written.
+//! Joining and leaving reach the shard as pushes that the Group Service sends to all of the user's
+//! cores; the core that asked applies them at once as well, so that they hold when the reply is
+//! written.
 
 use super::{Failure, check_numbers, with_numbers};
 use crate::{
@@ -37,8 +38,8 @@ pub(super) async fn create<B: Backend, P: PushSource>(
         // No service numbers so: the answer is a broken one.
         return Err(Failure::Backend(Code::Internal));
     }
-    // 0, which MPIM's service gives, is its answer all the same: the group is there, and the client hears what it would hear
-    // of the service itself.
+    // 0, which MPIM's service gives, is its answer all the same: the group is there, and the client
+    // hears what it would hear of the service itself.
     if let [group] = with_numbers(core, vec![response.group_id], |id| *id)[..] {
         take_up(core, job, group).await;
     }
@@ -76,7 +77,8 @@ pub(in crate::flow) fn with_standings<B, P>(
     with_numbers(core, groups.collect(), |(group, _)| *group)
 }
 
-/// Listens to a group the user has just joined, and settles from which number on this session is pushed its messages.
+/// Listens to a group the user has just joined, and settles from which number on this session is
+/// pushed its messages.
 async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group: GroupId) {
     core.shard().forget_membership_news(job.key, group);
     let new = core.shard().hold_group(group);

@@ -43,8 +43,8 @@ pub(super) async fn who<B: Backend, P: PushSource>(
     })
 }
 
-/// Whether `asker` may know the devices of `user`: the user, and whom the user has put on the friend list. Where there are no such
-/// lists, nobody else may.
+/// Whether `asker` may know the devices of `user`: the user, and whom the user has put on the
+/// friend list. Where there are no such lists, nobody else may.
 async fn may_see_devices<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     asker: UserId,

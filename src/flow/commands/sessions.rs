@@ -1,4 +1,5 @@
-//! `refresh`, `password`, `logout`, `logout:all`: what becomes of a session and its tokens once it is there.
+//! `refresh`, `password`, `logout`, `logout:all`: what becomes of a session and its tokens once it
+//! is there.
 
 use super::{Failure, admission, answered, auth::SESSION_OVER};
 use crate::{
@@ -29,7 +30,8 @@ pub(super) fn refresh<B: Backend, P: PushSource>(
 
 const CLOSED: Failure = Failure::Refused(ErrorCode::Internal, "the connection is closed");
 
-/// A token of the session that the connection's login belongs to; `None`: nobody is logged in on it any more.
+/// A token of the session that the connection's login belongs to; `None`: nobody is logged in on it
+/// any more.
 pub(super) fn issue_token<B, P>(
     core: &Core<B, P>,
     key: ConnectionKey,
@@ -76,8 +78,8 @@ async fn log_out_without_ending<B: Backend, P: PushSource>(core: &Core<B, P>, jo
     // From here on nothing is pushed any more, whatever the services answer.
     leave(core, job);
     if core.gateway.concessions.empty_route_unbinds {
-        // Before the client is answered, so that what is sent to it from then on waits for its return. Where it fails, it
-        // is tried again beside this.
+        // Before the client is answered, so that what is sent to it from then on waits for its
+        // return. Where it fails, it is tried again beside this.
         let _ = parting::take_route_away(core, job.user).await;
     }
     let request = LogoutRequest {

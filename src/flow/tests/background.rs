@@ -1,4 +1,5 @@
-//! What was lost is looked for: memberships are brought in line, and nothing goes out that was not asked for.
+//! What was lost is looked for: memberships are brought in line, and nothing goes out that was not
+//! asked for.
 
 use super::*;
 use crate::{

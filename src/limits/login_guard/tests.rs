@@ -23,7 +23,8 @@ fn wait_ms(checked: Result<(), Held>) -> u64 {
     }
 }
 
-/// Fails as soon as it is allowed to, `count` times; returns the waits in between and the time after it all.
+/// Fails as soon as it is allowed to, `count` times; returns the waits in between and the time
+/// after it all.
 fn fail(
     guard: &mut LoginGuard,
     ip: Option<IpAddr>,

@@ -93,7 +93,8 @@ fn the_separator_after_the_command_word_decides_the_dialect() {
             "{line}"
         );
     }
-    // A bare word is answered in the dialect it is a word of, or else in what the connection speaks.
+    // A bare word is answered in the dialect it is a word of, or else in what the connection
+    // speaks.
     for speaks in [Dialect::Colon, Dialect::Space] {
         for (line, answer) in [
             ("pull", speaks),

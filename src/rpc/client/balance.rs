@@ -1,6 +1,7 @@
 //! Which of several servers gets the next call.
 //!
-//! Pure: it is told the candidates' weights and loads, and draws from a random sequence that begins with a seed.
+//! Pure: it is told the candidates' weights and loads, and draws from a random sequence that begins
+//! with a seed.
 
 use crate::config::settings::Algorithm;
 
@@ -59,7 +60,8 @@ impl Balancer {
         next.index
     }
 
-    /// The power of two choices: nearly as even as looking at all, and no two cores run for the same idle server.
+    /// The power of two choices: nearly as even as looking at all, and no two cores run for the
+    /// same idle server.
     fn less_loaded_of_two(&mut self, candidates: &[Candidate]) -> usize {
         let first = self.draw(candidates.len());
         let second = (first + 1 + self.draw(candidates.len() - 1)) % candidates.len();
@@ -71,8 +73,8 @@ impl Balancer {
         }
     }
 
-    /// Everyone is owed its weight with each call, and the one who is owed most gets the call and pays for all: shares
-    /// are exact, and no candidate gets its calls in a row.
+    /// Everyone is owed its weight with each call, and the one who is owed most gets the call and
+    /// pays for all: shares are exact, and no candidate gets its calls in a row.
     fn most_owed(&mut self, candidates: &[Candidate]) -> usize {
         let mut total = 0;
         let mut best = candidates[0].index;

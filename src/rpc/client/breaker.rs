@@ -1,4 +1,5 @@
-//! The circuit breaker of one server: after failures in a row it is left alone for a while, then tried with one call.
+//! The circuit breaker of one server: after failures in a row it is left alone for a while, then
+//! tried with one call.
 //!
 //! ```text
 //!            threshold failures               pause over, one call let through

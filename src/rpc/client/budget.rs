@@ -1,6 +1,8 @@
-//! The retry budget: retries are at most a tenth of the calls, so that they cannot drown servers that are struggling.
+//! The retry budget: retries are at most a tenth of the calls, so that they cannot drown servers
+//! that are struggling.
 //!
-//! Pure: counts in tenths, no clock. Invariant: never more than [`Budget::CAPACITY`] retries at once.
+//! Pure: counts in tenths, no clock. Invariant: never more than [`Budget::CAPACITY`] retries at
+//! once.
 
 /// See the module's description.
 #[derive(Debug)]

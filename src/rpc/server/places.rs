@@ -1,9 +1,11 @@
 //! Who may be connected, and how much of calls that are not whole yet may be held.
 //!
-//! Owns the counts, of all and by address. One address has a quarter of everything at most; while it is known which addresses
-//! gateways have, half of the places are kept for those. Pure: knows addresses, no sockets.
+//! Owns the counts, of all and by address. One address has a quarter of everything at most; while
+//! it is known which addresses gateways have, half of the places are kept for those. Pure: knows
+//! addresses, no sockets.
 //!
-//! Invariants: nothing is granted past a limit; whoever was admitted is released once, having given back what it held.
+//! Invariants: nothing is granted past a limit; whoever was admitted is released once, having given
+//! back what it held.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -43,7 +45,8 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// Room for `max_connections`, which together hold at most `max_bytes` of calls that are not whole.
+    /// Room for `max_connections`, which together hold at most `max_bytes` of calls that are not
+    /// whole.
     pub(super) fn new(max_connections: usize, max_bytes: usize) -> Self {
         Self {
             max_connections,
@@ -60,8 +63,8 @@ impl Places {
         self.open
     }
 
-    /// A place for a connection from `address`, or why there is none. `gateways`: the addresses that gateways have; `None`: that
-    /// is not known, and everybody may be one.
+    /// A place for a connection from `address`, or why there is none. `gateways`: the addresses
+    /// that gateways have; `None`: that is not known, and everybody may be one.
     pub(super) fn admit(
         &mut self,
         address: IpAddr,

@@ -1,7 +1,7 @@
 //! How answers come from the store's thread to the task of a connection.
 //!
-//! Owns the crossing. Never blocks but for a swap of two vectors: the store's thread adds what one commit brought and wakes
-//! the task once. Bounded by the calls the connection may have under way.
+//! Owns the crossing. Never blocks but for a swap of two vectors: the store's thread adds what one
+//! commit brought and wakes the task once. Bounded by the calls the connection may have under way.
 
 use std::{
     mem,

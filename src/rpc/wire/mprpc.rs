@@ -6,8 +6,8 @@
 //! reply with id  u32 LE header_len | ReplyHeader | message
 //! ```
 //!
-//! Owns the framing. Pure: bytes in, frames out. Nothing is believed about a length before it is within its limit, and
-//! nothing is reserved for bytes that have not come.
+//! Owns the framing. Pure: bytes in, frames out. Nothing is believed about a length before it is
+//! within its limit, and nothing is reserved for bytes that have not come.
 
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
@@ -81,7 +81,8 @@ pub fn write_call(head: CallHead<'_>, args: &impl Message, into: &mut Vec<u8>) {
         + number_field(head.timeout_ms.into());
     into.reserve(LENGTH_BYTES + header_len + args_size as usize);
     into.extend_from_slice(&(header_len as u32).to_le_bytes());
-    // Written field by field: no copies of the names for each call. A test holds it to the message's own encoding.
+    // Written field by field: no copies of the names for each call. A test holds it to the
+    // message's own encoding.
     for (key, text) in [(0x0a, head.service), (0x12, head.method)] {
         into.push(key);
         encode_varint(text.len() as u64, into);
@@ -208,8 +209,8 @@ impl Unfinished {
         self.bytes.is_empty()
     }
 
-    /// Takes `bytes` that followed what is here, and has `take` take frames off the front: it says how many bytes it took,
-    /// `None` when the rest is not a whole frame.
+    /// Takes `bytes` that followed what is here, and has `take` take frames off the front: it says
+    /// how many bytes it took, `None` when the rest is not a whole frame.
     ///
     /// # Errors
     /// Those of `take`.

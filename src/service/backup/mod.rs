@@ -1,14 +1,16 @@
 //! `im-gateway backup FILE`: a consistent copy of the database, while it is used or not.
 //!
-//! Owns the copying, and what is said over the socket `backup.sock` in the data directory (lines, see [`server`]).
+//! Owns the copying, and what is said over the socket `backup.sock` in the data directory (lines,
+//! see [`server`]).
 //!
-//! Backends that share a database, and nobody at all, leave SQLite's locks to whoever comes: there SQLite's own online
-//! backup copies from one moment's view. Who has the database alone keeps everybody out. It is asked over the socket to
-//! leave the main file as it is for a while: it copies the log into it, goes on writing to the log alone, and the file is
-//! copied byte by byte. In both cases nobody who stores a message waits for the copy.
+//! Backends that share a database, and nobody at all, leave SQLite's locks to whoever comes: there
+//! SQLite's own online backup copies from one moment's view. Who has the database alone keeps
+//! everybody out. It is asked over the socket to leave the main file as it is for a while: it
+//! copies the log into it, goes on writing to the log alone, and the file is copied byte by byte.
+//! In both cases nobody who stores a message waits for the copy.
 //!
-//! Invariant: what stands under the name that was asked for is a whole copy. It is written under another name, to disk, and
-//! renamed.
+//! Invariant: what stands under the name that was asked for is a whole copy. It is written under
+//! another name, to disk, and renamed.
 
 pub mod server;
 
@@ -46,7 +48,8 @@ const WHOLE: &str = "whole";
 /// The longest line of the two.
 const LINE_BYTES: u64 = 256;
 
-/// How long the other side may take for an answer, but for the copying itself. Emptying the log may take some seconds.
+/// How long the other side may take for an answer, but for the copying itself. Emptying the log may
+/// take some seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// Copies the database in `data_dir` to `target`; says how many bytes that are.
@@ -98,7 +101,8 @@ fn directory_of(target: &Path) -> PathBuf {
     }
 }
 
-/// An empty file where `target` will be, for its owner alone: it gets messages and hashes of passwords.
+/// An empty file where `target` will be, for its owner alone: it gets messages and hashes of
+/// passwords.
 fn draft_beside(target: &Path) -> Result<NamedTempFile, StartupError> {
     tempfile::Builder::new()
         .prefix(".im-gateway-backup-")
@@ -148,7 +152,8 @@ fn connect(data_dir: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(socket_in(&directory))
 }
 
-/// The socket by a path that fits into an address of 108 bytes, however long that of the directory is.
+/// The socket by a path that fits into an address of 108 bytes, however long that of the directory
+/// is.
 fn socket_in(directory: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))
 }

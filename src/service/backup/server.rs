@@ -1,7 +1,8 @@
-//! The side of the process that has the database alone: a thread that listens on the socket and has the store leave the main
-//! file as it is while somebody copies it.
+//! The side of the process that has the database alone: a thread that listens on the socket and has
+//! the store leave the main file as it is while somebody copies it.
 //!
-//! One copier at a time, and none for longer than `LONGEST_HOLD`: meanwhile the log grows. Everything said is a line:
+//! One copier at a time, and none for longer than `LONGEST_HOLD`: meanwhile the log grows.
+//! Everything said is a line:
 //!
 //! ```text
 //!   copier: hold      here: held      (or why not)
@@ -30,8 +31,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(600);
 /// The pause after an error of accepting.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Listens in `data_dir`, which this process has for itself, for as long as the process lives. Where that is impossible there
-/// are no backups while it runs, and a warning says so.
+/// Listens in `data_dir`, which this process has for itself, for as long as the process lives.
+/// Where that is impossible there are no backups while it runs, and a warning says so.
 pub fn start(data_dir: &Path, services: ServiceClient) {
     let listening = listen(data_dir).and_then(|listener| {
         Builder::new()

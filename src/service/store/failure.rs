@@ -22,7 +22,8 @@ pub(in crate::service) enum Failure {
     /// Storage failed (disk full, input or output): the transaction cannot go on.
     #[error("storage: {0}")]
     Storage(Cause),
-    /// The file does not hold what it must: this call cannot be done, now or later. The transaction goes on without it.
+    /// The file does not hold what it must: this call cannot be done, now or later. The transaction
+    /// goes on without it.
     #[error("damaged file: {0}")]
     Corrupt(Cause),
     /// A row does not hold what it must.

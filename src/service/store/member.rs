@@ -1,6 +1,7 @@
 //! Memberships: who reads a group, since which number, and how far behind the slowest is.
 //!
-//! Invariant: a group has room as long as its last number is below `room_until_seq`; only a look at every member raises it.
+//! Invariant: a group has room as long as its last number is below `room_until_seq`; only a look at
+//! every member raises it.
 
 use super::{Failure, Members, Storage, Store, StreamId};
 use crate::{
@@ -11,7 +12,8 @@ use crate::{
 impl<S: Storage> Store<S> {
     /// Remembers a group's stream; `false`: there is no such group.
     ///
-    /// Looks at every member once: what an earlier process left open ends here, before the group gets a new number.
+    /// Looks at every member once: what an earlier process left open ends here, before the group
+    /// gets a new number.
     pub(in crate::service) fn load_group(
         &mut self,
         group: GroupId,
@@ -82,9 +84,11 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// Whether a group can take one more message without any member passing the limit of unconfirmed ones.
+    /// Whether a group can take one more message without any member passing the limit of
+    /// unconfirmed ones.
     ///
-    /// Costs a comparison as long as there is room, and a look at one member while that one is what fills it.
+    /// Costs a comparison as long as there is room, and a look at one member while that one is what
+    /// fills it.
     pub(in crate::service) fn group_has_room(
         &mut self,
         group: GroupId,
@@ -121,7 +125,8 @@ impl<S: Storage> Store<S> {
                 return Ok(None);
             };
             let last_seq = self.last_seq(stream);
-            // Loading the group has ended what was left open, so an open one belongs to a bound user.
+            // Loading the group has ended what was left open, so an open one belongs to a bound
+            // user.
             self.remember_cursor(key, cursor, last_seq, false);
         }
         Ok(self

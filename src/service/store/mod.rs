@@ -1,16 +1,21 @@
-//! The store: the storage, its transaction, and what is remembered of streams and cursors between transactions.
+//! The store: the storage, its transaction, and what is remembered of streams and cursors between
+//! transactions.
 //!
-//! Owns the rules of durability. A transaction begins with the first write of a batch, or, where other processes use the storage
-//! too, with the batch itself; it ends in [`Store::commit`] or [`Store::roll_back`]; nothing else opens one. Never publishes, never
-//! answers, knows no sockets, and no SQL: that is behind the traits in `storage`.
+//! Owns the rules of durability. A transaction begins with the first write of a batch, or, where
+//! other processes use the storage too, with the batch itself; it ends in [`Store::commit`] or
+//! [`Store::roll_back`]; nothing else opens one. Never publishes, never answers, knows no sockets,
+//! and no SQL: that is behind the traits in `storage`.
 //!
 //! Invariants:
-//! - A remembered stream's `last_seq` is that of the open transaction; after a roll-back every stream that was touched is forgotten.
-//! - A remembered inbox has its cursor remembered too. A remembered cursor is never older than its row.
+//! - A remembered stream's `last_seq` is that of the open transaction; after a roll-back every
+//!   stream that was touched is forgotten.
+//! - A remembered inbox has its cursor remembered too. A remembered cursor is never older than its
+//!   row.
 //! - A dirty cursor stays dirty until a commit that wrote it succeeded.
-//! - Shared with other processes, nothing is believed that was read before any of them committed, and no cursor stays dirty past
-//!   its batch.
-//! - All that is remembered is bounded: past [`REMEMBERED_LIMIT`] it is forgotten at the end of a batch, after it was written.
+//! - Shared with other processes, nothing is believed that was read before any of them committed,
+//!   and no cursor stays dirty past its batch.
+//! - All that is remembered is bounded: past [`REMEMBERED_LIMIT`] it is forgotten at the end of a
+//!   batch, after it was written.
 
 mod failure;
 mod member;
@@ -34,9 +39,11 @@ use crate::base::id::UserId;
 
 /// Streams and cursors remembered at most: some 70 bytes each, the room in their tables included.
 const REMEMBERED_LIMIT: usize = 524_288;
-/// How long a confirmation may wait to be written, in milliseconds. Lost in a crash, it comes again as a repeat.
+/// How long a confirmation may wait to be written, in milliseconds. Lost in a crash, it comes again
+/// as a repeat.
 const WRITE_BACK_MS: i64 = 250;
-/// Cursors that one commit writes beside those that must not wait: more would hold up whoever waits for that commit.
+/// Cursors that one commit writes beside those that must not wait: more would hold up whoever waits
+/// for that commit.
 const WRITE_BACK_CURSORS: usize = 512;
 /// When the next of them are due.
 const WRITE_BACK_NEXT_MS: i64 = 10;
@@ -48,8 +55,8 @@ pub(in crate::service) struct Members {
     pub(in crate::service) count: Option<u32>,
     /// The one with the most unconfirmed messages when last looked.
     pub(in crate::service) slowest: UserId,
-    /// The number up to which no member can have more than the limit unconfirmed. Whoever joins or confirms, here or in
-    /// another process, it stays true.
+    /// The number up to which no member can have more than the limit unconfirmed. Whoever joins or
+    /// confirms, here or in another process, it stays true.
     pub(in crate::service) room_until_seq: u64,
 }
 
@@ -152,8 +159,9 @@ impl<S: Storage> Store<S> {
         self.writes
     }
 
-    /// Where the storage is shared: begins the batch's transaction, so that nobody else changes what it reads, and forgets what
-    /// another process may have changed. `true`: there was such a change.
+    /// Where the storage is shared: begins the batch's transaction, so that nobody else changes
+    /// what it reads, and forgets what another process may have changed. `true`: there was such a
+    /// change.
     pub(in crate::service) fn begin_batch(&mut self) -> Result<bool, Failure> {
         if !self.is_shared {
             return Ok(false);
@@ -186,8 +194,8 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// Where the storage is shared and cannot be written: refuses a call that left marks on cursors. They would be lost with the
-    /// next change of another process.
+    /// Where the storage is shared and cannot be written: refuses a call that left marks on
+    /// cursors. They would be lost with the next change of another process.
     pub(in crate::service) fn refuse_marks(&mut self) -> Result<(), Failure> {
         if self.is_shared && self.mode == Mode::ReadsOnly && !self.dirty.is_empty() {
             self.forget_all();
@@ -219,8 +227,8 @@ impl<S: Storage> Store<S> {
         self.write_back_due_ms
     }
 
-    /// Remembers the inbox of `user` and its cursor; `false`: there is no such user. A cursor left open by a user who is not
-    /// bound any more is closed.
+    /// Remembers the inbox of `user` and its cursor; `false`: there is no such user. A cursor left
+    /// open by a user who is not bound any more is closed.
     pub(in crate::service) fn load_inbox(
         &mut self,
         user: UserId,
@@ -316,7 +324,8 @@ impl<S: Storage> Store<S> {
         self.write_all = true;
     }
 
-    /// How many of those in line are written this time. Some may have been written as urgent already.
+    /// How many of those in line are written this time. Some may have been written as urgent
+    /// already.
     fn portion_to_write_back(&self) -> usize {
         let is_dirty = |key: &CursorKey| self.cursors.get(key).is_some_and(|known| known.dirty);
         let places = self.dirty.iter().enumerate();
@@ -326,7 +335,8 @@ impl<S: Storage> Store<S> {
             .map_or(self.dirty.len(), |(place, _)| place)
     }
 
-    /// Ends the batch: writes the cursors that must be written, commits, and tells how long the commit took if there was anything to commit.
+    /// Ends the batch: writes the cursors that must be written, commits, and tells how long the
+    /// commit took if there was anything to commit.
     pub(in crate::service) fn commit(&mut self, now_ms: i64) -> Result<Option<u64>, Failure> {
         if self.mode == Mode::ReadsOnly {
             self.end_reading();
@@ -399,7 +409,8 @@ impl<S: Storage> Store<S> {
             Some(due) if due > now_ms => Some(due),
             _ => Some(now_ms + WRITE_BACK_MS),
         };
-        // Only while nothing can be written: better to forget a confirmation than to grow without end.
+        // Only while nothing can be written: better to forget a confirmation than to grow without
+        // end.
         if self.cursors.len() > 2 * REMEMBERED_LIMIT {
             self.forget_all();
         }
@@ -474,7 +485,8 @@ impl<S: Storage> Store<S> {
         self.storage.let_go();
     }
 
-    /// The same, if the log is longer than `long_bytes` and others use it. `true`: somebody who reads keeps it so long.
+    /// The same, if the log is longer than `long_bytes` and others use it. `true`: somebody who
+    /// reads keeps it so long.
     pub(in crate::service) fn shorten_log(&mut self, long_bytes: u64) -> bool {
         self.storage.shorten_log(long_bytes)
     }

@@ -1,8 +1,9 @@
 //! What the services ask of a storage: typed operations on rows, in transactions.
 //!
-//! Owns the traits alone; `sqlite` implements them. Everything that is said in SQL, or in another language of storage, is behind
-//! them. An operation that changes rows takes `&mut self` and is called within a transaction only; a read sees what the open
-//! transaction has changed. `docs/storage.md` says what an implementation over another database has to give.
+//! Owns the traits alone; `sqlite` implements them. Everything that is said in SQL, or in another
+//! language of storage, is behind them. An operation that changes rows takes `&mut self` and is
+//! called within a transaction only; a read sees what the open transaction has changed.
+//! `docs/storage.md` says what an implementation over another database has to give.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -26,7 +27,8 @@ impl<S: Transactions + Times + Accounts + Sessions + Groups + Messages + Cursors
 {
 }
 
-/// How the store's own time follows from that since the machine's start, and how late it was when somebody last looked.
+/// How the store's own time follows from that since the machine's start, and how late it was when
+/// somebody last looked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::service) struct TimeBase {
     /// Names the machine's start.
@@ -50,20 +52,24 @@ pub(in crate::service) trait Times {
 
 /// Beginning and ending, and what keeps a storage fit.
 pub(in crate::service) trait Transactions {
-    /// Begins a transaction that may write. Where others use the storage, waits for them, but not for ever; from here to the
-    /// end nobody else changes anything, and all that others have committed is seen.
+    /// Begins a transaction that may write. Where others use the storage, waits for them, but not
+    /// for ever; from here to the end nobody else changes anything, and all that others have
+    /// committed is seen.
     fn begin(&mut self) -> Result<(), Failure>;
 
     /// For how long others have kept this process from beginning one; zero: they do not.
     fn kept_from_writing(&self) -> Duration;
 
-    /// Begins a transaction that only reads: what it sees is of one moment. It is ended by [`Transactions::roll_back`].
+    /// Begins a transaction that only reads: what it sees is of one moment. It is ended by
+    /// [`Transactions::roll_back`].
     fn begin_reading(&mut self) -> Result<(), Failure>;
 
-    /// Within a transaction: a number that is another than at the last look if anybody else has committed since.
+    /// Within a transaction: a number that is another than at the last look if anybody else has
+    /// committed since.
     fn version(&self) -> Result<i64, Failure>;
 
-    /// Makes the open transaction last: once this returns, nothing takes it back. After a failure it is open still.
+    /// Makes the open transaction last: once this returns, nothing takes it back. After a failure
+    /// it is open still.
     fn commit(&mut self) -> Result<(), Failure>;
 
     /// Takes the open transaction back, if there is one.
@@ -75,12 +81,13 @@ pub(in crate::service) trait Transactions {
     /// Writes what is there already, to see whether writing works: it does if the commit succeeds.
     fn probe(&mut self) -> Result<(), Failure>;
 
-    /// Work that a quiet moment is for, so that a busy one need not. `shorten`: and gives back the room that can be given back.
+    /// Work that a quiet moment is for, so that a busy one need not. `shorten`: and gives back the
+    /// room that can be given back.
     fn tidy(&mut self, shorten: bool);
 
-    /// Where nobody else uses the storage: has everything that was committed in the one main file, and leaves that as it is,
-    /// so that it can be copied, until [`Transactions::let_go`]. Writing goes on. What is returned says whether it still is
-    /// as it was.
+    /// Where nobody else uses the storage: has everything that was committed in the one main file,
+    /// and leaves that as it is, so that it can be copied, until [`Transactions::let_go`]. Writing
+    /// goes on. What is returned says whether it still is as it was.
     fn hold_file(&mut self) -> Result<Arc<AtomicBool>, Failure>;
 
     /// The main file may change again.
@@ -89,8 +96,9 @@ pub(in crate::service) trait Transactions {
     /// Room that the log of what was committed takes, in bytes.
     fn log_bytes(&self) -> u64;
 
-    /// Where others use the storage and the log is longer than `long_bytes`: gives back the room, which cannot wait for a quiet
-    /// moment any more. `true`: it cannot be, since somebody has been reading since the last attempt.
+    /// Where others use the storage and the log is longer than `long_bytes`: gives back the room,
+    /// which cannot wait for a quiet moment any more. `true`: it cannot be, since somebody has been
+    /// reading since the last attempt.
     fn shorten_log(&mut self, long_bytes: u64) -> bool;
 }
 
@@ -140,10 +148,12 @@ pub(in crate::service) trait Accounts {
         limit: u32,
     ) -> Result<(), Failure>;
 
-    /// At most `limit` users whose names start with `prefix`, in the order of the bytes of their names.
+    /// At most `limit` users whose names start with `prefix`, in the order of the bytes of their
+    /// names.
     fn users_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<(UserId, String)>, Failure>;
 
-    /// Puts `friend` on the list of `user`, where it may stand already; `false`: there are `limit` others.
+    /// Puts `friend` on the list of `user`, where it may stand already; `false`: there are `limit`
+    /// others.
     fn insert_friend(&mut self, user: UserId, friend: UserId, limit: u32) -> Result<bool, Failure>;
 
     /// Takes `friend` off the list of `user`.
@@ -187,7 +197,8 @@ pub(in crate::service) trait Sessions {
     /// How many single sessions of a user were ended.
     fn ended_session_count(&self, user: UserId) -> Result<u32, Failure>;
 
-    /// Notes that a session was ended; from `expires_ms` on, its tokens are good for nothing anyway.
+    /// Notes that a session was ended; from `expires_ms` on, its tokens are good for nothing
+    /// anyway.
     fn insert_ended_session(
         &mut self,
         user: UserId,
@@ -282,10 +293,11 @@ pub(in crate::service) struct Place {
 
 /// Messages and the numbers of their streams.
 ///
-/// Three things are unique, and the storage sees to it: a message's id, its number in its stream, and its sender together with
-/// the sender's own id of it.
+/// Three things are unique, and the storage sees to it: a message's id, its number in its stream,
+/// and its sender together with the sender's own id of it.
 pub(in crate::service) trait Messages {
-    /// Inserts a message as number `seq` of its stream; `false`: something that must be unique is there already.
+    /// Inserts a message as number `seq` of its stream; `false`: something that must be unique is
+    /// there already.
     fn insert_message(&mut self, draft: &Draft<'_>, seq: u64) -> Result<bool, Failure>;
 
     /// The message of this id.
@@ -299,7 +311,8 @@ pub(in crate::service) trait Messages {
         after_ms: i64,
     ) -> Result<Option<Original>, Failure>;
 
-    /// The message that `sender` calls `client_msg_id` is called so no longer, if it was not stored after `before_ms`.
+    /// The message that `sender` calls `client_msg_id` is called so no longer, if it was not stored
+    /// after `before_ms`.
     fn release_client_id(
         &mut self,
         sender: UserId,
@@ -328,7 +341,8 @@ pub(in crate::service) trait Messages {
     /// The greatest id of a message, 0 if there is none.
     fn last_message_id(&self) -> Result<MessageId, Failure>;
 
-    /// The greatest number a stream ever gave, as far as its messages or [`Messages::keep_last_seq`] tell; 0 if it gave none.
+    /// The greatest number a stream ever gave, as far as its messages or
+    /// [`Messages::keep_last_seq`] tell; 0 if it gave none.
     fn last_seq(&self, stream: StreamId) -> Result<u64, Failure>;
 
     /// Notes the greatest number a stream gave, before its message goes.
@@ -420,7 +434,8 @@ pub(in crate::service) trait Routes {
     /// All routes expire by so much later.
     fn delay_routes(&mut self, by_ms: i64) -> Result<(), Failure>;
 
-    /// Notes that a user's last route is gone, which the friends are to be told of when `due_ms` comes.
+    /// Notes that a user's last route is gone, which the friends are to be told of when `due_ms`
+    /// comes.
     fn put_departure(&mut self, user: UserId, due_ms: i64) -> Result<(), Failure>;
 
     /// The user is back, or the friends are told: there is nothing to tell any more.

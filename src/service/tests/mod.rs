@@ -1,5 +1,6 @@
-//! The promises of the services, each as a test. Most drive the engine directly, with a clock of their own and a store in a
-//! directory of their own; a crash is a copy of the files taken while the engine still runs.
+//! The promises of the services, each as a test. Most drive the engine directly, with a clock of
+//! their own and a store in a directory of their own; a crash is a copy of the files taken while
+//! the engine still runs.
 
 mod account;
 mod durability;

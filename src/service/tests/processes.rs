@@ -1,5 +1,5 @@
-//! Services that share a file while they run: two in this process, which have a connection each, and one in a process of its
-//! own that is killed.
+//! Services that share a file while they run: two in this process, which have a connection each,
+//! and one in a process of its own that is killed.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -61,8 +61,8 @@ fn all_of(running: &mut Running, user_id: UserId) -> [Vec<(u64, i64)>; 2] {
     }
 }
 
-/// Has messages stored. A disk that is busy may hold the other process up for longer than this one waits for it; then the
-/// message is sent again, as a client would.
+/// Has messages stored. A disk that is busy may hold the other process up for longer than this one
+/// waits for it; then the message is sent again, as a client would.
 fn store(running: &mut Running, mut requests: Vec<Request>) {
     let deadline = Instant::now() + PATIENCE;
     while !requests.is_empty() {

@@ -43,7 +43,8 @@ fn drained<T: Numbered>(sequencer: &mut Sequencer<T>) -> Vec<T> {
     std::iter::from_fn(|| sequencer.pop_ready()).collect()
 }
 
-/// A store that has these numbers, each with itself for an id, of those asked for, and ends at `end`.
+/// A store that has these numbers, each with itself for an id, of those asked for, and ends at
+/// `end`.
 fn has(numbers: impl IntoIterator<Item = i64>, end: u64) -> Answer<i64> {
     let items = numbers.into_iter().map(|number| (number as u64, number));
     Answer {

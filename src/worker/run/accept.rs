@@ -1,4 +1,5 @@
-//! Taking connections in: accepting, admitting or refusing them, and pausing where the system has no room.
+//! Taking connections in: accepting, admitting or refusing them, and pausing where the system has
+//! no room.
 
 use std::{net::SocketAddr, os::fd::OwnedFd};
 
@@ -70,7 +71,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
     }
 
-    /// Accepting failed for a reason that will not go away at once: leaves the queue to the kernel for a while.
+    /// Accepting failed for a reason that will not go away at once: leaves the queue to the kernel
+    /// for a while.
     fn pause_accepting(&mut self, error: rustix::io::Errno) {
         self.metrics.accept_errors_total.inc();
         let pause = &mut self.accept_pause;

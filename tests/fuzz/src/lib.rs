@@ -1,4 +1,5 @@
-//! What must hold of any bytes: the bodies of the fuzz targets, which `tests/fuzz_corpus.rs` runs as ordinary tests too.
+//! What must hold of any bytes: the bodies of the fuzz targets, which `tests/fuzz_corpus.rs` runs
+//! as ordinary tests too.
 //!
 //! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
 
@@ -20,7 +21,8 @@ use im_gateway::{
     rpc::wire::mprpc::{self, FramingError, Unfinished},
 };
 
-/// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line is over the cap.
+/// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line
+/// is over the cap.
 ///
 /// The first byte chooses the cap and the second the size of the pieces.
 pub fn line(data: &[u8]) {
@@ -40,7 +42,8 @@ pub fn line(data: &[u8]) {
     }
 }
 
-/// The lines of `stream` that comes in pieces of `piece` bytes, and whether it ended in a line too long.
+/// The lines of `stream` that comes in pieces of `piece` bytes, and whether it ended in a line too
+/// long.
 fn lines_of(stream: &[u8], piece: usize, max_line_bytes: usize) -> (Vec<Vec<u8>>, bool) {
     let (mut lines, mut buffer) = (Vec::new(), Vec::new());
     for arrived in stream.chunks(piece) {
@@ -61,7 +64,8 @@ fn lines_of(stream: &[u8], piece: usize, max_line_bytes: usize) -> (Vec<Vec<u8>>
     (lines, false)
 }
 
-/// Any line is a command or an error; what is understood is within its bounds; errors are written as one line.
+/// Any line is a command or an error; what is understood is within its bounds; errors are written
+/// as one line.
 pub fn command(data: &[u8]) {
     let line = match parse_line(data) {
         Ok(line) => line,
@@ -240,8 +244,8 @@ fn one_line(out: &[u8]) -> &str {
 /// Messages of a frame, at most, where frames are fuzzed.
 const BODY_MAX_BYTES: usize = 256;
 
-/// Any stream of calls and replies is the same frames whether it comes whole, byte by byte, or in pieces, and no frame is
-/// longer than it may be. The first byte chooses the size of the pieces.
+/// Any stream of calls and replies is the same frames whether it comes whole, byte by byte, or in
+/// pieces, and no frame is longer than it may be. The first byte chooses the size of the pieces.
 pub fn mprpc(data: &[u8]) {
     let [piece, stream @ ..] = data else {
         return;
@@ -270,7 +274,8 @@ pub fn mprpc(data: &[u8]) {
 type Frame = (u64, Vec<u8>);
 type Reader<'a> = dyn Fn(&[u8]) -> Result<Option<(Frame, usize)>, FramingError> + 'a;
 
-/// The frames of `stream` that comes in pieces of `piece` bytes, and whether it ended in what is no frame.
+/// The frames of `stream` that comes in pieces of `piece` bytes, and whether it ended in what is no
+/// frame.
 fn frames_of(stream: &[u8], piece: usize, read: &Reader<'_>) -> (Vec<Frame>, bool) {
     let (mut frames, mut unfinished) = (Vec::new(), Unfinished::default());
     for arrived in stream.chunks(piece) {
@@ -288,8 +293,9 @@ fn frames_of(stream: &[u8], piece: usize, read: &Reader<'_>) -> (Vec<Frame>, boo
     (frames, false)
 }
 
-/// Whatever Redis sends brings the same events however it is cut. Of what is not its protocol, what came before is heard; where
-/// it comes in single bytes the parser may find out later. The first byte chooses the size of the pieces.
+/// Whatever Redis sends brings the same events however it is cut. Of what is not its protocol, what
+/// came before is heard; where it comes in single bytes the parser may find out later. The first
+/// byte chooses the size of the pieces.
 pub fn bus(data: &[u8]) {
     let [piece, stream @ ..] = data else {
         return;
@@ -302,7 +308,8 @@ pub fn bus(data: &[u8]) {
     }
 }
 
-/// What a new connection that brings `stream` in pieces of `piece` bytes leads to, and whether it was given up.
+/// What a new connection that brings `stream` in pieces of `piece` bytes leads to, and whether it
+/// was given up.
 fn events_of(stream: &[u8], piece: usize) -> (Vec<BusEvent>, bool) {
     let subscriber = Subscriber::new(RouteId::new("gw-1", 0), None);
     subscriber.connected(None);
@@ -316,7 +323,8 @@ fn events_of(stream: &[u8], piece: usize) -> (Vec<BusEvent>, bool) {
     (events, false)
 }
 
-/// Any data of a node is an instance with an address one can connect to, or an error of one short line.
+/// Any data of a node is an instance with an address one can connect to, or an error of one short
+/// line.
 pub fn record(data: &[u8]) {
     let outcomes = [
         parse_record(Service::User, data).map(|instance| instance.address),

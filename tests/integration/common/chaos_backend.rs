@@ -1,4 +1,5 @@
-//! A backend that misbehaves by a seeded plan, on both wires, and whose right answers can be told from anybody else's.
+//! A backend that misbehaves by a seeded plan, on both wires, and whose right answers can be told
+//! from anybody else's.
 
 mod misdeed;
 pub mod truth;

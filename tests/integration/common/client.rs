@@ -47,7 +47,8 @@ impl Client {
     /// Connects if somebody listens.
     pub fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).ok()?;
-        // Where nobody listens, a socket may be given that very port for its own and end up connected to itself.
+        // Where nobody listens, a socket may be given that very port for its own and end up
+        // connected to itself.
         let to_itself = stream.local_addr().ok()? == address;
         (!to_itself).then(|| Self::from_stream(stream))
     }
@@ -342,7 +343,8 @@ impl Client {
         number(&self.ask(&format!("ack:{}", list.join(":"))), "acked")
     }
 
-    /// Pulls and confirms page by page until the inbox is empty. For a connection in manual confirmation.
+    /// Pulls and confirms page by page until the inbox is empty. For a connection in manual
+    /// confirmation.
     #[track_caller]
     pub fn drain_inbox(&mut self) -> Vec<Push> {
         let mut all = Vec::new();

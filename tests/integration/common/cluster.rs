@@ -1,7 +1,7 @@
 //! A whole cluster of real processes: Redis, ZooKeeper, backends over one database, gateways.
 //!
-//! Each part can be killed and brought back. What is fast in it is set fast: sessions, health checks and retries are
-//! measured in tenths of a second, so that tests wait for little.
+//! Each part can be killed and brought back. What is fast in it is set fast: sessions, health
+//! checks and retries are measured in tenths of a second, so that tests wait for little.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -110,7 +110,8 @@ impl Ground {
         self.configure(config);
     }
 
-    /// What is special about the gateway with this number: its name, and the secret it shares with the others.
+    /// What is special about the gateway with this number: its name, and the secret it shares with
+    /// the others.
     pub fn configure_gateway(&self, number: usize, config: &mut Config) {
         let secret = self.directory.path().join("token.secret");
         config
@@ -198,8 +199,8 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one more gateway, on two cores, that knows the first backend from its configuration alone, with these as its
-    /// worker numbers and the next, and waits until it listens.
+    /// Starts one more gateway, on two cores, that knows the first backend from its configuration
+    /// alone, with these as its worker numbers and the next, and waits until it listens.
     pub fn launch_static_gateway(&mut self, first_worker: u16) {
         let address = self.backends[0].address();
         let instances: Vec<toml::Value> = ["user", "presence", "message", "group"]

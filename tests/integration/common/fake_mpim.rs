@@ -1,7 +1,8 @@
 //! MPIM's four services as a gateway sees them, faults included.
 //!
-//! Classic replies, in order on each connection. What MPIM does not understand is never answered, and the connection
-//! stays open. Each method has its node in ZooKeeper, all of them in one session.
+//! Classic replies, in order on each connection. What MPIM does not understand is never answered,
+//! and the connection stays open. Each method has its node in ZooKeeper, all of them in one
+//! session.
 
 mod channel;
 mod state;
@@ -27,10 +28,11 @@ pub use state::Binding;
 /// How long what bears one use at a time is used, so that two at once are seen to be two.
 const USE_TAKES: Duration = Duration::from_millis(2);
 
-/// How this MPIM behaves where its kind was seen to behave in two ways, or where a test cannot wait.
+/// How this MPIM behaves where its kind was seen to behave in two ways, or where a test cannot
+/// wait.
 pub struct Options {
-    /// Whether a Group Service that somebody joined or left a group of keeps its connections, and answers nothing any more,
-    /// instead of ending.
+    /// Whether a Group Service that somebody joined or left a group of keeps its connections, and
+    /// answers nothing any more, instead of ending.
     pub crash_is_silence: bool,
     /// How long a route lasts; MPIM's own is two minutes.
     pub route_lifetime: Duration,
@@ -179,12 +181,14 @@ impl FakeMpim {
         self.shared.unanswered.lock().expect("the list").clone()
     }
 
-    /// Whether two calls met on the database connection of the User Service: nobody can register any more.
+    /// Whether two calls met on the database connection of the User Service: nobody can register
+    /// any more.
     pub fn database_is_broken(&self) -> bool {
         self.shared.database.is_broken()
     }
 
-    /// Whether two messages met on the connection over which Presence publishes: it never answers again.
+    /// Whether two messages met on the connection over which Presence publishes: it never answers
+    /// again.
     pub fn presence_is_wedged(&self) -> bool {
         self.shared.publishing.is_broken()
     }

@@ -70,9 +70,11 @@ impl Gateway {
         self.wait_until_ready();
     }
 
-    /// Waits until `/readyz` answers 200, or without an operations listener until clients can connect.
+    /// Waits until `/readyz` answers 200, or without an operations listener until clients can
+    /// connect.
     pub fn wait_until_ready(&mut self) {
-        // The operations listener is asked, so that no counter of the line port has moved before the test begins.
+        // The operations listener is asked, so that no counter of the line port has moved before
+        // the test begins.
         match self.process.http_address() {
             Some(_) => self.process.wait_until_ready(),
             None => eventually("clients can connect", || {

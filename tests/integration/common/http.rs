@@ -47,7 +47,8 @@ pub fn request(address: SocketAddr, method: &str, path: &str) -> io::Result<Resp
     })
 }
 
-/// The sum of the samples `im_gateway_NAME` that carry all these labels. Label values are compared without case.
+/// The sum of the samples `im_gateway_NAME` that carry all these labels. Label values are compared
+/// without case.
 pub fn sum_of(exposition: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
     let full_name = format!("im_gateway_{name}");
     exposition

@@ -1,4 +1,5 @@
-//! What the tests share: processes and whole clusters of them, a line client, a reader of pushes, HTTP, waiting, randomness.
+//! What the tests share: processes and whole clusters of them, a line client, a reader of pushes,
+//! HTTP, waiting, randomness.
 //!
 //! Waiting is always for a condition, and [`DEADLINE`] only turns a hang into a failure.
 

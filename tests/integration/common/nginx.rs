@@ -1,4 +1,5 @@
-//! nginx in front of gateways: one port whose connections it passes on, as an operator would set it up.
+//! nginx in front of gateways: one port whose connections it passes on, as an operator would set it
+//! up.
 //!
 //! Runs as whoever runs the tests, with every path below a directory of its own.
 
@@ -45,7 +46,8 @@ impl Nginx {
         self.address
     }
 
-    /// Passes new connections on to these gateways from now on; those there are stay where they are.
+    /// Passes new connections on to these gateways from now on; those there are stay where they
+    /// are.
     pub fn set_gateways(&self, gateways: &[SocketAddr]) {
         write_configuration(self.directory.path(), self.address, gateways);
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("its own child");

@@ -1,4 +1,5 @@
-//! One process of the binary: its directory, its configuration file, what it prints, its life and death.
+//! One process of the binary: its directory, its configuration file, what it prints, its life and
+//! death.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -71,7 +72,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it through `launcher` and waits until it listens, as the line of its banner with `word` says.
+    /// Starts it through `launcher` and waits until it listens, as the line of its banner with
+    /// `word` says.
     pub fn start(
         directory: TempDir,
         launcher: &[&str],
@@ -131,7 +133,8 @@ impl Process {
         Some(response.status)
     }
 
-    /// The sum of the samples of `name` (without prefix) that carry these labels, on its operations listener.
+    /// The sum of the samples of `name` (without prefix) that carry these labels, on its operations
+    /// listener.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let address = self.http_address.expect("an operations listener");
         let response = http::get(address, "/metrics").expect("an answer");

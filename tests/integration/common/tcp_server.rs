@@ -1,4 +1,5 @@
-//! A listener with a thread for each connection, and what a gateway writes to it, for the servers that tests play themselves.
+//! A listener with a thread for each connection, and what a gateway writes to it, for the servers
+//! that tests play themselves.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

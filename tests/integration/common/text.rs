@@ -1,4 +1,5 @@
-//! The escapes of the contract, written a second time so that the gateway is not checked against itself.
+//! The escapes of the contract, written a second time so that the gateway is not checked against
+//! itself.
 
 /// How a text travels in a line.
 pub fn encode(text: &str) -> String {
@@ -8,7 +9,8 @@ pub fn encode(text: &str) -> String {
         match character {
             '\n' => line.push_str("\\n"),
             '\r' => line.push_str("\\r"),
-            // What follows would make an escape of it: one of the three letters, or a line break's own escape.
+            // What follows would make an escape of it: one of the three letters, or a line break's
+            // own escape.
             '\\' if matches!(characters.peek(), Some('n' | 'r' | '\\' | '\n' | '\r')) => {
                 line.push_str("\\\\");
             }

@@ -1,6 +1,7 @@
 //! A ZooKeeper session of a test's own, to write what providers write and what they should not.
 //!
-//! The client needs an asynchronous runtime; it has one on a thread of its own, and the test waits for each answer.
+//! The client needs an asynchronous runtime; it has one on a thread of its own, and the test waits
+//! for each answer.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -186,7 +187,8 @@ fn serve(hosts: &str, mut jobs: UnboundedReceiver<Job>, ready: &mpsc::Sender<()>
         while let Some((order, answer)) = jobs.recv().await {
             let _ = answer.send(perform(&client, order).await);
         }
-        // The last client closes the session as it goes; until that has been said, the runtime must live.
+        // The last client closes the session as it goes; until that has been said, the runtime must
+        // live.
         let mut states = client.state_watcher();
         drop(client);
         let closed = async { while !states.changed().await.is_terminated() {} };

@@ -1,8 +1,9 @@
 //! From the pushes of a commit to commands for Redis.
 //!
-//! Owns what shares a payload: all messages of one commit for one channel travel as one `PushBatch`, for a publish costs
-//! Redis and its subscribers more than a message does. Only messages are gathered so. Other kinds change who gets what, and
-//! stay before what was published after them and behind what was published before, on whatever channel. Pure.
+//! Owns what shares a payload: all messages of one commit for one channel travel as one
+//! `PushBatch`, for a publish costs Redis and its subscribers more than a message does. Only
+//! messages are gathered so. Other kinds change who gets what, and stay before what was published
+//! after them and behind what was published before, on whatever channel. Pure.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,7 +23,8 @@ use crate::{
     proto::{PushKind, PushMessage},
 };
 
-/// A batch that has grown to this takes no further message, so that no subscriber has to buffer a huge payload.
+/// A batch that has grown to this takes no further message, so that no subscriber has to buffer a
+/// huge payload.
 const PAYLOAD_BYTES: usize = 256 * 1024;
 /// The number of `PushBatch.messages`.
 const BATCH_ITEM: u32 = 1;
@@ -89,7 +91,8 @@ impl Packer {
         self.payload.clear();
         match pushes {
             [push] => encode(push, key.as_ref(), &mut self.payload),
-            // A `PushBatch`, without a copy of the pushes. A test holds it to the message's own encoding.
+            // A `PushBatch`, without a copy of the pushes. A test holds it to the message's own
+            // encoding.
             pushes => {
                 let seal_bytes = if key.is_some() { SEAL_BYTES } else { 0 };
                 for push in pushes {

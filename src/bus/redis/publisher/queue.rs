@@ -1,7 +1,7 @@
 //! What the store's thread hands to the publisher's task.
 //!
-//! Owns the crossing and its bound. Never blocks: what does not fit is dropped and remembered as lost, and so is everything
-//! while there is no connection.
+//! Owns the crossing and its bound. Never blocks: what does not fit is dropped and remembered as
+//! lost, and so is everything while there is no connection.
 
 use std::{
     collections::VecDeque,
@@ -19,8 +19,8 @@ use crate::{
 /// The pushes of one commit.
 pub(super) type Commit = Vec<(Channel, PushMessage)>;
 
-/// Pushes that may wait for the task, by their size in memory: some seconds of a busy store. Past it Redis is not keeping up,
-/// and to fetch from the store is cheaper than to push so late.
+/// Pushes that may wait for the task, by their size in memory: some seconds of a busy store. Past
+/// it Redis is not keeping up, and to fetch from the store is cheaper than to push so late.
 const WAITING_BYTES: usize = 64 * 1024 * 1024;
 
 /// See the module's description.
@@ -110,8 +110,8 @@ impl Queue {
         wake(waker);
     }
 
-    /// Moves the oldest commits into the empty `into`, up to the one that makes it `bytes` or more, and has `waker` woken when
-    /// further ones come.
+    /// Moves the oldest commits into the empty `into`, up to the one that makes it `bytes` or more,
+    /// and has `waker` woken when further ones come.
     pub(super) fn take(&self, bytes: usize, into: &mut VecDeque<Commit>, waker: &Waker) -> Found {
         debug_assert!(into.is_empty());
         let mut state = self.lock();

@@ -1,4 +1,5 @@
-//! Every frame at every split, the bytes MPIM was seen to send, and frames that lie about their length.
+//! Every frame at every split, the bytes MPIM was seen to send, and frames that lie about their
+//! length.
 
 use proptest::prelude::*;
 

@@ -125,7 +125,8 @@ impl Accounts for Sqlite {
     }
 
     fn users_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<(UserId, String)>, Failure> {
-        // Names compare byte by byte, and none sorts behind its prefix followed by the last character there is.
+        // Names compare byte by byte, and none sorts behind its prefix followed by the last
+        // character there is.
         let end = format!("{prefix}\u{10ffff}");
         let mut statement = self.connection.prepare_cached(
             "SELECT user_id, name FROM users WHERE name >= ?1 AND name < ?2 ORDER BY name LIMIT ?3",

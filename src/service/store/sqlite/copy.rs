@@ -18,8 +18,8 @@ pub(in crate::service) fn copy(data_dir: &Path, target: &Path) -> rusqlite::Resu
     let existing = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = Connection::open_with_flags(data_dir.join(FILE_NAME), existing)?;
     source.busy_timeout(LOCK_TIMEOUT)?;
-    // What others commit from here on is not seen, so that the copy ends however much that is. It stays in the log as
-    // long as this transaction lasts.
+    // What others commit from here on is not seen, so that the copy ends however much that is. It
+    // stays in the log as long as this transaction lasts.
     source.execute_batch("BEGIN")?;
     source.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     let mut copy = Connection::open_with_flags(target, existing)?;

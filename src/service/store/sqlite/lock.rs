@@ -1,9 +1,9 @@
-//! SQLite's one lock for writing, as those see it who share the file: for how long they have been kept
-//! from it, and by whom.
+//! SQLite's one lock for writing, as those see it who share the file: for how long they have been
+//! kept from it, and by whom.
 //!
 //! A process that hangs while it has the lock keeps it, and nobody can take it away. So whoever has
-//! waited for it in vain says who has it, and from then on only tries: reading would wait each time,
-//! too, and those who want to write are better told at once.
+//! waited for it in vain says who has it, and from then on only tries: reading would wait each
+//! time, too, and those who want to write are better told at once.
 
 use std::{
     cell::{Cell, OnceCell},
@@ -21,8 +21,8 @@ use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 
 use super::{schema, turn};
 
-/// Where the locks for writing, copying the log and recovering it are in the log's index: three bytes,
-/// one for each (sqlite.org/walformat.html, 2.3.2).
+/// Where the locks for writing, copying the log and recovering it are in the log's index: three
+/// bytes, one for each (sqlite.org/walformat.html, 2.3.2).
 const LOCKS: (u64, u64) = (120, 3);
 
 /// How long is waited for the lock once it could not be had.
@@ -45,8 +45,8 @@ impl LockedOut {
 /// See the module's description.
 pub(super) struct WriteLock {
     index_path: PathBuf,
-    /// The log's index. It must never be closed: that would take from this process all locks it has on
-    /// it, SQLite's own, too.
+    /// The log's index. It must never be closed: that would take from this process all locks it has
+    /// on it, SQLite's own, too.
     index: OnceCell<Option<ManuallyDrop<File>>>,
     locked_out: LockedOut,
     /// Since when it could not be had.
@@ -97,8 +97,8 @@ impl WriteLock {
             .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// The id of the process that has it; `None`: nobody has it any more, or that cannot be seen from
-    /// here.
+    /// The id of the process that has it; `None`: nobody has it any more, or that cannot be seen
+    /// from here.
     fn holder(&self) -> Option<i32> {
         let open = || File::open(&self.index_path).ok().map(ManuallyDrop::new);
         let index = self.index.get_or_init(open).as_ref()?;

@@ -1,10 +1,11 @@
 //! The storage over one SQLite file.
 //!
-//! Owns the connection. All SQL of the services is in this folder: `schema` has the tables, the other files one subject each.
-//! Statements are prepared once and kept.
+//! Owns the connection. All SQL of the services is in this folder: `schema` has the tables, the
+//! other files one subject each. Statements are prepared once and kept.
 //!
-//! Shared by several processes, each transaction that may write holds SQLite's one lock for writing from its beginning, so
-//! what it has read stays true until it ends; `turn` sees to it that everybody gets to it.
+//! Shared by several processes, each transaction that may write holds SQLite's one lock for writing
+//! from its beginning, so what it has read stays true until it ends; `turn` sees to it that
+//! everybody gets to it.
 
 mod accounts;
 pub(in crate::service) mod copy;
@@ -72,8 +73,8 @@ impl Checkpoint {
 }
 
 impl Sqlite {
-    /// Opens the file in `data_dir`, creating both where missing, and brings it to the present schema. `is_shared`: other
-    /// processes may have it open, too; else it is locked for this one.
+    /// Opens the file in `data_dir`, creating both where missing, and brings it to the present
+    /// schema. `is_shared`: other processes may have it open, too; else it is locked for this one.
     pub(in crate::service) fn open(data_dir: &Path, is_shared: bool) -> Result<Self, StartupError> {
         data_dir::make(data_dir)?;
         let log_path = data_dir.join(format!("{}-wal", schema::FILE_NAME));
@@ -225,7 +226,8 @@ impl Transactions for Sqlite {
             ));
         }
         self.let_go();
-        // From here on only a checkpoint could change the main file, and there is none of its own accord.
+        // From here on only a checkpoint could change the main file, and there is none of its own
+        // accord.
         self.checkpoint_after(0)?;
         if self.checkpoint("TRUNCATE")?.is_busy {
             self.checkpoint_after(schema::CHECKPOINT_PAGES)?;
@@ -256,8 +258,9 @@ impl Transactions for Sqlite {
             self.copied_before = None;
             return false;
         }
-        // Emptying the log waits for those who read it. Copying does not, and goes as far as the oldest of them allows: if
-        // that is not further than last time, waiting is in vain, and keeps everybody from writing.
+        // Emptying the log waits for those who read it. Copying does not, and goes as far as the
+        // oldest of them allows: if that is not further than last time, waiting is in vain, and
+        // keeps everybody from writing.
         match self.checkpoint("PASSIVE") {
             Ok(done) if !done.is_all() && self.copied_before == Some(done.copied) => return true,
             Ok(done) => self.copied_before = Some(done.copied),

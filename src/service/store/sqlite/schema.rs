@@ -1,10 +1,13 @@
-//! The one SQLite file: opening it, its settings, its tables, and the way from each older version to this one.
+//! The one SQLite file: opening it, its settings, its tables, and the way from each older version
+//! to this one.
 //!
-//! Invariants: `PRAGMA user_version` counts the migrations that ran; each runs whole or not at all; a file of a newer version is
-//! never touched. Unless it is told to share, the connection holds the file exclusively, so a second gateway cannot write to it.
+//! Invariants: `PRAGMA user_version` counts the migrations that ran; each runs whole or not at all;
+//! a file of a newer version is never touched. Unless it is told to share, the connection holds the
+//! file exclusively, so a second gateway cannot write to it.
 //!
-//! Tables are laid out for appending: `messages` is ordered by `msg_id`, which grows with time, so a commit writes the end of
-//! the table and not a page per inbox. A *stream* is a user's inbox (`2 * user_id`) or a group (`2 * group_id + 1`).
+//! Tables are laid out for appending: `messages` is ordered by `msg_id`, which grows with time, so
+//! a commit writes the end of the table and not a page per inbox. A *stream* is a user's inbox
+//! (`2 * user_id`) or a group (`2 * group_id + 1`).
 
 use std::{path::Path, time::Duration};
 
@@ -18,8 +21,9 @@ pub(in crate::service) const FILE_NAME: &str = "im-gateway.db";
 
 /// How long opening waits for another process that is just letting go of the file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-/// Pages of the write-ahead log (64 MiB) after which a commit copies them into the main file. A page that many commits changed is
-/// copied once, so a longer log is less work: with 4000 pages, a thousand busy inboxes stored a third fewer messages a second.
+/// Pages of the write-ahead log (64 MiB) after which a commit copies them into the main file. A
+/// page that many commits changed is copied once, so a longer log is less work: with 4000 pages, a
+/// thousand busy inboxes stored a third fewer messages a second.
 pub(super) const CHECKPOINT_PAGES: u32 = 16000;
 /// Memory for pages, in KiB (negative means KiB to SQLite).
 const CACHE_SIZE_KIB: i64 = -65_536;
@@ -86,7 +90,8 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (user_id, session_id)
     ) WITHOUT ROWID;
     CREATE INDEX routes_by_expiry ON routes (expires_ms);",
-    // Which sessions were ended before their tokens' time, and who has gone offline without coming back yet.
+    // Which sessions were ended before their tokens' time, and who has gone offline without coming
+    // back yet.
     "CREATE TABLE session_epochs (
         user_id INTEGER PRIMARY KEY,
         epoch INTEGER NOT NULL,
@@ -188,7 +193,8 @@ pub(in crate::service) fn describe(data_dir: &Path) -> Result<Option<String>, St
     )))
 }
 
-/// Messages and password hashes are nobody else's business. A file system without permissions is not an error.
+/// Messages and password hashes are nobody else's business. A file system without permissions is
+/// not an error.
 fn restrict_to_owner(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
@@ -200,7 +206,8 @@ fn configure(connection: &mut Connection, locking: &Locking) -> rusqlite::Result
     match locking {
         Locking::Exclusive => {
             connection.busy_timeout(LOCK_TIMEOUT)?;
-            // Before the journal mode, so that the log's index lives in our memory and the lock is taken at once.
+            // Before the journal mode, so that the log's index lives in our memory and the lock is
+            // taken at once.
             connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         }
         Locking::Shared(locked_out) => {

@@ -1,9 +1,10 @@
 //! Taking turns with other processes over the same file.
 //!
-//! Owns a lock of its own beside SQLite's, on a file that holds nothing. SQLite lets whoever asks next have its lock, and others
-//! ask again after a nap: a busy process would lock the others out for as long as it is busy. So who waits for SQLite's lock
-//! holds the turn, and who has just let SQLite's lock go has to wait for the turn first.
-//! A courtesy, not a safeguard: whoever cannot get the turn goes on without it.
+//! Owns a lock of its own beside SQLite's, on a file that holds nothing. SQLite lets whoever asks
+//! next have its lock, and others ask again after a nap: a busy process would lock the others out
+//! for as long as it is busy. So who waits for SQLite's lock holds the turn, and who has just let
+//! SQLite's lock go has to wait for the turn first. A courtesy, not a safeguard: whoever cannot get
+//! the turn goes on without it.
 
 use std::{
     cell::Cell,
@@ -20,12 +21,14 @@ const TURN_FILE: &str = "turn";
 
 /// Longest wait for the turn.
 const TURN_PATIENCE: Duration = Duration::from_millis(500);
-/// Longest wait for SQLite's lock: a disk that is busy may let a commit take a second. With the wait for the turn, it is less
-/// than a gateway waits for an answer.
+/// Longest wait for SQLite's lock: a disk that is busy may let a commit take a second. With the
+/// wait for the turn, it is less than a gateway waits for an answer.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// Whoever has not let go of the turn for that long may hang: for a while nobody waits for it again.
+/// Whoever has not let go of the turn for that long may hang: for a while nobody waits for it
+/// again.
 const TURN_DISTRUSTED: Duration = Duration::from_secs(5);
-/// How often who waits looks again: a commit takes some milliseconds, so first often, then at leisure.
+/// How often who waits looks again: a commit takes some milliseconds, so first often, then at
+/// leisure.
 const SHORT_NAP: Duration = Duration::from_micros(100);
 const LONG_NAP: Duration = Duration::from_millis(1);
 const SHORT_NAPS: u32 = 100;

@@ -293,7 +293,8 @@ proptest! {
             delivered: Vec::new(),
             sequencer: Sequencer::starting_after(0),
         };
-        // What came out lately is remembered; before that, a new message cannot be told from an old one.
+        // What came out lately is remembered; before that, a new message cannot be told from an old
+        // one.
         (1..=10).for_each(|seq| world.arrive(seq, seq as i64));
         let mut forgeries = 0;
         let mut unpushed = Vec::new();

@@ -1,5 +1,6 @@
-//! The channel MPIM's Presence publishes to, computed as its C++ library does, from the published algorithm and checked
-//! against what was observed. Written apart from the gateway's own, so that neither is checked against itself.
+//! The channel MPIM's Presence publishes to, computed as its C++ library does, from the published
+//! algorithm and checked against what was observed. Written apart from the gateway's own, so that
+//! neither is checked against itself.
 
 const MULTIPLIER: u64 = 0xc6a4_a793_5bd1_e995;
 const SEED: u64 = 0xc70f_6907;

@@ -1,6 +1,7 @@
 //! What MPIM's services remember, and what each of their methods answers.
 //!
-//! Only what was observed: fields and methods that MPIM does not have are neither read nor answered.
+//! Only what was observed: fields and methods that MPIM does not have are neither read nor
+//! answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

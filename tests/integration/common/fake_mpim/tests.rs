@@ -114,7 +114,8 @@ fn it_answers_as_mpim_does() {
     let pulled: PullOfflineResponse = message.call("MessageService", "PullOffline", &pull);
     assert!(pulled.msg_list.is_empty());
 
-    // Offline: a row, handed out once. Online: published as it came, cut at a NUL, unknown fields and all.
+    // Offline: a row, handed out once. Online: published as it came, cut at a NUL, unknown fields
+    // and all.
     let send = |text: &str| SendRequest {
         msg: Some(C2cMsg {
             msg_id: 77,

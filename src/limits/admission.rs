@@ -128,7 +128,10 @@ mod tests {
     proptest! {
         #[test]
         fn it_counts_like_a_list_of_open_connections(
-            events in prop::collection::vec((prop::option::of(0u8..4), any::<bool>(), any::<prop::sample::Index>()), 1..200),
+            events in prop::collection::vec(
+                (prop::option::of(0u8..4), any::<bool>(), any::<prop::sample::Index>()),
+                1..200,
+            ),
         ) {
             let mut admission = Admission::new(8, 3);
             let mut open: Vec<Option<IpAddr>> = Vec::new();
@@ -137,7 +140,9 @@ mod tests {
                     let ip = client.map(|n| IpAddr::from([192, 0, 2, n]));
                     let expected = if open.len() >= 8 {
                         Err(Refusal::MaxConnections)
-                    } else if ip.is_some() && open.iter().filter(|other| **other == ip).count() >= 3 {
+                    } else if ip.is_some()
+                        && open.iter().filter(|other| **other == ip).count() >= 3
+                    {
                         Err(Refusal::PerIp)
                     } else {
                         open.push(ip);

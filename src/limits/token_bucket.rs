@@ -245,7 +245,8 @@ mod tests {
         ) {
             let rate = Rate { per_second, burst };
             let mut bucket = TokenBucket::full(&rate);
-            let granted = times.iter().filter(|now_ms| bucket.try_take(&rate, **now_ms).is_ok()).count() as u64;
+            let granted = times.iter().filter(|now_ms| bucket.try_take(&rate, **now_ms).is_ok());
+            let granted = granted.count() as u64;
             let latest = *times.iter().max().unwrap();
             let earliest = times[0];
             let span = latest.saturating_sub(earliest);

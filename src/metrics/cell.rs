@@ -361,7 +361,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_value_is_in_the_first_bucket_that_holds_it(values in prop::collection::vec(0u64..100_000, 0..50)) {
+        fn every_value_is_in_the_first_bucket_that_holds_it(
+            values in prop::collection::vec(0u64..100_000, 0..50),
+        ) {
             let histogram = Histogram::of_counts();
             for value in &values {
                 histogram.observe(*value);

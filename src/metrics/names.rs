@@ -91,7 +91,9 @@ impl Metric {
 }
 
 macro_rules! table {
-    ($($constant:ident = $name:literal, $kind:ident of $unit:ident, $labels:expr, $help:literal;)*) => {
+    ($(
+        $constant:ident = $name:literal, $kind:ident of $unit:ident, $labels:expr, $help:literal;
+    )*) => {
         $(
             #[doc = concat!("`", $name, "`: ", $help)]
             pub(super) const $constant: Metric = Metric {

@@ -196,14 +196,18 @@ mod tests {
         #[test]
         fn decoding_what_was_encoded_gives_the_text(text in text()) {
             let expected: String =
-                text.chars().map(|c| if is_forbidden(c) && !"\n\r".contains(c) { '\u{FFFD}' } else { c }).collect();
+                text.chars()
+                    .map(|c| if is_forbidden(c) && !"\n\r".contains(c) { '\u{FFFD}' } else { c })
+                    .collect();
             let wire = escaped(&text);
             prop_assert!(is_plain(&wire));
             prop_assert_eq!(unescape(&wire), expected);
         }
 
         #[test]
-        fn encoding_what_was_decoded_means_the_same(wire in text().prop_filter("a line", |text| is_plain(text))) {
+        fn encoding_what_was_decoded_means_the_same(
+            wire in text().prop_filter("a line", |text| is_plain(text)),
+        ) {
             let text = unescape(&wire);
             let again = escaped(&text);
             prop_assert_eq!(unescape(&again), text);

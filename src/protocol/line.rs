@@ -113,7 +113,9 @@ mod tests {
         }
 
         #[test]
-        fn no_line_exceeds_the_cap(stream in prop::collection::vec(any::<u8>(), 0..200), max_line_bytes in 1usize..40) {
+        fn no_line_exceeds_the_cap(
+            stream in prop::collection::vec(any::<u8>(), 0..200), max_line_bytes in 1usize..40,
+        ) {
             if let Split::Line { text, consumed } = split_line(&stream, max_line_bytes) {
                 prop_assert!(consumed <= max_line_bytes);
                 prop_assert!(text.len() < consumed);

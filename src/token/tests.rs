@@ -520,7 +520,9 @@ proptest! {
     }
 
     #[test]
-    fn a_token_changed_anywhere_is_refused(index in any::<prop::sample::Index>(), replacement in "[A-Za-z0-9_.-]") {
+    fn a_token_changed_anywhere_is_refused(
+        index in any::<prop::sample::Index>(), replacement in "[A-Za-z0-9_.-]",
+    ) {
         let tokens = tokens();
         let token = tokens.issue(&grant(), 7);
         let at = index.index(token.len());

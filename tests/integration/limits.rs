@@ -392,7 +392,8 @@ fn out_of_file_descriptors_live_connections_go_on_and_it_recovers() {
     drop(flood);
     eventually("a new connection is served", || {
         let mut client = gateway.connect();
-        matches!(client.receive_within(Duration::from_secs(2)), Received::Line(line) if line.starts_with("+OK welcome"))
+        let received = client.receive_within(Duration::from_secs(2));
+        matches!(received, Received::Line(line) if line.starts_with("+OK welcome"))
             && client.try_ask("ping").as_deref() == Some("+OK pong")
     });
     assert!(gateway.metric("accept_errors_total", &[]) >= 1.0);

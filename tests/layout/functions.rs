@@ -36,7 +36,7 @@ const LONGER: &[(&str, usize)] = &[
     ("nobody_gets_an_answer_that_was_for_somebody_else", 85),
     (
         "whatever_the_bus_and_the_store_do_each_number_comes_out_once_and_in_order",
-        79,
+        81,
     ),
     ("a_token_with_one_thing_wrong_is_refused", 234),
     (

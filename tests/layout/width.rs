@@ -15,26 +15,25 @@ const COLUMNS_MAX: usize = 100;
 
 const RUST: [&str; 3] = ["src", "tests", "benches"];
 
-/// Folders whose sources are not wrapped yet. The list only shrinks.
-const WIDE_YET: &[&str] = &["src", "tests", "benches", "build.rs"];
+/// How many lines of sources are wider yet. The number only shrinks.
+const WIDE_YET: usize = 328;
 
 /// Folders of documents, configuration and scripts, besides the files at the top.
 const OTHER: [&str; 6] = [".", "docs", "conf", "systemd", "scripts", "proto/im/v1"];
 
 #[test]
 fn no_line_is_wider_than_a_window() {
-    let mut offences = String::new();
-    let mut hold = |path: &Path, wide: Vec<usize>| {
-        let is_held = !WIDE_YET.iter().any(|folder| path.starts_with(folder));
-        for line in wide.into_iter().filter(|_| is_held) {
-            let _ = writeln!(offences, "{}:{line}", path.display());
-        }
-    };
+    let mut wide_yet = Vec::new();
     for folder in RUST {
         for source in rust_files(folder) {
             let path = Path::new(folder).join(&source.path);
-            hold(&path, wide_rust(&source.text));
+            let found = wide_rust(&source.text).into_iter();
+            wide_yet.extend(found.map(|line| format!("{}:{line}\n", path.display())));
         }
+    }
+    let mut offences = String::new();
+    if wide_yet.len() > WIDE_YET {
+        offences = wide_yet.concat();
     }
     for path in other_files() {
         let text = fs::read_to_string(project().join(&path)).expect("a readable file");
@@ -43,7 +42,9 @@ fn no_line_is_wider_than_a_window() {
             Some("rs") => wide_rust,
             _ => wide,
         };
-        hold(&path, measure(&text));
+        for line in measure(&text) {
+            let _ = writeln!(offences, "{}:{line}", path.display());
+        }
     }
     assert!(
         offences.is_empty(),
@@ -100,16 +101,16 @@ fn wide_rust(text: &str) -> Vec<usize> {
         let is_wide = is_wide(line)
             && match comment {
                 Some(comment) => !in_fence && !comment.starts_with('|'),
-                None => line.contains(" // ") || code_width(code) > COLUMNS_MAX,
+                None => line.contains(" // ") || code_width(line, code) > COLUMNS_MAX,
             };
         found.extend(is_wide.then_some(number));
     }
     found
 }
 
-/// The columns of a line whose literals are blanked, each counted as one space.
-fn code_width(code: &str) -> usize {
-    let indentation = code.len() - code.trim_start().len();
+/// The columns of `line` without its literals, which are blank in `code`.
+fn code_width(line: &str, code: &str) -> usize {
+    let indentation = line.len() - line.trim_start().len();
     let words = code.split_whitespace();
     indentation + words.map(|word| word.chars().count() + 1).sum::<usize>()
 }

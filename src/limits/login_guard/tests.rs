@@ -385,7 +385,10 @@ proptest! {
     #[test]
     fn it_delays_as_a_plain_list_of_failures_would(
         attempts in 0u32..4,
-        steps in prop::collection::vec((0u32..3, 0usize..3, prop_oneof![0u64..2_000, 0u64..200_000], any::<bool>()), 1..120),
+        steps in prop::collection::vec(
+            (0u32..3, 0usize..3, prop_oneof![0u64..2_000, 0u64..200_000], any::<bool>()),
+            1..120,
+        ),
     ) {
         const DELAY_MS: u64 = 700;
         const DELAY_MAX_MS: u64 = 60_000;
@@ -405,7 +408,8 @@ proptest! {
             if fails {
                 guard.failed(ip(network), names[user], now_ms);
                 let attempts = attempts as usize;
-                networks[network as usize].failed(now_ms, attempts, DELAY_MS, DELAY_MAX_MS, DELAY_MAX_MS);
+                let network = &mut networks[network as usize];
+                network.failed(now_ms, attempts, DELAY_MS, DELAY_MAX_MS, DELAY_MAX_MS);
                 users[user].failed(now_ms, attempts, DELAY_MS, USER_DELAY_MAX_MS, DELAY_MAX_MS);
             }
         }

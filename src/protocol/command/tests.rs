@@ -466,19 +466,28 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_line_panics_and_what_is_understood_is_within_its_bounds(line in line(), space in any::<bool>()) {
+    fn no_line_panics_and_what_is_understood_is_within_its_bounds(
+        line in line(), space in any::<bool>(),
+    ) {
         match parse_line(&line) {
-            Err(bad) => prop_assert!(matches!(bad.code, ErrorCode::BadRequest | ErrorCode::UnknownCommand)),
+            Err(bad) => prop_assert!(
+                matches!(bad.code, ErrorCode::BadRequest | ErrorCode::UnknownCommand)
+            ),
             Ok(parsed) => {
                 let bare = if space { Dialect::Space } else { Dialect::Colon };
                 match parse_arguments(&parsed, parsed.dialect.unwrap_or(bare)) {
                     Err(BadArgument(words)) => prop_assert!(!words.is_empty()),
-                    Ok(Command::Chat { to: number, text } | Command::GroupChat { group: number, text }) => {
+                    Ok(
+                        Command::Chat { to: number, text }
+                        | Command::GroupChat { group: number, text },
+                    ) => {
                         prop_assert!(number > 0);
                         prop_assert!(!text.trim().is_empty());
                         prop_assert!(text.len() <= line.len());
                     }
-                    Ok(Command::Pull { limit }) => prop_assert!((1..=PULL_LIMIT_MAX).contains(&limit)),
+                    Ok(Command::Pull { limit }) => {
+                        prop_assert!((1..=PULL_LIMIT_MAX).contains(&limit));
+                    }
                     Ok(Command::Ack { ids }) => {
                         prop_assert!(ids.iter().count() >= 1);
                         prop_assert!(ids.iter().count() <= line.len() / 2);

@@ -143,8 +143,10 @@ fn text() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn a_receiver_reads_exactly_the_fields_written(
-        id in any::<i64>(), group in prop::option::of(any::<i64>()), seq in prop::option::of(any::<u64>()),
-        from in any::<i64>(), to in prop::option::of(any::<i64>()), ts_ms in any::<i64>(), duplicate in any::<bool>(),
+        id in any::<i64>(), group in prop::option::of(any::<i64>()),
+        seq in prop::option::of(any::<u64>()),
+        from in any::<i64>(), to in prop::option::of(any::<i64>()),
+        ts_ms in any::<i64>(), duplicate in any::<bool>(),
         text in text(),
     ) {
         let text = text.as_str();
@@ -159,7 +161,8 @@ proptest! {
         expected.extend(to.filter(|_| group.is_none()).map(|to| ("to", to.to_string())));
         expected.push(("ts", ts_ms.to_string()));
         expected.extend(duplicate.then(|| ("dup", "1".to_owned())));
-        let expected: Vec<_> = expected.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let expected = expected.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let expected: Vec<_> = expected.collect();
         let line = line(&push);
         let body = line.strip_suffix('\n').expect("a line ends by LF");
         prop_assert!(!body.contains(|c: char| c.is_control() && c != '\t'));
@@ -172,7 +175,8 @@ proptest! {
 
     #[test]
     fn the_words_of_notices_and_kicks_stay_words(word in text(), text in text()) {
-        let (name, fields, _) = read(line(&Push::Notice { kind: &word, text: &text }).trim_end_matches('\n'));
+        let notice = line(&Push::Notice { kind: &word, text: &text });
+        let (name, fields, _) = read(notice.trim_end_matches('\n'));
         prop_assert_eq!((name.as_str(), fields.len()), ("NOTICE", 1));
         let kick = line(&Push::Kick { reason: &word });
         prop_assert_eq!(kick.matches(char::is_whitespace).count(), 2, "one space, one LF: {:?}", kick);

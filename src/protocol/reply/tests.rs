@@ -253,10 +253,13 @@ proptest! {
             Reply::Presence { uid: 1, online: true, devices },
             Reply::Profile { uid: 1, name: text.clone() },
             Reply::Users(vec![(1, text.clone()), (2, "bob".to_owned())]),
-            Reply::WhoAmI { uid: 1, name: text.clone(), device: text.clone(), ack_mode: AckMode::Auto },
+            Reply::WhoAmI {
+                uid: 1, name: text.clone(), device: text.clone(), ack_mode: AckMode::Auto,
+            },
             Reply::error(ErrorCode::Internal, text),
         ];
-        for (reply, spaces) in replies.iter().zip([None, Some(1), Some(1), Some(3), None, Some(1), Some(4), None]) {
+        let spaces = [None, Some(1), Some(1), Some(3), None, Some(1), Some(4), None];
+        for (reply, spaces) in replies.iter().zip(spaces) {
             let line = line(reply, Dialect::Colon);
             let body = line.strip_suffix('\n').expect("a line ends by LF");
             prop_assert!(!body.contains(|c: char| c.is_control() && c != '\t'), "{:?}", body);

@@ -177,7 +177,8 @@ proptest! {
                 Event::Arrive(_) | Event::Sweep(_) | Event::Baseline => {}
             }
             prop_assert!(world.delivered.is_sorted_by(|a, b| a < b), "{:?}", world.delivered);
-            prop_assert!(world.sequencer.gap.as_ref().is_none_or(|gap| gap.held.len() <= limit + page));
+            let gap = world.sequencer.gap.as_ref();
+            prop_assert!(gap.is_none_or(|gap| gap.held.len() <= limit + page));
         }
         if baseline.is_none() {
             prop_assert!(world.delivered.is_empty());
@@ -198,7 +199,8 @@ proptest! {
         }
         let first = baseline.unwrap_or(before) + 1;
         prop_assert!(world.delivered.is_sorted_by(|a, b| a < b));
-        prop_assert!(world.delivered.iter().all(|id| (first as i64..=world.written as i64).contains(id)));
+        let stored = first as i64..=world.written as i64;
+        prop_assert!(world.delivered.iter().all(|id| stored.contains(id)));
         for seq in first..=world.written {
             prop_assert!(
                 world.swept.contains(&seq) || world.delivered.contains(&(seq as i64)),

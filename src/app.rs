@@ -154,12 +154,13 @@ impl Foundation {
             })
             .then(|| drained_sender.send(()))
         });
-        let inboxes = self.inboxes;
+        let inboxes = self.inboxes.clone();
         let outcome = control::run(
             control::Options {
                 ops_listener,
                 registry: self.registry,
                 readiness: self.readiness,
+                cores: self.inboxes.clone(),
                 drain_timeout: self.settings.gateway_service.drain_timeout,
                 cores_ready,
                 cores_drained,

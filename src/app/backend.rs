@@ -139,6 +139,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
             ops_listener,
             registry,
             readiness,
+            cores: Vec::new(),
             drain_timeout: settings.gateway_service.drain_timeout,
             cores_ready: ready,
             cores_drained: drained,

@@ -1,10 +1,11 @@
 //! The control thread: what is slow, shared and none of a core's business.
 //!
 //! Owns the ops listener (`ops`), the signals (`signals`), the word with systemd (`systemd`), the readiness of the
-//! gateway (`readiness`), and the course of its end: the first stop signal begins the drain, a second one ends the process
+//! gateway (`readiness`), questions to the cores (`cores`), and the course of its end: the first stop signal begins the drain, a second one ends the process
 //! at once, and a drain has a deadline. Never touches a connection and never waits for a core, except for all of them to
 //! have drained. Everything here runs on one tokio runtime on the thread that calls [`run`].
 
+mod cores;
 mod host;
 mod ops;
 mod readiness;
@@ -16,8 +17,12 @@ mod tests;
 use std::{io, sync::Arc, time::Duration};
 
 use log::{error, info, warn};
-use tokio::sync::oneshot;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
+pub use cores::Cores;
 pub use readiness::{Condition, Readiness};
 
 use crate::{base::error::StartupError, logging, metrics::Registry};
@@ -33,6 +38,8 @@ pub struct Options {
     pub registry: Arc<Registry>,
     /// The flags behind `/readyz`. `cores_up` and `draining` are set here; others by whoever knows.
     pub readiness: Arc<Readiness>,
+    /// The cores, to be asked how they are.
+    pub cores: Cores,
     /// How long the cores may take to drain.
     pub drain_timeout: Duration,
     /// Fulfilled once every core accepts connections.
@@ -75,7 +82,8 @@ pub enum ControlError {
 
 /// Runs the control thread on this thread, until the cores have drained or failed to.
 ///
-/// `companion` runs beside it, on the same thread. Takes over SIGTERM, SIGINT and SIGHUP. A second SIGTERM or SIGINT ends
+/// `companion` runs beside it, on the same thread. Takes over SIGTERM, SIGINT, SIGHUP, SIGQUIT,
+/// SIGUSR1 and SIGUSR2. A second SIGTERM or SIGINT ends
 /// the process in here, with 143 or 130.
 pub fn run(
     options: Options,
@@ -84,6 +92,8 @@ pub fn run(
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let signals = StopSignals::from_system().map_err(ControlError::Signals)?;
+        let asked = signal(SignalKind::user_defined1()).map_err(ControlError::Signals)?;
+        tokio::spawn(cores::report_on(asked, options.cores.clone()));
         let supervisor = Supervisor::from_environment();
         tokio::select! {
             end = supervise(options, signals, supervisor, Limits::default()) => end,
@@ -127,6 +137,7 @@ async fn supervise(
         ops_listener,
         registry,
         readiness,
+        cores: _,
         drain_timeout,
         cores_ready,
         mut cores_drained,
@@ -178,17 +189,21 @@ async fn supervise(
             }
         })),
         () = tokio::time::sleep(drain_timeout) => {
-            let connections_left = registry.connections();
-            match connections_left {
-                0 => warn!(
-                    "drain_timeout has passed and no connection is left, but {}; going all the same",
-                    unfinished(&registry)
-                ),
-                left => warn!("drain_timeout has passed with {left} connections left"),
-            }
-            Ok(End::Outcome(Outcome::DeadlineHit { connections_left }))
+            Ok(End::Outcome(deadline_hit(&registry)))
         }
     }
+}
+
+fn deadline_hit(registry: &Registry) -> Outcome {
+    let connections_left = registry.connections();
+    match connections_left {
+        0 => warn!(
+            "drain_timeout has passed and no connection is left, but {}; going all the same",
+            unfinished(registry)
+        ),
+        left => warn!("drain_timeout has passed with {left} connections left"),
+    }
+    Outcome::DeadlineHit { connections_left }
 }
 
 /// What a drain still waits for when every connection has ended.

@@ -1,6 +1,6 @@
 //! The signals that the process answers to.
 //!
-//! Owns their meaning: SIGTERM and SIGINT ask for the end; SIGHUP, SIGUSR1, SIGUSR2 and SIGQUIT, which would end a process
+//! Owns their meaning: SIGTERM and SIGINT ask for the end; SIGHUP, SIGUSR2 and SIGQUIT, which would end a process
 //! that has no use for them, are answered with a word in the log. Everything else keeps the system's meaning. The handlers
 //! are the runtime's; nothing of ours runs inside one.
 
@@ -55,7 +55,6 @@ impl StopSignals {
         let mut others = Vec::new();
         for (name, kind) in [
             ("SIGHUP", SignalKind::hangup()),
-            ("SIGUSR1", SignalKind::user_defined1()),
             ("SIGUSR2", SignalKind::user_defined2()),
             ("SIGQUIT", SignalKind::quit()),
         ] {

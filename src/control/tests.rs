@@ -434,6 +434,7 @@ fn process_under_a_service_manager() {
         ops_listener: None,
         registry: registry(1),
         readiness: Arc::new(Readiness::new()),
+        cores: Vec::new(),
         drain_timeout: 10 * PATIENCE,
         cores_ready: cores_ready_receiver,
         cores_drained,

@@ -260,6 +260,17 @@ pub struct Shard {
     membership_changes: u64,
 }
 
+/// How much a shard holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// Connections, those that are closing included.
+    pub connections: usize,
+    /// Users with a session.
+    pub users: usize,
+    /// Groups with a member.
+    pub groups: usize,
+}
+
 /// How precise time-outs are.
 pub const TICK_MS: u64 = 100;
 
@@ -314,6 +325,15 @@ impl Shard {
     /// The rules.
     pub fn options(&self) -> &ShardOptions {
         &self.options
+    }
+
+    /// How much there is now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            connections: self.connections.len(),
+            users: self.users.len(),
+            groups: self.groups.len(),
+        }
     }
 
     /// This core's counters.

@@ -31,7 +31,10 @@ use crate::{
     base::{close::CloseReason, id::ConnectionKey},
     contract::{backend::Backend, bus::PushSource},
     flow::{background, commands, core::Core},
-    handoff::{event::CoreEvent, inbox::Inbox},
+    handoff::{
+        event::{CoreEvent, CoreSummary},
+        inbox::Inbox,
+    },
     metrics,
     session::job::Job,
     shard::{Effect, TICK_MS},
@@ -233,10 +236,24 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
                 CoreEvent::Push(message) => {
                     self.guarded(None, |worker| worker.core.shard().on_push(message));
                 }
+                CoreEvent::Ask(answer) => {
+                    // Who asked may have given up.
+                    let _ = answer.send(self.summary());
+                }
                 CoreEvent::Drain => self.drain(),
             }
         }
         self.events = events;
+    }
+
+    fn summary(&self) -> CoreSummary {
+        let counts = self.core.shard().counts();
+        CoreSummary {
+            connections: counts.connections,
+            users: counts.users,
+            groups: counts.groups,
+            flows: self.flows.get(),
+        }
     }
 
     fn take_ready(&mut self) {

@@ -23,7 +23,6 @@ fn signals_without_a_meaning_end_nothing() {
     let gateway = Gateway::start(|_| {});
     let mut alice = gateway.register("alice");
     for (signal, name) in [
-        (Signal::USR1, "SIGUSR1"),
         (Signal::USR2, "SIGUSR2"),
         (Signal::QUIT, "SIGQUIT"),
         (Signal::HUP, "SIGHUP"),
@@ -32,6 +31,19 @@ fn signals_without_a_meaning_end_nothing() {
         eventually("the log says so", || gateway.output().1.contains(name));
         assert_eq!(alice.ask("ping"), "+OK pong", "{name}");
     }
+}
+
+#[test]
+fn each_core_says_how_it_is_when_sigusr1_asks() {
+    let gateway = Gateway::start_on_two_cores();
+    let _alice = gateway.register("alice");
+    gateway.signal(Signal::USR1);
+    eventually("one core has her and the other nobody", || {
+        let (_, log) = gateway.output();
+        ["1 connections, 1 users", "0 connections, 0 users"]
+            .iter()
+            .all(|counts| log.contains(&format!(": {counts}, 0 groups, 0 flows under way")))
+    });
 }
 
 #[test]

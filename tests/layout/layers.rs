@@ -60,7 +60,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "protocol", "rpc", "session", "shard",
         ],
     ),
-    ("control", &["base", "logging", "metrics"]),
+    ("control", &["base", "handoff", "logging", "metrics"]),
     (
         "app",
         &[

@@ -144,6 +144,7 @@ impl Control {
             ops_listener: Some(listener),
             registry: Arc::clone(&registry),
             readiness: Arc::clone(&readiness),
+            cores: Vec::new(),
             drain_timeout: setup.drain_timeout,
             cores_ready: cores_ready_receiver,
             cores_drained: cores_drained_receiver,

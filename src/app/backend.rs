@@ -4,19 +4,18 @@
 //! does the rest. Order of start: what may fail for reasons of the machine first, the services last. Order of end: no further
 //! calls, then the last pushes, then the services, so that whatever was answered is stored and published.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::TcpListener, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::oneshot,
     time::{sleep, timeout},
 };
 
-use super::{banner, bind, bind_ops, clock::Clock, ended, options};
+use super::{
+    banner::Banner,
+    bootstrap::{Bootstrap, Served, bind},
+    options,
+};
 use crate::{
     base::{
         error::{ExitCode, StartupError},
@@ -27,13 +26,12 @@ use crate::{
         publisher::{self, RedisPublisher},
     },
     config::settings::Settings,
-    contract::methods::Service,
     control,
     discovery::{self, RegisterOptions},
     machine::{data_dir, preflight},
     metrics,
     rpc::server::{CONNECTIONS_MAX, Server},
-    service::{self, ServiceOptions, StorageMode, backup},
+    service::{self, ServiceOptions, Services, StorageMode, backup},
 };
 
 /// Processes over one data directory: they share a disk and a machine, so more would not be faster. Each takes a worker number
@@ -62,106 +60,121 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     // Read again for each connection; a file that is of no use is better found at the start.
     Credentials::read(&settings.redis)?;
     let push_key = options::push_key(&settings)?;
-    let (listener, calls_address) = bind(
-        settings.backend.listen,
-        "calls",
-        "set backend.listen to a free address",
-    )?;
-    let (ops_listener, ops_address) = bind_ops(&settings)?;
-
-    let clock = Clock::start();
-    let numbers: Arc<metrics::Server> = Arc::default();
-    let registry = Arc::new(metrics::Registry::of_backend(
-        Arc::clone(&numbers),
-        clock.started,
-        clock.started_unix_ms,
-    ));
+    let address = settings.backend.listen;
+    let (listener, calls_address) = bind(address, "calls", "set backend.listen to a free address")?;
     let registration = RegisterOptions::new(
         &settings.service_discovery,
         &settings.backend,
         settings.backend.advertise.unwrap_or(calls_address),
     );
-    let mut conditions = vec![redis_is_there(&numbers)];
-    if !registration.zookeeper_hosts.is_empty() {
-        conditions.push(is_registered(&registry.discovery));
-    }
-    let readiness = Arc::new(control::Readiness::with_conditions(conditions));
-    let (publisher, publishing) =
-        publisher::publisher(settings.redis.clone(), push_key, Arc::clone(&numbers));
-    let services = service::start(
-        service_options(&settings, WORKERS_MAX - 1 - seat.number),
-        Arc::clone(&publisher) as _,
-        Arc::clone(&registry.store),
-        {
-            let readiness = Arc::clone(&readiness);
-            Arc::new(move |failing| readiness.set_store_failing(failing))
-        },
-    )?;
-    if settings.backend.exclusive {
-        backup::server::start(&settings.gateway_service.data_dir, services.client());
-    }
+    let numbers: Arc<metrics::Server> = Arc::default();
+    let process = bootstrap(settings, &registration, &numbers)?;
+
+    let redis = process.settings.redis.clone();
+    let (publisher, publishing) = publisher::publisher(redis, push_key, Arc::clone(&numbers));
+    let services = start_services(&process, seat.number, &publisher)?;
     let gateways: Arc<discovery::Gateways> = Arc::default();
+    let known_gateways = Arc::clone(&gateways);
     let server = Server::new(
-        &settings.backend.services,
+        &process.settings.backend.services,
         max_connections,
         services.client(),
-        {
-            let gateways = Arc::clone(&gateways);
-            Box::new(move || gateways.addresses())
-        },
+        Box::new(move || known_gateways.addresses()),
         numbers,
     );
-
     let (stop_sender, stop) = oneshot::channel();
-    let (ready_sender, ready) = oneshot::channel();
-    let (drained_sender, drained) = oneshot::channel();
-    let banner = Banner {
-        calls_address,
-        ops_address,
-        data: format!(
-            "{}  ({})",
-            settings.gateway_service.data_dir.display(),
-            services.contents()
-        ),
-        services: settings.backend.services.clone(),
-    };
     let serving = Serving {
         server,
         listener,
         publisher,
         registration,
-        metrics: Arc::clone(&registry.discovery),
+        metrics: Arc::clone(&process.registry.discovery),
         gateways,
         stop,
     };
-    let outcome = control::run(
-        control::Options {
-            ops_listener,
-            registry,
-            readiness,
-            cores: Vec::new(),
-            drain_timeout: settings.gateway_service.drain_timeout,
-            cores_ready: ready,
-            cores_drained: drained,
-            on_drain: Box::new(move || {
-                // Whoever serves has ended already if nobody takes it.
-                let _ = stop_sender.send(());
-            }),
+    let data_dir = process.settings.gateway_service.data_dir.display();
+    let banner = Banner::of_backend(
+        calls_address,
+        process.ops_address,
+        format!("{data_dir}  ({})", services.contents()),
+        &process.settings.backend.services,
+    );
+    let outcome = serve(process, serving, publishing, banner, stop_sender);
+    services.stop();
+    outcome
+}
+
+/// What is the same in every process, with the conditions on which a backend is sent calls.
+fn bootstrap(
+    settings: Settings,
+    registration: &RegisterOptions,
+    numbers: &Arc<metrics::Server>,
+) -> Result<Bootstrap, StartupError> {
+    let registers = !registration.zookeeper_hosts.is_empty();
+    Bootstrap::new(
+        settings,
+        |clock| {
+            let numbers = Arc::clone(numbers);
+            metrics::Registry::of_backend(numbers, clock.started, clock.started_unix_ms)
         },
-        async move {
-            banner.print();
-            // As above.
-            let _ = ready_sender.send(());
-            if let Err(error) = serving.run(publishing).await {
-                return error;
-            }
-            let _ = drained_sender.send(());
-            std::future::pending().await
+        |registry| {
+            let mut conditions = vec![redis_is_there(numbers)];
+            conditions.extend(registers.then(|| is_registered(&registry.discovery)));
+            conditions
         },
     )
-    .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
-    services.stop();
-    ended(outcome, "still had calls under way", "the server of calls")
+}
+
+fn start_services(
+    process: &Bootstrap,
+    seat: u16,
+    publisher: &Arc<RedisPublisher>,
+) -> Result<Services, StartupError> {
+    let settings = &process.settings;
+    let readiness = Arc::clone(&process.readiness);
+    let services = service::start(
+        service_options(settings, WORKERS_MAX - 1 - seat),
+        Arc::clone(publisher) as _,
+        Arc::clone(&process.registry.store),
+        Arc::new(move |failing| readiness.set_store_failing(failing)),
+    )?;
+    if settings.backend.exclusive {
+        backup::server::start(&settings.gateway_service.data_dir, services.client());
+    }
+    Ok(services)
+}
+
+/// Serves until `stop` has been used and everything under way is answered.
+fn serve(
+    process: Bootstrap,
+    serving: Serving,
+    publishing: impl Future<Output = ()> + Send + 'static,
+    banner: Banner,
+    stop: oneshot::Sender<()>,
+) -> Result<(), StartupError> {
+    let (ready_sender, ready) = oneshot::channel();
+    let (drained_sender, drained) = oneshot::channel();
+    let served = Served {
+        cores: Vec::new(),
+        ready,
+        drained,
+        on_drain: Box::new(move || {
+            // Whoever serves has ended already if nobody takes it.
+            let _ = stop.send(());
+        }),
+        name: "the server of calls",
+        leftover: "still had calls under way",
+    };
+    process.run(served, async move {
+        banner.print();
+        // As above.
+        let _ = ready_sender.send(());
+        if let Err(error) = serving.run(publishing).await {
+            return error;
+        }
+        let _ = drained_sender.send(());
+        std::future::pending().await
+    })
 }
 
 /// What serves, until it is told to stop.
@@ -264,32 +277,4 @@ fn is_registered(status: &Arc<metrics::Discovery>) -> control::Condition {
             None => what.to_owned(),
         })
     })
-}
-
-/// What whoever starts it sees first.
-struct Banner {
-    calls_address: SocketAddr,
-    ops_address: Option<SocketAddr>,
-    /// Where the database is, and what is in it.
-    data: String,
-    services: Vec<Service>,
-}
-
-impl Banner {
-    fn print(&self) {
-        let operations = banner::operations(self.ops_address);
-        let services: Vec<&str> = self.services.iter().map(|service| service.word()).collect();
-        let text = format!(
-            "im-gateway {version} backend\n\
-             \x20 calls           {calls}\n\
-             \x20 operations      {operations}\n\
-             \x20 data            {data}\n\
-             \x20 services        {services}\n\n",
-            version = env!("CARGO_PKG_VERSION"),
-            calls = self.calls_address,
-            data = self.data,
-            services = services.join(" "),
-        );
-        banner::print(text);
-    }
 }

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::{Foundation, cores::CoreParts, options};
+use super::{cores::CoreParts, gateway::GatewayBootstrap, options};
 use crate::{
     base::{error::StartupError, id::MessageIds},
     bus::redis::{credentials::Credentials, subscriber::Subscriber},
@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// Runs until told to stop and drained.
-pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
-    let settings = &foundation.settings;
+pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
+    let settings = &gateway.process.settings;
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
     // Read again for each connection; a file that is of no use is better found at the start.
@@ -33,12 +33,12 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
         settings.redis.address
     );
     let (leave, left) = oneshot::channel();
-    let companion = discover(&foundation, left);
+    let background_task = discover(&gateway, left);
     let on_drain = || {
         // Discovery has ended already if nobody takes it.
         let _ = leave.send(());
     };
-    foundation.serve(data, companion, on_drain, |_| {
+    gateway.serve(data, background_task, on_drain, |_| {
         let push_key = push_key.clone();
         let serial = Arc::clone(&serial);
         move |parts: &CoreParts, runtime: &Rc<Runtime>| {
@@ -73,18 +73,18 @@ pub(super) fn run(foundation: Foundation) -> Result<(), StartupError> {
 
 /// Follows discovery and tells every core, and is taken out of it with `left`; ends only when this gateway cannot go on.
 fn discover(
-    foundation: &Foundation,
+    gateway: &GatewayBootstrap,
     left: oneshot::Receiver<()>,
 ) -> impl Future<Output = StartupError> + use<> {
     let options = WatchOptions::new(
-        &foundation.settings,
-        foundation.line_address,
-        foundation.ops.1,
-        foundation.inboxes.len(),
+        &gateway.process.settings,
+        gateway.line_address,
+        gateway.process.ops_address,
+        gateway.inboxes.len(),
     );
-    let metrics = Arc::clone(&foundation.registry.discovery);
-    let inboxes = foundation.inboxes.clone();
-    let registry = Arc::clone(&foundation.registry);
+    let metrics = Arc::clone(&gateway.process.registry.discovery);
+    let inboxes = gateway.inboxes.clone();
+    let registry = Arc::clone(&gateway.process.registry);
     async move {
         let tell = |event: Event| match event {
             Event::Endpoints(endpoints) => {

@@ -78,7 +78,7 @@ impl CoreParts {
 }
 
 /// What a core's thread has to say about itself.
-pub(super) enum CoreNews {
+pub(super) enum LifeEvent {
     /// It accepts connections.
     Up,
     /// It has ended; `drained`: as it was told to.
@@ -87,14 +87,14 @@ pub(super) enum CoreNews {
 
 /// Tells of a core's end, however it ends.
 struct EndOfCore {
-    news: Sender<CoreNews>,
+    events: Sender<LifeEvent>,
     drained: bool,
 }
 
 impl Drop for EndOfCore {
     fn drop(&mut self) {
         // Nobody listens any more only where the process is ending anyway.
-        let _ = self.news.send(CoreNews::Ended {
+        let _ = self.events.send(LifeEvent::Ended {
             drained: self.drained,
         });
     }
@@ -104,7 +104,7 @@ impl Drop for EndOfCore {
 pub(super) fn start<B, P>(
     parts: CoreParts,
     cpu: Option<usize>,
-    news: Sender<CoreNews>,
+    events: Sender<LifeEvent>,
     build: impl FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>> + Send + 'static,
 ) -> Result<(), StartupError>
 where
@@ -119,13 +119,13 @@ where
         .preempt_timer(PREEMPT_AFTER)
         .spawn(move || async move {
             let mut end = EndOfCore {
-                news: news.clone(),
+                events: events.clone(),
                 drained: false,
             };
             match worker(parts, build) {
                 Ok(worker) => {
                     // As above.
-                    let _ = news.send(CoreNews::Up);
+                    let _ = events.send(LifeEvent::Up);
                     match worker.run().await {
                         Ok(()) => end.drained = true,
                         Err(error) => log::error!("a core cannot wait: {error}"),
@@ -162,17 +162,17 @@ fn worker<B: Backend + 'static, P: PushSource + 'static>(
 /// Follows the cores: calls `all_up` once all are up, and says at the end whether all drained.
 /// Returns at once when one ends otherwise: its listener would go on taking connections that nobody
 /// serves.
-pub(super) fn watch(cores: usize, news: &Receiver<CoreNews>, all_up: impl FnOnce()) -> bool {
+pub(super) fn watch(cores: usize, events: &Receiver<LifeEvent>, all_up: impl FnOnce()) -> bool {
     let (mut up, mut drained) = (0, 0);
     let mut all_up = Some(all_up);
     while drained < cores {
         let next = if up < cores {
-            news.recv_timeout(START_TIMEOUT).map_err(|_| ())
+            events.recv_timeout(START_TIMEOUT).map_err(|_| ())
         } else {
-            news.recv().map_err(|_| ())
+            events.recv().map_err(|_| ())
         };
         match next {
-            Ok(CoreNews::Up) => {
+            Ok(LifeEvent::Up) => {
                 up += 1;
                 if up == cores
                     && let Some(all_up) = all_up.take()
@@ -180,8 +180,8 @@ pub(super) fn watch(cores: usize, news: &Receiver<CoreNews>, all_up: impl FnOnce
                     all_up();
                 }
             }
-            Ok(CoreNews::Ended { drained: true }) => drained += 1,
-            Ok(CoreNews::Ended { drained: false }) | Err(()) => return false,
+            Ok(LifeEvent::Ended { drained: true }) => drained += 1,
+            Ok(LifeEvent::Ended { drained: false }) | Err(()) => return false,
         }
     }
     true

@@ -2,7 +2,7 @@
 
 use std::{path::Path, rc::Rc, sync::Arc};
 
-use super::{Foundation, cores::CoreParts};
+use super::{cores::CoreParts, gateway::GatewayBootstrap};
 use crate::{
     base::{
         error::{ExitCode, StartupError},
@@ -20,8 +20,8 @@ use crate::{
 /// Runs until told to stop and drained; `may_be_new`: even where a database is missing that should
 /// be there. Ends the cores first and then the services, so that whatever a core confirmed on its
 /// way out is stored.
-pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), StartupError> {
-    let settings = &foundation.settings;
+pub(super) fn run(gateway: GatewayBootstrap, may_be_new: bool) -> Result<(), StartupError> {
+    let settings = &gateway.process.settings;
     // Held until this returns: to the end of the services and beyond.
     let _data_dir = data_dir::lock(&settings.gateway_service.data_dir)?;
     if !may_be_new {
@@ -29,9 +29,9 @@ pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), Startu
     }
     let bus = LocalBus::new(
         &settings.gateway_service.gateway_id,
-        foundation.inboxes.iter().cloned(),
+        gateway.inboxes.iter().cloned(),
     );
-    let readiness = Arc::clone(&foundation.readiness);
+    let readiness = Arc::clone(&gateway.process.readiness);
     let services = service::start(
         ServiceOptions {
             data_dir: settings.gateway_service.data_dir.clone(),
@@ -44,14 +44,14 @@ pub(super) fn run(foundation: Foundation, may_be_new: bool) -> Result<(), Startu
             storage: StorageMode::Embedded,
         },
         Arc::clone(&bus) as _,
-        Arc::clone(&foundation.registry.store),
+        Arc::clone(&gateway.process.registry.store),
         Arc::new(move |failing| readiness.set_store_failing(failing)),
     )?;
     let (client, last_message_id) = (services.client(), services.last_message_id());
     backup::server::start(&settings.gateway_service.data_dir, client.clone());
     let data_dir = settings.gateway_service.data_dir.display();
     let data = format!("{data_dir}  ({})", services.contents());
-    let outcome = foundation.serve(
+    let outcome = gateway.serve(
         data,
         std::future::pending(),
         || (),

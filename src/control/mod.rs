@@ -63,7 +63,7 @@ pub enum Outcome {
     /// The cores ended although nobody asked them to, or without having drained.
     CoresLost,
     /// What ran beside it came to an end that leaves nothing to do.
-    CompanionEnded(StartupError),
+    BackgroundTaskEnded(StartupError),
 }
 
 /// Why the control thread could not start.
@@ -82,12 +82,12 @@ pub enum ControlError {
 
 /// Runs the control thread on this thread, until the cores have drained or failed to.
 ///
-/// `companion` runs beside it, on the same thread. Takes over SIGTERM, SIGINT, SIGHUP, SIGQUIT,
+/// `background_task` runs beside it, on the same thread. Takes over SIGTERM, SIGINT, SIGHUP, SIGQUIT,
 /// SIGUSR1 and SIGUSR2. A second SIGTERM or SIGINT ends
 /// the process in here, with 143 or 130.
 pub fn run(
     options: Options,
-    companion: impl Future<Output = StartupError>,
+    background_task: impl Future<Output = StartupError>,
 ) -> Result<Outcome, ControlError> {
     let runtime = runtime()?;
     let end = runtime.block_on(async {
@@ -97,7 +97,7 @@ pub fn run(
         let supervisor = Supervisor::from_environment();
         tokio::select! {
             end = supervise(options, signals, supervisor, Limits::default()) => end,
-            error = companion => Ok(End::Outcome(Outcome::CompanionEnded(error))),
+            error = background_task => Ok(End::Outcome(Outcome::BackgroundTaskEnded(error))),
         }
     });
     // A look-up of a name or a file that hangs keeps nobody from ending.

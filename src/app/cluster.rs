@@ -8,14 +8,14 @@ use super::{cores::CoreParts, gateway::GatewayBootstrap, options};
 use crate::{
     base::{error::StartupError, id::MessageIds},
     bus::redis::{credentials::Credentials, subscriber::Subscriber},
-    contract::{backend::BackendNews, methods::Service},
+    contract::{backend::BackendEvent, methods::Service},
     control::Condition,
     discovery::{self, Event, WatchOptions},
     flow::routes,
     handoff::event::CoreEvent,
     machine::data_dir,
     metrics::Registry,
-    rpc::client::{Remote, SerialCalls, Surroundings},
+    rpc::client::{Dependencies, Remote, SerialCalls},
     worker::{Runtime, backend_link, bus_link},
 };
 
@@ -46,7 +46,7 @@ pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
             let remote = Remote::new(
                 options::remote_options(&parts.settings),
                 Arc::clone(&parts.metrics),
-                Surroundings {
+                Dependencies {
                     dial: backend_link::dial(runtime),
                     pause: Box::new(move |length: Duration| Box::pin(timers.sleep(length))),
                     serial,
@@ -89,8 +89,8 @@ fn discover(
         let tell = |event: Event| match event {
             Event::Endpoints(endpoints) => {
                 for inbox in &inboxes {
-                    let news = BackendNews::Endpoints(Arc::clone(&endpoints));
-                    inbox.push_all([CoreEvent::Backend(news)]);
+                    let event = BackendEvent::Endpoints(Arc::clone(&endpoints));
+                    inbox.push_all([CoreEvent::Backend(event)]);
                 }
             }
             Event::IdLeases(leases) => {

@@ -24,7 +24,7 @@ pub struct Calls<O> {
 struct Waiting<O> {
     generation: u32,
     /// Over which connection it went, as far as there are several.
-    way: u64,
+    connection_id: u64,
     deadline_ms: u64,
     waker: Option<Waker>,
     outcome: Option<O>,
@@ -47,14 +47,14 @@ pub struct Ticket<'a, O> {
 }
 
 impl<O> Calls<O> {
-    /// Begins a call that goes over `way` and ends at `deadline_ms`.
-    pub fn begin(&self, way: u64, deadline_ms: u64) -> Ticket<'_, O> {
+    /// Begins a call that goes over `connection_id` and ends at `deadline_ms`.
+    pub fn begin(&self, connection_id: u64, deadline_ms: u64) -> Ticket<'_, O> {
         let mut generation = self.generation.borrow_mut();
         // Never 0, so that no number is 0; 31 bits, so that half of all numbers are free for others.
         *generation = (*generation % (u32::MAX >> 1)) + 1;
         let slot = self.waiting.borrow_mut().insert(Waiting {
             generation: *generation,
-            way,
+            connection_id,
             deadline_ms,
             waker: None,
             outcome: None,
@@ -77,30 +77,30 @@ impl<O> Calls<O> {
         self.waiting.borrow().is_empty()
     }
 
-    /// Call `number`, which was to go over `way`, goes over `other` instead.
-    pub fn redirect(&self, number: u64, way: u64, other: u64) {
+    /// Call `number`, which was to go over `connection_id`, goes over `other` instead.
+    pub fn redirect(&self, number: u64, connection_id: u64, other: u64) {
         if let Some(call) = self.waiting.borrow_mut().get_mut(slot(number))
-            && call.is(number, way)
+            && call.is(number, connection_id)
         {
-            call.way = other;
+            call.connection_id = other;
         }
     }
 
-    /// Whether an answer to call `number` that came over `way` would be taken.
-    pub fn is_open(&self, number: u64, way: u64) -> bool {
+    /// Whether an answer to call `number` that came over `connection_id` would be taken.
+    pub fn is_open(&self, number: u64, connection_id: u64) -> bool {
         self.waiting
             .borrow()
             .get(slot(number))
-            .is_some_and(|call| call.is(number, way))
+            .is_some_and(|call| call.is(number, connection_id))
     }
 
-    /// Ends call `number`, which went over `way`; `false`: there is no such call, or it has ended.
-    pub fn finish(&self, number: u64, way: u64, outcome: O) -> bool {
+    /// Ends call `number`, which went over `connection_id`; `false`: there is no such call, or it has ended.
+    pub fn finish(&self, number: u64, connection_id: u64, outcome: O) -> bool {
         let waker = {
             let mut waiting = self.waiting.borrow_mut();
             let Some(call) = waiting
                 .get_mut(slot(number))
-                .filter(|call| call.is(number, way))
+                .filter(|call| call.is(number, connection_id))
             else {
                 return false;
             };
@@ -113,9 +113,9 @@ impl<O> Calls<O> {
         true
     }
 
-    /// Ends every call that went over `way`.
-    pub fn finish_all(&self, way: u64, outcome: impl Fn() -> O) {
-        self.finish_where(|call| call.way == way, outcome);
+    /// Ends every call that went over `connection_id`.
+    pub fn finish_all(&self, connection_id: u64, outcome: impl Fn() -> O) {
+        self.finish_where(|call| call.connection_id == connection_id, outcome);
     }
 
     /// Ends every call whose deadline has come. Looks at all of them only where one may have: with
@@ -157,8 +157,10 @@ impl<O> Calls<O> {
 }
 
 impl<O> Waiting<O> {
-    fn is(&self, number: u64, way: u64) -> bool {
-        u64::from(self.generation) == number >> 32 && self.way == way && self.outcome.is_none()
+    fn is(&self, number: u64, connection_id: u64) -> bool {
+        u64::from(self.generation) == number >> 32
+            && self.connection_id == connection_id
+            && self.outcome.is_none()
     }
 }
 
@@ -206,12 +208,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_ends_once_and_only_under_its_own_number_and_way() {
+    fn a_call_ends_once_and_only_under_its_own_number_and_connection() {
         let calls = Calls::default();
         let ticket = calls.begin(7, 100);
         let number = ticket.number();
         assert!(!calls.finish(number ^ 1 << 32, 7, "wrong generation"));
-        assert!(!calls.finish(number, 8, "wrong way"));
+        assert!(!calls.finish(number, 8, "wrong connection"));
         assert!(!calls.finish(number + 1, 7, "wrong slot"));
         assert!(calls.finish(number, 7, "right"));
         assert!(!calls.finish(number, 7, "twice"));
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_and_lost_ways_end_the_calls_they_concern() {
+    fn deadlines_and_lost_connections_end_the_calls_they_concern() {
         let calls = Calls::default();
         let (early, late, other) = (calls.begin(1, 10), calls.begin(1, 20), calls.begin(2, 20));
         calls.expire(10, || "late");

@@ -14,7 +14,7 @@ const UNSENT_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// What is to be said over one connection.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub struct SendBuffer {
     state: RefCell<State>,
 }
 
@@ -25,7 +25,7 @@ struct State {
     waker: Option<Waker>,
 }
 
-impl Outgoing {
+impl SendBuffer {
     /// Has `write` append to what is to be said; `false`: there is no room, and nothing was appended.
     pub fn append(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut state = self.state.borrow_mut();
@@ -69,9 +69,9 @@ impl Outgoing {
 }
 
 /// What a connection is for: takes the bytes that come over it.
-pub trait Conversation {
+pub trait ConnectionHandler {
     /// Where it leaves what it has to say.
-    fn outgoing(&self) -> &Outgoing;
+    fn send_buffer(&self) -> &SendBuffer;
 
     /// Takes bytes from the other side.
     ///
@@ -122,18 +122,18 @@ mod tests {
 
     #[test]
     fn what_is_said_in_one_turn_is_taken_at_once_and_a_full_connection_says_so() {
-        let outgoing = Outgoing::default();
+        let send_buffer = SendBuffer::default();
         let context = Context::from_waker(Waker::noop());
-        assert!(outgoing.append(|bytes| bytes.extend_from_slice(b"one ")));
-        assert!(outgoing.append(|bytes| bytes.extend_from_slice(b"two")));
+        assert!(send_buffer.append(|bytes| bytes.extend_from_slice(b"one ")));
+        assert!(send_buffer.append(|bytes| bytes.extend_from_slice(b"two")));
         let mut taken = Vec::new();
-        outgoing.take(&mut taken);
+        send_buffer.take(&mut taken);
         assert_eq!(taken, b"one two");
-        assert!(outgoing.append(|bytes| bytes.resize(UNSENT_MAX_BYTES, 0)));
-        assert!(!outgoing.append(|bytes| bytes.push(0)));
-        assert!(!outgoing.is_closed(&context));
-        outgoing.close();
-        assert!(outgoing.is_closed(&context));
+        assert!(send_buffer.append(|bytes| bytes.resize(UNSENT_MAX_BYTES, 0)));
+        assert!(!send_buffer.append(|bytes| bytes.push(0)));
+        assert!(!send_buffer.is_closed(&context));
+        send_buffer.close();
+        assert!(send_buffer.is_closed(&context));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub trait Backend {
     ) -> impl Future<Output = Result<M::Response, CallError>>;
 
     /// Takes what came for it by the core's inbox.
-    fn hear(&self, news: BackendNews);
+    fn on_event(&self, event: BackendEvent);
 
     /// Tells the time in ms, many times a second; what is due now and then is done.
     fn advance(&self, now_ms: u64);
@@ -61,7 +61,7 @@ pub trait Backend {
 
 /// What other threads have to tell a core's backend.
 #[derive(Debug)]
-pub enum BackendNews {
+pub enum BackendEvent {
     /// A service in this process answered.
     Reply {
         /// The number the core gave the call.

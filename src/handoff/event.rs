@@ -4,13 +4,13 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use crate::{base::id::IdLease, contract::backend::BackendNews, proto::PushMessage};
+use crate::{base::id::IdLease, contract::backend::BackendEvent, proto::PushMessage};
 
 /// One thing handed to a core.
 #[derive(Debug)]
 pub enum CoreEvent {
     /// For the core's backend.
-    Backend(BackendNews),
+    Backend(BackendEvent),
     /// The core makes the ids of this lease from now on.
     IdLease(IdLease),
     /// The bus brought a push; cores share one copy.

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     base::pending_calls::Calls,
     contract::{
-        backend::{Backend, BackendNews, CallError},
+        backend::{Backend, BackendEvent, CallError},
         methods::{Method, Request, Response},
     },
     handoff::{event::CoreEvent, inbox::Inbox},
@@ -24,7 +24,7 @@ impl ReplySink for CoreReplies {
     fn complete(&self, replies: Vec<(u64, Response)>) {
         self.0
             .push_all(replies.into_iter().map(|(call_id, response)| {
-                CoreEvent::Backend(BackendNews::Reply { call_id, response })
+                CoreEvent::Backend(BackendEvent::Reply { call_id, response })
             }));
     }
 }
@@ -105,13 +105,13 @@ impl Backend for Embedded {
         outcome
     }
 
-    fn hear(&self, news: BackendNews) {
-        match news {
-            BackendNews::Reply { call_id, response } => {
+    fn on_event(&self, event: BackendEvent) {
+        match event {
+            BackendEvent::Reply { call_id, response } => {
                 self.calls.finish(call_id, ONE_WAY, Ok(response));
             }
             // The services are where they are.
-            BackendNews::Endpoints(_) => {}
+            BackendEvent::Endpoints(_) => {}
         }
     }
 

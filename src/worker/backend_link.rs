@@ -6,9 +6,9 @@ use std::{error::Error, rc::Rc, time::Duration};
 
 use super::Runtime;
 use crate::{
-    base::send_buffer::{BackOff, Conversation, Outgoing},
+    base::send_buffer::{BackOff, ConnectionHandler, SendBuffer},
     metrics::outage::Outage,
-    rpc::client::{Dial, Link, Purpose, Remote, Server},
+    rpc::client::{Connection, Dial, Purpose, Remote, Server},
 };
 
 /// Pauses between attempts: a server that was restarted is used again within about a second.
@@ -43,23 +43,23 @@ async fn check(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>) {
 async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
     let seed = std::ptr::from_ref(&*server).addr() as u64;
     let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
-    let mut hopeful = true;
+    let mut connecting = true;
     let outage = Outage::default();
     loop {
-        let link = remote.opening(&server, hopeful, purpose);
-        let conversation = Calls {
+        let connection = remote.opening(&server, connecting, purpose);
+        let handler = Calls {
             remote: &remote,
             server: &server,
-            link: &link,
+            connection: &connection,
         };
-        let was_open = converse(&runtime, &conversation, &outage).await;
-        remote.lost(&server, &link, was_open);
+        let was_open = serve_connection(&runtime, &handler, &outage).await;
+        remote.lost(&server, &connection, was_open);
         if purpose != Purpose::Permanent || server.is_retired() {
             return;
         }
         // One that was of use and is lost may be back at once; one that cannot be reached, or only hangs up, is spared.
-        hopeful = link.was_useful();
-        if hopeful {
+        connecting = connection.was_useful();
+        if connecting {
             back_off.reset();
         } else {
             let pause = Duration::from_millis(back_off.next_ms());
@@ -72,7 +72,7 @@ async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purp
 }
 
 /// One connection from its beginning to its end; says whether it was ever open.
-async fn converse(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage) -> bool {
+async fn serve_connection(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage) -> bool {
     let address = calls.server.address;
     let upstream = match runtime.upstreams.connect(address).await {
         Ok(upstream) => upstream,
@@ -85,7 +85,7 @@ async fn converse(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage) -> bool
         }
     };
     outage.end();
-    if !calls.remote.opened(calls.server, calls.link) {
+    if !calls.remote.opened(calls.server, calls.connection) {
         return false;
     }
     match upstream.carry(calls).await {
@@ -98,15 +98,15 @@ async fn converse(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage) -> bool
 struct Calls<'a> {
     remote: &'a Remote,
     server: &'a Server,
-    link: &'a Link,
+    connection: &'a Connection,
 }
 
-impl Conversation for Calls<'_> {
-    fn outgoing(&self) -> &Outgoing {
-        &self.link.outgoing
+impl ConnectionHandler for Calls<'_> {
+    fn send_buffer(&self) -> &SendBuffer {
+        &self.connection.send_buffer
     }
 
     fn received(&self, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
-        Ok(self.remote.received(self.server, self.link, bytes)?)
+        Ok(self.remote.received(self.server, self.connection, bytes)?)
     }
 }

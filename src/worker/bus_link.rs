@@ -13,7 +13,7 @@ use std::{
 
 use super::Runtime;
 use crate::{
-    base::send_buffer::{BackOff, Conversation, Outgoing},
+    base::send_buffer::{BackOff, ConnectionHandler, SendBuffer},
     bus::redis::{
         credentials::Credentials,
         subscriber::{BusEvent, Subscriber},
@@ -76,10 +76,11 @@ async fn attempt<B: Backend>(
         }
     };
     for address in target.addresses {
-        let reason = match converse(core, runtime, address, target.credentials.as_ref()).await {
-            Ok(()) => core.bus.closed_because().to_owned(),
-            Err(error) => error.to_string(),
-        };
+        let reason =
+            match serve_connection(core, runtime, address, target.credentials.as_ref()).await {
+                Ok(()) => core.bus.closed_because().to_owned(),
+                Err(error) => error.to_string(),
+            };
         let listened = core.bus.is_listening();
         core.bus.disconnected();
         core.shard().metrics().bus_connected.set(0);
@@ -95,7 +96,7 @@ async fn attempt<B: Backend>(
 }
 
 /// One connection from its beginning to its end; `Ok`: this side closed it.
-async fn converse<B: Backend>(
+async fn serve_connection<B: Backend>(
     core: &Core<B, Rc<Subscriber>>,
     runtime: &Runtime,
     address: SocketAddr,
@@ -104,7 +105,7 @@ async fn converse<B: Backend>(
     let upstream = runtime.upstreams.connect(address).await?;
     let pushes = Pushes {
         core,
-        outgoing: core.bus.connected(credentials),
+        send_buffer: core.bus.connected(credentials),
     };
     core.shard().metrics().bus_connections_total.inc();
     upstream.carry(&pushes).await
@@ -125,7 +126,7 @@ async fn look_up(runtime: &Runtime, redis: &Redis) -> Result<Target, String> {
 
 struct Pushes<'a, B> {
     core: &'a Core<B, Rc<Subscriber>>,
-    outgoing: Rc<Outgoing>,
+    send_buffer: Rc<SendBuffer>,
 }
 
 impl<B: Backend> Pushes<'_, B> {
@@ -146,9 +147,9 @@ impl<B: Backend> Pushes<'_, B> {
     }
 }
 
-impl<B: Backend> Conversation for Pushes<'_, B> {
-    fn outgoing(&self) -> &Outgoing {
-        &self.outgoing
+impl<B: Backend> ConnectionHandler for Pushes<'_, B> {
+    fn send_buffer(&self) -> &SendBuffer {
+        &self.send_buffer
     }
 
     fn received(&self, bytes: &[u8]) -> Result<(), Box<dyn Error>> {

@@ -2,7 +2,7 @@
 //!
 //! Owns the sockets and who waits for each. They are in the core's epoll set beside its clients, so that what backends answer
 //! is seen in the same turn as what clients say; the loop wakes the one task that holds a socket. Knows nothing of what is
-//! said: that is the [`Conversation`]'s. Everything that was said in a turn leaves in one `send`, since the task runs
+//! said: that is the [`ConnectionHandler`]'s. Everything that was said in a turn leaves in one `send`, since the task runs
 //! after those that spoke.
 
 use std::{
@@ -31,7 +31,7 @@ use super::{
     poller::{self, Readiness, Source},
     timers::Timers,
 };
-use crate::base::send_buffer::Conversation;
+use crate::base::send_buffer::ConnectionHandler;
 
 /// How long connecting may take. Servers are near; one that is not there after this is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -227,19 +227,19 @@ impl Upstream {
     /// Why the connection is over.
     pub(super) async fn carry(
         &self,
-        conversation: &impl Conversation,
+        handler: &impl ConnectionHandler,
     ) -> Result<(), Box<dyn Error>> {
         let mut sending = Sending::default();
         poll_fn(|context| {
             // Looked at in each case: with a peer that takes nothing, sending has no end.
-            if conversation.outgoing().is_closed(context) {
+            if handler.send_buffer().is_closed(context) {
                 return Poll::Ready(Ok(()));
             }
-            if let Poll::Ready(Err(error)) = sending.poll(self, conversation, context) {
+            if let Poll::Ready(Err(error)) = sending.poll(self, handler, context) {
                 return Poll::Ready(Err(error));
             }
             for _ in 0..READS_PER_POLL {
-                ready!(self.poll_receive(conversation, context))?;
+                ready!(self.poll_receive(handler, context))?;
             }
             context.waker().wake_by_ref();
             Poll::Pending
@@ -249,7 +249,7 @@ impl Upstream {
 
     fn poll_receive(
         &self,
-        conversation: &impl Conversation,
+        handler: &impl ConnectionHandler,
         context: &Context<'_>,
     ) -> Poll<Result<(), Box<dyn Error>>> {
         ready!(self.poll_readable(context));
@@ -262,7 +262,7 @@ impl Upstream {
                     // been heard of.
                     self.with_waiting(|waiting| waiting.readable = waiting.ending);
                 }
-                Poll::Ready(conversation.received(&buffer[..count]))
+                Poll::Ready(handler.received(&buffer[..count]))
             }
             Err(rustix::io::Errno::AGAIN) => {
                 self.with_waiting(|waiting| waiting.readable = false);
@@ -320,7 +320,7 @@ impl Sending {
     fn poll(
         &mut self,
         upstream: &Upstream,
-        conversation: &impl Conversation,
+        handler: &impl ConnectionHandler,
         context: &Context<'_>,
     ) -> Poll<Result<(), Box<dyn Error>>> {
         loop {
@@ -328,7 +328,7 @@ impl Sending {
                 self.bytes.clear();
                 self.bytes.shrink_to(KEPT_BYTES);
                 self.sent = 0;
-                conversation.outgoing().take(&mut self.bytes);
+                handler.send_buffer().take(&mut self.bytes);
                 if self.bytes.is_empty() {
                     return Poll::Ready(Ok(()));
                 }

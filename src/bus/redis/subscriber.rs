@@ -32,7 +32,7 @@ use super::{credentials::Credentials, target::refusal};
 use crate::{
     base::{
         id::{GroupId, RouteId},
-        send_buffer::Outgoing,
+        send_buffer::SendBuffer,
     },
     contract::{
         bus::PushSource,
@@ -104,7 +104,7 @@ pub struct Subscriber {
     /// Groups whose channel somebody gave up waiting for.
     late: RefCell<HashSet<GroupId>>,
     /// Of the present connection.
-    outgoing: RefCell<Rc<Outgoing>>,
+    send_buffer: RefCell<Rc<SendBuffer>>,
     input: RefCell<Input>,
     probe: Cell<Probe>,
     now_ms: Cell<u64>,
@@ -148,7 +148,7 @@ impl Subscriber {
             groups: RefCell::default(),
             late: RefCell::default(),
             phase: Cell::new(Phase::Closed),
-            outgoing: RefCell::default(),
+            send_buffer: RefCell::default(),
             input: RefCell::default(),
             probe: Cell::default(),
             now_ms: Cell::default(),
@@ -164,9 +164,9 @@ impl Subscriber {
 
     /// A connection is open: greets as whoever `credentials` say, and subscribes to everything.
     /// The first probe follows, so that `Listening` is known to work in both directions.
-    pub fn connected(&self, credentials: Option<&Credentials>) -> Rc<Outgoing> {
-        let outgoing = Rc::new(Outgoing::default());
-        *self.outgoing.borrow_mut() = Rc::clone(&outgoing);
+    pub fn connected(&self, credentials: Option<&Credentials>) -> Rc<SendBuffer> {
+        let send_buffer = Rc::new(SendBuffer::default());
+        *self.send_buffer.borrow_mut() = Rc::clone(&send_buffer);
         *self.input.borrow_mut() = Input::default();
         let mut names = vec![
             channels::push(&self.route),
@@ -184,7 +184,7 @@ impl Subscriber {
             until_ms: self.now_ms.get() + GREETING_TIMEOUT_MS,
             unconfirmed: names.len() + 1,
         });
-        outgoing.append(|bytes| {
+        send_buffer.append(|bytes| {
             let mut hello = redis::cmd("HELLO");
             hello.arg(3);
             if let Some(credentials) = credentials {
@@ -201,7 +201,7 @@ impl Subscriber {
             }
             self.pack_probe(bytes);
         });
-        outgoing
+        send_buffer
     }
 
     fn pack_probe(&self, bytes: &mut Vec<u8>) {
@@ -216,9 +216,9 @@ impl Subscriber {
         self.closed_because.get()
     }
 
-    fn close(&self, outgoing: &Outgoing, reason: &'static str) {
+    fn close(&self, send_buffer: &SendBuffer, reason: &'static str) {
         self.closed_because.set(reason);
-        outgoing.close();
+        send_buffer.close();
     }
 
     /// The connection is gone.
@@ -346,20 +346,20 @@ impl Subscriber {
     /// Tells the time: sends a probe where one is due, and gives up a connection that is too slow.
     pub fn tick(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
-        let outgoing = Rc::clone(&self.outgoing.borrow());
+        let send_buffer = Rc::clone(&self.send_buffer.borrow());
         let probe = self.probe.get();
         match self.phase.get() {
             Phase::Closed => {}
             Phase::Greeting { until_ms, .. } => {
                 if now_ms >= until_ms {
-                    self.close(&outgoing, "it does not answer");
+                    self.close(&send_buffer, "it does not answer");
                 }
             }
             Phase::Listening if probe.is_out && now_ms >= probe.sent_ms + PROBE_TIMEOUT_MS => {
-                self.close(&outgoing, "its subscriptions are dead");
+                self.close(&send_buffer, "its subscriptions are dead");
             }
             Phase::Listening if !probe.is_out && now_ms >= probe.sent_ms + PROBE_INTERVAL_MS => {
-                outgoing.append(|bytes| self.pack_probe(bytes));
+                send_buffer.append(|bytes| self.pack_probe(bytes));
                 self.probe.set(Probe {
                     sent_ms: now_ms,
                     is_out: true,
@@ -378,7 +378,7 @@ impl Subscriber {
     fn say(&self, command: &str, group: GroupId) {
         let mut command = redis::cmd(command);
         command.arg(channels::group(group));
-        self.outgoing
+        self.send_buffer
             .borrow()
             .append(|bytes| command.write_packed_command(bytes));
     }

@@ -6,7 +6,7 @@ use super::model::Model;
 use crate::{
     base::id::GroupId,
     contract::{
-        backend::{Backend, BackendNews, CallError},
+        backend::{Backend, BackendEvent, CallError},
         bus::PushSource,
         methods::Method,
     },
@@ -26,7 +26,7 @@ impl Backend for ModelBackend {
         M::Response::try_from(response).map_err(|()| CallError::Internal)
     }
 
-    fn hear(&self, _: BackendNews) {}
+    fn on_event(&self, _: BackendEvent) {}
 
     fn advance(&self, _: u64) {}
 

@@ -23,7 +23,7 @@ use futures_lite::future::yield_now;
 use crate::{
     base::id::{ConnectionKey, GroupId, MessageIds, RouteId, SessionId, UserId},
     contract::{
-        backend::{Backend, BackendNews, CallError},
+        backend::{Backend, BackendEvent, CallError},
         bus::PushSource,
         methods::{Method, Request, Response},
     },
@@ -69,7 +69,7 @@ impl Backend for Services {
         M::Response::try_from(response?).map_err(|()| CallError::Internal)
     }
 
-    fn hear(&self, _: BackendNews) {}
+    fn on_event(&self, _: BackendEvent) {}
 
     fn advance(&self, _: u64) {}
 

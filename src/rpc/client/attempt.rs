@@ -18,7 +18,7 @@ use crate::{
     },
     proto::ReplyStatus,
     rpc::{
-        client::instance::{Reach, Refused},
+        client::instance::{Connectivity, Refused},
         wire::mprpc::{self, CallHead},
     },
 };
@@ -58,7 +58,9 @@ impl Remote {
         let up: Candidates = candidates
             .iter()
             .copied()
-            .filter(|candidate| offer.hosts[candidate.index].server.reach() == Reach::Up)
+            .filter(|candidate| {
+                offer.hosts[candidate.index].server.connectivity() == Connectivity::Up
+            })
             .collect();
         let index = offer
             .balancer
@@ -152,7 +154,7 @@ impl Remote {
         if self.now_ms.get() + length_ms >= deadline_ms {
             return Err(CallError::Unavailable);
         }
-        (self.surroundings.pause)(Duration::from_millis(length_ms)).await;
+        (self.dependencies.pause)(Duration::from_millis(length_ms)).await;
         Ok(())
     }
 
@@ -166,7 +168,7 @@ impl Remote {
             Wire::Classic => self.permit::<M>(deadline_ms).await?,
             Wire::WithIds => None,
         };
-        let ticket = self.calls.begin(server.way(), deadline_ms);
+        let ticket = self.calls.begin(server.queue_id(), deadline_ms);
         let number = ticket.number();
         let now_ms = self.now_ms.get();
         let head = CallHead {
@@ -197,8 +199,8 @@ impl Remote {
             remote: self,
         };
         self.metrics.backend_inflight.set(self.calls.len() as u64);
-        if server.expects_link() {
-            (self.surroundings.dial)(self, server, Purpose::Further);
+        if server.expects_connection() {
+            (self.dependencies.dial)(self, server, Purpose::Further);
         }
         let outcome = ticket.outcome().await;
         if let Some(rest) = permit.as_deref_mut() {
@@ -209,12 +211,12 @@ impl Remote {
 
     /// The permit for `M`, where it takes one, once no other call that needs it is under way.
     async fn permit<M: Method>(&self, deadline_ms: u64) -> Result<Option<Permit<'_>>, Failure> {
-        let Some(permit) = self.surroundings.serial.permit_of::<M>() else {
+        let Some(permit) = self.dependencies.serial.permit_of::<M>() else {
             return Ok(None);
         };
         let pause_until = |time_ms: u64| {
             let length_ms = time_ms.saturating_sub(self.now_ms.get());
-            (self.surroundings.pause)(Duration::from_millis(length_ms))
+            (self.dependencies.pause)(Duration::from_millis(length_ms))
         };
         let granted = async {
             let permit = permit.lock().await;
@@ -243,13 +245,16 @@ impl Remote {
     /// What an attempt came to, for the caller and for the server's reputation.
     fn judge<M: Method>(&self, server: &Server, outcome: Outcome) -> Result<M::Response, Failure> {
         match outcome {
-            Outcome::Answered { body, way } => match M::Response::decode(body.as_slice()) {
+            Outcome::Answered {
+                body,
+                connection_id,
+            } => match M::Response::decode(body.as_slice()) {
                 Ok(response) => {
                     server.breaker.borrow_mut().succeeded();
                     Ok(response)
                 }
                 Err(_) => {
-                    server.distrust(way);
+                    server.poison(connection_id);
                     self.count_failure(server);
                     Err(Failure::new(CallError::Internal, Again::Never, false))
                 }

@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use super::{Offer, Purpose, Reach, Remote, Server};
+use super::{Connectivity, Offer, Purpose, Remote, Server};
 use crate::contract::methods::Service;
 
 /// How long a silent server may take for a sign of life where others can do its work. With the time
@@ -32,8 +32,8 @@ impl Remote {
                 false => timeout_ms,
             };
             if server.gave_no_sign(now_ms, sign_ms) {
-                self.ejected(server, "gives no sign of life");
-                server.give_up(now_ms);
+                self.report_ejection(server, "gives no sign of life");
+                server.eject(now_ms);
                 if server.stores_messages.get() {
                     // It may hang between storing and publishing.
                     self.pushes_in_doubt.set(true);
@@ -43,8 +43,8 @@ impl Remote {
                 let breaker = server.breaker.borrow();
                 !breaker.is_closed() && breaker.lets_through(now_ms)
             };
-            if due && !server.can_be_pinged() && server.reach() == Reach::Up {
-                (self.surroundings.dial)(self, server, Purpose::Check);
+            if due && !server.can_be_pinged() && server.connectivity() == Connectivity::Up {
+                (self.dependencies.dial)(self, server, Purpose::Check);
             } else if due || may_be_back || is_silent {
                 server.ping(now_ms, timeout_ms);
             }

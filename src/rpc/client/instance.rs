@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::{Outcome, breaker::Breaker, silence::Silence};
 use crate::{
-    base::{pending_calls::Calls, send_buffer::Outgoing},
+    base::{pending_calls::Calls, send_buffer::SendBuffer},
     contract::endpoints::Wire,
     rpc::wire::mprpc::{self, CallHead, FramingError, Unfinished},
 };
@@ -32,9 +32,9 @@ const FIRST_PING: u64 = 1 << 63;
 
 /// Whether a server can be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Connectivity {
     /// It is being connected to and nothing speaks against it: calls wait for that.
-    Opening,
+    Connecting,
     /// It is connected.
     Up,
     /// It could not be connected to; this is tried again and again.
@@ -52,12 +52,12 @@ pub enum Refused {
 
 /// One connection to a server.
 #[derive(Debug)]
-pub struct Link {
-    /// Its number among all ways of the core.
-    way: u64,
+pub struct Connection {
+    /// Names it among all connections of the core.
+    id: u64,
     open: Cell<bool>,
     /// It is being opened, and nothing says that it will fail.
-    hopeful: Cell<bool>,
+    connecting: Cell<bool>,
     /// This side closes it.
     closing: Cell<bool>,
     /// It has carried a reply.
@@ -68,10 +68,10 @@ pub struct Link {
     current: Cell<Option<u64>>,
     input: RefCell<Unfinished>,
     /// What is said over it.
-    pub outgoing: Outgoing,
+    pub send_buffer: SendBuffer,
 }
 
-impl Link {
+impl Connection {
     /// Whether it has carried a reply.
     pub fn was_useful(&self) -> bool {
         self.useful.get()
@@ -95,9 +95,9 @@ impl Link {
 
     fn close(&self) {
         self.open.set(false);
-        self.hopeful.set(false);
+        self.connecting.set(false);
         self.closing.set(true);
-        self.outgoing.close();
+        self.send_buffer.close();
     }
 }
 
@@ -115,16 +115,16 @@ pub struct Server {
     pub address: SocketAddr,
     /// How it is spoken to.
     pub wire: Wire,
-    /// The way of calls that have no connection yet.
-    way: u64,
+    /// Stands for the connection of calls that have none yet.
+    queue_id: u64,
     max_reply_bytes: usize,
     /// Connections of the classic wire at most.
     pool_size: usize,
-    links: RefCell<Vec<Rc<Link>>>,
+    connections: RefCell<Vec<Rc<Connection>>>,
     /// Further connections that were asked for, and of which nothing has been heard yet.
-    expected_links: Cell<usize>,
+    expected_connections: Cell<usize>,
     queue: RefCell<VecDeque<Queued>>,
-    reach: Cell<Reach>,
+    connectivity: Cell<Connectivity>,
     /// Judges its answers.
     pub breaker: RefCell<Breaker>,
     /// It answers `HealthService.Ping`.
@@ -152,24 +152,25 @@ pub enum BrokenStream {
 }
 
 impl Server {
-    /// A server that is about to be connected to. `way` numbers it among all ways of the core.
+    /// A server that is about to be connected to. `queue_id` stands for the connection of
+    /// calls that have none yet.
     pub fn new(
         address: SocketAddr,
         wire: Wire,
-        way: u64,
+        queue_id: u64,
         (pool_size, max_reply_bytes): (usize, usize),
         breaker: Breaker,
     ) -> Self {
         Self {
             address,
             wire,
-            way,
+            queue_id,
             max_reply_bytes,
             pool_size,
-            links: RefCell::default(),
-            expected_links: Cell::default(),
+            connections: RefCell::default(),
+            expected_connections: Cell::default(),
             queue: RefCell::default(),
-            reach: Cell::new(Reach::Opening),
+            connectivity: Cell::new(Connectivity::Connecting),
             breaker: RefCell::new(breaker),
             answers_ping: Cell::new(false),
             stores_messages: Cell::new(false),
@@ -181,14 +182,14 @@ impl Server {
         }
     }
 
-    /// The way of calls that have no connection yet.
-    pub fn way(&self) -> u64 {
-        self.way
+    /// Stands for the connection of calls that have none yet.
+    pub fn queue_id(&self) -> u64 {
+        self.queue_id
     }
 
     /// Whether it can be called.
-    pub(super) fn reach(&self) -> Reach {
-        self.reach.get()
+    pub(super) fn connectivity(&self) -> Connectivity {
+        self.connectivity.get()
     }
 
     /// Calls that it has not answered.
@@ -197,11 +198,11 @@ impl Server {
     }
 
     /// Open connections.
-    fn open_links(&self) -> usize {
-        self.links
+    fn open_connections(&self) -> usize {
+        self.connections
             .borrow()
             .iter()
-            .filter(|link| link.is_open())
+            .filter(|connection| connection.is_open())
             .count()
     }
 
@@ -215,13 +216,13 @@ impl Server {
     pub(super) fn is_eligible(&self, now_ms: u64) -> bool {
         let breaker = self.breaker.borrow();
         !self.retired.get()
-            && self.reach() != Reach::Down
+            && self.connectivity() != Connectivity::Down
             && (breaker.is_closed() || !self.can_be_pinged() && breaker.lets_through(now_ms))
     }
 
     /// Whether calls can be expected to be answered.
     pub(super) fn is_up(&self) -> bool {
-        self.reach() == Reach::Up && self.breaker.borrow().is_closed()
+        self.connectivity() == Connectivity::Up && self.breaker.borrow().is_closed()
     }
 
     /// No instance has it any more: its connections end once their calls are answered.
@@ -238,86 +239,94 @@ impl Server {
     /// Ends the connections of a retired server that owes nothing.
     fn close_if_done(&self) {
         if self.retired.get() && self.outstanding.get() == 0 {
-            self.close_links();
+            self.close_connections();
         }
     }
 
-    fn close_links(&self) {
-        for link in &*self.links.borrow() {
-            link.close();
+    fn close_connections(&self) {
+        for connection in &*self.connections.borrow() {
+            connection.close();
         }
     }
 
-    /// A connection is being opened under the number `way`; `hopeful`: calls may wait for it, `expected`: it was asked for
+    /// A connection is being opened as `connection_id`; `connecting`: calls may wait for it, `expected`: it was asked for
     /// beside those that are kept for ever.
-    pub fn opening(&self, way: u64, hopeful: bool, expected: bool) -> Rc<Link> {
+    pub fn opening(&self, connection_id: u64, connecting: bool, expected: bool) -> Rc<Connection> {
         if expected {
-            self.expected_links
-                .set(self.expected_links.get().saturating_sub(1));
+            self.expected_connections
+                .set(self.expected_connections.get().saturating_sub(1));
         }
-        let link = Rc::new(Link {
-            way,
+        let connection = Rc::new(Connection {
+            id: connection_id,
             open: Cell::new(false),
-            hopeful: Cell::new(hopeful),
+            connecting: Cell::new(connecting),
             closing: Cell::new(false),
             useful: Cell::new(false),
             pinged_ms: Cell::default(),
             current: Cell::new(None),
             input: RefCell::default(),
-            outgoing: Outgoing::default(),
+            send_buffer: SendBuffer::default(),
         });
-        self.links.borrow_mut().push(Rc::clone(&link));
-        if hopeful && self.reach() == Reach::Down {
-            self.reach.set(Reach::Opening);
+        self.connections.borrow_mut().push(Rc::clone(&connection));
+        if connecting && self.connectivity() == Connectivity::Down {
+            self.connectivity.set(Connectivity::Connecting);
         }
-        link
+        connection
     }
 
     /// A connection is open.
-    pub fn opened(&self, link: &Link, calls: &Calls<Outcome>) {
-        link.open.set(true);
-        link.hopeful.set(false);
-        self.reach.set(Reach::Up);
+    pub fn opened(&self, connection: &Connection, calls: &Calls<Outcome>) {
+        connection.open.set(true);
+        connection.connecting.set(false);
+        self.connectivity.set(Connectivity::Up);
         match self.wire {
             Wire::Classic => {
-                self.send_queued(link, calls);
+                self.send_queued(connection, calls);
             }
-            Wire::WithIds => while self.send_queued(link, calls) {},
+            Wire::WithIds => while self.send_queued(connection, calls) {},
         }
     }
 
     /// A connection could not be opened, or is gone: what was out over it is lost.
-    pub fn lost(&self, link: &Link, calls: &Calls<Outcome>) {
-        self.links
+    pub fn lost(&self, connection: &Connection, calls: &Calls<Outcome>) {
+        self.connections
             .borrow_mut()
-            .retain(|other| other.way != link.way);
-        link.open.set(false);
-        calls.finish_all(link.way, || Outcome::Lost);
-        if self.open_links() > 0 {
+            .retain(|other| other.id != connection.id);
+        connection.open.set(false);
+        calls.finish_all(connection.id, || Outcome::Lost);
+        if self.open_connections() > 0 {
             return;
         }
-        if self.links.borrow().iter().any(|other| other.hopeful.get()) {
+        if self
+            .connections
+            .borrow()
+            .iter()
+            .any(|other| other.connecting.get())
+        {
             // Calls wait for that one. If it fails, it will come by here, too.
-            self.reach.set(Reach::Opening);
+            self.connectivity.set(Connectivity::Connecting);
             return;
         }
-        self.reach.set(Reach::Down);
+        self.connectivity.set(Connectivity::Down);
         for queued in self.queue.borrow_mut().drain(..) {
-            calls.finish(queued.number, self.way, Outcome::NotWritten);
+            calls.finish(queued.number, self.queue_id, Outcome::NotWritten);
         }
     }
 
     /// Whether a further connection would help the calls that wait; it is expected then, and must be opened.
-    pub(super) fn expects_link(&self) -> bool {
-        let links = self.links.borrow();
-        let closed = links.iter().filter(|link| !link.is_open()).count();
-        let expected = self.expected_links.get();
+    pub(super) fn expects_connection(&self) -> bool {
+        let connections = self.connections.borrow();
+        let closed = connections
+            .iter()
+            .filter(|connection| !connection.is_open())
+            .count();
+        let expected = self.expected_connections.get();
         let wanted = self.wire == Wire::Classic
-            && self.reach() == Reach::Up
+            && self.connectivity() == Connectivity::Up
             && self.queue.borrow().len() > closed + expected
-            && links.len() + expected < self.pool_size;
+            && connections.len() + expected < self.pool_size;
         if wanted {
-            self.expected_links.set(expected + 1);
+            self.expected_connections.set(expected + 1);
         }
         wanted
     }
@@ -332,22 +341,22 @@ impl Server {
         calls: &Calls<Outcome>,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), Refused> {
-        if self.reach() == Reach::Down {
+        if self.connectivity() == Connectivity::Down {
             return Err(Refused::Down);
         }
-        let link = match self.wire {
-            Wire::Classic => self.idle_link(),
+        let connection = match self.wire {
+            Wire::Classic => self.idle_connection(),
             Wire::WithIds if self.outstanding.get() >= OUTSTANDING_CALLS => {
                 return Err(Refused::Full);
             }
-            Wire::WithIds => self.next_link(number),
+            Wire::WithIds => self.next_connection(number),
         };
-        match link {
-            Some(link) => {
-                if !link.outgoing.append(write) {
+        match connection {
+            Some(connection) => {
+                if !connection.send_buffer.append(write) {
                     return Err(Refused::Full);
                 }
-                self.put_on(&link, number, calls);
+                self.put_on(&connection, number, calls);
             }
             None => {
                 let mut queue = self.queue.borrow_mut();
@@ -363,22 +372,24 @@ impl Server {
         Ok(())
     }
 
-    fn put_on(&self, link: &Link, number: u64, calls: &Calls<Outcome>) {
-        calls.redirect(number, self.way, link.way);
+    fn put_on(&self, connection: &Connection, number: u64, calls: &Calls<Outcome>) {
+        calls.redirect(number, self.queue_id, connection.id);
         if self.wire == Wire::Classic {
-            link.current.set(Some(number));
+            connection.current.set(Some(number));
         }
     }
 
-    fn idle_link(&self) -> Option<Rc<Link>> {
-        let links = self.links.borrow();
-        let idle = |link: &&Rc<Link>| link.is_open() && link.current.get().is_none();
-        links.iter().find(idle).cloned()
+    fn idle_connection(&self) -> Option<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        let idle = |connection: &&Rc<Connection>| {
+            connection.is_open() && connection.current.get().is_none()
+        };
+        connections.iter().find(idle).cloned()
     }
 
-    fn next_link(&self, number: u64) -> Option<Rc<Link>> {
-        let links = self.links.borrow();
-        let open = links.iter().filter(|link| link.is_open());
+    fn next_connection(&self, number: u64) -> Option<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        let open = connections.iter().filter(|connection| connection.is_open());
         let count = open.clone().count();
         open.clone()
             .nth(number as u32 as usize % count.max(1))
@@ -386,17 +397,17 @@ impl Server {
     }
 
     /// Writes the first queued call that is still waited for; `false`: there is none.
-    fn send_queued(&self, link: &Link, calls: &Calls<Outcome>) -> bool {
+    fn send_queued(&self, connection: &Connection, calls: &Calls<Outcome>) -> bool {
         while let Some(queued) = self.queue.borrow_mut().pop_front() {
-            if calls.is_open(queued.number, self.way) {
+            if calls.is_open(queued.number, self.queue_id) {
                 let Queued { number, frame } = queued;
-                if link
-                    .outgoing
+                if connection
+                    .send_buffer
                     .append(|bytes| bytes.extend_from_slice(&frame))
                 {
-                    self.put_on(link, number, calls);
+                    self.put_on(connection, number, calls);
                 } else {
-                    calls.finish(number, self.way, Outcome::NotWritten);
+                    calls.finish(number, self.queue_id, Outcome::NotWritten);
                 }
                 return true;
             }
@@ -409,35 +420,35 @@ impl Server {
     pub fn ended(&self, number: u64) {
         self.outstanding
             .set(self.outstanding.get().saturating_sub(1));
-        for link in &*self.links.borrow() {
-            if link.current.get() == Some(number) {
-                link.close();
+        for connection in &*self.connections.borrow() {
+            if connection.current.get() == Some(number) {
+                connection.close();
             }
         }
         self.close_if_done();
     }
 
-    /// An answer that came over `way` made no sense: nothing that follows can be trusted.
-    pub(super) fn distrust(&self, way: u64) {
-        for link in &*self.links.borrow() {
-            if link.way == way {
-                link.close();
+    /// An answer that came over `connection_id` made no sense: nothing that follows can be trusted.
+    pub(super) fn poison(&self, connection_id: u64) {
+        for connection in &*self.connections.borrow() {
+            if connection.id == connection_id {
+                connection.close();
             }
         }
     }
 
-    /// Takes bytes that came over `link`; says how many replies came that nobody waits for.
+    /// Takes bytes that came over `connection`; says how many replies came that nobody waits for.
     ///
     /// # Errors
     /// What makes it impossible to go on with the connection.
     pub fn received(
         &self,
-        link: &Link,
+        connection: &Connection,
         bytes: &[u8],
         calls: &Calls<Outcome>,
     ) -> Result<u64, BrokenStream> {
         let mut strays = 0;
-        let mut input = link.input.borrow_mut();
+        let mut input = connection.input.borrow_mut();
         input.feed(bytes, |rest| {
             let (number, outcome, taken) = match self.wire {
                 Wire::Classic => {
@@ -445,34 +456,35 @@ impl Server {
                         mprpc::read_classic_reply(rest, self.max_reply_bytes)?
                     else {
                         // Something came although nothing is out.
-                        let unasked = !rest.is_empty() && link.current.get().is_none();
+                        let unasked = !rest.is_empty() && connection.current.get().is_none();
                         return if unasked {
                             Err(BrokenStream::Unasked)
                         } else {
                             Ok(None)
                         };
                     };
-                    let number = link.current.take().ok_or(BrokenStream::Unasked)?;
-                    (number, Outcome::answered(body, link.way), taken)
+                    let number = connection.current.take().ok_or(BrokenStream::Unasked)?;
+                    (number, Outcome::answered(body, connection.id), taken)
                 }
                 Wire::WithIds => {
                     let Some((frame, taken)) = mprpc::read_reply(rest, self.max_reply_bytes)?
                     else {
                         return Ok(None);
                     };
-                    let outcome = Outcome::of_frame(&frame, link.way);
+                    let outcome = Outcome::of_frame(&frame, connection.id);
                     (frame.header.call_id, outcome, taken)
                 }
             };
-            link.useful.set(true);
-            if !self.take_reply(link, number, outcome, calls) {
+            connection.useful.set(true);
+            if !self.take_reply(connection, number, outcome, calls) {
                 strays += 1;
             }
             Ok(Some(taken))
         })?;
         drop(input);
-        if self.wire == Wire::Classic && link.is_open() && link.current.get().is_none() {
-            self.send_queued(link, calls);
+        if self.wire == Wire::Classic && connection.is_open() && connection.current.get().is_none()
+        {
+            self.send_queued(connection, calls);
         }
         Ok(strays)
     }
@@ -480,18 +492,18 @@ impl Server {
     /// Ends the call or the ping with this number; `false`: nobody waits for that.
     fn take_reply(
         &self,
-        link: &Link,
+        connection: &Connection,
         number: u64,
         outcome: Outcome,
         calls: &Calls<Outcome>,
     ) -> bool {
         self.silence.borrow_mut().broken();
         if number >= FIRST_PING {
-            link.pinged_ms.set(None);
+            connection.pinged_ms.set(None);
             self.breaker.borrow_mut().succeeded();
             return true;
         }
-        calls.finish(number, link.way, outcome)
+        calls.finish(number, connection.id, outcome)
     }
 
     /// Asks the server whether it is alive, over each connection on which that can be asked now.
@@ -499,25 +511,25 @@ impl Server {
         if !self.can_be_pinged() {
             return;
         }
-        let links: SmallVec<[Rc<Link>; 4]> = match self.wire {
-            Wire::Classic => self.idle_link().into_iter().collect(),
+        let connections: SmallVec<[Rc<Connection>; 4]> = match self.wire {
+            Wire::Classic => self.idle_connection().into_iter().collect(),
             Wire::WithIds => {
-                let links = self.links.borrow();
-                links
+                let connections = self.connections.borrow();
+                connections
                     .iter()
-                    .filter(|link| link.is_open())
+                    .filter(|connection| connection.is_open())
                     .cloned()
                     .collect()
             }
         };
-        for link in links {
-            if link.pinged_ms.get().is_none() {
-                self.ping_over(&link, now_ms, timeout_ms);
+        for connection in connections {
+            if connection.pinged_ms.get().is_none() {
+                self.ping_over(&connection, now_ms, timeout_ms);
             }
         }
     }
 
-    fn ping_over(&self, link: &Link, now_ms: u64, timeout_ms: u64) {
+    fn ping_over(&self, connection: &Connection, now_ms: u64, timeout_ms: u64) {
         let number = self.next_ping.get();
         self.next_ping.set(number.wrapping_add(1).max(FIRST_PING));
         let head = CallHead {
@@ -531,12 +543,13 @@ impl Server {
         };
         let request = crate::proto::PingRequest::default();
         // One that cannot even be written will not be answered either: it is overdue in its turn.
-        link.outgoing
+        connection
+            .send_buffer
             .append(|bytes| mprpc::write_call(head, &request, bytes));
         if self.wire == Wire::Classic {
-            link.current.set(Some(number));
+            connection.current.set(Some(number));
         }
-        link.pinged_ms.set(Some(now_ms));
+        connection.pinged_ms.set(Some(now_ms));
         self.breaker.borrow_mut().started(now_ms);
     }
 
@@ -561,16 +574,17 @@ impl Server {
 
     /// Whether a ping has been out for `timeout_ms`. Then the server gives no sign of life.
     pub(super) fn gave_no_sign(&self, now_ms: u64, timeout_ms: u64) -> bool {
-        let is_overdue = |link: &Rc<Link>| {
-            let sent_ms = link.pinged_ms.get();
-            !link.was_closed() && sent_ms.is_some_and(|sent_ms| now_ms >= sent_ms + timeout_ms)
+        let is_overdue = |connection: &Rc<Connection>| {
+            let sent_ms = connection.pinged_ms.get();
+            !connection.was_closed()
+                && sent_ms.is_some_and(|sent_ms| now_ms >= sent_ms + timeout_ms)
         };
-        self.links.borrow().iter().any(is_overdue)
+        self.connections.borrow().iter().any(is_overdue)
     }
 
     /// Counts it as dead: it gets no calls until it has shown that it is not, and its connections are made anew.
-    pub fn give_up(&self, now_ms: u64) {
+    pub fn eject(&self, now_ms: u64) {
         self.breaker.borrow_mut().trip(now_ms);
-        self.close_links();
+        self.close_connections();
     }
 }

@@ -34,14 +34,14 @@ use std::{
     time::Duration,
 };
 
-pub use self::instance::{BrokenStream, Link, Server};
+pub use self::instance::{BrokenStream, Connection, Server};
 pub use self::serial::SerialCalls;
-use self::{balance::Balancer, breaker::Breaker, budget::Budget, instance::Reach};
+use self::{balance::Balancer, breaker::Breaker, budget::Budget, instance::Connectivity};
 use crate::{
     base::{pending_calls::Calls, time::Pause},
     config::settings::Algorithm,
     contract::{
-        backend::{Backend, BackendNews, CallError},
+        backend::{Backend, BackendEvent, CallError},
         endpoints::{Endpoints, MethodSet, Wire},
         methods::{Method, Service},
     },
@@ -76,12 +76,12 @@ pub struct RemoteOptions {
 /// How an attempt ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// With an answer, which came over `way`.
+    /// With an answer, which came over `connection_id`.
     Answered {
         /// The answer, not looked at.
         body: Vec<u8>,
         /// Over which connection it came.
-        way: u64,
+        connection_id: u64,
     },
     /// The server said that it will not answer.
     Status(ReplyStatus),
@@ -94,16 +94,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn answered(body: &[u8], way: u64) -> Self {
+    fn answered(body: &[u8], connection_id: u64) -> Self {
         Self::Answered {
             body: body.to_vec(),
-            way,
+            connection_id,
         }
     }
 
-    fn of_frame(frame: &ReplyFrame<'_>, way: u64) -> Self {
+    fn of_frame(frame: &ReplyFrame<'_>, connection_id: u64) -> Self {
         match ReplyStatus::try_from(frame.header.status) {
-            Ok(ReplyStatus::ReplyOk) => Self::answered(frame.body, way),
+            Ok(ReplyStatus::ReplyOk) => Self::answered(frame.body, connection_id),
             Ok(status) => Self::Status(status),
             // A status of the future is no answer.
             Err(_) => Self::Status(ReplyStatus::ReplyInternal),
@@ -125,8 +125,8 @@ pub enum Purpose {
 /// What opens connections: starts a task that does.
 pub type Dial = Box<dyn Fn(&Rc<Remote>, &Rc<Server>, Purpose)>;
 
-/// What a remote backend needs of its surroundings.
-pub struct Surroundings {
+/// What a remote backend depends on.
+pub struct Dependencies {
     /// Opens connections.
     pub dial: Dial,
     /// Lets time pass.
@@ -141,14 +141,14 @@ pub struct Surroundings {
 pub struct Remote {
     options: RemoteOptions,
     metrics: Arc<metrics::Core>,
-    surroundings: Surroundings,
+    dependencies: Dependencies,
     calls: Calls<Outcome>,
     servers: RefCell<HashMap<(SocketAddr, Wire), Rc<Server>>>,
     services: RefCell<[Offer; Service::ALL.len()]>,
     budget: RefCell<Budget>,
     now_ms: Cell<u64>,
     next_ping_ms: Cell<u64>,
-    next_way: Cell<u64>,
+    next_connection_id: Cell<u64>,
     pushes_in_doubt: Cell<bool>,
 }
 
@@ -171,13 +171,13 @@ impl Remote {
     pub fn new(
         options: RemoteOptions,
         metrics: Arc<metrics::Core>,
-        surroundings: Surroundings,
+        dependencies: Dependencies,
     ) -> Rc<Self> {
-        let seed = surroundings.seed;
+        let seed = dependencies.seed;
         Rc::new(Self {
             options,
             metrics,
-            surroundings,
+            dependencies,
             calls: Calls::default(),
             servers: RefCell::default(),
             services: RefCell::new(std::array::from_fn(|service| Offer {
@@ -187,15 +187,15 @@ impl Remote {
             budget: RefCell::default(),
             now_ms: Cell::default(),
             next_ping_ms: Cell::new(options.health_check_ms),
-            next_way: Cell::default(),
+            next_connection_id: Cell::default(),
             pushes_in_doubt: Cell::default(),
         })
     }
 
-    fn new_way(&self) -> u64 {
-        let way = self.next_way.get();
-        self.next_way.set(way + 1);
-        way
+    fn new_connection_id(&self) -> u64 {
+        let id = self.next_connection_id.get();
+        self.next_connection_id.set(id + 1);
+        id
     }
 
     /// Takes over a new table: connects to servers that are new, and lets go of those that are gone.
@@ -253,7 +253,7 @@ impl Remote {
                 Wire::WithIds => self.options.connections_per_instance,
             };
             for _ in 0..permanent {
-                (self.surroundings.dial)(self, &server, Purpose::Permanent);
+                (self.dependencies.dial)(self, &server, Purpose::Permanent);
             }
         }
     }
@@ -262,23 +262,27 @@ impl Remote {
         Rc::new(Server::new(
             address,
             wire,
-            self.new_way(),
+            self.new_connection_id(),
             (self.options.pool_size, self.options.max_reply_bytes),
             Breaker::new(self.options.breaker_threshold),
         ))
     }
 
-    /// A connection to `server` is being opened; `hopeful`: nothing says that it will fail.
-    pub fn opening(&self, server: &Server, hopeful: bool, purpose: Purpose) -> Rc<Link> {
-        server.opening(self.new_way(), hopeful, purpose == Purpose::Further)
+    /// A connection to `server` is being opened; `connecting`: nothing says that it will fail.
+    pub fn opening(&self, server: &Server, connecting: bool, purpose: Purpose) -> Rc<Connection> {
+        server.opening(
+            self.new_connection_id(),
+            connecting,
+            purpose == Purpose::Further,
+        )
     }
 
     /// The connection is open. `false`: it was given up while it was being opened, and must be let go.
-    pub fn opened(&self, server: &Server, link: &Link) -> bool {
-        if link.was_closed() {
+    pub fn opened(&self, server: &Server, connection: &Connection) -> bool {
+        if connection.was_closed() {
             return false;
         }
-        server.opened(link, &self.calls);
+        server.opened(connection, &self.calls);
         self.metrics.backend_connections.inc();
         if !server.breaker.borrow().is_closed() {
             // It failed before, and may be another process by now.
@@ -291,37 +295,42 @@ impl Remote {
     ///
     /// # Errors
     /// What makes it impossible to go on with it.
-    pub fn received(&self, server: &Server, link: &Link, bytes: &[u8]) -> Result<(), BrokenStream> {
-        let strays = server.received(link, bytes, &self.calls)?;
+    pub fn received(
+        &self,
+        server: &Server,
+        connection: &Connection,
+        bytes: &[u8],
+    ) -> Result<(), BrokenStream> {
+        let strays = server.received(connection, bytes, &self.calls)?;
         self.metrics.backend_stray_replies_total.add(strays);
         Ok(())
     }
 
     /// The connection could not be opened, or (`was_open`) is gone.
-    pub fn lost(&self, server: &Server, link: &Link, was_open: bool) {
+    pub fn lost(&self, server: &Server, connection: &Connection, was_open: bool) {
         if was_open {
             self.metrics.backend_connections.dec();
         }
-        if was_open && !link.was_closed() {
+        if was_open && !connection.was_closed() {
             // However many calls were out over it, it is one failure.
             self.count_failure(server);
-            if server.stores_messages.get() && link.was_useful() {
+            if server.stores_messages.get() && connection.was_useful() {
                 // It may have died between storing and publishing.
                 self.pushes_in_doubt.set(true);
             }
         }
-        server.lost(link, &self.calls);
+        server.lost(connection, &self.calls);
     }
 
     /// A connection was opened to see whether that can be done, and it cannot.
     pub fn unreachable(&self, server: &Server) {
-        self.ejected(server, "cannot be reached");
-        server.give_up(self.now_ms.get());
+        self.report_ejection(server, "cannot be reached");
+        server.eject(self.now_ms.get());
     }
 
     fn count_failure(&self, server: &Server) {
         if server.breaker.borrow_mut().failed(self.now_ms.get()) {
-            self.ejected(server, "fails");
+            self.report_ejection(server, "fails");
         }
     }
 
@@ -330,7 +339,7 @@ impl Remote {
         server.set_trouble(format!("cannot be connected to: {reason}"));
     }
 
-    fn ejected(&self, server: &Server, why: &str) {
+    fn report_ejection(&self, server: &Server, why: &str) {
         server.set_trouble(why.to_owned());
         self.metrics.backend_ejections_total.inc();
         log::warn!("{} {why} and is left alone for a while", server.address);
@@ -346,11 +355,11 @@ impl Backend for Rc<Remote> {
         outcome
     }
 
-    fn hear(&self, news: BackendNews) {
-        match news {
-            BackendNews::Endpoints(endpoints) => self.update(&endpoints),
+    fn on_event(&self, event: BackendEvent) {
+        match event {
+            BackendEvent::Endpoints(endpoints) => self.update(&endpoints),
             // No service of this process is asked.
-            BackendNews::Reply { .. } => {}
+            BackendEvent::Reply { .. } => {}
         }
     }
 

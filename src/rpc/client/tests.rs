@@ -84,7 +84,7 @@ fn a_classic_reply_that_nobody_asked_for_ends_the_connection() {
     for length in [1, bytes.len()] {
         let received = world
             .remote
-            .received(&line.server, &line.link, &bytes[..length]);
+            .received(&line.server, &line.connection, &bytes[..length]);
         assert!(received.is_err());
     }
 }
@@ -191,7 +191,7 @@ fn a_method_that_no_instance_offers_is_unsupported() {
     builder.method(Service::User, "Register", address);
     world
         .remote
-        .hear(BackendNews::Endpoints(Arc::new(builder.build())));
+        .on_event(BackendEvent::Endpoints(Arc::new(builder.build())));
     let outcome = poll(&mut world.login("alice"));
     assert_eq!(outcome, Some(Err(CallError::Unsupported)));
 }
@@ -273,18 +273,18 @@ fn a_server_of_weight_0_gets_no_calls_and_is_nobody_to_turn_to() {
 fn a_connection_that_was_given_up_while_it_was_opened_takes_nothing() {
     let world = World::with(&[Wire::WithIds]);
     let (server, purpose) = world.dialled.borrow_mut().remove(0);
-    let link = world.remote.opening(&server, true, purpose);
+    let connection = world.remote.opening(&server, true, purpose);
     let mut register = world.register("alice");
     assert!(poll(&mut register).is_none(), "it waits for the connection");
-    server.give_up(world.clock.get());
-    assert!(!world.remote.opened(&server, &link));
+    server.eject(world.clock.get());
+    assert!(!world.remote.opened(&server, &connection));
     let line = Line {
         server: Rc::clone(&server),
-        link,
+        connection,
     };
     assert!(line.asked().is_empty());
-    world.remote.lost(&server, &line.link, false);
-    assert_eq!(server.reach(), Reach::Down);
+    world.remote.lost(&server, &line.connection, false);
+    assert_eq!(server.connectivity(), Connectivity::Down);
     assert_eq!(poll(&mut register), Some(false));
 }
 
@@ -392,9 +392,9 @@ fn what_is_wrong_with_a_service_that_nobody_serves_is_told() {
     let trouble = || world.remote.metrics.service_troubles[Service::User as usize].get();
     let dialled: Vec<_> = world.dialled.borrow_mut().drain(..).collect();
     for (server, _) in &dialled {
-        let link = world.remote.opening(server, true, Purpose::Permanent);
+        let connection = world.remote.opening(server, true, Purpose::Permanent);
         world.remote.refused(server, &"nobody listens");
-        world.remote.lost(server, &link, false);
+        world.remote.lost(server, &connection, false);
     }
     world.pass(100);
     let told = trouble().expect("told");

@@ -18,7 +18,7 @@ use crate::{
     },
     proto::{Code, PingRequest, PingResponse, ReplyStatus, Result as ServiceResult, RpcHeader},
     rpc::{
-        server::reply_order::Turns,
+        server::reply_order::ReplyOrder,
         wire::mprpc::{CallFrame, FramingError, Unfinished, read_call, write_reply_header},
     },
 };
@@ -64,7 +64,7 @@ impl Offer {
 
 /// A call that could not be answered as it should, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Complaint {
+pub(super) struct BadCallReport {
     /// What was wrong with it.
     pub(super) problem: BadCall,
     /// The service's name, as the caller wrote it.
@@ -86,19 +86,19 @@ pub(super) struct Connection {
     /// Calls that came whole.
     calls_taken: u64,
     is_stopping: bool,
-    calls: Slab<UnderWay>,
+    calls: Slab<PendingCall>,
     args_bytes: usize,
     /// Calls under way that may bring a page.
     pages: usize,
-    turns: Turns,
+    reply_order: ReplyOrder,
     output: Vec<u8>,
     /// How much of `output` has left.
     sent: usize,
-    complaint: Option<Complaint>,
+    bad_call: Option<BadCallReport>,
 }
 
 /// A call that the services have.
-struct UnderWay {
+struct PendingCall {
     form: Form,
     service: Service,
     args_bytes: usize,
@@ -111,12 +111,12 @@ struct UnderWay {
 enum Form {
     /// By its id.
     WithId(u64),
-    /// In its turn.
+    /// In its place among the classic replies.
     Classic(u64),
 }
 
 /// What a call turned out to ask.
-enum Asked {
+enum ParsedCall {
     Ping(PingResponse),
     Service(Service, Request),
 }
@@ -136,10 +136,10 @@ impl Connection {
             calls: Slab::new(),
             args_bytes: 0,
             pages: 0,
-            turns: Turns::default(),
+            reply_order: ReplyOrder::default(),
             output: Vec::new(),
             sent: 0,
-            complaint: None,
+            bad_call: None,
         }
     }
 
@@ -252,14 +252,14 @@ impl Connection {
     }
 
     /// What there is to complain of since the last time.
-    pub(super) fn take_complaint(&mut self) -> Option<Complaint> {
-        self.complaint.take()
+    pub(super) fn take_bad_call(&mut self) -> Option<BadCallReport> {
+        self.bad_call.take()
     }
 
     fn has_room(&self) -> bool {
-        let unsent = self.output.len() - self.sent + self.turns.held_bytes();
+        let unsent = self.output.len() - self.sent + self.reply_order.held_bytes();
         !self.is_stopping
-            && self.calls.len().max(self.turns.len()) < self.limits.calls
+            && self.calls.len().max(self.reply_order.len()) < self.limits.calls
             && self.args_bytes < self.limits.calls_bytes
             && unsent < self.limits.unsent_bytes
             && unsent + self.pages * self.limits.page_bytes < self.limits.replies_bytes
@@ -273,18 +273,18 @@ impl Connection {
     ) {
         let called = called(&call.header.service_name);
         match self.understand(called, call, unix_ms) {
-            Ok(Asked::Ping(pong)) => {
+            Ok(ParsedCall::Ping(pong)) => {
                 let form = self.form(call.header.call_id);
                 self.metrics.call(called, CallOutcome::Answered);
                 self.reply(form, pong.encoded_len(), |output| pong.encode_raw(output));
             }
-            Ok(Asked::Service(service, request)) => {
+            Ok(ParsedCall::Service(service, request)) => {
                 let form = self.form(call.header.call_id);
                 let is_page = may_bring_a_page(&request);
                 let entry = self.calls.vacant_entry();
                 match submit(entry.key() as u64, request, call.header.timeout_ms) {
                     Ok(()) => {
-                        entry.insert(UnderWay {
+                        entry.insert(PendingCall {
                             form,
                             service,
                             args_bytes: call.args.len(),
@@ -305,17 +305,17 @@ impl Connection {
         called: Called,
         call: &CallFrame<'_>,
         unix_ms: i64,
-    ) -> Result<Asked, BadCall> {
+    ) -> Result<ParsedCall, BadCall> {
         let method =
             std::str::from_utf8(&call.header.method_name).map_err(|_| BadCall::UnknownMethod)?;
         match called {
             Called::Service(service) if self.offer.has(service) => {
                 Request::decode(service, method, call.args)
-                    .map(|request| Asked::Service(service, request))
+                    .map(|request| ParsedCall::Service(service, request))
             }
             Called::Health if method == "Ping" => {
                 let ping = PingRequest::decode(call.args).map_err(|_| BadCall::Malformed)?;
-                Ok(Asked::Ping(PingResponse {
+                Ok(ParsedCall::Ping(PingResponse {
                     echo: ping.payload,
                     ts_server_ms: unix_ms,
                 }))
@@ -324,10 +324,10 @@ impl Connection {
         }
     }
 
-    /// How a call with this id is answered. A classic one takes its turn, so this is asked only for what will be answered.
+    /// How a call with this id is answered. A classic one takes the next place, so this is asked only for what will be answered.
     fn form(&mut self, call_id: u64) -> Form {
         match call_id {
-            0 => Form::Classic(self.turns.take()),
+            0 => Form::Classic(self.reply_order.take()),
             id => Form::WithId(id),
         }
     }
@@ -338,7 +338,10 @@ impl Connection {
                 write_reply_header(id, ReplyStatus::ReplyOk, len, &mut self.output);
                 encode(&mut self.output);
             }
-            Form::Classic(turn) => self.turns.answer(turn, len, encode, &mut self.output),
+            Form::Classic(position) => {
+                self.reply_order
+                    .answer(position, len, encode, &mut self.output)
+            }
         }
     }
 
@@ -372,7 +375,7 @@ impl Connection {
             write_reply_header(header.call_id, status, 0, &mut self.output);
         }
         let shown = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        self.complaint.get_or_insert_with(|| Complaint {
+        self.bad_call.get_or_insert_with(|| BadCallReport {
             problem,
             service: shown(&header.service_name),
             method: shown(&header.method_name),

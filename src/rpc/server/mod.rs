@@ -5,7 +5,7 @@
 //! kind: what is asked goes to the services as it is. Everything runs on the one thread that also runs [`crate::control`].
 //!
 //! ```text
-//! gateway ── call ──▶ link ──▶ ServiceClient ──▶ store thread ── replies ──▶ link ── reply ──▶ gateway
+//! gateway ── call ──▶ task ──▶ ServiceClient ──▶ store thread ── replies ──▶ task ── reply ──▶ gateway
 //!                                                      └────── publisher ──▶ Redis
 //! ```
 
@@ -37,14 +37,14 @@ use tokio::{
 };
 
 use self::{
-    connection::{Complaint, Connection, Limits, Offer},
+    connection::{BadCallReport, Connection, Limits, Offer},
     places::{Place, Places},
 };
 use crate::{
     contract::methods::{BadCall, Service},
     limits::{Rate, TokenBucket},
     metrics::{self, server::ServerRefusal},
-    rpc::server::task::{End, IDLE, Link},
+    rpc::server::task::{ConnectionTask, End, IDLE},
     service::{PAGE_BYTES, ServiceClient},
 };
 
@@ -146,16 +146,16 @@ impl Server {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let (drain, draining) = watch::channel(false);
-        let mut links = JoinSet::new();
+        let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
                 _ = &mut stop => break,
-                Some(_) = links.join_next(), if !links.is_empty() => {}
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        if let Some(link) = self.link(stream, peer) {
-                            links.spawn(serve(link, peer, draining.clone()));
+                        if let Some(task) = self.admit(stream, peer) {
+                            tasks.spawn(serve(task, peer, draining.clone()));
                         }
                     }
                     Err(error) => {
@@ -167,11 +167,11 @@ impl Server {
         }
         drop(listener);
         drain.send_replace(true);
-        while links.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
         Ok(())
     }
 
-    fn link(&self, stream: TcpStream, peer: SocketAddr) -> Option<Link> {
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Option<ConnectionTask> {
         let gateways = (self.gateways)();
         let place = match Held::take(&self.shared, peer.ip(), gateways.as_deref()) {
             Ok(place) => place,
@@ -196,7 +196,7 @@ impl Server {
             return None;
         }
         let connection = Connection::new(self.offer, LIMITS, Arc::clone(&self.shared.metrics));
-        Some(Link::new(
+        Some(ConnectionTask::new(
             stream,
             connection,
             self.services.clone(),
@@ -259,15 +259,15 @@ impl Drop for Counted {
     }
 }
 
-async fn serve(mut link: Link, peer: SocketAddr, mut draining: watch::Receiver<bool>) {
-    let shared = Arc::clone(link.shared());
+async fn serve(mut task: ConnectionTask, peer: SocketAddr, mut draining: watch::Receiver<bool>) {
+    let shared = Arc::clone(task.shared());
     let _counted = Counted::new(&shared);
     let end = tokio::select! {
         biased;
-        end = &mut link => end,
+        end = &mut task => end,
         () = told(&mut draining) => {
-            link.drain();
-            (&mut link).await
+            task.drain();
+            (&mut task).await
         }
     };
     match &end {
@@ -288,7 +288,7 @@ async fn serve(mut link: Link, peer: SocketAddr, mut draining: watch::Receiver<b
             debug!("calls from {peer}: {end}");
         }
         End::Closed | End::Lost(_) => debug!("calls from {peer}: {end}"),
-        End::Drained => link.linger().await,
+        End::Drained => task.linger().await,
     }
 }
 
@@ -303,12 +303,12 @@ impl Shared {
     }
 
     /// Tells of a call that could not be answered as it should.
-    fn complain(&self, complaint: &Complaint) {
-        let Complaint {
+    fn report_bad_call(&self, bad_call: &BadCallReport) {
+        let BadCallReport {
             problem,
             service,
             method,
-        } = complaint;
+        } = bad_call;
         self.say(|| match problem {
             BadCall::UnknownMethod => {
                 format!("a call of {service:?}.{method:?}, which is not offered here")

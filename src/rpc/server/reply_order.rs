@@ -1,30 +1,30 @@
 //! The order of classic replies.
 //!
-//! A classic reply carries no id: the caller knows it by its place. Answers that are ready before their turn wait here,
+//! A classic reply carries no id: the caller knows it by its place. Answers that are ready before those in front wait here,
 //! encoded. Pure.
 
 use std::collections::VecDeque;
 
 use crate::rpc::wire::mprpc::write_classic_length;
 
-/// The turns of one connection, from the first that has not been answered.
+/// The positions of one connection, from the first that has not been answered.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    /// The number of the turn in front.
+pub(super) struct ReplyOrder {
+    /// The number of the position in front.
     first: u64,
     /// From the front: an answer that waits for those before it, `None` where it is still to come.
     waiting: VecDeque<Option<Vec<u8>>>,
     held_bytes: usize,
 }
 
-impl Turns {
-    /// The next turn, which must be answered.
+impl ReplyOrder {
+    /// The next position, which must be answered.
     pub(super) fn take(&mut self) -> u64 {
         self.waiting.push_back(None);
         self.first + self.waiting.len() as u64 - 1
     }
 
-    /// How many turns are open.
+    /// How many positions are open.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -34,18 +34,18 @@ impl Turns {
         self.held_bytes
     }
 
-    /// Answers `turn` with the message that `encode` appends: `len` bytes. Appends to `output` whatever may leave now.
+    /// Answers `position` with the message that `encode` appends: `len` bytes. Appends to `output` whatever may leave now.
     pub(super) fn answer(
         &mut self,
-        turn: u64,
+        position: u64,
         len: usize,
         encode: impl FnOnce(&mut Vec<u8>),
         output: &mut Vec<u8>,
     ) {
-        if turn != self.first {
+        if position != self.first {
             let mut message = Vec::with_capacity(len);
             encode(&mut message);
-            self.hold(turn, message);
+            self.hold(position, message);
             return;
         }
         write_classic_length(len, output);
@@ -61,13 +61,13 @@ impl Turns {
         }
     }
 
-    fn hold(&mut self, turn: u64, message: Vec<u8>) {
-        let place = turn
+    fn hold(&mut self, position: u64, message: Vec<u8>) {
+        let place = position
             .checked_sub(self.first)
             .and_then(|place| self.waiting.get_mut(place as usize));
         debug_assert!(
             place.as_ref().is_some_and(|place| place.is_none()),
-            "one answer to an open turn"
+            "one answer to an open position"
         );
         if let Some(place) = place {
             self.held_bytes += message.len();

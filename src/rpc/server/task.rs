@@ -1,6 +1,6 @@
 //! A connection with its socket: the task that moves bytes.
 //!
-//! Owns the order of a turn: take what the services answered, write, read, until neither goes on. So all replies that became
+//! Owns the order of one run: take what the services answered, write, read, until neither goes on. So all replies that became
 //! ready together leave in one write, and all calls that came together are taken from one read. Decides nothing about calls.
 
 use std::{
@@ -42,7 +42,7 @@ const HALF_SENT_FREE_BYTES: usize = 8 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// One for all connections of the thread: nothing stays in it from one turn to the next.
+    /// One for all connections of the thread: nothing stays in it from one run to the next.
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
@@ -73,7 +73,7 @@ pub(super) enum End {
 }
 
 /// See the module's description. As a future it is done when the connection has ended.
-pub(super) struct Link {
+pub(super) struct ConnectionTask {
     stream: TcpStream,
     connection: Connection,
     services: ServiceClient,
@@ -92,7 +92,7 @@ pub(super) struct Link {
     shared: Arc<Shared>,
 }
 
-impl Link {
+impl ConnectionTask {
     /// Over a connected socket.
     pub(super) fn new(
         stream: TcpStream,
@@ -175,8 +175,8 @@ impl Link {
             services.submit(call).map_err(|call| call.request)
         };
         let received = self.connection.receive(bytes, unix_ms(), &mut submit);
-        if let Some(complaint) = self.connection.take_complaint() {
-            self.shared.complain(&complaint);
+        if let Some(bad_call) = self.connection.take_bad_call() {
+            self.shared.report_bad_call(&bad_call);
         }
         received?;
         let beyond = self
@@ -232,7 +232,7 @@ impl Link {
         })
     }
 
-    fn turn(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+    fn run_once(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         self.take_answers(context);
         let (mut has_written, mut has_read) = (false, false);
         loop {
@@ -296,11 +296,11 @@ impl Link {
     }
 }
 
-impl Future for Link {
+impl Future for ConnectionTask {
     type Output = End;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
-        match self.turn(context) {
+        match self.run_once(context) {
             Ok(()) => Poll::Pending,
             Err(end) => Poll::Ready(end),
         }

@@ -197,9 +197,9 @@ fn what_is_not_understood_takes_no_turn() {
     bench.receive(&stream).expect("calls");
     let unknown = ReplyStatus::ReplyUnknownMethod;
     assert_eq!(statuses(&bench.output()), [(3, unknown), (4, unknown)]);
-    let complaint = bench.connection.take_complaint().expect("one");
-    assert_eq!(complaint.method, "Fly");
-    assert_eq!(bench.connection.take_complaint(), None);
+    let bad_call = bench.connection.take_bad_call().expect("one");
+    assert_eq!(bad_call.method, "Fly");
+    assert_eq!(bench.connection.take_bad_call(), None);
     bench.complete(1);
     bench.complete(0);
     assert_eq!(classic_names(&bench.output()), ["1", "2"]);

@@ -15,7 +15,7 @@ pub(super) type Answer = Result<(), String>;
 /// Bytes that are no answer to any command sent here: nothing that follows can be understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it answers what is not asked")]
-pub(super) struct Nonsense;
+pub(super) struct ProtocolError;
 
 /// The end of a line that has not come whole.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl Answers {
         &mut self,
         mut bytes: &[u8],
         mut each: impl FnMut(Answer),
-    ) -> Result<(), Nonsense> {
+    ) -> Result<(), ProtocolError> {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = bytes.split_at(end + 1);
             if self.unfinished.is_empty() {
@@ -45,17 +45,17 @@ impl Answers {
             bytes = rest;
         }
         if self.unfinished.len() + bytes.len() > LINE_BYTES {
-            return Err(Nonsense);
+            return Err(ProtocolError);
         }
         self.unfinished.extend_from_slice(bytes);
         Ok(())
     }
 }
 
-fn answer(line: &[u8]) -> Result<Answer, Nonsense> {
+fn answer(line: &[u8]) -> Result<Answer, ProtocolError> {
     match redis::parse_redis_value(line) {
         Ok(Value::Int(_) | Value::Okay | Value::SimpleString(_)) => Ok(Ok(())),
         Ok(Value::ServerError(error)) => Ok(Err(refusal(&error))),
-        Ok(_) | Err(_) => Err(Nonsense),
+        Ok(_) | Err(_) => Err(ProtocolError),
     }
 }

@@ -1,7 +1,7 @@
 //! The services' end of the bus in a cluster: every push is published on Redis.
 //!
 //! Owns the crossing from the store's thread (`queue`), the commands (`packing`), the answers (`answers`) and the one
-//! connection they go over (`link`). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
+//! connection they go over (`connection`). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
 //! counted, and the next thing that is published is a `CATCH_UP`, which has every gateway fetch from the store what its
 //! users have not been pushed.
 //!
@@ -11,7 +11,7 @@
 //! channel between, so that the pushes of a commit cost one write, and one timer watches for a Redis that hangs.
 
 mod answers;
-mod link;
+mod connection;
 mod packing;
 mod queue;
 #[cfg(test)]
@@ -49,7 +49,7 @@ pub fn publisher(
     let handle = Arc::new(RedisPublisher {
         queue: Arc::clone(&queue),
     });
-    (handle, link::run(redis, push_key, queue, metrics))
+    (handle, connection::run(redis, push_key, queue, metrics))
 }
 
 impl RedisPublisher {

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     RedisPublisher,
-    answers::{Answers, Nonsense},
+    answers::{Answers, ProtocolError},
     packing::Packer,
     publisher,
     queue::{Commit, Queue},
@@ -243,7 +243,7 @@ fn what_is_no_answer_is_found_out() {
         &[b'x'; 5000],
     ] {
         let fed = Answers::default().feed(nonsense, |_| panic!("no answer"));
-        assert_eq!(fed, Err(Nonsense));
+        assert_eq!(fed, Err(ProtocolError));
     }
 }
 

@@ -13,14 +13,14 @@ fn subscriber() -> Rc<Subscriber> {
     Subscriber::new(RouteId::new("gw-1", 0), None)
 }
 
-fn said(outgoing: &Outgoing) -> Vec<u8> {
+fn said(send_buffer: &SendBuffer) -> Vec<u8> {
     let mut bytes = Vec::new();
-    outgoing.take(&mut bytes);
+    send_buffer.take(&mut bytes);
     bytes
 }
 
-fn is_closed(outgoing: &Outgoing) -> bool {
-    outgoing.is_closed(&Context::from_waker(Waker::noop()))
+fn is_closed(send_buffer: &SendBuffer) -> bool {
+    send_buffer.is_closed(&Context::from_waker(Waker::noop()))
 }
 
 fn confirmation(channel: &str) -> Vec<u8> {
@@ -54,16 +54,16 @@ fn events(subscriber: &Subscriber, bytes: &[u8]) -> Vec<BusEvent> {
     events
 }
 
-fn listen(subscriber: &Subscriber) -> Rc<Outgoing> {
-    let outgoing = subscriber.connected(None);
-    said(&outgoing);
+fn listen(subscriber: &Subscriber) -> Rc<SendBuffer> {
+    let send_buffer = subscriber.connected(None);
+    said(&send_buffer);
     let mut answer = HELLO.to_vec();
     CHANNELS
         .iter()
         .for_each(|name| answer.extend(confirmation(name)));
     answer.extend(published("im:probe:gw-1#0", b""));
     assert_eq!(events(subscriber, &answer), [BusEvent::Listening]);
-    outgoing
+    send_buffer
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn a_log_in_waits_for_its_groups_channel_but_not_for_ever() {
         "nobody to wait for"
     );
 
-    let outgoing = subscriber.connected(None);
-    said(&outgoing);
+    let send_buffer = subscriber.connected(None);
+    said(&send_buffer);
     let mut confirmed = Box::pin(subscriber.subscribe(2));
     assert!(block_on(poll_once(&mut confirmed)).is_none());
     events(&subscriber, &confirmation("im:group:2"));
@@ -195,20 +195,20 @@ fn a_log_in_waits_for_its_groups_channel_but_not_for_ever() {
 #[test]
 fn a_probe_that_does_not_come_back_ends_the_connection() {
     let subscriber = subscriber();
-    let outgoing = listen(&subscriber);
+    let send_buffer = listen(&subscriber);
     subscriber.tick(PROBE_INTERVAL_MS);
-    let probe = String::from_utf8(said(&outgoing)).expect("text");
+    let probe = String::from_utf8(said(&send_buffer)).expect("text");
     assert!(
         probe.contains("PUBLISH") && probe.contains("im:probe:gw-1#0"),
         "{probe}"
     );
     events(&subscriber, &published("im:probe:gw-1#0", b""));
     subscriber.tick(2 * PROBE_INTERVAL_MS);
-    assert!(!is_closed(&outgoing), "the first one came back");
+    assert!(!is_closed(&send_buffer), "the first one came back");
     // Pushes are no sign of life: they may come while this subscription is gone.
     events(&subscriber, b":1\r\n");
     subscriber.tick(2 * PROBE_INTERVAL_MS + PROBE_TIMEOUT_MS);
-    assert!(is_closed(&outgoing));
+    assert!(is_closed(&send_buffer));
     assert_eq!(subscriber.closed_because(), "its subscriptions are dead");
 }
 
@@ -233,11 +233,11 @@ fn who_may_subscribe_but_not_publish_is_told_in_the_greeting() {
 #[test]
 fn a_greeting_that_is_not_answered_ends_the_connection() {
     let subscriber = subscriber();
-    let outgoing = subscriber.connected(None);
+    let send_buffer = subscriber.connected(None);
     subscriber.tick(GREETING_TIMEOUT_MS - 1);
-    assert!(!is_closed(&outgoing));
+    assert!(!is_closed(&send_buffer));
     subscriber.tick(GREETING_TIMEOUT_MS);
-    assert!(is_closed(&outgoing));
+    assert!(is_closed(&send_buffer));
 }
 
 proptest! {

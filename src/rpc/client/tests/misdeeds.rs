@@ -66,8 +66,8 @@ proptest! {
                         let bytes = reply(wire, call.header.call_id, &call.username);
                         let (head, rest) = bytes.split_at(cut % bytes.len());
                         // A connection that broke in between takes no more.
-                        let _ = world.remote.received(&line.server, &line.link, head)
-                            .and_then(|()| world.remote.received(&line.server, &line.link, rest));
+                        let _ = world.remote.received(&line.server, &line.connection, head)
+                            .and_then(|()| world.remote.received(&line.server, &line.connection, rest));
                         answered.push(call);
                     }
                 }

@@ -29,7 +29,7 @@ fn asked(lines: &[Line]) -> Vec<String> {
 }
 
 fn answer(world: &World, lines: &[Line]) {
-    let is_busy = |line: &&Line| line.link.is_busy();
+    let is_busy = |line: &&Line| line.connection.is_busy();
     let line = lines.iter().find(is_busy).expect("a call is out");
     world.answer(line, &reply(Wire::Classic, 0, ""));
 }
@@ -167,7 +167,7 @@ fn after_a_loss_the_next_one_follows_soon() {
     let (world, lines) = world();
     let mut lost = call::<method::Send>(&world);
     assert!(poll(&mut lost).is_none());
-    let busy = lines.iter().find(|line| line.link.is_busy());
+    let busy = lines.iter().find(|line| line.connection.is_busy());
     world.lose(busy.expect("a call is out"));
     assert_eq!(poll(&mut lost), Some(Err(CallError::Lost)));
     drop(lost);

@@ -30,7 +30,7 @@ pub struct World {
 /// An open connection, seen from the server.
 pub struct Line {
     pub server: Rc<Server>,
-    pub link: Rc<Link>,
+    pub connection: Rc<Connection>,
 }
 
 /// A call as a server sees it.
@@ -59,7 +59,7 @@ impl World {
         change(&mut options);
         let dialled = Dialled::default();
         let clock: Rc<Cell<u64>> = Rc::default();
-        let surroundings = Surroundings {
+        let dependencies = Dependencies {
             dial: {
                 let dialled = Rc::clone(&dialled);
                 Box::new(move |_, server, purpose| {
@@ -87,7 +87,7 @@ impl World {
             seed: 7,
         };
         Self {
-            remote: Remote::new(options, Arc::new(metrics::Core::new()), surroundings),
+            remote: Remote::new(options, Arc::new(metrics::Core::new()), dependencies),
             dialled,
             clock,
         }
@@ -119,8 +119,8 @@ impl World {
                 builder.instance(service, instance);
             }
         }
-        let news = BackendNews::Endpoints(Arc::new(builder.build()));
-        self.remote.hear(news);
+        let event = BackendEvent::Endpoints(Arc::new(builder.build()));
+        self.remote.on_event(event);
     }
 
     pub fn pass(&self, length_ms: u64) {
@@ -140,22 +140,22 @@ impl World {
     }
 
     pub fn open_to(&self, server: Rc<Server>, purpose: Purpose) -> Line {
-        let link = self.remote.opening(&server, true, purpose);
-        assert!(self.remote.opened(&server, &link));
-        Line { server, link }
+        let connection = self.remote.opening(&server, true, purpose);
+        assert!(self.remote.opened(&server, &connection));
+        Line { server, connection }
     }
 
     /// All connections that were asked for are refused.
     pub fn refuse(&self) {
         let dialled: Vec<_> = self.dialled.borrow_mut().drain(..).collect();
         for (server, purpose) in dialled {
-            let link = self.remote.opening(&server, true, purpose);
-            self.remote.lost(&server, &link, false);
+            let connection = self.remote.opening(&server, true, purpose);
+            self.remote.lost(&server, &connection, false);
         }
     }
 
     pub fn lose(&self, line: &Line) {
-        self.remote.lost(&line.server, &line.link, true);
+        self.remote.lost(&line.server, &line.connection, true);
     }
 
     pub fn login(&self, username: &str) -> Flow<'_> {
@@ -178,7 +178,7 @@ impl World {
 
     pub fn answer(&self, line: &Line, bytes: &[u8]) {
         self.remote
-            .received(&line.server, &line.link, bytes)
+            .received(&line.server, &line.connection, bytes)
             .expect("frames");
     }
 }
@@ -194,7 +194,7 @@ impl Line {
     /// What was said over it since the last time.
     pub fn asked(&self) -> Vec<Asked> {
         let mut bytes = Vec::new();
-        self.link.outgoing.take(&mut bytes);
+        self.connection.send_buffer.take(&mut bytes);
         let mut rest = &bytes[..];
         let mut calls = Vec::new();
         while let Some((frame, taken)) = mprpc::read_call(rest, 1 << 20).expect("calls") {
@@ -210,8 +210,8 @@ impl Line {
     }
 
     pub fn is_closed(&self) -> bool {
-        self.link
-            .outgoing
+        self.connection
+            .send_buffer
             .is_closed(&Context::from_waker(Waker::noop()))
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    answers::{Answer, Answers, Nonsense},
+    answers::{Answer, Answers, ProtocolError},
     packing::Packer,
     queue::{Commit, Queue},
 };
@@ -71,7 +71,7 @@ enum End {
     #[error("it refused: {0}")]
     Refused(String),
     #[error("{0}")]
-    Nonsense(#[from] Nonsense),
+    Protocol(#[from] ProtocolError),
 }
 
 /// Keeps a connection and publishes what comes by the queue, until that is finished.
@@ -176,7 +176,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 /// What an answer is awaited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum Command {
     LogIn,
     CatchUp,
     Publish,
@@ -184,8 +184,8 @@ enum Asked {
 }
 
 /// Commands of one kind that were packed together.
-struct Awaited {
-    asked: Asked,
+struct PendingCommands {
+    command: Command,
     count: usize,
     /// Where they end in all that is sent over this connection.
     end: u64,
@@ -205,7 +205,7 @@ struct Session<'a> {
     /// How much has left of all that is sent over this connection, the beginning of `output` not included.
     sent_before: u64,
     answers: Answers,
-    awaited: VecDeque<Awaited>,
+    pending: VecDeque<PendingCommands>,
     /// Logged in, where that is wanted.
     is_open: bool,
     is_finished: bool,
@@ -237,7 +237,7 @@ impl<'a> Session<'a> {
             sent: 0,
             sent_before: 0,
             answers: Answers::default(),
-            awaited: VecDeque::new(),
+            pending: VecDeque::new(),
             is_open: false,
             is_finished: false,
             owes_catch_up: false,
@@ -250,7 +250,7 @@ impl<'a> Session<'a> {
             Some(known) => {
                 let words = ["AUTH", &known.user, known.password.expose()];
                 session.packer.pack_command(&words, &mut session.output);
-                session.expect(Asked::LogIn, 1, now);
+                session.expect(Command::LogIn, 1, now);
             }
             None => session.open(now),
         }
@@ -273,12 +273,12 @@ impl<'a> Session<'a> {
         self.owes_catch_up = false;
         self.caught_up = now;
         self.packer.pack_catch_up(&mut self.output);
-        self.expect(Asked::CatchUp, 1, now);
+        self.expect(Command::CatchUp, 1, now);
     }
 
-    fn expect(&mut self, asked: Asked, count: usize, since: Instant) {
-        self.awaited.push_back(Awaited {
-            asked,
+    fn expect(&mut self, command: Command, count: usize, since: Instant) {
+        self.pending.push_back(PendingCommands {
+            command,
             count,
             end: self.sent_before + self.output.len() as u64,
             since,
@@ -303,7 +303,7 @@ impl<'a> Session<'a> {
 
     /// Whether nothing more will be published, and all is answered.
     fn is_idle_for_good(&self) -> bool {
-        self.is_finished && self.awaited.is_empty()
+        self.is_finished && self.pending.is_empty()
     }
 
     /// Packs what waits in the queue, as far as there is room; whether there was anything.
@@ -321,7 +321,7 @@ impl<'a> Session<'a> {
             publishes += self.packer.pack(&commit, &mut self.output);
         }
         if publishes > 0 {
-            self.expect(Asked::Publish, publishes, now);
+            self.expect(Command::Publish, publishes, now);
         }
         has_taken
     }
@@ -331,10 +331,10 @@ impl<'a> Session<'a> {
         let written = self.write_out(context);
         if self.sent > begun {
             let left_before = self.sent_before + begun as u64;
-            let waiting = self.awaited.iter_mut().rev();
+            let waiting = self.pending.iter_mut().rev();
             waiting
-                .take_while(|awaited| awaited.end > left_before)
-                .for_each(|awaited| awaited.since = now);
+                .take_while(|pending| pending.end > left_before)
+                .for_each(|pending| pending.since = now);
         }
         // A Redis that is always a little behind must not make it grow without end either.
         if self.sent == self.output.len() || self.sent >= UNSENT_BYTES {
@@ -384,28 +384,28 @@ impl<'a> Session<'a> {
     }
 
     fn answered(&mut self, answer: Answer, now: Instant) -> Result<(), End> {
-        let Some(front) = self.awaited.front_mut() else {
-            return Err(End::Nonsense(Nonsense));
+        let Some(front) = self.pending.front_mut() else {
+            return Err(End::Protocol(ProtocolError));
         };
-        let asked = front.asked;
+        let command = front.command;
         front.count -= 1;
         if front.count == 0 {
-            self.awaited.pop_front();
+            self.pending.pop_front();
         }
-        match (asked, answer) {
-            (Asked::LogIn, Ok(())) => self.open(now),
-            (Asked::CatchUp, Ok(())) => {
+        match (command, answer) {
+            (Command::LogIn, Ok(())) => self.open(now),
+            (Command::CatchUp, Ok(())) => {
                 if !self.is_taking() {
                     self.metrics.publisher_connected.set(1);
                     self.metrics.publisher_outage.end();
                     info!("pushes go through Redis");
                 }
             }
-            (Asked::Publish, Ok(())) => {
+            (Command::Publish, Ok(())) => {
                 self.metrics.publishes.inc();
                 self.forget_refusal(now);
             }
-            (Asked::Publish, Err(error)) => {
+            (Command::Publish, Err(error)) => {
                 self.metrics.publish_failures.inc();
                 self.owes_catch_up = true;
                 self.refused = Some(now);
@@ -414,8 +414,8 @@ impl<'a> Session<'a> {
                     warn!("Redis does not take every push: {reason}");
                 }
             }
-            (Asked::Ping, Ok(())) => self.forget_refusal(now),
-            (Asked::LogIn | Asked::CatchUp | Asked::Ping, Err(error)) => {
+            (Command::Ping, Ok(())) => self.forget_refusal(now),
+            (Command::LogIn | Command::CatchUp | Command::Ping, Err(error)) => {
                 return Err(End::Refused(error));
             }
         }
@@ -443,14 +443,14 @@ impl<'a> Session<'a> {
             self.catch_up(now);
             asks = true;
         }
-        match self.awaited.front() {
+        match self.pending.front() {
             Some(front) if now >= self.last_sign(front) + ANSWER_TIMEOUT => {
                 return Err(End::TimedOut);
             }
             Some(_) => {}
             None if now >= self.last_heard + IDLE_BEFORE_PING => {
                 self.packer.pack_command(&["PING"], &mut self.output);
-                self.expect(Asked::Ping, 1, now);
+                self.expect(Command::Ping, 1, now);
                 asks = true;
             }
             None => {}
@@ -463,14 +463,14 @@ impl<'a> Session<'a> {
     }
 
     /// From when on the answer to `front`, which is the next, is waited for: Redis works off one command after the other.
-    fn last_sign(&self, front: &Awaited) -> Instant {
+    fn last_sign(&self, front: &PendingCommands) -> Instant {
         front.since.max(self.last_heard)
     }
 
     /// The timer is only ever moved to an earlier time, or on after it has run out: what is due moves on with every answer, and
     /// to follow it each time would cost more than a wake-up too many.
     fn arm(&mut self, context: &mut Context<'_>) {
-        let mut due = match self.awaited.front() {
+        let mut due = match self.pending.front() {
             Some(front) => self.last_sign(front) + ANSWER_TIMEOUT,
             None => self.last_heard + IDLE_BEFORE_PING,
         };
@@ -506,10 +506,10 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         self.queue.close();
         self.metrics.publisher_connected.set(0);
-        let unanswered = self.awaited.iter();
+        let unanswered = self.pending.iter();
         let lost: usize = unanswered
-            .filter(|awaited| awaited.asked == Asked::Publish)
-            .map(|awaited| awaited.count)
+            .filter(|pending| pending.command == Command::Publish)
+            .map(|pending| pending.count)
             .sum();
         self.metrics.publish_failures.add(lost as u64);
     }

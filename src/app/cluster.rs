@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{cores::CoreParts, gateway::GatewayBootstrap, options};
 use crate::{
-    base::{error::StartupError, id::MessageIds},
+    base::{error::StartupError, id::MessageIds, random::Random},
     bus::redis::{credentials::Credentials, subscriber::Subscriber},
     contract::{backend::BackendEvent, methods::Service},
     control::Condition,
@@ -42,6 +42,9 @@ pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
         let push_key = push_key.clone();
         let serial = Arc::clone(&serial);
         move |parts: &CoreParts, runtime: &Rc<Runtime>| {
+            // Another gateway that was given the same numbers by mistake draws others.
+            let seed = getrandom::u64().unwrap_or(parts.clock.started_unix_ms);
+            let mut random = Random::seeded(seed ^ (parts.number as u64) << 48);
             let timers = Rc::clone(&runtime.timers);
             let remote = Remote::new(
                 options::remote_options(&parts.settings),
@@ -50,18 +53,17 @@ pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
                     dial: backend_link::dial(runtime),
                     pause: Box::new(move |length: Duration| Box::pin(timers.sleep(length))),
                     serial,
-                    seed: parts.clock.started_unix_ms ^ (parts.number as u64) << 48,
+                    random: random.split(),
                 },
             );
-            // Another gateway that was given the same numbers by mistake has another seed.
-            let seed = getrandom::u64().unwrap_or(parts.clock.started_unix_ms);
             let subscriber = Subscriber::new(parts.route(), push_key);
-            let ids = MessageIds::without_lease().with_seed(seed);
+            let ids = MessageIds::without_lease().with_seed(random.draw());
             let core = parts.core(runtime, remote, subscriber, ids);
             runtime.tasks.spawn(bus_link::keep(
                 Rc::clone(&core),
                 Rc::clone(runtime),
                 parts.settings.redis.clone(),
+                random.split(),
             ));
             let lifetime = parts.settings.presence.route_lifetime;
             let routes = routes::keep(Rc::clone(&core), lifetime);

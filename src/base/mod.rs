@@ -2,11 +2,14 @@
 //!
 //! The lowest layer: nothing here knows any other module.
 
+pub mod back_off;
 pub mod close;
 pub mod error;
 pub mod id;
 pub mod names;
 pub mod pending_calls;
+pub mod random;
+pub mod receive_buffer;
 pub mod secret;
 pub mod send_buffer;
 pub mod time;

@@ -31,9 +31,12 @@ use super::{
     host,
     readiness::{Readiness, stall_reason},
 };
-use crate::metrics::{
-    Registry,
-    exposition::{self, Format},
+use crate::{
+    base::back_off::BackOff,
+    metrics::{
+        Registry,
+        exposition::{self, Format},
+    },
 };
 
 /// How much of the control thread the ops listener may take.
@@ -58,9 +61,6 @@ impl Default for Limits {
 /// A request's line and headers together; hyper accepts no less.
 const HEAD_BYTES: usize = 8 * 1024;
 
-/// How long to wait after `accept` failed for want of something, most likely file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-
 /// What the routes look at.
 #[derive(Clone)]
 pub(super) struct Sources {
@@ -78,16 +78,18 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
         router = router.layer(middleware::from_fn(host::only_loopback));
     }
     let mut served: VecDeque<JoinHandle<()>> = VecDeque::new();
+    let mut accept_pause = BackOff::accepting();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
                 warn!("ops listener: cannot accept: {error}");
-                sleep(ACCEPT_PAUSE).await;
+                sleep(Duration::from_millis(accept_pause.next_ms())).await;
                 continue;
             }
         };
+        accept_pause.reset();
         served.retain(|connection| !connection.is_finished());
         if served.len() >= limits.connections
             && let Some(oldest) = served.pop_front()

@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 mod admission;
 mod bad_lines;
+mod log_budget;
 mod login_guard;
 mod registrations;
 mod tables;
@@ -21,6 +22,7 @@ mod token_bucket;
 
 pub use admission::{Admission, Refusal};
 pub use bad_lines::{BadLines, Patience};
+pub use log_budget::LogBudget;
 pub use login_guard::{Held, LoginGuard, LoginGuardOptions, LoginOutcome};
 pub use registrations::Registrations;
 pub use token_bucket::{Rate, TokenBucket};

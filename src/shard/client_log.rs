@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::{
     base::{close::CloseReason, id::UserId},
-    limits::{Rate, TokenBucket},
+    limits::{LogBudget, Rate},
     protocol::error_code::ErrorCode,
 };
 
@@ -19,39 +19,26 @@ const RATE: Rate = Rate {
 };
 
 /// The log of one core's clients.
-#[derive(Debug, Default)]
-pub(super) struct ClientLog {
-    closed: Budget,
-    failed_logins: Budget,
-}
-
-/// How many lines of one kind may still be written.
 #[derive(Debug)]
-struct Budget {
-    bucket: TokenBucket,
-    left_out: u64,
+pub(super) struct ClientLog {
+    closed: LogBudget,
+    failed_logins: LogBudget,
 }
 
-impl Default for Budget {
+impl Default for ClientLog {
     fn default() -> Self {
         Self {
-            bucket: TokenBucket::full(&RATE),
-            left_out: 0,
+            closed: LogBudget::new(RATE),
+            failed_logins: LogBudget::new(RATE),
         }
     }
 }
 
-impl Budget {
-    /// What to add to the line that may be written now; `None`: it is left out, and counted.
-    fn take(&mut self, now_ms: u64) -> Option<String> {
-        if self.bucket.try_take(&RATE, now_ms).is_err() {
-            self.left_out += 1;
-            return None;
-        }
-        Some(match std::mem::take(&mut self.left_out) {
-            0 => String::new(),
-            left_out => format!(" left_out_before={left_out}"),
-        })
+/// What to add to a line before which so many were left out.
+fn noted(left_out: u64) -> String {
+    match left_out {
+        0 => String::new(),
+        left_out => format!(" left_out_before={left_out}"),
     }
 }
 
@@ -68,7 +55,7 @@ impl ClientLog {
         };
         let left_out = if level == log::Level::Info {
             match self.closed.take(now_ms) {
-                Some(left_out) => left_out,
+                Some(left_out) => noted(left_out),
                 None => return,
             }
         } else {
@@ -96,26 +83,8 @@ impl ClientLog {
         now_ms: u64,
     ) {
         if let Some(left_out) = self.failed_logins.take(now_ms) {
-            let code = code.word();
+            let (code, left_out) = (code.word(), noted(left_out));
             log::info!("login failed command={command} code={code} peer={peer}{left_out}");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_told_of_in_part_and_what_was_left_out_is_counted() {
-        let mut budget = Budget::default();
-        let written = (0..1000).filter(|_| budget.take(0).is_some()).count();
-        assert_eq!(written, RATE.burst as usize);
-        let left_out = 1000 - written;
-        assert_eq!(
-            budget.take(1000),
-            Some(format!(" left_out_before={left_out}"))
-        );
-        assert_eq!(budget.take(1000), Some(String::new()));
     }
 }

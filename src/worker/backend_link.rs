@@ -6,7 +6,10 @@ use std::{error::Error, rc::Rc, time::Duration};
 
 use super::Runtime;
 use crate::{
-    base::send_buffer::{BackOff, ConnectionHandler, SendBuffer},
+    base::{
+        back_off::BackOff,
+        send_buffer::{ConnectionHandler, SharedSendBuffer},
+    },
     metrics::outage::Outage,
     rpc::client::{Connection, Dial, Purpose, Remote, Server},
 };
@@ -41,8 +44,7 @@ async fn check(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>) {
 }
 
 async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
-    let seed = std::ptr::from_ref(&*server).addr() as u64;
-    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
+    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, remote.random());
     let mut connecting = true;
     let outage = Outage::default();
     loop {
@@ -102,7 +104,7 @@ struct Calls<'a> {
 }
 
 impl ConnectionHandler for Calls<'_> {
-    fn send_buffer(&self) -> &SendBuffer {
+    fn send_buffer(&self) -> &SharedSendBuffer {
         &self.connection.send_buffer
     }
 

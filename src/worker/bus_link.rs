@@ -13,7 +13,11 @@ use std::{
 
 use super::Runtime;
 use crate::{
-    base::send_buffer::{BackOff, ConnectionHandler, SendBuffer},
+    base::{
+        back_off::BackOff,
+        random::Random,
+        send_buffer::{ConnectionHandler, SharedSendBuffer},
+    },
     bus::redis::{
         credentials::Credentials,
         subscriber::{BusEvent, Subscriber},
@@ -29,14 +33,14 @@ use crate::{
 const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// Keeps the connection to `redis`, for ever.
+/// Keeps the connection to `redis`, for ever; `random` spreads the attempts of many.
 pub async fn keep<B: Backend>(
     core: Rc<Core<B, Rc<Subscriber>>>,
     runtime: Rc<Runtime>,
     redis: Redis,
+    random: Random,
 ) {
-    let seed = std::ptr::from_ref(&*core).addr() as u64;
-    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
+    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, random);
     loop {
         let end = attempt(&core, &runtime, &redis).await;
         if end.listened {
@@ -126,11 +130,11 @@ async fn look_up(runtime: &Runtime, redis: &Redis) -> Result<Target, String> {
 
 struct Pushes<'a, B> {
     core: &'a Core<B, Rc<Subscriber>>,
-    send_buffer: Rc<SendBuffer>,
+    send_buffer: Rc<SharedSendBuffer>,
 }
 
 impl<B: Backend> Pushes<'_, B> {
-    fn hear(&self, event: BusEvent) {
+    fn on_event(&self, event: BusEvent) {
         let mut shard = self.core.shard();
         match event {
             BusEvent::Push(message) => shard.on_push(Arc::new(message)),
@@ -148,13 +152,13 @@ impl<B: Backend> Pushes<'_, B> {
 }
 
 impl<B: Backend> ConnectionHandler for Pushes<'_, B> {
-    fn send_buffer(&self) -> &SendBuffer {
+    fn send_buffer(&self) -> &SharedSendBuffer {
         &self.send_buffer
     }
 
     fn received(&self, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
         self.core.bus.received(bytes, |event| {
-            if catch_unwind(AssertUnwindSafe(|| self.hear(event))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.on_event(event))).is_err() {
                 log::error!("a push panicked; it is left out");
                 self.core.shard().metrics().panics_total.inc();
             }

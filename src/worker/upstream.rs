@@ -41,8 +41,6 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 64 * 1024;
 /// Reads at a time, so that one flood does not keep the others waiting.
 const READS_PER_POLL: usize = 4;
-/// A buffer that grew larger than this in a burst is given back.
-const KEPT_BYTES: usize = 256 * 1024;
 
 /// The sockets of one core that it opened itself, by who waits for each.
 pub(super) struct Upstreams {
@@ -229,13 +227,12 @@ impl Upstream {
         &self,
         handler: &impl ConnectionHandler,
     ) -> Result<(), Box<dyn Error>> {
-        let mut sending = Sending::default();
         poll_fn(|context| {
             // Looked at in each case: with a peer that takes nothing, sending has no end.
             if handler.send_buffer().is_closed(context) {
                 return Poll::Ready(Ok(()));
             }
-            if let Poll::Ready(Err(error)) = sending.poll(self, handler, context) {
+            if let Poll::Ready(Err(error)) = self.poll_send(handler, context) {
                 return Poll::Ready(Err(error));
             }
             for _ in 0..READS_PER_POLL {
@@ -245,6 +242,27 @@ impl Upstream {
             Poll::Pending
         })
         .await
+    }
+
+    /// Sends what there is.
+    fn poll_send(
+        &self,
+        handler: &impl ConnectionHandler,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), Box<dyn Error>>> {
+        let buffer = handler.send_buffer();
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        while !buffer.is_empty() {
+            ready!(self.poll_writable(context));
+            match buffer.send(|unsent| send(&self.descriptor, unsent, flags)) {
+                Ok(()) | Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.with_waiting(|waiting| waiting.writable = false);
+                }
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_receive(
@@ -305,45 +323,5 @@ impl<D> Upstream<D> {
     fn with_waiting<T>(&self, look: impl FnOnce(&mut Waiting) -> T) -> T {
         // The slot is this socket's until it is dropped.
         look(&mut self.upstreams.sockets.borrow_mut()[self.key.slot as usize])
-    }
-}
-
-/// What is on its way into the socket.
-#[derive(Default)]
-struct Sending {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Sending {
-    /// Sends what there is.
-    fn poll(
-        &mut self,
-        upstream: &Upstream,
-        handler: &impl ConnectionHandler,
-        context: &Context<'_>,
-    ) -> Poll<Result<(), Box<dyn Error>>> {
-        loop {
-            if self.sent == self.bytes.len() {
-                self.bytes.clear();
-                self.bytes.shrink_to(KEPT_BYTES);
-                self.sent = 0;
-                handler.send_buffer().take(&mut self.bytes);
-                if self.bytes.is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            ready!(upstream.poll_writable(context));
-            let unsent = &self.bytes[self.sent..];
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match send(&upstream.descriptor, unsent, flags) {
-                Ok(count) => self.sent += count,
-                Err(rustix::io::Errno::AGAIN) => {
-                    upstream.with_waiting(|waiting| waiting.writable = false);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
     }
 }

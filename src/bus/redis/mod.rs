@@ -2,5 +2,6 @@
 
 pub mod credentials;
 pub mod publisher;
+mod resp;
 pub mod subscriber;
 pub mod target;

@@ -20,19 +20,22 @@ use std::{
     collections::{HashMap, HashSet},
     error::Error,
     future::poll_fn,
-    io::{self, Read},
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
 };
 
-use redis::{Parser, PushKind as RespPush, Value};
+use redis::{PushKind as RespPush, Value};
 
-use super::{credentials::Credentials, target::refusal};
+use super::{
+    credentials::Credentials,
+    resp::{ProtocolError, RespReader},
+    target::refusal,
+};
 use crate::{
     base::{
         id::{GroupId, RouteId},
-        send_buffer::SendBuffer,
+        send_buffer::SharedSendBuffer,
     },
     contract::{
         bus::PushSource,
@@ -83,10 +86,8 @@ enum Phase {
 enum GivenUp {
     #[error("Redis refused: {0}")]
     Refused(String),
-    #[error("what came is not Redis's protocol: {0}")]
-    Protocol(String),
-    #[error("a value of more than {VALUE_MAX_BYTES} bytes")]
-    TooLong,
+    #[error("{0}")]
+    Protocol(#[from] ProtocolError),
 }
 
 /// One core's subscriptions. Shared by the core, which wants channels, and the task that holds the connection.
@@ -104,29 +105,13 @@ pub struct Subscriber {
     /// Groups whose channel somebody gave up waiting for.
     late: RefCell<HashSet<GroupId>>,
     /// Of the present connection.
-    send_buffer: RefCell<Rc<SendBuffer>>,
-    input: RefCell<Input>,
+    send_buffer: RefCell<Rc<SharedSendBuffer>>,
+    reader: RefCell<RespReader>,
     probe: Cell<Probe>,
     now_ms: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
     /// Why this side closed the connection last.
     closed_because: Cell<&'static str>,
-}
-
-/// What came and is not parsed.
-struct Input {
-    parser: Parser,
-    /// Bytes since the last whole value.
-    pending_bytes: usize,
-}
-
-impl Default for Input {
-    fn default() -> Self {
-        Self {
-            parser: Parser::new(),
-            pending_bytes: 0,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,7 +134,7 @@ impl Subscriber {
             late: RefCell::default(),
             phase: Cell::new(Phase::Closed),
             send_buffer: RefCell::default(),
-            input: RefCell::default(),
+            reader: RefCell::new(RespReader::new(VALUE_MAX_BYTES)),
             probe: Cell::default(),
             now_ms: Cell::default(),
             waiting: RefCell::default(),
@@ -164,10 +149,10 @@ impl Subscriber {
 
     /// A connection is open: greets as whoever `credentials` say, and subscribes to everything.
     /// The first probe follows, so that `Listening` is known to work in both directions.
-    pub fn connected(&self, credentials: Option<&Credentials>) -> Rc<SendBuffer> {
-        let send_buffer = Rc::new(SendBuffer::default());
+    pub fn connected(&self, credentials: Option<&Credentials>) -> Rc<SharedSendBuffer> {
+        let send_buffer = Rc::new(SharedSendBuffer::default());
         *self.send_buffer.borrow_mut() = Rc::clone(&send_buffer);
-        *self.input.borrow_mut() = Input::default();
+        *self.reader.borrow_mut() = RespReader::new(VALUE_MAX_BYTES);
         let mut names = vec![
             channels::push(&self.route),
             self.mpim_channel.clone(),
@@ -216,7 +201,7 @@ impl Subscriber {
         self.closed_because.get()
     }
 
-    fn close(&self, send_buffer: &SendBuffer, reason: &'static str) {
+    fn close(&self, send_buffer: &SharedSendBuffer, reason: &'static str) {
         self.closed_because.set(reason);
         send_buffer.close();
     }
@@ -227,47 +212,30 @@ impl Subscriber {
         self.wake_waiting();
     }
 
-    /// Takes bytes of the present connection and tells `hear` what they brought.
+    /// Takes bytes of the present connection and tells `on_event` what they brought.
     ///
     /// # Errors
     /// Why the connection must be given up.
     pub fn received(
         &self,
         bytes: &[u8],
-        mut hear: impl FnMut(BusEvent),
+        mut on_event: impl FnMut(BusEvent),
     ) -> Result<(), Box<dyn Error>> {
-        let mut input = self.input.borrow_mut();
-        input.pending_bytes += bytes.len();
-        let mut reader = Fed(bytes);
-        loop {
-            match input.parser.parse_value(&mut reader) {
-                Ok(value) => {
-                    input.pending_bytes = reader.0.len();
-                    self.take(value, &mut hear)?;
-                }
-                // What `Fed` says at its end: the value is not whole.
-                Err(error) if error.is_timeout() => break,
-                Err(error) => {
-                    return Err(GivenUp::Protocol(error.category().to_owned()).into());
-                }
-            }
-        }
-        if input.pending_bytes > VALUE_MAX_BYTES {
-            return Err(GivenUp::TooLong.into());
-        }
+        let mut reader = self.reader.borrow_mut();
+        reader.feed(bytes, |value| self.take(value, &mut on_event))?;
         Ok(())
     }
 
-    fn take(&self, value: Value, hear: &mut impl FnMut(BusEvent)) -> Result<(), GivenUp> {
+    fn take(&self, value: Value, on_event: &mut impl FnMut(BusEvent)) -> Result<(), GivenUp> {
         match value {
             Value::Push {
                 kind: RespPush::Message,
                 data,
-            } => self.take_message(data, hear),
+            } => self.take_message(data, on_event),
             Value::Push {
                 kind: RespPush::Subscribe,
                 data,
-            } => self.confirm(&data, hear),
+            } => self.confirm(&data, on_event),
             // The words of an error are Redis's own, and repeat no argument of ours but the names of channels.
             Value::ServerError(error) => return Err(GivenUp::Refused(refusal(&error))),
             // Answers to HELLO and PUBLISH, and confirmations of leaving, say nothing new.
@@ -276,9 +244,9 @@ impl Subscriber {
         Ok(())
     }
 
-    fn take_message(&self, data: Vec<Value>, hear: &mut impl FnMut(BusEvent)) {
+    fn take_message(&self, data: Vec<Value>, on_event: &mut impl FnMut(BusEvent)) {
         let [Value::BulkString(channel), Value::BulkString(payload)] = &data[..] else {
-            return hear(BusEvent::Malformed);
+            return on_event(BusEvent::Malformed);
         };
         let channel = String::from_utf8_lossy(channel);
         if channel == self.probe_channel {
@@ -286,7 +254,7 @@ impl Subscriber {
                 is_out: false,
                 ..self.probe.get()
             });
-            self.greeting_goes_on(hear);
+            self.greeting_goes_on(on_event);
             return;
         }
         let belief = match &self.key {
@@ -296,7 +264,7 @@ impl Subscriber {
         };
         let messages = push_payload::read(&channel, payload, belief);
         for message in messages.unwrap_or_else(|refused| vec![Err(refused)]) {
-            hear(match message {
+            on_event(match message {
                 Ok(message) => BusEvent::Push(message),
                 Err(Refused::NotAPush) => BusEvent::Malformed,
                 Err(Refused::Unsigned) => BusEvent::Unsigned,
@@ -304,22 +272,22 @@ impl Subscriber {
         }
     }
 
-    fn confirm(&self, data: &[Value], hear: &mut impl FnMut(BusEvent)) {
+    fn confirm(&self, data: &[Value], on_event: &mut impl FnMut(BusEvent)) {
         if let Some(Value::BulkString(channel)) = data.first()
             && let Some(group) = channels::group_of(&String::from_utf8_lossy(channel))
             && let Some(confirmed) = self.groups.borrow_mut().get_mut(&group)
         {
             *confirmed = true;
             if self.late.borrow_mut().remove(&group) {
-                hear(BusEvent::LateGroup(group));
+                on_event(BusEvent::LateGroup(group));
             }
         }
-        self.greeting_goes_on(hear);
+        self.greeting_goes_on(on_event);
         self.wake_waiting();
     }
 
     /// One more of the answers that a greeting waits for has come.
-    fn greeting_goes_on(&self, hear: &mut impl FnMut(BusEvent)) {
+    fn greeting_goes_on(&self, on_event: &mut impl FnMut(BusEvent)) {
         if let Phase::Greeting {
             until_ms,
             unconfirmed,
@@ -338,7 +306,7 @@ impl Subscriber {
                     sent_ms: self.now_ms.get(),
                     is_out: false,
                 });
-                hear(BusEvent::Listening);
+                on_event(BusEvent::Listening);
             }
         }
     }
@@ -434,18 +402,6 @@ impl PushSource for Rc<Subscriber> {
 
     fn advance(&self, now_ms: u64) {
         self.tick(now_ms);
-    }
-}
-
-/// Bytes that end in "not now" instead of an end, which makes the parser keep what it has.
-struct Fed<'a>(&'a [u8]);
-
-impl Read for Fed<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.0.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.0.read(into)
     }
 }
 

@@ -16,7 +16,10 @@ use zookeeper_client as zk;
 
 pub(super) use self::session::ZookeeperSession;
 use super::registry::{Registry, RegistryError};
-use crate::{base::send_buffer::BackOff, metrics::Discovery};
+use crate::{
+    base::{back_off::BackOff, random::Random},
+    metrics::Discovery,
+};
 
 /// The first wait after a failure, and the longest: how long ZooKeeper's return may go unnoticed.
 const FIRST_PAUSE_MS: u64 = 50;
@@ -79,7 +82,7 @@ impl<'a> Zookeeper<'a> {
             back_off: BackOff::new(
                 FIRST_PAUSE_MS,
                 LONGEST_PAUSE_MS,
-                getrandom::u64().unwrap_or(0),
+                Random::seeded(getrandom::u64().unwrap_or(0)),
             ),
             begun: Instant::now(),
         }

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::{Offer, Outcome, Purpose, Remote, Server, balance::Candidate, serial::Permit};
 use crate::{
+    base::back_off::BackOff,
     contract::{
         backend::CallError,
         endpoints::Wire,
@@ -98,6 +99,9 @@ impl Remote {
         self.budget.borrow_mut().earn();
         let mut tried = Tried::new();
         let mut retries = 0;
+        // As long as the whole call, where it has doubled up to that: there is no time for it then.
+        let longest_ms = self.options.timeout_ms.max(self.options.retry_interval_ms);
+        let mut back_off = BackOff::new(self.options.retry_interval_ms, longest_ms, self.random());
         // It may have been done already.
         let mut unsettled = None;
         loop {
@@ -117,7 +121,7 @@ impl Remote {
                 .count()
                 > 1
             {
-                self.pause_before(retries, deadline_ms).await?;
+                self.pause(&mut back_off, deadline_ms).await?;
             }
             let failure = match self.attempt::<M>(&server, request, deadline_ms).await {
                 Ok(response) => return Ok(response),
@@ -145,12 +149,10 @@ impl Remote {
         }
     }
 
-    /// Before the same server is asked a third time and more: a pause that doubles, as long as there is time.
-    async fn pause_before(&self, retries: u32, deadline_ms: u64) -> Result<(), CallError> {
-        let doubled = self.options.retry_interval_ms << retries.saturating_sub(2).min(16);
-        // Not all at the same moment.
-        let jitter = self.calls.len() as u64 * 37 % (doubled / 4 + 1);
-        let length_ms = doubled - jitter;
+    /// Before the same server is asked a third time and more: a pause that doubles, as long as
+    /// there is time.
+    async fn pause(&self, back_off: &mut BackOff, deadline_ms: u64) -> Result<(), CallError> {
+        let length_ms = back_off.next_ms();
         if self.now_ms.get() + length_ms >= deadline_ms {
             return Err(CallError::Unavailable);
         }

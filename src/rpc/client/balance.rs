@@ -1,9 +1,8 @@
 //! Which of several servers gets the next call.
 //!
-//! Pure: it is told the candidates' weights and loads, and draws from a random sequence that begins
-//! with a seed.
+//! Pure: it is told the candidates' weights and loads, and draws from a random sequence.
 
-use crate::config::settings::Algorithm;
+use crate::{base::random::Random, config::settings::Algorithm};
 
 /// What is known of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +23,17 @@ pub(super) struct Balancer {
     last: usize,
     /// `Weighted`: what each candidate is owed, by its number.
     credit: Vec<i64>,
-    random: u64,
+    random: Random,
 }
 
 impl Balancer {
-    /// A balancer whose draws begin with `seed`.
-    pub fn new(algorithm: Algorithm, seed: u64) -> Self {
+    /// A balancer that draws from `random`.
+    pub fn new(algorithm: Algorithm, random: Random) -> Self {
         Self {
             algorithm,
             last: usize::MAX,
             credit: Vec::new(),
-            random: seed | 1,
+            random,
         }
     }
 
@@ -92,12 +91,9 @@ impl Balancer {
         best
     }
 
-    /// A number below `limit`, from xorshift64.
+    /// A number below `limit`.
     fn draw(&mut self, limit: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random % limit as u64) as usize
+        self.random.below(limit as u64) as usize
     }
 }
 
@@ -119,7 +115,7 @@ mod tests {
     }
 
     fn shares(algorithm: Algorithm, candidates: &[Candidate], calls: usize) -> Vec<usize> {
-        let mut balancer = Balancer::new(algorithm, 42);
+        let mut balancer = Balancer::new(algorithm, Random::seeded(42));
         let mut counts = vec![0; candidates.len()];
         for _ in 0..calls {
             counts[balancer.choose(candidates).expect("a candidate")] += 1;
@@ -130,7 +126,10 @@ mod tests {
     #[test]
     fn nobody_is_chosen_where_nobody_is() {
         for algorithm in Algorithm::ALL {
-            assert_eq!(Balancer::new(algorithm, 1).choose(&[]), None);
+            assert_eq!(
+                Balancer::new(algorithm, Random::seeded(1)).choose(&[]),
+                None
+            );
         }
     }
 
@@ -138,7 +137,7 @@ mod tests {
     fn round_robin_goes_round_and_over_those_who_are_missing() {
         let all = candidates(&[100, 100, 100], &[0, 0, 0]);
         assert_eq!(shares(Algorithm::RoundRobin, &all, 9), [3, 3, 3]);
-        let mut balancer = Balancer::new(Algorithm::RoundRobin, 1);
+        let mut balancer = Balancer::new(Algorithm::RoundRobin, Random::seeded(1));
         let some = [all[0], all[2]];
         let turns: Vec<_> = (0..4).filter_map(|_| balancer.choose(&some)).collect();
         assert_eq!(turns, [0, 2, 0, 2]);
@@ -148,7 +147,7 @@ mod tests {
     fn weights_are_shares_and_calls_do_not_come_in_a_row() {
         let all = candidates(&[5, 1, 1], &[0, 0, 0]);
         assert_eq!(shares(Algorithm::Weighted, &all, 700), [500, 100, 100]);
-        let mut balancer = Balancer::new(Algorithm::Weighted, 1);
+        let mut balancer = Balancer::new(Algorithm::Weighted, Random::seeded(1));
         let turns: Vec<_> = (0..7).filter_map(|_| balancer.choose(&all)).collect();
         assert_eq!(turns, [0, 0, 1, 0, 2, 0, 0]);
     }

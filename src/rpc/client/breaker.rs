@@ -9,7 +9,11 @@
 //!      └───────────────────────────────────────────────────── succeeded ───────────┘
 //! ```
 //!
-//! Pure: told the time and what happened.
+//! A success, be it of a call that was out before, closes it from wherever it is, and who knows that no
+//! call would be answered opens it.
+//!
+//! Pure: told the time and what happened. Invariant: it is closed only after fewer failures in a row
+//! than the threshold.
 
 /// How long an open breaker lets nothing through.
 pub(super) const OPEN_MS: u64 = 5_000;
@@ -38,6 +42,7 @@ enum State {
 impl Breaker {
     /// A closed one that opens after `threshold` failures in a row.
     pub fn new(threshold: u32) -> Self {
+        assert!(threshold > 0, "it would be open from the start");
         Self {
             threshold,
             failures: 0,
@@ -61,16 +66,16 @@ impl Breaker {
     /// A call goes out, as a probe where the breaker is not closed.
     pub fn started(&mut self, now_ms: u64) {
         if self.state != State::Closed {
-            self.state = State::Probing {
+            self.enter(State::Probing {
                 until_ms: now_ms + OPEN_MS,
-            };
+            });
         }
     }
 
     /// A call was answered.
     pub fn succeeded(&mut self) {
         self.failures = 0;
-        self.state = State::Closed;
+        self.enter(State::Closed);
     }
 
     /// A call was not answered; `true`: the breaker has opened.
@@ -83,18 +88,41 @@ impl Breaker {
             State::Open { .. } => false,
         };
         if opens {
-            self.state = State::Open {
+            self.enter(State::Open {
                 until_ms: now_ms + OPEN_MS,
-            };
+            });
         }
+        self.check();
         opens
     }
 
     /// It is known that no call would be answered.
     pub(super) fn trip(&mut self, now_ms: u64) {
-        self.state = State::Open {
+        self.enter(State::Open {
             until_ms: now_ms + OPEN_MS,
+        });
+    }
+
+    /// Goes over to `to`, which the drawing above must show.
+    fn enter(&mut self, to: State) {
+        let is_drawn = match (self.state, to) {
+            (State::Closed, State::Probing { .. }) => false,
+            (
+                State::Closed | State::Open { .. } | State::Probing { .. },
+                State::Closed | State::Open { .. } | State::Probing { .. },
+            ) => true,
         };
+        assert!(is_drawn, "a breaker goes from {:?} to {to:?}", self.state);
+        self.state = to;
+        self.check();
+    }
+
+    fn check(&self) {
+        let (failures, threshold) = (self.failures, self.threshold);
+        assert!(
+            !self.is_closed() || failures < threshold,
+            "closed after {failures} failures, of which {threshold} open it"
+        );
     }
 }
 
@@ -125,6 +153,12 @@ mod tests {
         breaker.started(later);
         breaker.succeeded();
         assert!(breaker.is_closed());
+    }
+
+    #[test]
+    #[should_panic(expected = "a breaker goes from Closed to Probing")]
+    fn what_is_closed_is_not_probed() {
+        Breaker::new(1).enter(State::Probing { until_ms: 0 });
     }
 
     #[test]

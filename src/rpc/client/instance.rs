@@ -18,9 +18,9 @@ use smallvec::SmallVec;
 
 use super::{Outcome, breaker::Breaker, silence::Silence};
 use crate::{
-    base::{pending_calls::Calls, send_buffer::SendBuffer},
+    base::{pending_calls::Calls, receive_buffer::ReceiveBuffer, send_buffer::SharedSendBuffer},
     contract::endpoints::Wire,
-    rpc::wire::mprpc::{self, CallHead, FramingError, Unfinished},
+    rpc::wire::mprpc::{self, CallHead, FramingError},
 };
 
 /// Calls that wait for a connection of one server at most.
@@ -50,25 +50,43 @@ pub enum Refused {
     Down,
 }
 
+/// How far a connection is.
+///
+/// ```text
+///   Connecting ──┬──▶ Open ──┬──▶ Closing ──▶ Lost
+///   Retrying ────┘           └───────────────▶
+/// ```
+///
+/// What is being opened may be closed or lost as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It is being opened, and nothing says that it will fail: calls may wait for it.
+    Connecting,
+    /// It is being opened after that failed.
+    Retrying,
+    /// Calls may go over it.
+    Open,
+    /// This side closes it.
+    Closing,
+    /// It is gone, or could not be opened.
+    Lost,
+}
+
 /// One connection to a server.
 #[derive(Debug)]
 pub struct Connection {
     /// Names it among all connections of the core.
     id: u64,
-    open: Cell<bool>,
-    /// It is being opened, and nothing says that it will fail.
-    connecting: Cell<bool>,
-    /// This side closes it.
-    closing: Cell<bool>,
+    state: Cell<State>,
     /// It has carried a reply.
     useful: Cell<bool>,
     /// When the ping that is out over it was sent.
     pinged_ms: Cell<Option<u64>>,
     /// Classic: the call that is out.
     current: Cell<Option<u64>>,
-    input: RefCell<Unfinished>,
+    input: RefCell<ReceiveBuffer>,
     /// What is said over it.
-    pub send_buffer: SendBuffer,
+    pub send_buffer: SharedSendBuffer,
 }
 
 impl Connection {
@@ -85,19 +103,32 @@ impl Connection {
 
     /// Whether calls may go over it.
     pub fn is_open(&self) -> bool {
-        self.open.get()
+        self.state.get() == State::Open
     }
 
     /// Whether it was this side that ended it.
     pub(super) fn was_closed(&self) -> bool {
-        self.closing.get()
+        self.state.get() == State::Closing
     }
 
     fn close(&self) {
-        self.open.set(false);
-        self.connecting.set(false);
-        self.closing.set(true);
-        self.send_buffer.close();
+        if !matches!(self.state.get(), State::Closing | State::Lost) {
+            self.enter(State::Closing);
+            self.send_buffer.close();
+        }
+    }
+
+    /// Goes over to `to`, which the drawing of the states must show.
+    fn enter(&self, to: State) {
+        let from = self.state.get();
+        let is_drawn = match to {
+            State::Connecting | State::Retrying => false,
+            State::Open => matches!(from, State::Connecting | State::Retrying),
+            State::Closing => matches!(from, State::Connecting | State::Retrying | State::Open),
+            State::Lost => from != State::Lost,
+        };
+        assert!(is_drawn, "a connection goes from {from:?} to {to:?}");
+        self.state.set(to);
     }
 }
 
@@ -206,6 +237,25 @@ impl Server {
             .count()
     }
 
+    /// Whether a connection is being opened that calls may wait for.
+    fn is_connecting(&self) -> bool {
+        let connections = self.connections.borrow();
+        let mut states = connections.iter().map(|connection| connection.state.get());
+        states.any(|state| state == State::Connecting)
+    }
+
+    /// Its connections changed: this is what follows from them.
+    fn set_connectivity(&self, to: Connectivity) {
+        let (open, is_connecting) = (self.open_connections(), self.is_connecting());
+        let follows = match to {
+            Connectivity::Up => open > 0,
+            Connectivity::Connecting => open == 0 && is_connecting,
+            Connectivity::Down => open == 0 && !is_connecting,
+        };
+        assert!(follows, "{to:?} with {open} open connections");
+        self.connectivity.set(to);
+    }
+
     /// Whether it can tell that it is alive without being asked anything else.
     pub(super) fn can_be_pinged(&self) -> bool {
         // With ids, even "unknown method" is an answer.
@@ -258,27 +308,27 @@ impl Server {
         }
         let connection = Rc::new(Connection {
             id: connection_id,
-            open: Cell::new(false),
-            connecting: Cell::new(connecting),
-            closing: Cell::new(false),
+            state: Cell::new(match connecting {
+                true => State::Connecting,
+                false => State::Retrying,
+            }),
             useful: Cell::new(false),
             pinged_ms: Cell::default(),
             current: Cell::new(None),
             input: RefCell::default(),
-            send_buffer: SendBuffer::default(),
+            send_buffer: SharedSendBuffer::default(),
         });
         self.connections.borrow_mut().push(Rc::clone(&connection));
         if connecting && self.connectivity() == Connectivity::Down {
-            self.connectivity.set(Connectivity::Connecting);
+            self.set_connectivity(Connectivity::Connecting);
         }
         connection
     }
 
     /// A connection is open.
     pub fn opened(&self, connection: &Connection, calls: &Calls<Outcome>) {
-        connection.open.set(true);
-        connection.connecting.set(false);
-        self.connectivity.set(Connectivity::Up);
+        connection.enter(State::Open);
+        self.set_connectivity(Connectivity::Up);
         match self.wire {
             Wire::Classic => {
                 self.send_queued(connection, calls);
@@ -292,22 +342,17 @@ impl Server {
         self.connections
             .borrow_mut()
             .retain(|other| other.id != connection.id);
-        connection.open.set(false);
+        connection.enter(State::Lost);
         calls.finish_all(connection.id, || Outcome::Lost);
         if self.open_connections() > 0 {
             return;
         }
-        if self
-            .connections
-            .borrow()
-            .iter()
-            .any(|other| other.connecting.get())
-        {
+        if self.is_connecting() {
             // Calls wait for that one. If it fails, it will come by here, too.
-            self.connectivity.set(Connectivity::Connecting);
+            self.set_connectivity(Connectivity::Connecting);
             return;
         }
-        self.connectivity.set(Connectivity::Down);
+        self.set_connectivity(Connectivity::Down);
         for queued in self.queue.borrow_mut().drain(..) {
             calls.finish(queued.number, self.queue_id, Outcome::NotWritten);
         }

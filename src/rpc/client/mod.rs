@@ -38,7 +38,7 @@ pub use self::instance::{BrokenStream, Connection, Server};
 pub use self::serial::SerialCalls;
 use self::{balance::Balancer, breaker::Breaker, budget::Budget, instance::Connectivity};
 use crate::{
-    base::{pending_calls::Calls, time::Pause},
+    base::{pending_calls::Calls, random::Random, time::Pause},
     config::settings::Algorithm,
     contract::{
         backend::{Backend, BackendEvent, CallError},
@@ -133,8 +133,8 @@ pub struct Dependencies {
     pub pause: Box<dyn Fn(Duration) -> Pause>,
     /// Permits of calls that services of the classic wire cannot take two of at one time; the cores share them.
     pub serial: Arc<SerialCalls>,
-    /// Where random draws begin.
-    pub seed: u64,
+    /// What draws begin with.
+    pub random: Random,
 }
 
 /// One core's way to the services of other processes.
@@ -146,6 +146,7 @@ pub struct Remote {
     servers: RefCell<HashMap<(SocketAddr, Wire), Rc<Server>>>,
     services: RefCell<[Offer; Service::ALL.len()]>,
     budget: RefCell<Budget>,
+    random: RefCell<Random>,
     now_ms: Cell<u64>,
     next_ping_ms: Cell<u64>,
     next_connection_id: Cell<u64>,
@@ -171,18 +172,19 @@ impl Remote {
     pub fn new(
         options: RemoteOptions,
         metrics: Arc<metrics::Core>,
-        dependencies: Dependencies,
+        mut dependencies: Dependencies,
     ) -> Rc<Self> {
-        let seed = dependencies.seed;
+        let mut random = dependencies.random.split();
         Rc::new(Self {
             options,
             metrics,
+            random: RefCell::new(dependencies.random.split()),
             dependencies,
             calls: Calls::default(),
             servers: RefCell::default(),
-            services: RefCell::new(std::array::from_fn(|service| Offer {
+            services: RefCell::new(std::array::from_fn(|_| Offer {
                 hosts: Vec::new(),
-                balancer: Balancer::new(options.algorithm, seed.wrapping_add(service as u64)),
+                balancer: Balancer::new(options.algorithm, random.split()),
             })),
             budget: RefCell::default(),
             now_ms: Cell::default(),
@@ -190,6 +192,11 @@ impl Remote {
             next_connection_id: Cell::default(),
             pushes_in_doubt: Cell::default(),
         })
+    }
+
+    /// A sequence of random numbers for whoever keeps one of its connections.
+    pub fn random(&self) -> Random {
+        self.random.borrow_mut().split()
     }
 
     fn new_connection_id(&self) -> u64 {

@@ -11,6 +11,7 @@ use prost::Message;
 use slab::Slab;
 
 use crate::{
+    base::{receive_buffer::ReceiveBuffer, send_buffer::SendBuffer},
     contract::methods::{BadCall, Request, Response, Service},
     metrics::{
         self,
@@ -19,12 +20,9 @@ use crate::{
     proto::{Code, PingRequest, PingResponse, ReplyStatus, Result as ServiceResult, RpcHeader},
     rpc::{
         server::reply_order::ReplyOrder,
-        wire::mprpc::{CallFrame, FramingError, Unfinished, read_call, write_reply_header},
+        wire::mprpc::{CallFrame, FramingError, read_call, write_reply_header},
     },
 };
-
-/// A buffer that has grown past this is given back once it is empty.
-const KEPT_BUFFER_BYTES: usize = 256 * 1024;
 
 /// What one connection may have under way.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +76,7 @@ pub(super) struct Connection {
     offer: Offer,
     limits: Limits,
     metrics: Arc<metrics::Server>,
-    input: Unfinished,
+    input: ReceiveBuffer,
     /// The last call was left where it is for want of room.
     is_paused: bool,
     /// The last bytes were the beginning of a call.
@@ -91,9 +89,7 @@ pub(super) struct Connection {
     /// Calls under way that may bring a page.
     pages: usize,
     reply_order: ReplyOrder,
-    output: Vec<u8>,
-    /// How much of `output` has left.
-    sent: usize,
+    output: SendBuffer,
     bad_call: Option<BadCallReport>,
 }
 
@@ -128,7 +124,7 @@ impl Connection {
             offer,
             limits,
             metrics,
-            input: Unfinished::default(),
+            input: ReceiveBuffer::default(),
             is_paused: false,
             is_mid_call: false,
             calls_taken: 0,
@@ -137,8 +133,7 @@ impl Connection {
             args_bytes: 0,
             pages: 0,
             reply_order: ReplyOrder::default(),
-            output: Vec::new(),
-            sent: 0,
+            output: SendBuffer::default(),
             bad_call: None,
         }
     }
@@ -230,25 +225,17 @@ impl Connection {
 
     /// Whether all that was taken is answered and has left.
     pub(super) fn is_done(&self) -> bool {
-        self.calls.is_empty() && self.output().is_empty()
+        self.calls.is_empty() && self.output.is_empty()
     }
 
     /// The bytes that are to leave next.
     pub(super) fn output(&self) -> &[u8] {
-        &self.output[self.sent..]
+        self.output.unsent()
     }
 
     /// So many bytes of [`output`](Self::output) have left.
     pub(super) fn consume(&mut self, count: usize) {
-        self.sent += count;
-        debug_assert!(self.sent <= self.output.len());
-        if self.sent >= self.output.len() {
-            self.sent = 0;
-            self.output.clear();
-            if self.output.capacity() > KEPT_BUFFER_BYTES {
-                self.output = Vec::new();
-            }
-        }
+        self.output.consume(count);
     }
 
     /// What there is to complain of since the last time.
@@ -257,7 +244,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        let unsent = self.output.len() - self.sent + self.reply_order.held_bytes();
+        let unsent = self.output.len() + self.reply_order.held_bytes();
         !self.is_stopping
             && self.calls.len().max(self.reply_order.len()) < self.limits.calls
             && self.args_bytes < self.limits.calls_bytes
@@ -335,12 +322,12 @@ impl Connection {
     fn reply(&mut self, form: Form, len: usize, encode: impl FnOnce(&mut Vec<u8>)) {
         match form {
             Form::WithId(id) => {
-                write_reply_header(id, ReplyStatus::ReplyOk, len, &mut self.output);
-                encode(&mut self.output);
+                write_reply_header(id, ReplyStatus::ReplyOk, len, self.output.end());
+                encode(self.output.end());
             }
             Form::Classic(position) => {
                 self.reply_order
-                    .answer(position, len, encode, &mut self.output)
+                    .answer(position, len, encode, self.output.end())
             }
         }
     }
@@ -350,7 +337,7 @@ impl Connection {
         self.metrics.call(called, CallOutcome::Overloaded);
         match form {
             Form::WithId(id) => {
-                write_reply_header(id, ReplyStatus::ReplyOverloaded, 0, &mut self.output);
+                write_reply_header(id, ReplyStatus::ReplyOverloaded, 0, self.output.end());
             }
             Form::Classic(_) => {
                 let response = request.failed(ServiceResult {
@@ -372,7 +359,7 @@ impl Connection {
         };
         self.metrics.call(called, outcome);
         if header.call_id != 0 {
-            write_reply_header(header.call_id, status, 0, &mut self.output);
+            write_reply_header(header.call_id, status, 0, self.output.end());
         }
         let shown = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         self.bad_call.get_or_insert_with(|| BadCallReport {

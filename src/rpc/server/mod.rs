@@ -41,8 +41,9 @@ use self::{
     places::{Place, Places},
 };
 use crate::{
+    base::back_off::BackOff,
     contract::methods::{BadCall, Service},
-    limits::{Rate, TokenBucket},
+    limits::{LogBudget, Rate},
     metrics::{self, server::ServerRefusal},
     rpc::server::task::{ConnectionTask, End, IDLE},
     service::{PAGE_BYTES, ServiceClient},
@@ -66,15 +67,13 @@ const LIMITS: Limits = Limits {
 };
 /// What calls that are not whole yet may hold, of all connections together: sixteen of the longest.
 const HALF_SENT_BYTES: usize = 64 * 1024 * 1024;
-/// How long to wait after `accept` failed for want of something, most likely file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Silence after which TCP asks whether the peer is there, how often and how many times: a dead one is gone in a minute.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(30))
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
 /// Lines a misbehaving peer may bring about in the log.
-const COMPLAINTS: Rate = Rate {
+const WARNINGS: Rate = Rate {
     per_second: 1,
     burst: 10,
 };
@@ -94,15 +93,10 @@ pub type Gateways = Box<dyn Fn() -> Option<Arc<HashSet<IpAddr>>> + Send + Sync>;
 /// What all connections of a server use.
 struct Shared {
     metrics: Arc<metrics::Server>,
-    complaints: Mutex<Complaints>,
-    places: Mutex<Places>,
-}
-
-/// The log of what peers did wrong.
-struct Complaints {
-    bucket: TokenBucket,
+    /// The log of what peers did wrong, and since when its time counts.
+    warnings: Mutex<LogBudget>,
     started: Instant,
-    left_out: u64,
+    places: Mutex<Places>,
 }
 
 impl Server {
@@ -123,11 +117,8 @@ impl Server {
             idle_timeout: IDLE,
             shared: Arc::new(Shared {
                 metrics,
-                complaints: Mutex::new(Complaints {
-                    bucket: TokenBucket::full(&COMPLAINTS),
-                    started: Instant::now(),
-                    left_out: 0,
-                }),
+                warnings: Mutex::new(LogBudget::new(WARNINGS)),
+                started: Instant::now(),
                 places: Mutex::new(Places::new(max_connections, HALF_SENT_BYTES)),
             }),
         }
@@ -147,6 +138,7 @@ impl Server {
         let listener = TcpListener::from_std(listener)?;
         let (drain, draining) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        let mut accept_pause = BackOff::accepting();
         loop {
             tokio::select! {
                 biased;
@@ -154,13 +146,14 @@ impl Server {
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
+                        accept_pause.reset();
                         if let Some(task) = self.admit(stream, peer) {
                             tasks.spawn(serve(task, peer, draining.clone()));
                         }
                     }
                     Err(error) => {
                         self.shared.say(|| format!("cannot accept a connection for calls: {error}"));
-                        sleep(ACCEPT_PAUSE).await;
+                        sleep(Duration::from_millis(accept_pause.next_ms())).await;
                     }
                 },
             }
@@ -321,18 +314,12 @@ impl Shared {
 
     /// Logs what a peer did wrong, unless there was much of that lately: any peer can bring it about as often as it likes.
     fn say(&self, words: impl FnOnce() -> String) {
-        let mut complaints = self
-            .complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let now_ms = u64::try_from(complaints.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if complaints.bucket.try_take(&COMPLAINTS, now_ms).is_err() {
-            complaints.left_out += 1;
-            return;
-        }
-        match std::mem::take(&mut complaints.left_out) {
-            0 => warn!("{}", words()),
-            left_out => warn!("{} (left out before: {left_out})", words()),
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        match warnings.take(now_ms) {
+            None => {}
+            Some(0) => warn!("{}", words()),
+            Some(left_out) => warn!("{} (left out before: {left_out})", words()),
         }
     }
 }

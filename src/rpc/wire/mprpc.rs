@@ -192,54 +192,5 @@ fn body(rest: &[u8], len: u32, max: usize) -> Result<Option<&[u8]>, FramingError
     Ok(rest.get(..len))
 }
 
-/// What came of a stream and is not the end of a frame yet.
-#[derive(Debug, Default)]
-pub struct Unfinished {
-    bytes: Vec<u8>,
-}
-
-impl Unfinished {
-    /// How many bytes wait for the rest of their frame.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Takes `bytes` that followed what is here, and has `take` take frames off the front: it says
-    /// how many bytes it took, `None` when the rest is not a whole frame.
-    ///
-    /// # Errors
-    /// Those of `take`.
-    pub fn feed<E>(
-        &mut self,
-        bytes: &[u8],
-        mut take: impl FnMut(&[u8]) -> Result<Option<usize>, E>,
-    ) -> Result<(), E> {
-        let mut drain = |mut rest: &[u8]| -> Result<usize, E> {
-            while let Some(taken) = take(rest)? {
-                rest = &rest[taken..];
-            }
-            Ok(rest.len())
-        };
-        if self.bytes.is_empty() {
-            let left = drain(bytes)?;
-            self.bytes.extend_from_slice(&bytes[bytes.len() - left..]);
-        } else {
-            self.bytes.extend_from_slice(bytes);
-            let left = drain(&self.bytes)?;
-            self.bytes.drain(..self.bytes.len() - left);
-        }
-        if self.bytes.is_empty() {
-            // An idle connection keeps no buffer.
-            self.bytes = Vec::new();
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Worker;
 use crate::{
-    base::close::CloseReason,
+    base::{back_off::BackOff, close::CloseReason},
     contract::{backend::Backend, bus::PushSource},
     limits::Refusal,
     protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
@@ -20,15 +20,20 @@ use crate::{
 
 /// Connections accepted per turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Pause after a failed accept (no descriptors, mostly), doubling up to the longest.
-const ACCEPT_PAUSE_MS: u64 = 50;
-const ACCEPT_PAUSE_MAX_MS: u64 = 1000;
 
 /// Accepting after it failed: paused, longer each time, until it works again.
-#[derive(Default)]
 pub(super) struct AcceptPause {
     until_ms: Option<u64>,
-    length_ms: u64,
+    back_off: BackOff,
+}
+
+impl Default for AcceptPause {
+    fn default() -> Self {
+        Self {
+            until_ms: None,
+            back_off: BackOff::accepting(),
+        }
+    }
 }
 
 impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
@@ -42,7 +47,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         {
             self.accept_pause.until_ms = None;
             if self.poller.add(listener, Source::Listener).is_err() {
-                self.accept_pause.until_ms = Some(now_ms + self.accept_pause.length_ms);
+                self.accept_pause.until_ms = Some(now_ms + self.accept_pause.back_off.next_ms());
             }
         }
     }
@@ -54,7 +59,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             };
             match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok((socket, address)) => {
-                    self.accept_pause.length_ms = 0;
+                    self.accept_pause.back_off.reset();
                     // Without an address the peer is gone already.
                     if let Some(address) = address.and_then(|address| address.try_into().ok()) {
                         self.admit(socket, address);
@@ -76,12 +81,11 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     fn pause_accepting(&mut self, error: rustix::io::Errno) {
         self.metrics.accept_errors_total.inc();
         let pause = &mut self.accept_pause;
-        if pause.length_ms == 0 {
+        if pause.back_off.is_reset() {
             log::warn!("cannot accept connections: {error}; trying again with pauses");
         }
-        pause.length_ms = (pause.length_ms * 2).clamp(ACCEPT_PAUSE_MS, ACCEPT_PAUSE_MAX_MS);
         let now_ms = self.core.shard().now().monotonic_us / 1000;
-        pause.until_ms = Some(now_ms + pause.length_ms);
+        pause.until_ms = Some(now_ms + pause.back_off.next_ms());
         if let Some(listener) = &self.listener {
             self.poller.remove(listener);
         }

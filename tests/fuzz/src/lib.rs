@@ -4,7 +4,7 @@
 //! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
 
 use im_gateway::{
-    base::id::RouteId,
+    base::{id::RouteId, receive_buffer::ReceiveBuffer},
     bus::redis::subscriber::{BusEvent, Subscriber},
     contract::{
         endpoints::{parse_method_node, parse_record},
@@ -18,7 +18,7 @@ use im_gateway::{
         push::Push,
         reply::Reply,
     },
-    rpc::wire::mprpc::{self, FramingError, Unfinished},
+    rpc::wire::mprpc::{self, FramingError},
 };
 
 /// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line
@@ -277,7 +277,7 @@ type Reader<'a> = dyn Fn(&[u8]) -> Result<Option<(Frame, usize)>, FramingError> 
 /// The frames of `stream` that comes in pieces of `piece` bytes, and whether it ended in what is no
 /// frame.
 fn frames_of(stream: &[u8], piece: usize, read: &Reader<'_>) -> (Vec<Frame>, bool) {
-    let (mut frames, mut unfinished) = (Vec::new(), Unfinished::default());
+    let (mut frames, mut unfinished) = (Vec::new(), ReceiveBuffer::default());
     for arrived in stream.chunks(piece) {
         let fed = unfinished.feed(arrived, |bytes| {
             let frame = read(bytes)?;

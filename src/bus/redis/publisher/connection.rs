@@ -15,6 +15,7 @@ use std::{
 };
 
 use log::{info, warn};
+use redis::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -22,15 +23,15 @@ use tokio::{
 };
 
 use super::{
-    answers::{Answer, Answers, ProtocolError},
     packing::Packer,
     queue::{Commit, Queue},
 };
 use crate::{
-    base::send_buffer::BackOff,
+    base::{back_off::BackOff, random::Random, send_buffer::SendBuffer},
     bus::redis::{
         credentials::Credentials,
-        target::{Failures, Target},
+        resp::{ProtocolError, RespReader},
+        target::{Failures, Target, refusal},
     },
     config::settings::Redis,
     contract::push_mac::PushKey,
@@ -51,8 +52,9 @@ const LONGEST_PAUSE_MS: u64 = 2000;
 const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes packed and not written at most; what is beyond waits in the queue, which has the bound.
 const UNSENT_BYTES: usize = 1024 * 1024;
-/// Answers are some bytes each.
+/// Answers are some bytes each: numbers, or errors in a few words.
 const READ_BYTES: usize = 4096;
+const ANSWER_MAX_BYTES: usize = 4096;
 /// How long the refusal of one push stands for the present state.
 const REFUSAL_LASTS: Duration = Duration::from_secs(30);
 
@@ -81,8 +83,8 @@ pub(super) async fn run(
     queue: Arc<Queue>,
     metrics: Arc<metrics::Server>,
 ) {
-    let seed = getrandom::u64().unwrap_or(0);
-    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed);
+    let random = Random::seeded(getrandom::u64().unwrap_or(0));
+    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, random);
     loop {
         let Some(reason) = attempt(&redis, &push_key, &queue, &metrics, &mut back_off).await else {
             return;
@@ -200,11 +202,10 @@ struct Session<'a> {
     metrics: &'a metrics::Server,
     packer: Packer,
     commits: VecDeque<Commit>,
-    output: Vec<u8>,
-    sent: usize,
-    /// How much has left of all that is sent over this connection, the beginning of `output` not included.
-    sent_before: u64,
-    answers: Answers,
+    output: SendBuffer,
+    /// How many bytes have left over this connection.
+    sent: u64,
+    reader: RespReader,
     pending: VecDeque<PendingCommands>,
     /// Logged in, where that is wanted.
     is_open: bool,
@@ -233,10 +234,9 @@ impl<'a> Session<'a> {
             metrics,
             packer: Packer::new(push_key),
             commits: VecDeque::new(),
-            output: Vec::new(),
+            output: SendBuffer::default(),
             sent: 0,
-            sent_before: 0,
-            answers: Answers::default(),
+            reader: RespReader::new(ANSWER_MAX_BYTES),
             pending: VecDeque::new(),
             is_open: false,
             is_finished: false,
@@ -249,7 +249,7 @@ impl<'a> Session<'a> {
         match credentials {
             Some(known) => {
                 let words = ["AUTH", &known.user, known.password.expose()];
-                session.packer.pack_command(&words, &mut session.output);
+                session.packer.pack_command(&words, session.output.end());
                 session.expect(Command::LogIn, 1, now);
             }
             None => session.open(now),
@@ -272,7 +272,7 @@ impl<'a> Session<'a> {
     fn catch_up(&mut self, now: Instant) {
         self.owes_catch_up = false;
         self.caught_up = now;
-        self.packer.pack_catch_up(&mut self.output);
+        self.packer.pack_catch_up(self.output.end());
         self.expect(Command::CatchUp, 1, now);
     }
 
@@ -280,12 +280,12 @@ impl<'a> Session<'a> {
         self.pending.push_back(PendingCommands {
             command,
             count,
-            end: self.sent_before + self.output.len() as u64,
+            end: self.sent + self.output.len() as u64,
             since,
         });
     }
 
-    fn turn(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+    fn run_once(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         let now = Instant::now();
         loop {
             let took = self.take(context, now);
@@ -308,7 +308,7 @@ impl<'a> Session<'a> {
 
     /// Packs what waits in the queue, as far as there is room; whether there was anything.
     fn take(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        let room = UNSENT_BYTES.saturating_sub(self.output.len() - self.sent);
+        let room = UNSENT_BYTES.saturating_sub(self.output.len());
         if !self.is_open || room == 0 {
             return false;
         }
@@ -318,7 +318,7 @@ impl<'a> Session<'a> {
         let has_taken = !self.commits.is_empty();
         let mut publishes = 0;
         for commit in self.commits.drain(..) {
-            publishes += self.packer.pack(&commit, &mut self.output);
+            publishes += self.packer.pack(&commit, self.output.end());
         }
         if publishes > 0 {
             self.expect(Command::Publish, publishes, now);
@@ -330,29 +330,24 @@ impl<'a> Session<'a> {
         let begun = self.sent;
         let written = self.write_out(context);
         if self.sent > begun {
-            let left_before = self.sent_before + begun as u64;
             let waiting = self.pending.iter_mut().rev();
             waiting
-                .take_while(|pending| pending.end > left_before)
+                .take_while(|pending| pending.end > begun)
                 .for_each(|pending| pending.since = now);
-        }
-        // A Redis that is always a little behind must not make it grow without end either.
-        if self.sent == self.output.len() || self.sent >= UNSENT_BYTES {
-            self.sent_before += self.sent as u64;
-            self.output.drain(..self.sent);
-            self.output.shrink_to(UNSENT_BYTES);
-            self.sent = 0;
         }
         written
     }
 
     fn write_out(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let mut wrote = false;
-        while self.sent < self.output.len() {
-            let rest = &self.output[self.sent..];
+        while !self.output.is_empty() {
+            let rest = self.output.unsent();
             match Pin::new(&mut self.stream).poll_write(context, rest) {
                 Poll::Ready(Ok(0)) => return Err(End::Closed),
-                Poll::Ready(Ok(count)) => self.sent += count,
+                Poll::Ready(Ok(count)) => {
+                    self.output.consume(count);
+                    self.sent += count as u64;
+                }
                 Poll::Ready(Err(error)) => return Err(End::Lost(error)),
                 Poll::Pending => return Ok(wrote),
             }
@@ -370,23 +365,23 @@ impl<'a> Session<'a> {
             Poll::Ready(Ok(())) if space.filled().is_empty() => Err(End::Closed),
             Poll::Ready(Ok(())) => {
                 self.last_heard = now;
-                let mut answers = std::mem::take(&mut self.answers);
-                let mut outcome = Ok(());
-                answers.feed(space.filled(), |answer| {
-                    if outcome.is_ok() {
-                        outcome = self.answered(answer, now);
-                    }
-                })?;
-                self.answers = answers;
-                outcome.map(|()| true)
+                let unused = RespReader::new(ANSWER_MAX_BYTES);
+                let mut reader = std::mem::replace(&mut self.reader, unused);
+                reader.feed(space.filled(), |value| self.answered(answer(value)?, now))?;
+                self.reader = reader;
+                Ok(true)
             }
         }
     }
 
-    fn answered(&mut self, answer: Answer, now: Instant) -> Result<(), End> {
+    fn answered(&mut self, answer: Result<(), String>, now: Instant) -> Result<(), End> {
         let Some(front) = self.pending.front_mut() else {
-            return Err(End::Protocol(ProtocolError));
+            return Err(End::Protocol(ProtocolError::Unasked));
         };
+        assert!(
+            front.count > 0,
+            "what is answered in full is pending no more"
+        );
         let command = front.command;
         front.count -= 1;
         if front.count == 0 {
@@ -449,7 +444,7 @@ impl<'a> Session<'a> {
             }
             Some(_) => {}
             None if now >= self.last_heard + IDLE_BEFORE_PING => {
-                self.packer.pack_command(&["PING"], &mut self.output);
+                self.packer.pack_command(&["PING"], self.output.end());
                 self.expect(Command::Ping, 1, now);
                 asks = true;
             }
@@ -482,7 +477,7 @@ impl<'a> Session<'a> {
         }
         while self.timer.as_mut().poll(context).is_ready() {
             if due <= Instant::now() {
-                // Due while this turn lasted: come again at once.
+                // Due while this run lasted: come again at once.
                 context.waker().wake_by_ref();
                 return;
             }
@@ -491,11 +486,20 @@ impl<'a> Session<'a> {
     }
 }
 
+/// What Redis says to a command: it took it, or why not.
+pub(super) fn answer(value: Value) -> Result<Result<(), String>, ProtocolError> {
+    match value {
+        Value::Int(_) | Value::Okay | Value::SimpleString(_) => Ok(Ok(())),
+        Value::ServerError(error) => Ok(Err(refusal(&error))),
+        _ => Err(ProtocolError::Unasked),
+    }
+}
+
 impl Future for Session<'_> {
     type Output = End;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
-        match self.turn(context) {
+        match self.run_once(context) {
             Ok(()) => Poll::Pending,
             Err(end) => Poll::Ready(end),
         }

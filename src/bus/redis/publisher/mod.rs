@@ -1,7 +1,7 @@
 //! The services' end of the bus in a cluster: every push is published on Redis.
 //!
-//! Owns the crossing from the store's thread (`queue`), the commands (`packing`), the answers (`answers`) and the one
-//! connection they go over (`connection`). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
+//! Owns the crossing from the store's thread (`queue`), the commands (`packing`) and the one connection they go over
+//! (`connection`). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
 //! counted, and the next thing that is published is a `CATCH_UP`, which has every gateway fetch from the store what its
 //! users have not been pushed.
 //!
@@ -10,7 +10,6 @@
 //! The `redis` crate packs commands and parses answers; the connection is read and written here, in one task and without a
 //! channel between, so that the pushes of a commit cost one write, and one timer watches for a Redis that hangs.
 
-mod answers;
 mod connection;
 mod packing;
 mod queue;

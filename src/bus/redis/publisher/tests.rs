@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     RedisPublisher,
-    answers::{Answers, ProtocolError},
+    connection::answer,
     packing::Packer,
     publisher,
     queue::{Commit, Queue},
@@ -215,35 +215,15 @@ fn a_payload_does_not_grow_without_end() {
 }
 
 #[test]
-fn answers_are_found_at_every_split() {
-    let stream = b"+OK\r\n:0\r\n-NOPERM this user has no permissions\r\n:123\r\n+PONG\r\n";
-    for split in 0..=stream.len() {
-        let mut answers = Answers::default();
-        let mut heard = Vec::new();
-        for part in [&stream[..split], &stream[split..]] {
-            answers
-                .feed(part, |answer| heard.push(answer))
-                .expect("answers");
-        }
-        let refused: Vec<bool> = heard.iter().map(Result::is_err).collect();
-        assert_eq!(
-            refused,
-            [false, false, true, false, false],
-            "split at {split}"
-        );
-    }
-}
-
-#[test]
-fn what_is_no_answer_is_found_out() {
-    for nonsense in [
-        &b"HTTP/1.1 400 Bad Request\r\n"[..],
-        b"$3\r\n",
-        b"*1\r\n",
-        &[b'x'; 5000],
+fn what_answers_no_command_is_found_out() {
+    assert_eq!(answer(Value::Int(1)), Ok(Ok(())));
+    assert_eq!(answer(Value::Okay), Ok(Ok(())));
+    for value in [
+        Value::Nil,
+        Value::Array(Vec::new()),
+        Value::BulkString(Vec::new()),
     ] {
-        let fed = Answers::default().feed(nonsense, |_| panic!("no answer"));
-        assert_eq!(fed, Err(ProtocolError));
+        assert!(answer(value).is_err());
     }
 }
 

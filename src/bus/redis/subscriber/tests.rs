@@ -13,13 +13,17 @@ fn subscriber() -> Rc<Subscriber> {
     Subscriber::new(RouteId::new("gw-1", 0), None)
 }
 
-fn said(send_buffer: &SendBuffer) -> Vec<u8> {
+fn said(send_buffer: &SharedSendBuffer) -> Vec<u8> {
     let mut bytes = Vec::new();
-    send_buffer.take(&mut bytes);
+    let sent = send_buffer.send(|unsent| {
+        bytes.extend_from_slice(unsent);
+        Ok::<_, ()>(unsent.len())
+    });
+    sent.expect("sent");
     bytes
 }
 
-fn is_closed(send_buffer: &SendBuffer) -> bool {
+fn is_closed(send_buffer: &SharedSendBuffer) -> bool {
     send_buffer.is_closed(&Context::from_waker(Waker::noop()))
 }
 
@@ -54,7 +58,7 @@ fn events(subscriber: &Subscriber, bytes: &[u8]) -> Vec<BusEvent> {
     events
 }
 
-fn listen(subscriber: &Subscriber) -> Rc<SendBuffer> {
+fn listen(subscriber: &Subscriber) -> Rc<SharedSendBuffer> {
     let send_buffer = subscriber.connected(None);
     said(&send_buffer);
     let mut answer = HELLO.to_vec();
@@ -113,14 +117,17 @@ fn with_a_key_only_signed_pushes_are_believed_and_on_mpims_channel_plain_ones() 
     let bare = push.encode_to_vec();
     let mut signed = bare.clone();
     key.of_channel(CHANNELS[0]).seal(&mut signed, 0);
-    let hear = |channel: &str, payload: &[u8]| events(&subscriber, &published(channel, payload));
-    assert_eq!(hear(CHANNELS[0], &signed), [BusEvent::Push(push.clone())]);
-    assert_eq!(hear(CHANNELS[0], &bare), [BusEvent::Unsigned]);
-    assert_eq!(hear(CHANNELS[2], &signed), [BusEvent::Unsigned]);
-    assert_eq!(hear("im:group:7", &bare), [BusEvent::Unsigned]);
-    assert_eq!(hear(CHANNELS[1], &bare), [BusEvent::Push(push.clone())]);
+    let publish = |channel: &str, payload: &[u8]| events(&subscriber, &published(channel, payload));
+    assert_eq!(
+        publish(CHANNELS[0], &signed),
+        [BusEvent::Push(push.clone())]
+    );
+    assert_eq!(publish(CHANNELS[0], &bare), [BusEvent::Unsigned]);
+    assert_eq!(publish(CHANNELS[2], &signed), [BusEvent::Unsigned]);
+    assert_eq!(publish("im:group:7", &bare), [BusEvent::Unsigned]);
+    assert_eq!(publish(CHANNELS[1], &bare), [BusEvent::Push(push.clone())]);
     let numbered = PushMessage { seq: 1, ..push }.encode_to_vec();
-    assert_eq!(hear(CHANNELS[1], &numbered), [BusEvent::Unsigned]);
+    assert_eq!(publish(CHANNELS[1], &numbered), [BusEvent::Unsigned]);
 }
 
 #[test]

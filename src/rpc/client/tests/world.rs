@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::super::*;
 use crate::{
+    base::random::Random,
     contract::{
         endpoints::{EndpointsBuilder, Instance},
         methods::method,
@@ -84,7 +85,7 @@ impl World {
                 SerialSet::parse("Send").expect("a method"),
                 SerialSet::parse("Register AddFriend").expect("two methods"),
             ])),
-            seed: 7,
+            random: Random::seeded(7),
         };
         Self {
             remote: Remote::new(options, Arc::new(metrics::Core::new()), dependencies),
@@ -194,7 +195,11 @@ impl Line {
     /// What was said over it since the last time.
     pub fn asked(&self) -> Vec<Asked> {
         let mut bytes = Vec::new();
-        self.connection.send_buffer.take(&mut bytes);
+        let sent = self.connection.send_buffer.send(|unsent| {
+            bytes.extend_from_slice(unsent);
+            Ok::<_, ()>(unsent.len())
+        });
+        sent.expect("sent");
         let mut rest = &bytes[..];
         let mut calls = Vec::new();
         while let Some((frame, taken)) = mprpc::read_call(rest, 1 << 20).expect("calls") {

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::receive_buffer::ReceiveBuffer;
 use crate::proto::{LoginRequest, LoginResponse};
 
 const MAX: usize = 1 << 16;
@@ -90,7 +91,7 @@ fn in_pieces<T>(
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (stream.len() + 1)).collect();
     cuts.sort_unstable();
     cuts.push(stream.len());
-    let mut unfinished = Unfinished::default();
+    let mut unfinished = ReceiveBuffer::default();
     let mut frames = Vec::new();
     let mut from = 0;
     for to in cuts {
@@ -103,7 +104,7 @@ fn in_pieces<T>(
         fed.expect("whole frames");
         from = to;
     }
-    assert!(unfinished.bytes.is_empty());
+    assert!(unfinished.is_empty());
     frames
 }
 

@@ -6,7 +6,7 @@
 
 /// See the module's description.
 #[derive(Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     tenths: u32,
 }
 

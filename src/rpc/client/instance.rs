@@ -16,9 +16,14 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::{Outcome, breaker::Breaker, silence::Silence};
+use super::{
+    Outcome,
+    breaker::Breaker,
+    connection::{Connection, State},
+    silence::Silence,
+};
 use crate::{
-    base::{pending_calls::Calls, receive_buffer::ReceiveBuffer, send_buffer::SharedSendBuffer},
+    base::pending_calls::Calls,
     contract::endpoints::Wire,
     rpc::wire::mprpc::{self, CallHead, FramingError},
 };
@@ -48,88 +53,6 @@ pub enum Refused {
     Full,
     /// It went down.
     Down,
-}
-
-/// How far a connection is.
-///
-/// ```text
-///   Connecting ──┬──▶ Open ──┬──▶ Closing ──▶ Lost
-///   Retrying ────┘           └───────────────▶
-/// ```
-///
-/// What is being opened may be closed or lost as well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// It is being opened, and nothing says that it will fail: calls may wait for it.
-    Connecting,
-    /// It is being opened after that failed.
-    Retrying,
-    /// Calls may go over it.
-    Open,
-    /// This side closes it.
-    Closing,
-    /// It is gone, or could not be opened.
-    Lost,
-}
-
-/// One connection to a server.
-#[derive(Debug)]
-pub struct Connection {
-    /// Names it among all connections of the core.
-    id: u64,
-    state: Cell<State>,
-    /// It has carried a reply.
-    useful: Cell<bool>,
-    /// When the ping that is out over it was sent.
-    pinged_ms: Cell<Option<u64>>,
-    /// Classic: the call that is out.
-    current: Cell<Option<u64>>,
-    input: RefCell<ReceiveBuffer>,
-    /// What is said over it.
-    pub send_buffer: SharedSendBuffer,
-}
-
-impl Connection {
-    /// Whether it has carried a reply.
-    pub fn was_useful(&self) -> bool {
-        self.useful.get()
-    }
-
-    /// Whether a call of the classic wire is out over it.
-    #[cfg(test)]
-    pub fn is_busy(&self) -> bool {
-        self.current.get().is_some()
-    }
-
-    /// Whether calls may go over it.
-    pub fn is_open(&self) -> bool {
-        self.state.get() == State::Open
-    }
-
-    /// Whether it was this side that ended it.
-    pub(super) fn was_closed(&self) -> bool {
-        self.state.get() == State::Closing
-    }
-
-    fn close(&self) {
-        if !matches!(self.state.get(), State::Closing | State::Lost) {
-            self.enter(State::Closing);
-            self.send_buffer.close();
-        }
-    }
-
-    /// Goes over to `to`, which the drawing of the states must show.
-    fn enter(&self, to: State) {
-        let from = self.state.get();
-        let is_drawn = match to {
-            State::Connecting | State::Retrying => false,
-            State::Open => matches!(from, State::Connecting | State::Retrying),
-            State::Closing => matches!(from, State::Connecting | State::Retrying | State::Open),
-            State::Lost => from != State::Lost,
-        };
-        assert!(is_drawn, "a connection goes from {from:?} to {to:?}");
-        self.state.set(to);
-    }
 }
 
 /// A classic call that waits for a connection, ready to be written.
@@ -306,18 +229,7 @@ impl Server {
             self.expected_connections
                 .set(self.expected_connections.get().saturating_sub(1));
         }
-        let connection = Rc::new(Connection {
-            id: connection_id,
-            state: Cell::new(match connecting {
-                true => State::Connecting,
-                false => State::Retrying,
-            }),
-            useful: Cell::new(false),
-            pinged_ms: Cell::default(),
-            current: Cell::new(None),
-            input: RefCell::default(),
-            send_buffer: SharedSendBuffer::default(),
-        });
+        let connection = Rc::new(Connection::new(connection_id, connecting));
         self.connections.borrow_mut().push(Rc::clone(&connection));
         if connecting && self.connectivity() == Connectivity::Down {
             self.set_connectivity(Connectivity::Connecting);
@@ -628,7 +540,7 @@ impl Server {
     }
 
     /// Counts it as dead: it gets no calls until it has shown that it is not, and its connections are made anew.
-    pub fn eject(&self, now_ms: u64) {
+    pub(super) fn eject(&self, now_ms: u64) {
         self.breaker.borrow_mut().trip(now_ms);
         self.close_connections();
     }

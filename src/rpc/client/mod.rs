@@ -18,6 +18,7 @@ mod attempt;
 mod balance;
 mod breaker;
 mod budget;
+mod connection;
 mod health;
 pub mod instance;
 mod serial;
@@ -34,7 +35,8 @@ use std::{
     time::Duration,
 };
 
-pub use self::instance::{BrokenStream, Connection, Server};
+pub use self::connection::Connection;
+pub use self::instance::{BrokenStream, Server};
 pub use self::serial::SerialCalls;
 use self::{balance::Balancer, breaker::Breaker, budget::Budget, instance::Connectivity};
 use crate::{

@@ -131,6 +131,12 @@ pub enum Reply {
     },
 }
 
+const WELCOME: &str = concat!(
+    " welcome to im-gateway/",
+    env!("CARGO_PKG_VERSION"),
+    ", try help"
+);
+
 impl Reply {
     /// An error without `retry_ms`.
     pub fn error(code: ErrorCode, words: impl Into<Cow<'static, str>>) -> Self {
@@ -164,60 +170,25 @@ impl Reply {
 
     /// What follows `+OK`, with the space before it.
     fn write_fields(&self, dialect: Dialect, out: &mut Vec<u8>) {
-        let mpim = dialect == Dialect::Space;
+        if dialect == Dialect::Space && self.write_as_mpim(out) {
+            return;
+        }
         match self {
             // Written by `write`, which gives it another first word.
             Self::Error { .. } => {}
-            Self::Welcome => {
-                out.extend_from_slice(
-                    concat!(
-                        " welcome to im-gateway/",
-                        env!("CARGO_PKG_VERSION"),
-                        ", try help"
-                    )
-                    .as_bytes(),
-                );
-            }
-            Self::LoggedIn {
-                uid,
-                token: Some(_),
-                ..
-            } if mpim => integer(" uid=", *uid, out),
-            Self::LoggedIn {
-                uid,
-                session,
-                token,
-                replaced,
-            } => {
-                integer(" uid=", *uid, out);
-                integer(" session=", *session, out);
-                if let Some(token) = token {
-                    word(" token=", token.expose(), out);
-                }
-                if *replaced {
-                    out.extend_from_slice(b" replaced=1");
-                }
-            }
+            Self::Welcome => out.extend_from_slice(WELCOME.as_bytes()),
+            Self::LoggedIn { .. } => self.write_login(out),
             Self::Token(token) => word(" token=", token.expose(), out),
-            Self::LoggedOut if mpim => out.extend_from_slice(b" logout success"),
             Self::LoggedOut => out.extend_from_slice(b" logout"),
             Self::PasswordChanged => out.extend_from_slice(b" password changed"),
             Self::Stored {
-                group,
                 message_id,
                 duplicate,
+                ..
             } => {
-                let key = if mpim && *group {
-                    " group_msg_id="
-                } else {
-                    " msg_id="
-                };
-                integer(key, *message_id, out);
-                if *duplicate {
-                    out.extend_from_slice(b" dup=1");
-                }
+                integer(" msg_id=", *message_id, out);
+                flag(" dup=1", *duplicate, out);
             }
-            Self::PullDone { .. } if mpim => out.extend_from_slice(b" pull_done"),
             Self::PullDone { count, more } => {
                 integer(" pull_done count=", *count, out);
                 integer(" more=", u8::from(*more), out);
@@ -230,21 +201,77 @@ impl Reply {
             }
             Self::AckMode(mode) => word(" ack=", mode.word(), out),
             Self::Device(name) => word(" device=", name, out),
-            Self::FriendAdded if mpim => out.extend_from_slice(b" friend added"),
             Self::FriendAdded | Self::FriendRemoved => {}
-            Self::Friends(ids) if mpim => integers(" friends: ", ids, out),
             Self::Friends(ids) => integers(" friends=", ids, out),
             Self::GroupCreated(group) => integer(" group_id=", *group, out),
-            Self::Joined(_) if mpim => out.extend_from_slice(b" joined group"),
             Self::Joined(group) => integer(" joined group_id=", *group, out),
             Self::Left(group) => integer(" left group_id=", *group, out),
             Self::Groups(ids) => integers(" groups=", ids, out),
             Self::Members { ids, more } => {
                 integers(" members=", ids, out);
-                if *more {
-                    out.extend_from_slice(b" more=1");
-                }
+                flag(" more=1", *more, out);
             }
+            Self::Presence { .. } | Self::Profile { .. } | Self::Users(_) | Self::WhoAmI { .. } => {
+                self.write_users(out)
+            }
+            Self::Commands => write_commands(out),
+            Self::Form(verb) => {
+                word(" form=", verb.form(), out);
+                word(" example=", verb.example(), out);
+                out.extend_from_slice(b" text=");
+                out.extend_from_slice(verb.sense().as_bytes());
+            }
+            Self::Bye => out.extend_from_slice(b" bye"),
+        }
+    }
+
+    /// The replies that MPIM's client expects in another form; `false`: this is none of them.
+    fn write_as_mpim(&self, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::LoggedIn {
+                uid,
+                token: Some(_),
+                ..
+            } => integer(" uid=", *uid, out),
+            Self::LoggedOut => out.extend_from_slice(b" logout success"),
+            Self::Stored {
+                group: true,
+                message_id,
+                duplicate,
+            } => {
+                integer(" group_msg_id=", *message_id, out);
+                flag(" dup=1", *duplicate, out);
+            }
+            Self::PullDone { .. } => out.extend_from_slice(b" pull_done"),
+            Self::FriendAdded => out.extend_from_slice(b" friend added"),
+            Self::Friends(ids) => integers(" friends: ", ids, out),
+            Self::Joined(_) => out.extend_from_slice(b" joined group"),
+            _ => return false,
+        }
+        true
+    }
+
+    fn write_login(&self, out: &mut Vec<u8>) {
+        let Self::LoggedIn {
+            uid,
+            session,
+            token,
+            replaced,
+        } = self
+        else {
+            return;
+        };
+        integer(" uid=", *uid, out);
+        integer(" session=", *session, out);
+        if let Some(token) = token {
+            word(" token=", token.expose(), out);
+        }
+        flag(" replaced=1", *replaced, out);
+    }
+
+    /// Who somebody is, and where.
+    fn write_users(&self, out: &mut Vec<u8>) {
+        match self {
             Self::Presence {
                 uid,
                 online,
@@ -278,15 +305,15 @@ impl Reply {
                 word(" device=", device, out);
                 word(" ack=", ack_mode.word(), out);
             }
-            Self::Commands => write_commands(out),
-            Self::Form(verb) => {
-                word(" form=", verb.form(), out);
-                word(" example=", verb.example(), out);
-                out.extend_from_slice(b" text=");
-                out.extend_from_slice(verb.sense().as_bytes());
-            }
-            Self::Bye => out.extend_from_slice(b" bye"),
+            _ => {}
         }
+    }
+}
+
+/// A field that is there or not.
+fn flag(field: &str, is_set: bool, out: &mut Vec<u8>) {
+    if is_set {
+        out.extend_from_slice(field.as_bytes());
     }
 }
 

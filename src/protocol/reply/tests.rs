@@ -16,187 +16,151 @@ fn secret(text: &str) -> Secret<String> {
 const FORM_OF_CHAT: &str = "+OK form=chat:uid:text example=chat:42:hello \
     text=sends a message to a user; search:name finds the number";
 
+/// That replies read so in the one dialect, and so in the other.
+fn assert_forms<const N: usize>(forms: [(Reply, &str, &str); N]) {
+    for (reply, colon, space) in forms {
+        assert_eq!(line(&reply, Dialect::Colon), format!("{colon}\n"));
+        assert_eq!(line(&reply, Dialect::Space), format!("{space}\n"));
+    }
+}
+
+/// The same in both dialects.
+fn assert_form(reply: Reply, form: &str) {
+    assert_forms([(reply, form, form)]);
+}
+
 #[test]
-fn every_reply_has_the_form_of_the_contract_and_in_the_space_dialect_mpims() {
-    let logged_in = |token, replaced| Reply::LoggedIn {
+fn replies_to_a_login_have_the_form_of_the_contract() {
+    let logged_in = |token: Option<&str>, replaced| Reply::LoggedIn {
         uid: 42,
         session: 7,
-        token,
+        token: token.map(secret),
         replaced,
     };
+    assert_forms([
+        (
+            logged_in(Some("a.b"), false),
+            "+OK uid=42 session=7 token=a.b",
+            "+OK uid=42",
+        ),
+        (
+            logged_in(Some("a.b"), true),
+            "+OK uid=42 session=7 token=a.b replaced=1",
+            "+OK uid=42",
+        ),
+        (Reply::LoggedOut, "+OK logout", "+OK logout success"),
+    ]);
+    assert_form(logged_in(None, true), "+OK uid=42 session=7 replaced=1");
+    assert_form(logged_in(None, false), "+OK uid=42 session=7");
+    assert_form(Reply::Token(secret("a.b")), "+OK token=a.b");
+    assert_form(Reply::PasswordChanged, "+OK password changed");
+}
+
+#[test]
+fn replies_about_messages_have_the_form_of_the_contract() {
     let stored = |group, duplicate| Reply::Stored {
         group,
         message_id: 9,
         duplicate,
     };
-    let presence = |devices: &[&str]| Reply::Presence {
-        uid: 42,
-        online: !devices.is_empty(),
-        devices: devices.iter().map(|device| (*device).to_owned()).collect(),
-    };
-    let welcome = format!(
-        "+OK welcome to im-gateway/{}, try help",
-        env!("CARGO_PKG_VERSION")
-    );
-    let who_am_i = Reply::WhoAmI {
-        uid: 42,
-        name: "alice".into(),
-        device: "cli".into(),
-        ack_mode: AckMode::Auto,
-    };
-    let limited = Reply::Error {
-        code: ErrorCode::RateLimited,
-        retry_ms: Some(1500),
-        words: "too many attempts".into(),
-    };
-    for (reply, colon, space) in [
-        (Reply::Welcome, welcome.as_str(), welcome.as_str()),
-        (
-            logged_in(Some(secret("a.b")), false),
-            "+OK uid=42 session=7 token=a.b",
-            "+OK uid=42",
-        ),
-        (
-            logged_in(Some(secret("a.b")), true),
-            "+OK uid=42 session=7 token=a.b replaced=1",
-            "+OK uid=42",
-        ),
-        (
-            logged_in(None, true),
-            "+OK uid=42 session=7 replaced=1",
-            "+OK uid=42 session=7 replaced=1",
-        ),
-        (
-            logged_in(None, false),
-            "+OK uid=42 session=7",
-            "+OK uid=42 session=7",
-        ),
-        (
-            Reply::Token(secret("a.b")),
-            "+OK token=a.b",
-            "+OK token=a.b",
-        ),
-        (Reply::LoggedOut, "+OK logout", "+OK logout success"),
-        (stored(false, false), "+OK msg_id=9", "+OK msg_id=9"),
-        (
-            stored(false, true),
-            "+OK msg_id=9 dup=1",
-            "+OK msg_id=9 dup=1",
-        ),
+    let pulled = |count, more| Reply::PullDone { count, more };
+    assert_forms([
         (stored(true, false), "+OK msg_id=9", "+OK group_msg_id=9"),
         (
-            Reply::PullDone {
-                count: 3,
-                more: false,
-            },
+            pulled(3, false),
             "+OK pull_done count=3 more=0",
             "+OK pull_done",
         ),
         (
-            Reply::PullDone {
-                count: 100,
-                more: true,
-            },
+            pulled(100, true),
             "+OK pull_done count=100 more=1",
             "+OK pull_done",
         ),
-        (Reply::Acked(2), "+OK acked=2", "+OK acked=2"),
-        (Reply::Pong(None), "+OK pong", "+OK pong"),
-        (
-            Reply::Pong(Some("a:b c".into())),
-            "+OK pong a:b c",
-            "+OK pong a:b c",
-        ),
-        (
-            Reply::AckMode(AckMode::Manual),
-            "+OK ack=manual",
-            "+OK ack=manual",
-        ),
-        (
-            Reply::Device("phone".into()),
-            "+OK device=phone",
-            "+OK device=phone",
-        ),
+    ]);
+    assert_form(stored(false, false), "+OK msg_id=9");
+    assert_form(stored(false, true), "+OK msg_id=9 dup=1");
+    assert_form(Reply::Acked(2), "+OK acked=2");
+    assert_form(Reply::AckMode(AckMode::Manual), "+OK ack=manual");
+}
+
+#[test]
+fn replies_about_friends_and_groups_have_the_form_of_the_contract() {
+    let members = |more| Reply::Members {
+        ids: vec![1, 2],
+        more,
+    };
+    assert_forms([
         (Reply::FriendAdded, "+OK", "+OK friend added"),
-        (Reply::FriendRemoved, "+OK", "+OK"),
         (
             Reply::Friends(vec![1, 2, 3]),
             "+OK friends=1,2,3",
             "+OK friends: 1,2,3",
         ),
         (Reply::Friends(vec![]), "+OK friends=", "+OK friends: "),
-        (Reply::GroupCreated(7), "+OK group_id=7", "+OK group_id=7"),
         (
             Reply::Joined(7),
             "+OK joined group_id=7",
             "+OK joined group",
         ),
-        (Reply::Left(7), "+OK left group_id=7", "+OK left group_id=7"),
-        (
-            Reply::Groups(vec![7, 9]),
-            "+OK groups=7,9",
-            "+OK groups=7,9",
-        ),
-        (
-            Reply::Members {
-                ids: vec![1, 2],
-                more: false,
-            },
-            "+OK members=1,2",
-            "+OK members=1,2",
-        ),
-        (
-            Reply::Members {
-                ids: vec![1, 2],
-                more: true,
-            },
-            "+OK members=1,2 more=1",
-            "+OK members=1,2 more=1",
-        ),
-        (
-            presence(&["phone", "cli"]),
-            "+OK uid=42 online=1 devices=phone,cli",
-            "+OK uid=42 online=1 devices=phone,cli",
-        ),
-        (
-            presence(&[]),
-            "+OK uid=42 online=0 devices=",
-            "+OK uid=42 online=0 devices=",
-        ),
-        (
-            Reply::Profile {
-                uid: 42,
-                name: "alice".into(),
-            },
-            "+OK uid=42 name=alice",
-            "+OK uid=42 name=alice",
-        ),
-        (
-            Reply::Users(vec![(42, "alice".into()), (57, "alina".into())]),
-            "+OK users=42:alice,57:alina",
-            "+OK users=42:alice,57:alina",
-        ),
-        (
-            who_am_i,
-            "+OK uid=42 name=alice device=cli ack=auto",
-            "+OK uid=42 name=alice device=cli ack=auto",
-        ),
-        (Reply::Form(Verb::Chat), FORM_OF_CHAT, FORM_OF_CHAT),
-        (Reply::Bye, "+OK bye", "+OK bye"),
-        (
-            Reply::error(ErrorCode::NotFound, "no such user"),
-            "-ERR NOT_FOUND no such user",
-            "-ERR NOT_FOUND no such user",
-        ),
-        (
-            limited,
-            "-ERR RATE_LIMITED retry_ms=1500 too many attempts",
-            "-ERR RATE_LIMITED retry_ms=1500 too many attempts",
-        ),
-    ] {
-        assert_eq!(line(&reply, Dialect::Colon), format!("{colon}\n"));
-        assert_eq!(line(&reply, Dialect::Space), format!("{space}\n"));
-    }
+    ]);
+    assert_form(Reply::FriendRemoved, "+OK");
+    assert_form(Reply::GroupCreated(7), "+OK group_id=7");
+    assert_form(Reply::Left(7), "+OK left group_id=7");
+    assert_form(Reply::Groups(vec![7, 9]), "+OK groups=7,9");
+    assert_form(members(false), "+OK members=1,2");
+    assert_form(members(true), "+OK members=1,2 more=1");
+}
+
+#[test]
+fn replies_about_users_have_the_form_of_the_contract() {
+    let presence = |devices: &[&str]| Reply::Presence {
+        uid: 42,
+        online: !devices.is_empty(),
+        devices: devices.iter().map(|device| (*device).to_owned()).collect(),
+    };
+    assert_form(
+        presence(&["phone", "cli"]),
+        "+OK uid=42 online=1 devices=phone,cli",
+    );
+    assert_form(presence(&[]), "+OK uid=42 online=0 devices=");
+    let profile = Reply::Profile {
+        uid: 42,
+        name: "alice".into(),
+    };
+    assert_form(profile, "+OK uid=42 name=alice");
+    let users = Reply::Users(vec![(42, "alice".into()), (57, "alina".into())]);
+    assert_form(users, "+OK users=42:alice,57:alina");
+    let who_am_i = Reply::WhoAmI {
+        uid: 42,
+        name: "alice".into(),
+        device: "cli".into(),
+        ack_mode: AckMode::Auto,
+    };
+    assert_form(who_am_i, "+OK uid=42 name=alice device=cli ack=auto");
+}
+
+#[test]
+fn replies_about_the_connection_have_the_form_of_the_contract() {
+    let welcome = format!(
+        "+OK welcome to im-gateway/{}, try help",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_form(Reply::Welcome, &welcome);
+    assert_form(Reply::Pong(None), "+OK pong");
+    assert_form(Reply::Pong(Some("a:b c".into())), "+OK pong a:b c");
+    assert_form(Reply::Device("phone".into()), "+OK device=phone");
+    assert_form(Reply::Form(Verb::Chat), FORM_OF_CHAT);
+    assert_form(Reply::Bye, "+OK bye");
+    assert_form(
+        Reply::error(ErrorCode::NotFound, "no such user"),
+        "-ERR NOT_FOUND no such user",
+    );
+    let limited = Reply::Error {
+        code: ErrorCode::RateLimited,
+        retry_ms: Some(1500),
+        words: "too many attempts".into(),
+    };
+    assert_form(limited, "-ERR RATE_LIMITED retry_ms=1500 too many attempts");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The composition of `im-gateway backend`: the services as a process of their own.
 //!
-//! Two threads matter: this one serves calls, publishes pushes and answers operators, all on one runtime; the store's thread
-//! does the rest. Order of start: what may fail for reasons of the machine first, the services last. Order of end: no further
-//! calls, then the last pushes, then the services, so that whatever was answered is stored and published.
+//! Two threads matter: this one serves calls, publishes pushes and answers operators, all on one
+//! runtime; the store's thread does the rest. Order of start: what may fail for reasons of the
+//! machine first, the services last. Order of end: no further calls, then the last pushes, then the
+//! services, so that whatever was answered is stored and published.
 
 use std::{net::TcpListener, pin::pin, sync::Arc, time::Duration};
 
@@ -34,14 +35,17 @@ use crate::{
     service::{self, ServiceOptions, Services, StorageMode, backup},
 };
 
-/// Processes over one data directory: they share a disk and a machine, so more would not be faster. Each takes a worker number
-/// of its own, from the top downwards.
+/// Processes over one data directory: they share a disk and a machine, so more would not be faster.
+/// Each takes a worker number of its own, from the top downwards.
 const PROCESSES_MAX: u16 = 64;
-/// How long ZooKeeper may take to be told of the end; without its word the nodes vanish with the session.
+/// How long ZooKeeper may take to be told of the end; without its word the nodes vanish with the
+/// session.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long gateways may take to hear from ZooKeeper that this process is leaving, before it takes no further calls.
+/// How long gateways may take to hear from ZooKeeper that this process is leaving, before it takes
+/// no further calls.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
-/// How long the last pushes may take at a stop. Past it gateways find the messages by the next number, or at their next fetch.
+/// How long the last pushes may take at a stop. Past it gateways find the messages by the next
+/// number, or at their next fetch.
 const LAST_PUSHES: Duration = Duration::from_secs(2);
 
 /// Runs the services until the process is told to stop and everything under way is answered.

@@ -1,4 +1,5 @@
-//! The gateway that is one of many: services are found by discovery and called over TCP, pushes come through Redis.
+//! The gateway that is one of many: services are found by discovery and called over TCP, pushes
+//! come through Redis.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -73,7 +74,8 @@ pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
     })
 }
 
-/// Follows discovery and tells every core, and is taken out of it with `left`; ends only when this gateway cannot go on.
+/// Follows discovery and tells every core, and is taken out of it with `left`; ends only when this
+/// gateway cannot go on.
 fn discover(
     gateway: &GatewayBootstrap,
     left: oneshot::Receiver<()>,

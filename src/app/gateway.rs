@@ -65,9 +65,9 @@ impl GatewayBootstrap {
         })
     }
 
-    /// Starts the cores, each made on its thread by what `factory_of` gives for its number, and runs
-    /// the control thread here until all is over, with `background_task` beside it. `on_drain` is
-    /// called when the end begins.
+    /// Starts the cores, each made on its thread by what `factory_of` gives for its number, and
+    /// runs the control thread here until all is over, with `background_task` beside it. `on_drain`
+    /// is called when the end begins.
     pub(super) fn serve<B, P, W>(
         self,
         data: String,

@@ -1,7 +1,7 @@
 //! Calls under way: who waits for which answer, and until when.
 //!
-//! Owns the numbers of calls. A number is a slot and, above it, a generation, so that an answer that comes late, twice or
-//! under a wrong number finds nothing. Knows no transport and no clock.
+//! Owns the numbers of calls. A number is a slot and, above it, a generation, so that an answer
+//! that comes late, twice or under a wrong number finds nothing. Knows no transport and no clock.
 //!
 //! Invariant: each call ends once, with the first outcome that finds it.
 
@@ -50,7 +50,8 @@ impl<O> Calls<O> {
     /// Begins a call that goes over `connection_id` and ends at `deadline_ms`.
     pub fn begin(&self, connection_id: u64, deadline_ms: u64) -> Ticket<'_, O> {
         let mut generation = self.generation.borrow_mut();
-        // Never 0, so that no number is 0; 31 bits, so that half of all numbers are free for others.
+        // Never 0, so that no number is 0; 31 bits, so that half of all numbers are free for
+        // others.
         *generation = (*generation % (u32::MAX >> 1)) + 1;
         let slot = self.waiting.borrow_mut().insert(Waiting {
             generation: *generation,
@@ -94,7 +95,8 @@ impl<O> Calls<O> {
             .is_some_and(|call| call.is(number, connection_id))
     }
 
-    /// Ends call `number`, which went over `connection_id`; `false`: there is no such call, or it has ended.
+    /// Ends call `number`, which went over `connection_id`; `false`: there is no such call, or it
+    /// has ended.
     pub fn finish(&self, number: u64, connection_id: u64, outcome: O) -> bool {
         let waker = {
             let mut waiting = self.waiting.borrow_mut();

@@ -19,7 +19,8 @@ pub enum CallError {
     /// The deadline passed. Whether it was done is unknown.
     #[error("the backend did not answer in time")]
     Timeout,
-    /// The way to the instance broke. Whether it was done is unknown, and repeating it would not be harmless.
+    /// The way to the instance broke. Whether it was done is unknown, and repeating it would not be
+    /// harmless.
     #[error("the backend was lost")]
     Lost,
     /// The backend or the way to it is full. Nothing was done.
@@ -49,13 +50,15 @@ pub trait Backend {
     /// Tells the time in ms, many times a second; what is due now and then is done.
     fn advance(&self, now_ms: u64);
 
-    /// Tells the time in ms, with each turn of the core, and ends the calls whose deadline has come.
+    /// Tells the time in ms, with each turn of the core, and ends the calls whose deadline has
+    /// come.
     fn expire_calls(&self, now_ms: u64);
 
     /// When the next call's deadline comes, at the earliest; `None`: none is under way.
     fn next_deadline_ms(&self) -> Option<u64>;
 
-    /// Whether, since this was last asked, a service was lost that may have stored messages without publishing them.
+    /// Whether, since this was last asked, a service was lost that may have stored messages without
+    /// publishing them.
     fn pushes_in_doubt(&self) -> bool;
 }
 

@@ -1,8 +1,9 @@
 //! The control thread: what is slow, shared and none of a core's business.
 //!
-//! Owns the ops listener (`ops`), the signals (`signals`), the word with systemd (`systemd`), the readiness of the
-//! gateway (`readiness`), questions to the cores (`cores`), and the course of its end: the first stop signal begins the drain, a second one ends the process
-//! at once, and a drain has a deadline. Never touches a connection and never waits for a core, except for all of them to
+//! Owns the ops listener (`ops`), the signals (`signals`), the word with systemd (`systemd`), the
+//! readiness of the gateway (`readiness`), questions to the cores (`cores`), and the course of its
+//! end: the first stop signal begins the drain, a second one ends the process at once, and a drain
+//! has a deadline. Never touches a connection and never waits for a core, except for all of them to
 //! have drained. Everything here runs on one tokio runtime on the thread that calls [`run`].
 
 mod cores;
@@ -30,7 +31,8 @@ use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;
 
-/// What the control thread works with. A backend process has no cores: there, its server is what comes up and drains.
+/// What the control thread works with. A backend process has no cores: there, its server is what
+/// comes up and drains.
 pub struct Options {
     /// The ops listener, bound already, so that the caller knows its port; `None`: no ops HTTP.
     pub ops_listener: Option<std::net::TcpListener>,
@@ -44,7 +46,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Fulfilled once every core accepts connections.
     pub cores_ready: oneshot::Receiver<()>,
-    /// Fulfilled once every core has ended its last connection; dropped unfulfilled when the cores are gone without it.
+    /// Fulfilled once every core has ended its last connection; dropped unfulfilled when the cores
+    /// are gone without it.
     pub cores_drained: oneshot::Receiver<()>,
     /// Tells the cores to drain. Called at most once; must not block.
     pub on_drain: Box<dyn FnOnce() + Send>,
@@ -82,8 +85,8 @@ pub enum ControlError {
 
 /// Runs the control thread on this thread, until the cores have drained or failed to.
 ///
-/// `background_task` runs beside it, on the same thread. Takes over SIGTERM, SIGINT, SIGHUP, SIGQUIT,
-/// SIGUSR1 and SIGUSR2. A second SIGTERM or SIGINT ends
+/// `background_task` runs beside it, on the same thread. Takes over SIGTERM, SIGINT, SIGHUP,
+/// SIGQUIT, SIGUSR1 and SIGUSR2. A second SIGTERM or SIGINT ends
 /// the process in here, with 143 or 130.
 pub fn run(
     options: Options,
@@ -126,7 +129,8 @@ enum End {
     SecondSignal(StopSignal),
 }
 
-/// Everything of [`run`] but the process around it: where signals come from and whom to notify is given.
+/// Everything of [`run`] but the process around it: where signals come from and whom to notify is
+/// given.
 async fn supervise(
     options: Options,
     mut signals: StopSignals,
@@ -221,7 +225,8 @@ fn unfinished(registry: &Registry) -> String {
     }
 }
 
-/// The figures are nobody's secret, but nobody's business either, and an attacker learns from them what works.
+/// The figures are nobody's secret, but nobody's business either, and an attacker learns from them
+/// what works.
 fn warn_if_exposed(listener: &tokio::net::TcpListener) {
     if let Ok(address) = listener.local_addr()
         && !address.ip().is_loopback()

@@ -1,8 +1,8 @@
 //! The signals that the process answers to.
 //!
-//! Owns their meaning: SIGTERM and SIGINT ask for the end; SIGHUP, SIGUSR2 and SIGQUIT, which would end a process
-//! that has no use for them, are answered with a word in the log. Everything else keeps the system's meaning. The handlers
-//! are the runtime's; nothing of ours runs inside one.
+//! Owns their meaning: SIGTERM and SIGINT ask for the end; SIGHUP, SIGUSR2 and SIGQUIT, which would
+//! end a process that has no use for them, are answered with a word in the log. Everything else
+//! keeps the system's meaning. The handlers are the runtime's; nothing of ours runs inside one.
 
 use std::io;
 
@@ -48,7 +48,8 @@ impl StopSignals {
         Self(signals)
     }
 
-    /// From the system. Installs the handlers at once, so that no signal after this call ends the process unheard.
+    /// From the system. Installs the handlers at once, so that no signal after this call ends the
+    /// process unheard.
     pub(super) fn from_system() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
@@ -60,7 +61,8 @@ impl StopSignals {
         ] {
             others.push((name, signal(kind)?));
         }
-        // Unbounded, but only people and service managers send these, and the second one ends the process.
+        // Unbounded, but only people and service managers send these, and the second one ends the
+        // process.
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(listen(terminate, interrupt, sender));
         for (name, signal) in others {

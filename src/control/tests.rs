@@ -1,4 +1,5 @@
-//! The control thread as its peers see it: over real sockets, with the cores and the signals played by the test.
+//! The control thread as its peers see it: over real sockets, with the cores and the signals played
+//! by the test.
 
 mod harness;
 

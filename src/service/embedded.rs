@@ -1,4 +1,5 @@
-//! The services of this very process as a [`Backend`]: calls go to their queue, answers come by the core's inbox.
+//! The services of this very process as a [`Backend`]: calls go to their queue, answers come by the
+//! core's inbox.
 
 use std::{
     cell::Cell,

@@ -1,6 +1,7 @@
 //! The tasks that hold a core's connections to backends.
 //!
-//! One connects, tells the backend so, carries bytes until the connection is lost, tells that, and begins again.
+//! One connects, tells the backend so, carries bytes until the connection is lost, tells that, and
+//! begins again.
 
 use std::{error::Error, rc::Rc, time::Duration};
 
@@ -59,7 +60,8 @@ async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purp
         if purpose != Purpose::Permanent || server.is_retired() {
             return;
         }
-        // One that was of use and is lost may be back at once; one that cannot be reached, or only hangs up, is spared.
+        // One that was of use and is lost may be back at once; one that cannot be reached, or only
+        // hangs up, is spared.
         connecting = connection.was_useful();
         if connecting {
             back_off.reset();

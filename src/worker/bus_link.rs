@@ -62,8 +62,8 @@ struct End {
     listened: bool,
 }
 
-/// Tries one address after the other until pushes come from one, and stays with that one until it is
-/// lost.
+/// Tries one address after the other until pushes come from one, and stays with that one until it
+/// is lost.
 async fn attempt<B: Backend>(
     core: &Core<B, Rc<Subscriber>>,
     runtime: &Runtime,

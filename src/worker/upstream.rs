@@ -1,9 +1,11 @@
-//! The sockets a core opens itself: to backends and to Redis. Connecting, and carrying bytes both ways until one side ends.
+//! The sockets a core opens itself: to backends and to Redis. Connecting, and carrying bytes both
+//! ways until one side ends.
 //!
-//! Owns the sockets and who waits for each. They are in the core's epoll set beside its clients, so that what backends answer
-//! is seen in the same turn as what clients say; the loop wakes the one task that holds a socket. Knows nothing of what is
-//! said: that is the [`ConnectionHandler`]'s. Everything that was said in a turn leaves in one `send`, since the task runs
-//! after those that spoke.
+//! Owns the sockets and who waits for each. They are in the core's epoll set beside its clients, so
+//! that what backends answer is seen in the same turn as what clients say; the loop wakes the one
+//! task that holds a socket. Knows nothing of what is said: that is the [`ConnectionHandler`]'s.
+//! Everything that was said in a turn leaves in one `send`, since the task runs after those that
+//! spoke.
 
 use std::{
     cell::{Cell, RefCell},
@@ -64,7 +66,8 @@ struct Waiting {
     generation: u32,
     /// There is (or may be) something to read.
     readable: bool,
-    /// The other side has closed, or the connection is broken: reading goes on until it says so, without another event.
+    /// The other side has closed, or the connection is broken: reading goes on until it says so,
+    /// without another event.
     ending: bool,
     /// There is (or may be) room to write.
     writable: bool,
@@ -139,7 +142,8 @@ impl Upstreams {
             Some(Protocol::TCP),
         )?;
         socket.set_tcp_nodelay(true)?;
-        // A host that vanished says nothing: silence is looked into, and data that nobody acknowledges is given up.
+        // A host that vanished says nothing: silence is looked into, and data that nobody
+        // acknowledges is given up.
         socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
@@ -165,7 +169,8 @@ impl Upstreams {
         if let Some(error) = upstream.descriptor.take_error()? {
             return Err(error);
         }
-        // Where nobody listens, a socket may be given that very port for its own and end up connected to itself.
+        // Where nobody listens, a socket may be given that very port for its own and end up
+        // connected to itself.
         if upstream.descriptor.local_addr()?.as_socket() == Some(address) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -276,8 +281,8 @@ impl Upstream {
             Ok((_, 0)) => Poll::Ready(Err("the other side closed".into())),
             Ok((_, count)) => {
                 if count < buffer.len() {
-                    // A short read empties the socket, and what comes later comes with an event; but for an end that has
-                    // been heard of.
+                    // A short read empties the socket, and what comes later comes with an event;
+                    // but for an end that has been heard of.
                     self.with_waiting(|waiting| waiting.readable = waiting.ending);
                 }
                 Poll::Ready(handler.received(&buffer[..count]))

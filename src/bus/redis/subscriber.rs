@@ -1,7 +1,8 @@
 //! The bus over Redis Pub/Sub: what one core listens to, over one connection of its own.
 //!
-//! Owns the set of channels and the state of the connection. Pure: the task that holds the socket brings bytes and takes
-//! bytes, and the core's clock comes by [`Subscriber::tick`]. The `redis` crate packs commands and parses values.
+//! Owns the set of channels and the state of the connection. Pure: the task that holds the socket
+//! brings bytes and takes bytes, and the core's clock comes by [`Subscriber::tick`]. The `redis`
+//! crate packs commands and parses values.
 //!
 //! ```text
 //!   Closed ── connected ──▶ Greeting ── all confirmed, probed ───▶ Listening
@@ -9,9 +10,9 @@
 //!     └────────────────────────┴────────────────────────────────────────┘
 //! ```
 //!
-//! Pub/Sub keeps nothing for who is away, so each time `Listening` begins, whatever is numbered has to be fetched from the
-//! store. A connection may be alive while its subscriptions are not: so the core publishes to a channel of its own, and
-//! listens.
+//! Pub/Sub keeps nothing for who is away, so each time `Listening` begins, whatever is numbered has
+//! to be fetched from the store. A connection may be alive while its subscriptions are not: so the
+//! core publishes to a channel of its own, and listens.
 //!
 //! Invariant: a channel that is wanted is subscribed to on every connection before `Listening`.
 
@@ -51,8 +52,8 @@ const PROBE_INTERVAL_MS: u64 = 5_000;
 const PROBE_TIMEOUT_MS: u64 = 5_000;
 /// How long a new connection may take until everything is confirmed.
 const GREETING_TIMEOUT_MS: u64 = 5_000;
-/// How long a log-in waits for a group's channel. After that it goes on: what is missed until the channel is confirmed is
-/// fetched then.
+/// How long a log-in waits for a group's channel. After that it goes on: what is missed until the
+/// channel is confirmed is fetched then.
 const SUBSCRIBE_TIMEOUT_MS: u64 = 1_000;
 /// Channels in one command.
 const CHANNELS_PER_COMMAND: usize = 500;
@@ -90,7 +91,8 @@ enum GivenUp {
     Protocol(#[from] ProtocolError),
 }
 
-/// One core's subscriptions. Shared by the core, which wants channels, and the task that holds the connection.
+/// One core's subscriptions. Shared by the core, which wants channels, and the task that holds the
+/// connection.
 pub struct Subscriber {
     route: RouteId,
     /// The channel of the core's own probes.
@@ -236,7 +238,8 @@ impl Subscriber {
                 kind: RespPush::Subscribe,
                 data,
             } => self.confirm(&data, on_event),
-            // The words of an error are Redis's own, and repeat no argument of ours but the names of channels.
+            // The words of an error are Redis's own, and repeat no argument of ours but the names
+            // of channels.
             Value::ServerError(error) => return Err(GivenUp::Refused(refusal(&error))),
             // Answers to HELLO and PUBLISH, and confirmations of leaving, say nothing new.
             _ => {}

@@ -1,4 +1,5 @@
-//! The peers of a control thread under test: a client of the ops listener, a service manager, cores and signals.
+//! The peers of a control thread under test: a client of the ops listener, a service manager, cores
+//! and signals.
 
 use std::{
     collections::HashMap,

@@ -9,11 +9,11 @@
 //!      └───────────────────────────────────────────────────── succeeded ───────────┘
 //! ```
 //!
-//! A success, be it of a call that was out before, closes it from wherever it is, and who knows that no
-//! call would be answered opens it.
+//! A success, be it of a call that was out before, closes it from wherever it is, and who knows
+//! that no call would be answered opens it.
 //!
-//! Pure: told the time and what happened. Invariant: it is closed only after fewer failures in a row
-//! than the threshold.
+//! Pure: told the time and what happened. Invariant: it is closed only after fewer failures in a
+//! row than the threshold.
 
 /// How long an open breaker lets nothing through.
 pub(super) const OPEN_MS: u64 = 5_000;

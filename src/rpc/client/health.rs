@@ -1,9 +1,9 @@
-//! Which servers live: pings, what is made of their absence, and what is told of a service that nobody
-//! serves.
+//! Which servers live: pings, what is made of their absence, and what is told of a service that
+//! nobody serves.
 //!
-//! A server that answers calls needs no pings; one that leaves calls unanswered is asked at once. How
-//! long it may take to answer depends on whether there are others: with one, it is given up soon and
-//! its calls are made there; the only one is waited for as long as a call is.
+//! A server that answers calls needs no pings; one that leaves calls unanswered is asked at once.
+//! How long it may take to answer depends on whether there are others: with one, it is given up
+//! soon and its calls are made there; the only one is waited for as long as a call is.
 
 use std::rc::Rc;
 

@@ -1,4 +1,5 @@
-//! Remote calls against servers that behave and misbehave, without a socket: the tests are the tasks that hold connections.
+//! Remote calls against servers that behave and misbehave, without a socket: the tests are the
+//! tasks that hold connections.
 
 mod misdeeds;
 mod serial;

@@ -1,7 +1,8 @@
 //! The connection to Redis: made, kept, and made again.
 //!
-//! Owns the pauses between attempts, the time a command may take, and when a `CATCH_UP` is due. A connection on which one
-//! command has not been answered in time is given up: a Redis that hangs is as good as none.
+//! Owns the pauses between attempts, the time a command may take, and when a `CATCH_UP` is due. A
+//! connection on which one command has not been answered in time is given up: a Redis that hangs is
+//! as good as none.
 
 use std::{
     collections::VecDeque,
@@ -42,13 +43,14 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long Redis may take for any one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Silence after which it is asked whether it is there, so that its loss is noticed before the next push.
+/// Silence after which it is asked whether it is there, so that its loss is noticed before the next
+/// push.
 const IDLE_BEFORE_PING: Duration = Duration::from_secs(5);
 /// Pauses between attempts.
 const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 2000;
-/// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a connection there is no more than
-/// one in this time.
+/// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a
+/// connection there is no more than one in this time.
 const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes packed and not written at most; what is beyond waits in the queue, which has the bound.
 const UNSENT_BYTES: usize = 1024 * 1024;
@@ -191,7 +193,8 @@ struct PendingCommands {
     count: usize,
     /// Where they end in all that is sent over this connection.
     end: u64,
-    /// When the last of their bytes left; as long as some have not, when any did, and before that, when they were packed.
+    /// When the last of their bytes left; as long as some have not, when any did, and before that,
+    /// when they were packed.
     since: Instant,
 }
 
@@ -417,8 +420,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// A refusal is no present one any more when none has followed it for a while: what is allowed on
-    /// one channel may not be on another.
+    /// A refusal is no present one any more when none has followed it for a while: what is allowed
+    /// on one channel may not be on another.
     fn forget_refusal(&mut self, now: Instant) {
         if self
             .refused
@@ -429,7 +432,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Does what is due at its time: gives up, catches up, asks whether Redis is there. Has the task woken for the next of it.
+    /// Does what is due at its time: gives up, catches up, asks whether Redis is there. Has the
+    /// task woken for the next of it.
     fn keep_time(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), End> {
         let mut asks = false;
         // At the end there is no later.
@@ -457,13 +461,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// From when on the answer to `front`, which is the next, is waited for: Redis works off one command after the other.
+    /// From when on the answer to `front`, which is the next, is waited for: Redis works off one
+    /// command after the other.
     fn last_sign(&self, front: &PendingCommands) -> Instant {
         front.since.max(self.last_heard)
     }
 
-    /// The timer is only ever moved to an earlier time, or on after it has run out: what is due moves on with every answer, and
-    /// to follow it each time would cost more than a wake-up too many.
+    /// The timer is only ever moved to an earlier time, or on after it has run out: what is due
+    /// moves on with every answer, and to follow it each time would cost more than a wake-up too
+    /// many.
     fn arm(&mut self, context: &mut Context<'_>) {
         let mut due = match self.pending.front() {
             Some(front) => self.last_sign(front) + ANSWER_TIMEOUT,

@@ -1,14 +1,16 @@
 //! The services' end of the bus in a cluster: every push is published on Redis.
 //!
-//! Owns the crossing from the store's thread (`queue`), the commands (`packing`) and the one connection they go over
-//! (`connection`). Bounded: while Redis is away, and past what may wait for it, pushes are dropped and
-//! counted, and the next thing that is published is a `CATCH_UP`, which has every gateway fetch from the store what its
-//! users have not been pushed.
+//! Owns the crossing from the store's thread (`queue`), the commands (`packing`) and the one
+//! connection they go over (`connection`). Bounded: while Redis is away, and past what may wait for
+//! it, pushes are dropped and counted, and the next thing that is published is a `CATCH_UP`, which
+//! has every gateway fetch from the store what its users have not been pushed.
 //!
-//! Invariants: pushes of one channel leave in the order of their commits; a `CATCH_UP` is the first thing on every connection.
+//! Invariants: pushes of one channel leave in the order of their commits; a `CATCH_UP` is the first
+//! thing on every connection.
 //!
-//! The `redis` crate packs commands and parses answers; the connection is read and written here, in one task and without a
-//! channel between, so that the pushes of a commit cost one write, and one timer watches for a Redis that hangs.
+//! The `redis` crate packs commands and parses answers; the connection is read and written here, in
+//! one task and without a channel between, so that the pushes of a commit cost one write, and one
+//! timer watches for a Redis that hangs.
 
 mod connection;
 mod packing;
@@ -34,8 +36,9 @@ pub struct RedisPublisher {
     queue: Arc<Queue>,
 }
 
-/// A handle for the services, and the task behind it. The task ends once [`RedisPublisher::finish`] was called and all that
-/// was handed over before has been answered by Redis, or Redis is not there.
+/// A handle for the services, and the task behind it. The task ends once [`RedisPublisher::finish`]
+/// was called and all that was handed over before has been answered by Redis, or Redis is not
+/// there.
 pub fn publisher(
     redis: Redis,
     push_key: Option<Arc<PushKey>>,

@@ -50,7 +50,8 @@ fn of_kind(kind: PushKind) -> PushMessage {
     }
 }
 
-/// A channel and the texts published there by one command; a push that is no message shows as its kind.
+/// A channel and the texts published there by one command; a push that is no message shows as its
+/// kind.
 type Published = (String, Vec<String>);
 
 fn published(words: &[Vec<u8>]) -> Published {

@@ -1,4 +1,5 @@
-//! A subscriber against a Redis of a few lines: what it says, what it makes of what comes, and when it gives up.
+//! A subscriber against a Redis of a few lines: what it says, what it makes of what comes, and when
+//! it gives up.
 
 use std::task::Context;
 

@@ -54,7 +54,9 @@ impl Bootstrap {
         let (ops_listener, ops_address) = bind_ops(&settings)?;
         assert_eq!(ops_listener.is_some(), settings.ops.listen.is_some());
         let clock = Clock::start();
-        let registry = Arc::new(registry(clock));
+        let mut registry = registry(clock);
+        registry.old_names = settings.metrics.old_names;
+        let registry = Arc::new(registry);
         let conditions = conditions(&registry);
         Ok(Self {
             settings,

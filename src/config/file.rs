@@ -179,6 +179,12 @@ sections! {
         listen: String = "127.0.0.1:8100".to_owned(),
     }
 
+    /// What is counted.
+    metrics: MetricsSection {
+        /// Whether metrics that were renamed are written under their old names too.
+        old_names: bool = true,
+    }
+
     /// What one client may take.
     limits: LimitsSection {
         /// Longest line after log-in, its terminator counted.

@@ -28,6 +28,8 @@ pub struct Settings {
     pub load_balancer: LoadBalancer,
     /// `[ops]`.
     pub ops: Ops,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[limits]`.
     pub limits: Limits,
     /// `[auth]`.
@@ -155,6 +157,13 @@ impl Algorithm {
 pub struct Ops {
     /// Where it listens; `None`: not at all.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[metrics]`: what is counted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Whether metrics that were renamed are written under their old names too.
+    pub old_names: bool,
 }
 
 /// `[limits]`: what one client may take.

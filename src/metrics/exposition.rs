@@ -107,7 +107,33 @@ fn open_metrics(registry: &Arc<Registry>, ready: bool) -> Result<String, fmt::Er
     }));
     let mut text = String::new();
     text::encode(&mut text, &exposition)?;
+    if registry.old_names {
+        let end = text.rfind("# EOF").ok_or(fmt::Error)?;
+        text.insert_str(end, &under_old_names(&text));
+    }
     Ok(text)
+}
+
+/// The lines of metrics that had another name, under that name.
+fn under_old_names(text: &str) -> String {
+    let mut lines = String::new();
+    for (metric, old_name) in names::RENAMED {
+        let family = metric.family();
+        let suffix = &metric.name[family.len()..];
+        let old_family = old_name.strip_suffix(suffix).unwrap_or(old_name);
+        let of_family = text.lines().filter(|line| {
+            let name = line.strip_prefix("# ").map_or(Some(*line), |comment| {
+                comment.split_once(' ').map(|(_, rest)| rest)
+            });
+            let name = name.and_then(|name| name.split([' ', '{']).next());
+            name.is_some_and(|name| name == family || name == metric.name)
+        });
+        for line in of_family {
+            lines.push_str(&line.replacen(family, old_family, 1));
+            lines.push('\n');
+        }
+    }
+    lines
 }
 
 #[derive(Debug)]
@@ -328,9 +354,9 @@ fn write_server(writer: &mut Writer, server: Option<&Server>) -> fmt::Result {
         &names::RPC_CONNECTIONS,
         server.map(|server| server.connections.get()),
     )?;
-    writer.family(&names::RPC_CONNECTIONS_PARTED, |family| {
-        let mut partings = server.into_iter().flat_map(Server::partings);
-        partings.try_for_each(|(reason, count)| family.counter(&[reason], count))
+    writer.family(&names::RPC_CONNECTIONS_CLOSED, |family| {
+        let mut closes = server.into_iter().flat_map(Server::closes);
+        closes.try_for_each(|(reason, count)| family.counter(&[reason], count))
     })?;
     writer.family(&names::RPC_CALLS, |family| {
         let mut calls = server.into_iter().flat_map(Server::calls);

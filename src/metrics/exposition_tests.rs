@@ -5,7 +5,7 @@ use crate::{
     base::close::CloseReason,
     contract::{backend::CallError, methods::Service},
     limits::Refusal,
-    metrics::PushDrop,
+    metrics::{PushDrop, server::ServerRefusal},
     protocol::{command::Verb, error_code::ErrorCode},
 };
 use std::{
@@ -120,7 +120,9 @@ fn registry(cores: usize) -> Arc<Registry> {
 
 #[test]
 fn families_are_exactly_those_of_the_table() {
-    let families = parse(&text(&registry(2), true, Format::OpenMetrics).unwrap());
+    let mut registry = Registry::new(2, Instant::now(), 0);
+    registry.old_names = false;
+    let families = parse(&text(&Arc::new(registry), true, Format::OpenMetrics).unwrap());
     assert_eq!(families.len(), names::ALL.len());
     for metric in names::ALL {
         let family = families.get(metric.family()).expect(metric.name);
@@ -297,6 +299,29 @@ fn the_older_format_names_each_family_as_its_samples_and_has_the_same_samples() 
                 }
             }
             None => assert!(line.starts_with(&family), "{line} in {family}"),
+        }
+    }
+}
+
+#[test]
+fn a_renamed_metric_has_its_old_name_too_unless_that_is_turned_off() {
+    let server = Arc::new(Server::default());
+    server.closed(ServerRefusal::Idle);
+    for format in [Format::OpenMetrics, Format::Text] {
+        for old_names in [true, false] {
+            let mut registry = Registry::of_backend(Arc::clone(&server), Instant::now(), 0);
+            registry.old_names = old_names;
+            let text = text(&Arc::new(registry), true, format).expect("written");
+            let count = |line: &str| text.lines().filter(|found| *found == line).count();
+            let sample = "_total{reason=\"idle\"} 1";
+            assert_eq!(
+                count(&format!("im_gateway_rpc_connections_closed{sample}")),
+                1
+            );
+            let old = count(&format!("im_gateway_rpc_connections_parted{sample}"));
+            assert_eq!(old, usize::from(old_names), "{format:?}");
+            assert_eq!(text.contains("parted"), old_names, "{format:?}");
+            assert_eq!(text.ends_with("# EOF\n"), format == Format::OpenMetrics);
         }
     }
 }

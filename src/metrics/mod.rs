@@ -334,6 +334,8 @@ pub struct Registry {
     pub server: Option<Arc<Server>>,
     /// How discovery is doing.
     pub discovery: Arc<Discovery>,
+    /// Whether metrics that were renamed are written under their old names too.
+    pub old_names: bool,
     /// The zero of `now_ms`.
     pub started: Instant,
     /// When the process started, by the wall clock.
@@ -349,6 +351,7 @@ impl Registry {
             store: Arc::new(Store::new()),
             server: None,
             discovery: Arc::default(),
+            old_names: true,
             started,
             started_unix_ms,
         }

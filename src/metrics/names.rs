@@ -207,12 +207,12 @@ table! {
     STORE_LOCK_WAIT = "im_gateway_store_lock_wait_seconds", Gauge of Seconds, [],
         "For how long another process has kept this one from writing to the database they share; 0: it does not.";
     PASSWORD_QUEUE_DEPTH = "im_gateway_password_queue_depth", Gauge of Count, [],
-        "Log-ins and registrations waiting for a password to be hashed.";
+        "Logins and registrations waiting for a password to be hashed.";
     PASSWORDS_UNHASHED = "im_gateway_passwords_unhashed_total", Counter of Count, ["reason"],
         "Logins and registrations refused because there was no room to wait, or because their time was up before their turn.";
     RPC_CONNECTIONS = "im_gateway_rpc_connections", Gauge of Count, [],
         "Of a backend process: open connections of gateways.";
-    RPC_CONNECTIONS_PARTED = "im_gateway_rpc_connections_parted_total", Counter of Count, ["reason"],
+    RPC_CONNECTIONS_CLOSED = "im_gateway_rpc_connections_closed_total", Counter of Count, ["reason"],
         "Of a backend process: connections turned away or given up.";
     RPC_CALLS = "im_gateway_rpc_calls_total", Counter of Count, ["service", "outcome"],
         "Of a backend process: calls dealt with.";
@@ -251,6 +251,13 @@ table! {
     PROCESS_START_TIME = "process_start_time_seconds", Gauge of Seconds, [],
         "When the process started, in seconds since the Unix epoch.";
 }
+
+/// Metrics that had another name in the last release, with that name. They are written under both
+/// until the next one, unless `metrics.old_names` is false. No histogram is among them.
+pub(super) const RENAMED: &[(Metric, &str)] = &[(
+    RPC_CONNECTIONS_CLOSED,
+    "im_gateway_rpc_connections_parted_total",
+)];
 
 #[cfg(test)]
 mod tests {
@@ -302,6 +309,16 @@ mod tests {
                 metric.help.ends_with('.') && !metric.help.contains(['\n', '\\', '"']),
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn old_names_are_nobodys_now_and_are_documented() {
+        for (metric, old_name) in RENAMED {
+            assert!(ALL.iter().all(|other| other.name != *old_name));
+            assert!(old_name.ends_with(metric.kind.suffix()) && metric.kind != Kind::Histogram);
+            let sentence = format!("`{old_name}`: now `{}`", metric.name);
+            assert!(DOCUMENT.contains(&sentence), "docs/metrics.md: {sentence}");
         }
     }
 

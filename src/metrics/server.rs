@@ -30,7 +30,7 @@ pub enum CallOutcome {
     Overloaded,
 }
 
-/// Why the server parted with a connection.
+/// Why the server closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerRefusal {
     /// There are as many as there may be.
@@ -64,7 +64,7 @@ pub struct Server {
     /// Open connections of gateways.
     pub connections: Gauge,
     calls: PerLabel<Called, Outcomes, { <Called as Label>::ALL.len() }>,
-    parted: PerLabel<ServerRefusal, Counter, { <ServerRefusal as Label>::ALL.len() }>,
+    closed: PerLabel<ServerRefusal, Counter, { <ServerRefusal as Label>::ALL.len() }>,
     /// Publishes that Redis has taken.
     pub publishes: Counter,
     /// Publishes that Redis refused or never answered.
@@ -93,8 +93,8 @@ impl Server {
     }
 
     /// A connection was turned away or given up.
-    pub fn parted(&self, reason: ServerRefusal) {
-        self.parted.at(reason).inc();
+    pub fn closed(&self, reason: ServerRefusal) {
+        self.closed.at(reason).inc();
     }
 
     /// `count` pushes were not published. Any thread may tell.
@@ -110,9 +110,9 @@ impl Server {
         })
     }
 
-    /// Every reason to part with a connection, with its count.
-    pub fn partings(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.parted
+    /// Every reason to close a connection, with its count.
+    pub fn closes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.closed
             .iter()
             .map(|(reason, count)| (reason, count.get()))
     }

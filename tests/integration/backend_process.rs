@@ -469,7 +469,7 @@ fn garbage_closes_its_connection_and_no_other() {
     register(&mut other, "bob");
     eventually("the closed ones are counted", || {
         let framing = [("reason", "framing")];
-        process.metric("rpc_connections_parted_total", &framing) == 3.0
+        process.metric("rpc_connections_closed_total", &framing) == 3.0
             && process.metric("rpc_connections", &[]) == 1.0
     });
 }

@@ -20,7 +20,7 @@ use log::LevelFilter;
 
 use super::{
     file::File,
-    settings::{Accounts, Auth, GatewayService, Log, Network, Ops, Settings},
+    settings::{Accounts, Auth, GatewayService, Log, Metrics, Network, Ops, Settings},
     source::{Environment, Mistake, Origins},
     value::{Seconds, Size},
 };
@@ -89,6 +89,9 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
         service_discovery: cluster::service_discovery(values, &check)?,
         load_balancer: cluster::load_balancer(values, &check)?,
         ops: ops(values, &check)?,
+        metrics: Metrics {
+            old_names: values.metrics.old_names,
+        },
         limits: limits::limits(values, &check)?,
         auth: auth(values, &check, environment)?,
         accounts: accounts(values, &check)?,

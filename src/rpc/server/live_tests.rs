@@ -95,9 +95,9 @@ impl World {
         socket.into()
     }
 
-    fn parted(&self, reason: &str) -> u64 {
-        let mut partings = self.metrics.partings();
-        partings.find(|(word, _)| *word == reason).expect(reason).1
+    fn closed(&self, reason: &str) -> u64 {
+        let mut closes = self.metrics.closes();
+        closes.find(|(word, _)| *word == reason).expect(reason).1
     }
 }
 
@@ -139,7 +139,7 @@ fn a_connection_over_which_nothing_goes_ends() {
     assert!(is_served(&mut heard));
     ends(&mut silent);
     ends(&mut heard);
-    assert_eq!(world.parted("idle"), 2);
+    assert_eq!(world.closed("idle"), 2);
     // Their places are free again.
     for _ in 0..2 {
         assert!(is_served(&mut world.connect(1)));
@@ -154,7 +154,7 @@ fn one_address_gets_a_quarter_of_the_places_and_others_theirs() {
         assert!(is_served(stream));
     }
     assert!(!is_served(&mut world.connect(2)));
-    assert_eq!(world.parted("per_address"), 1);
+    assert_eq!(world.closed("per_address"), 1);
     assert!(is_served(&mut world.connect(3)));
 }
 
@@ -169,7 +169,7 @@ fn half_of_the_places_are_for_registered_gateways() {
         strangers.push(stranger);
     }
     assert!(!is_served(&mut world.connect(4)));
-    assert_eq!(world.parted("strangers"), 1);
+    assert_eq!(world.closed("strangers"), 1);
     assert!(is_served(&mut world.connect(9)));
 }
 
@@ -189,7 +189,7 @@ fn half_sent_calls_of_one_address_hold_a_quarter_of_what_all_may() {
     if !has_ended {
         ends(&mut held[4]);
     }
-    assert_eq!(world.parted("half_sent"), 1);
+    assert_eq!(world.closed("half_sent"), 1);
     // Others have room, and so has this address once its calls are whole.
     assert!(is_served(&mut world.connect(3)));
     held[0]

@@ -169,7 +169,7 @@ impl Server {
         let place = match Held::take(&self.shared, peer.ip(), gateways.as_deref()) {
             Ok(place) => place,
             Err((refusal, open)) => {
-                self.shared.metrics.parted(refusal);
+                self.shared.metrics.closed(refusal);
                 let why = match refusal {
                     ServerRefusal::PerAddress => "its address has a quarter of all",
                     ServerRefusal::Strangers => "the rest is for registered gateways",
@@ -265,19 +265,19 @@ async fn serve(mut task: ConnectionTask, peer: SocketAddr, mut draining: watch::
     };
     match &end {
         End::Framing(error) => {
-            shared.metrics.parted(ServerRefusal::Framing);
+            shared.metrics.closed(ServerRefusal::Framing);
             shared.say(|| format!("calls from {peer}: {error}; the connection is closed"));
         }
         End::Stalled => {
-            shared.metrics.parted(ServerRefusal::Stalled);
+            shared.metrics.closed(ServerRefusal::Stalled);
             shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
         }
         End::HalfSent => {
-            shared.metrics.parted(ServerRefusal::HalfSent);
+            shared.metrics.closed(ServerRefusal::HalfSent);
             shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
         }
         End::Idle(_) => {
-            shared.metrics.parted(ServerRefusal::Idle);
+            shared.metrics.closed(ServerRefusal::Idle);
             debug!("calls from {peer}: {end}");
         }
         End::Closed | End::Lost(_) => debug!("calls from {peer}: {end}"),

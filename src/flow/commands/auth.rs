@@ -42,6 +42,29 @@ pub(super) const SESSION_OVER: Failure = Failure::Refused(
 /// How long a login waits for a service without which it can go on.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+impl Failure {
+    /// The same of a registration, which may have been done: its user has to hear how to find out.
+    fn of_registration(self) -> Self {
+        const WORDS: &str = "whether the account was created is not known: try to log in";
+        match self {
+            Self::Call(CallError::Timeout) => Self::Refused(ErrorCode::Timeout, WORDS),
+            Self::Call(CallError::Lost) => Self::Refused(ErrorCode::BackendUnavailable, WORDS),
+            other => other,
+        }
+    }
+
+    /// The account is there, and its session could not begin. No code must say that nothing was
+    /// done.
+    fn after_registration(self) -> Self {
+        const WORDS: &str = "the account was created, but its session could not begin: log in";
+        match self {
+            Self::Call(CallError::Timeout) => Self::Refused(ErrorCode::Timeout, WORDS),
+            failure if failure.is_passing() => Self::Refused(ErrorCode::BackendUnavailable, WORDS),
+            other => other,
+        }
+    }
+}
+
 pub(super) async fn register<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
@@ -62,7 +85,7 @@ pub(super) async fn register<B: Backend, P: PushSource>(
             if failure.changed_nothing() {
                 registration.came_to_nothing(now_ms(core));
             }
-            return Err(failure);
+            return Err(failure.of_registration());
         }
     };
     if job.session_id != 0 {
@@ -79,7 +102,8 @@ pub(super) async fn register<B: Backend, P: PushSource>(
             given_ms: core.shard().now().unix_ms,
         },
     };
-    begin_session(core, job, login).await
+    let begun = begin_session(core, job, login).await;
+    begun.map_err(Failure::after_registration)
 }
 
 pub(super) async fn login<B: Backend, P: PushSource>(

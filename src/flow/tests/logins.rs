@@ -97,3 +97,66 @@ fn a_service_that_remembers_no_networks_is_not_asked_while_a_name_is_held_up() {
         assert_eq!((code, asked), (Some(ErrorCode::RateLimited), None));
     }
 }
+
+/// What is answered to `register:alice:…`, where `service` answers each call.
+fn try_registration(
+    service: impl FnMut(&Request) -> Result<Response, CallError> + 'static,
+) -> (ErrorCode, String) {
+    let world = World::new(0, service);
+    let job = {
+        let mut shard = world.core.shard();
+        let key = shard.accept(Peer {
+            ip: HOME.into(),
+            port: 40_000,
+            exempt: true,
+        });
+        let job = shard.feed(key, b"register:alice:secret\n");
+        job.expect("a job")
+    };
+    let core = Rc::clone(&world.core);
+    let told = Rc::new(RefCell::new(None));
+    let heard = Rc::clone(&told);
+    let mut flow: Flow = Box::pin(async move {
+        if let Reply::Error { code, words, .. } = commands::run(&core, &job).await {
+            heard.replace(Some((code, words.to_string())));
+        }
+    });
+    assert!(go_on(&mut flow));
+    told.take().expect("an error")
+}
+
+#[test]
+fn who_has_an_account_without_a_session_or_may_have_one_hears_so() {
+    let registered = |request: &Request| match request {
+        Request::Register(_) => Some(Ok(Response::Register(proto::RegisterResponse {
+            result: result(Code::Ok),
+            user_id: 7,
+        }))),
+        _ => None,
+    };
+    for (failure, expected) in [
+        (CallError::Timeout, ErrorCode::Timeout),
+        // Its own code would mean that nothing was done.
+        (CallError::Overloaded, ErrorCode::BackendUnavailable),
+        (CallError::Unavailable, ErrorCode::BackendUnavailable),
+    ] {
+        let answer = move |request: &Request| registered(request).unwrap_or(Err(failure));
+        let (code, words) = try_registration(answer);
+        assert_eq!(code, expected);
+        assert!(words.starts_with("the account was created"), "{words}");
+    }
+    for (failure, expected) in [
+        (CallError::Timeout, ErrorCode::Timeout),
+        (CallError::Lost, ErrorCode::BackendUnavailable),
+    ] {
+        let (code, words) = try_registration(move |_| Err(failure));
+        assert_eq!(code, expected);
+        assert!(
+            words.starts_with("whether the account was created"),
+            "{words}"
+        );
+    }
+    let (code, words) = try_registration(|_| Err(CallError::Overloaded));
+    assert_eq!(code, ErrorCode::Overloaded);
+    assert!(!words.contains("account"), "{words}");
+}

@@ -22,6 +22,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
     let options = ShardOptions {
         max_line_bytes: 8192,
         login_line_bytes: 512,
+        pipeline_limit: 64,
         protocol_error_limit: 10,
         login_timeout_ms: 30_000,
         connection_timeout_ms: 300_000,
@@ -57,7 +58,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
             token: None,
             replaced: false,
         };
-        shard.complete(&job, &logged_in);
+        shard.complete(&job, std::slice::from_ref(&logged_in));
         key
     });
     let keys: Vec<_> = keys.collect();
@@ -100,7 +101,7 @@ fn chat_until_the_backend_and_back(bencher: Bencher) {
         let line =
             black_box(b"chat:57:see you at eight at the usual place, and bring the others along\n");
         if let Some(job) = shard.feed(keys[0], line) {
-            shard.complete(&job, &stored);
+            shard.complete(&job, std::slice::from_ref(&stored));
         }
         shard.take_resumable(&mut resumable);
         resumable.clear();

@@ -111,6 +111,7 @@ pub(super) fn shard_options(settings: &Settings) -> ShardOptions {
     ShardOptions {
         max_line_bytes: limits.max_line_bytes,
         login_line_bytes: limits.login_line_bytes,
+        pipeline_limit: limits.pipeline_limit,
         protocol_error_limit: limits.protocol_error_limit,
         login_timeout_ms: limits.login_timeout_ms,
         connection_timeout_ms: settings.gateway_service.connection_timeout_ms,

@@ -191,6 +191,8 @@ sections! {
         max_line_bytes: Size = Size::from_bytes(8192),
         /// Longest line before log-in, its terminator counted.
         login_line_bytes: Size = Size::from_bytes(512),
+        /// Messages of one connection that are stored together.
+        pipeline_limit: u32 = 64,
         /// Bad lines after which a connection is closed.
         protocol_error_limit: u32 = 10,
         /// Time a connection has to log in.

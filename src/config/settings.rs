@@ -173,6 +173,8 @@ pub struct Limits {
     pub max_line_bytes: usize,
     /// Longest line before log-in; never more than `max_line_bytes`.
     pub login_line_bytes: usize,
+    /// Messages of one connection that are stored together.
+    pub pipeline_limit: usize,
     /// Bad lines after which a connection is closed.
     pub protocol_error_limit: u32,
     /// Time a connection has to log in.

@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::methods::{METHODS, Method, Service};
+use crate::contract::methods::{METHODS, Method, Service, method};
 
 /// The longest record that is looked at.
 const RECORD_MAX_BYTES: usize = 64 * 1024;
@@ -59,6 +59,16 @@ impl MethodSet {
         let mut set = Self::default();
         for (_, name) in METHODS.iter().filter(|(of, _)| *of == service) {
             set.insert(service, name);
+        }
+        set
+    }
+
+    /// What an instance of `service` is taken to offer that does not say. A server of the classic wire
+    /// cannot say that it does not know a method, so it is not asked for one that came later.
+    pub fn assumed(service: Service, wire: Wire) -> Self {
+        let mut set = Self::all_of(service);
+        if wire == Wire::Classic {
+            set.0 &= !(1 << method::SendBatch::INDEX);
         }
         set
     }
@@ -175,14 +185,15 @@ pub fn parse_record(service: Service, data: &[u8]) -> Result<Instance, BadRecord
     if record.weight > WEIGHT_MAX {
         return Err(BadRecord::Weight(record.weight));
     }
+    let wire = Wire::from_word(&record.rpc).ok_or_else(|| BadRecord::Rpc(quoted(&record.rpc)))?;
     let mut methods = MethodSet::default();
     match &record.methods {
         Some(names) => names.iter().for_each(|name| methods.insert(service, name)),
-        None => methods = MethodSet::all_of(service),
+        None => methods = MethodSet::assumed(service, wire),
     }
     Ok(Instance {
         address: address_of(&record.addr)?,
-        wire: Wire::from_word(&record.rpc).ok_or_else(|| BadRecord::Rpc(quoted(&record.rpc)))?,
+        wire,
         weight: record.weight,
         methods,
     })

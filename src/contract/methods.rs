@@ -62,6 +62,12 @@ pub trait Answer {
     }
 }
 
+impl Answer for proto::SendBatchResult {
+    fn result(&self) -> Option<&proto::Result> {
+        self.result.as_ref()
+    }
+}
+
 /// A method of a service, as a type: ties its request to its response.
 pub trait Method: 'static {
     /// What is asked.
@@ -208,6 +214,7 @@ methods! {
     Message {
         Send(SendRequest) -> SendResponse, idempotent: true;
         SendGroup(SendGroupRequest) -> SendGroupResponse, idempotent: true;
+        SendBatch(SendBatchRequest) -> SendBatchResponse, idempotent: true;
         PullOffline(PullOfflineRequest) -> PullOfflineResponse, idempotent: true;
         PullGroup(PullGroupRequest) -> PullGroupResponse, idempotent: true;
         Ack(AckRequest) -> AckResponse, idempotent: true;

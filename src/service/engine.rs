@@ -491,6 +491,7 @@ impl<S: Storage> Engine<S> {
             Request::Deliver(request) => self.deliver(request)?.into(),
             Request::Send(request) => self.send(request)?.into(),
             Request::SendGroup(request) => self.send_group(request)?.into(),
+            Request::SendBatch(request) => self.send_batch(request)?.into(),
             Request::PullOffline(request) => self.pull_offline(request)?.into(),
             Request::PullGroup(request) => self.pull_group(request)?.into(),
             Request::Ack(request) => self.ack(request)?.into(),

@@ -7,17 +7,19 @@
 //! and no id is ever replaced by another: the caller would take a second message for stored.
 
 use super::{
-    engine::{Engine, ok},
+    engine::{Engine, ok, result},
     store::{Failure, Storage, StreamId, storage::Draft},
 };
 use crate::{
     base::id::{GroupId, MessageId},
-    contract::bus::Channel,
-    proto::{self, Code, PushMessage},
+    contract::{bus::Channel, methods::Answer},
+    proto::{self, Code, PushMessage, send_batch_item::Message as BatchMessage},
 };
 
 /// How long a sender's own id of a message is remembered: 24 hours.
 pub(super) const REPEAT_WINDOW_MS: i64 = 24 * 60 * 60 * 1000;
+/// Messages of one call, at most: far above what a gateway sends.
+const BATCH_ITEMS: usize = 1024;
 /// Longest text and longest `client_msg_id`, in bytes: far above what a line can carry.
 const TEXT_BYTES: usize = 1 << 20;
 const CLIENT_MSG_ID_BYTES: usize = 128;
@@ -198,6 +200,66 @@ impl<S: Storage> Engine<S> {
         })
     }
 
+    /// Stores messages one after the other, each with an answer of its own.
+    ///
+    /// # Errors
+    /// What is not the fault of one message: then none counts.
+    pub(super) fn send_batch(
+        &mut self,
+        request: &proto::SendBatchRequest,
+    ) -> Result<proto::SendBatchResponse, Failure> {
+        if request.items.len() > BATCH_ITEMS {
+            return Err(Failure::Refused(Code::Invalid, "too many messages"));
+        }
+        let mut results = Vec::with_capacity(request.items.len());
+        let mut conflict = false;
+        for item in &request.items {
+            let result = if conflict {
+                // It may not overtake the one that is sent again.
+                refused(
+                    Code::Conflict,
+                    "a message before this one has to be sent again",
+                )
+            } else {
+                self.send_item(item)?
+            };
+            conflict |= result.code() == Code::Conflict;
+            results.push(result);
+        }
+        Ok(proto::SendBatchResponse {
+            result: ok(),
+            results,
+        })
+    }
+
+    fn send_item(
+        &mut self,
+        item: &proto::SendBatchItem,
+    ) -> Result<proto::SendBatchResult, Failure> {
+        let pushes_before = self.pushes.len();
+        let stored = match &item.message {
+            Some(BatchMessage::Direct(send)) => self
+                .send(send)
+                .map(|stored| (stored.msg_id, stored.duplicate)),
+            Some(BatchMessage::Group(send)) => self
+                .send_group(send)
+                .map(|stored| (stored.msg_id, stored.duplicate)),
+            None => Err(Failure::Refused(Code::Invalid, "no message")),
+        };
+        match stored {
+            Ok((msg_id, duplicate)) => Ok(proto::SendBatchResult {
+                result: ok(),
+                msg_id,
+                duplicate,
+            }),
+            Err(Failure::Refused(code, words)) => {
+                self.pushes.truncate(pushes_before);
+                Ok(refused(code, words))
+            }
+            Err(of_the_store) => Err(of_the_store),
+        }
+    }
+
     /// Refuses what can never be stored and fills in what was left out.
     fn check(&mut self, draft: &mut Draft<'_>) -> Result<(), Failure> {
         if draft.sender <= 0 {
@@ -300,5 +362,13 @@ impl<S: Storage> Engine<S> {
             Some(stored) if stored.is_repeated_by(draft) => Ok(Some(stored.msg_id)),
             Some(_) => Err(ID_TAKEN),
         }
+    }
+}
+
+/// The answer to a message that is left out of its batch.
+fn refused(code: Code, words: &str) -> proto::SendBatchResult {
+    proto::SendBatchResult {
+        result: Some(result(code, words)),
+        ..Default::default()
     }
 }

@@ -16,7 +16,11 @@ use super::{
     engine::{self, Item},
     fair_queue::FairQueue,
 };
-use crate::{base::id::UserId, contract::methods::Request};
+use crate::{
+    base::id::UserId,
+    contract::methods::Request,
+    proto::{self, send_batch_item::Message as BatchMessage},
+};
 
 /// Calls in one transaction at most: more would make the first of them wait for the last.
 const BATCH_CALLS: usize = 256;
@@ -64,6 +68,7 @@ impl Asker {
             Request::UnbindRoute(request) => Self::User(request.user_id),
             Request::Send(request) => Self::sender(request.msg.as_ref().map(|msg| msg.from)),
             Request::SendGroup(request) => Self::sender(request.msg.as_ref().map(|msg| msg.from)),
+            Request::SendBatch(request) => Self::sender(first_sender(request)),
             Request::PullOffline(request) => Self::User(request.user_id),
             Request::PullGroup(request) => Self::User(request.user_id),
             Request::Ack(request) => Self::User(request.user_id),
@@ -90,6 +95,14 @@ impl Asker {
             Self::Nobody => cost.div_ceil(NOBODYS_SHARE),
             Self::User(_) | Self::Gateway => cost,
         }
+    }
+}
+
+/// Whose messages these are: all are of one session.
+fn first_sender(request: &proto::SendBatchRequest) -> Option<UserId> {
+    match request.items.first()?.message.as_ref()? {
+        BatchMessage::Direct(send) => send.msg.as_ref().map(|msg| msg.from),
+        BatchMessage::Group(send) => send.msg.as_ref().map(|msg| msg.from),
     }
 }
 

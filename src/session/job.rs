@@ -1,18 +1,44 @@
-//! A command that asks a backend, detached from the bytes it came in.
+//! Commands that ask a service, detached from the bytes they came in.
+
+use smallvec::SmallVec;
 
 use crate::{
     base::{
         id::{ConnectionKey, GroupId, MessageId, SessionId, UserId},
         secret::Secret,
     },
-    protocol::command::{Command, Dialect, Tag, Verb},
+    protocol::{
+        command::{Command, Dialect, Tag, Verb},
+        reply::Reply,
+    },
 };
 
-/// A command on its way, with all that its reply will need.
+/// Commands of one connection on their way together: one, or several sends that followed each other.
 #[derive(Debug)]
 pub struct Job {
     /// Whose it is.
     pub key: ConnectionKey,
+    /// The logged-in user; 0 before the login.
+    pub user: UserId,
+    /// The session of the logged-in user; 0 before the login.
+    pub session_id: SessionId,
+    /// The commands, in their order: at least one, and several only if all are sends.
+    pub commands: SmallVec<[Asked; 1]>,
+}
+
+/// The replies to the commands of a job, in their order.
+pub type Replies = SmallVec<[Reply; 1]>;
+
+impl Job {
+    /// Whether it is made of sends: replies to them tell what becomes of the sends behind them.
+    pub fn is_of_sends(&self) -> bool {
+        self.commands.iter().all(|command| command.call.is_send())
+    }
+}
+
+/// One command of a job, with all that its reply will need.
+#[derive(Debug)]
+pub struct Asked {
     /// What its reply starts with.
     pub tag: Option<Tag>,
     /// In which dialect it is answered.
@@ -21,10 +47,6 @@ pub struct Job {
     pub verb: Verb,
     /// What it asks for.
     pub call: Call,
-    /// The logged-in user; 0 before the log-in.
-    pub user: UserId,
-    /// The session of the logged-in user; 0 before the log-in.
-    pub session_id: SessionId,
     /// When it was taken up.
     pub started_us: u64,
 }
@@ -91,6 +113,11 @@ pub enum Call {
 }
 
 impl Call {
+    /// Whether it stores a message.
+    pub fn is_send(&self) -> bool {
+        matches!(self, Self::Chat { .. } | Self::GroupChat { .. })
+    }
+
     /// What `command` asks of the backends.
     ///
     /// # Errors

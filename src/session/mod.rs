@@ -23,6 +23,7 @@
 pub mod cost;
 pub mod job;
 pub mod outbox;
+pub mod pipeline;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -38,6 +39,7 @@ use crate::{
     limits::{BadLines, TokenBucket},
     proto::PushMessage,
     protocol::command::{AckMode, Dialect},
+    session::pipeline::FailedBehind,
 };
 
 /// Where a session is in its life.
@@ -214,6 +216,8 @@ pub struct Session {
     pub bad_lines: BadLines,
     /// A command of it waits for a backend.
     pub busy: bool,
+    /// What was read before a send failed, if not all of that is handled.
+    pub failed_behind: Option<Box<FailedBehind>>,
     /// The client has closed its sending side.
     pub input_ended: bool,
     /// Why it ended.
@@ -241,6 +245,7 @@ impl Session {
             throttled_since_ms: 0,
             bad_lines: BadLines::default(),
             busy: false,
+            failed_behind: None,
             input_ended: false,
             ended: None,
             alive_ms: now_ms,

@@ -15,6 +15,7 @@ pub(crate) fn options() -> ShardOptions {
     ShardOptions {
         max_line_bytes: 200,
         login_line_bytes: 64,
+        pipeline_limit: 8,
         protocol_error_limit: 3,
         login_timeout_ms: 30_000,
         connection_timeout_ms: 300_000,

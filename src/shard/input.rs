@@ -1,23 +1,23 @@
 //! From bytes to answers: cuts lines, asks each what it wants, answers what needs no backend, hands out the rest as jobs.
 //!
-//! Owns the order of checks a line goes through. Invariant: while a job of a connection is out, none of its lines is
-//! looked at, so replies come in the order of the commands.
+//! Owns the order of checks a line goes through. Invariant: while a job of a connection is out, none of
+//! its lines is looked at, so replies come in the order of the commands.
 
-use std::borrow::Cow;
+use smallvec::SmallVec;
 
 use super::{Connection, Shard, ShardOptions};
 use crate::{
     base::{close::CloseReason, id::ConnectionKey},
-    limits::Patience,
     protocol::{
-        command::{AckMode, Command, Dialect, Verb, parse_arguments_for, parse_line, trim_blanks},
+        command::{Verb, trim_blanks},
         error_code::ErrorCode,
         line::{Split, split_line},
         reply::Reply,
     },
     session::{
         cost::{self, Circumstances},
-        job::{Call, Job},
+        job::{Asked, Call, Job},
+        pipeline::{FailedBehind, PIPELINE_BYTES},
     },
 };
 
@@ -34,6 +34,30 @@ impl Connection {
     /// What may stop a connection's input from being handled, its rate aside.
     fn takes_input(&self, options: &ShardOptions) -> bool {
         !self.session.busy && self.session.ended.is_none() && !self.congested(options)
+    }
+
+    /// The longest line that it may say, in bytes.
+    fn max_line_bytes(&self, options: &ShardOptions) -> usize {
+        if self.session.login().is_some() {
+            options.max_line_bytes
+        } else {
+            options.login_line_bytes
+        }
+    }
+
+    /// How many bytes were read and not handled.
+    fn unhandled(&self) -> usize {
+        self.input.len() - self.handled
+    }
+
+    /// How many of these there may be before reading stops. What follows a command under way is
+    /// read on, so that sends leave together as soon as it is answered.
+    fn room_for_input(&self, options: &ShardOptions) -> usize {
+        match (self.session.busy, self.session.login()) {
+            (false, _) => options.max_line_bytes,
+            (true, Some(_)) => PIPELINE_BYTES,
+            (true, None) => 0,
+        }
     }
 
     /// Whether a whole line waits to be handled.
@@ -59,25 +83,28 @@ impl Connection {
 }
 
 impl Shard {
-    /// Whether more should be read from the socket: `false` while a job is out, too much is unsent, the client is over
-    /// its rate, or lines wait.
+    /// Whether more should be read from the socket: `false` while too much is unsent, the client is
+    /// over its rate, or as much waits to be handled as may.
     pub fn can_read(&self, key: ConnectionKey) -> bool {
         self.connection(key).is_some_and(|connection| {
-            connection.takes_input(&self.options)
+            connection.session.ended.is_none()
+                && !connection.congested(&self.options)
                 && connection.session.throttled_since_ms == 0
-                && connection.input.len() - connection.handled < self.options.max_line_bytes
+                && connection.unhandled() < connection.room_for_input(&self.options)
         })
     }
 
-    /// How many bytes one read may bring. Lines behind a command under way are kept, so nobody unknown gets to leave many.
+    /// How many bytes one read may bring. Lines behind a command under way are kept, so they are
+    /// bounded, and nobody unknown gets to leave many.
     pub fn read_room(&self, key: ConnectionKey) -> usize {
-        let known = self
-            .connection(key)
-            .is_none_or(|connection| connection.session.login().is_some());
-        if known {
-            usize::MAX
-        } else {
-            room_before_login(self.options.login_line_bytes)
+        match self.connection(key) {
+            Some(connection) if connection.session.login().is_none() => {
+                room_before_login(self.options.login_line_bytes)
+            }
+            Some(connection) if connection.session.busy => {
+                PIPELINE_BYTES.saturating_sub(connection.unhandled())
+            }
+            _ => usize::MAX,
         }
     }
 
@@ -135,15 +162,24 @@ impl Shard {
         }
     }
 
-    /// Answers the job's command and goes on with the lines behind it; a job that comes back is the next one.
-    pub fn complete(&mut self, job: &Job, reply: &Reply) -> Option<Job> {
-        let error = matches!(reply, Reply::Error { .. });
-        self.metrics.command(job.verb, !error);
-        self.metrics.command_took(
-            job.verb,
-            self.now.monotonic_us.saturating_sub(job.started_us),
+    /// Answers the job's commands and goes on with the lines behind them; a job that comes back is the
+    /// next one.
+    pub fn complete(&mut self, job: &Job, replies: &[Reply]) -> Option<Job> {
+        assert_eq!(
+            job.commands.len(),
+            replies.len(),
+            "each command is answered"
         );
-        self.log_failed_login(job, reply);
+        for (command, reply) in job.commands.iter().zip(replies) {
+            let error = matches!(reply, Reply::Error { .. });
+            self.metrics.command(command.verb, !error);
+            self.metrics.command_took(
+                command.verb,
+                self.now.monotonic_us.saturating_sub(command.started_us),
+            );
+            self.log_failed_login(job.key, command.verb, reply);
+        }
+        let could_read = self.can_read(job.key);
         let connection = self.connection_mut(job.key)?;
         connection.session.busy = false;
         if let Some(login) = connection.session.login_mut() {
@@ -152,17 +188,27 @@ impl Shard {
         if connection.session.ended.is_some() {
             return None;
         }
-        self.reply(job.key.slot, job.tag.as_ref(), job.dialect, reply);
-        if matches!(reply, Reply::LoggedIn { .. }) {
-            self.activate(job.key);
+        if job.is_of_sends()
+            && let Some(last) = replies.last()
+        {
+            let read_behind = connection.unhandled();
+            connection.session.failed_behind = FailedBehind::of(last, read_behind).map(Box::new);
         }
-        self.charge(job, reply);
+        for (command, reply) in job.commands.iter().zip(replies) {
+            self.reply(job.key.slot, command.tag.as_ref(), command.dialect, reply);
+            if matches!(reply, Reply::LoggedIn { .. }) {
+                self.activate(job.key);
+            }
+            self.charge(job.key, &command.call, reply);
+        }
         let next = self.handle_buffered(job.key);
         if next.is_none() {
             if self.draining {
                 self.end(job.key, CloseReason::Shutdown);
             }
             self.end_if_answered(job.key);
+        }
+        if next.is_none() || !could_read {
             // There may be more in the socket than was read while the job was out.
             self.resume_later(job.key);
         }
@@ -171,16 +217,16 @@ impl Shard {
     }
 
     /// A password or a token that was refused: who watches the log looks for those.
-    fn log_failed_login(&mut self, job: &Job, reply: &Reply) {
+    fn log_failed_login(&mut self, key: ConnectionKey, verb: Verb, reply: &Reply) {
         let now_ms = self.now_ms();
         if let Reply::Error { code, .. } = reply
-            && matches!(job.verb, Verb::Login | Verb::Auth)
+            && matches!(verb, Verb::Login | Verb::Auth)
             && matches!(code, ErrorCode::AuthFailed | ErrorCode::TokenExpired)
-            && let Some(connection) = self.connection(job.key)
+            && let Some(connection) = self.connection(key)
         {
             let peer = connection.session.peer.address();
             self.client_log
-                .login_failed(job.verb.name(), *code, peer, now_ms);
+                .login_failed(verb.name(), *code, peer, now_ms);
         }
     }
 
@@ -233,47 +279,73 @@ impl Shard {
         }
     }
 
-    /// Handles the lines of `bytes` until a job comes up or something stops the input; says how far it came.
+    /// Handles the lines of `bytes` until a job comes up or something stops the input; says how far it
+    /// came. Sends that follow each other make one job.
     fn handle_lines(&mut self, key: ConnectionKey, bytes: &[u8]) -> (usize, Option<Job>) {
         let mut consumed = 0;
-        loop {
-            let Some(connection) = self.connections.get_mut(key.slot as usize) else {
-                return (consumed, None);
-            };
+        let mut commands = SmallVec::new();
+        while let Some(connection) = self.connections.get_mut(key.slot as usize) {
             if !connection.takes_input(&self.options) {
-                return (consumed, None);
+                break;
             }
-            let max_line_bytes = if connection.session.login().is_some() {
-                self.options.max_line_bytes
-            } else {
-                self.options.login_line_bytes
-            };
+            let max_line_bytes = connection.max_line_bytes(&self.options);
             let (line, length) = match split_line(&bytes[consumed..], max_line_bytes) {
                 Split::Line { text, consumed } => (text, consumed),
                 Split::Incomplete => {
                     connection.session.throttled_since_ms = 0;
-                    return (consumed, None);
+                    break;
                 }
+                Split::TooLong if !commands.is_empty() => break,
                 Split::TooLong => {
-                    let dialect = connection.session.dialect;
-                    let words = format!("a line may be {max_line_bytes} bytes long");
-                    let reply = Reply::error(ErrorCode::LineTooLong, words);
-                    self.metrics.protocol_errors_total.inc();
-                    self.reply(key.slot, None, dialect, &reply);
-                    self.end(key, CloseReason::Protocol);
-                    return (bytes.len(), None);
+                    self.refuse_long_line(key, max_line_bytes);
+                    consumed = bytes.len();
+                    break;
                 }
             };
             if !trim_blanks(line).is_empty() {
-                if !self.within_rate(key) {
-                    return (consumed, None);
+                let line = self.read_line(key, line);
+                let follows = line.is_send();
+                if !commands.is_empty() && !follows || !self.within_rate(key) {
+                    break;
                 }
-                if let Some(job) = self.handle_line(key, line) {
-                    return (consumed + length, Some(job));
+                commands.extend(self.take_up(key, line, length));
+                if !commands.is_empty() && !follows || commands.len() == self.options.pipeline_limit
+                {
+                    consumed += length;
+                    break;
                 }
+            } else {
+                self.line_handled(key, length);
             }
             consumed += length;
         }
+        (consumed, self.job_of(key, commands))
+    }
+
+    /// Has `commands` leave, if there are any: until they are answered, no further line is looked at.
+    fn job_of(&mut self, key: ConnectionKey, commands: SmallVec<[Asked; 1]>) -> Option<Job> {
+        if commands.is_empty() {
+            return None;
+        }
+        let session = &mut self.connections[key.slot as usize].session;
+        assert!(!session.busy, "one job of a connection at a time");
+        session.busy = true;
+        let login = session.login();
+        Some(Job {
+            key,
+            user: login.map_or(0, |login| login.user),
+            session_id: login.map_or(0, |login| login.session_id),
+            commands,
+        })
+    }
+
+    fn refuse_long_line(&mut self, key: ConnectionKey, max_line_bytes: usize) {
+        let dialect = self.connections[key.slot as usize].session.dialect;
+        let words = format!("a line may be {max_line_bytes} bytes long");
+        let reply = Reply::error(ErrorCode::LineTooLong, words);
+        self.metrics.protocol_errors_total.inc();
+        self.reply(key.slot, None, dialect, &reply);
+        self.end(key, CloseReason::Protocol);
     }
 
     /// Takes one command from the client's budget. Over it, the client waits; for too long, and it is closed.
@@ -311,14 +383,14 @@ impl Shard {
     }
 
     /// Takes from the client's budget what its command turned out to cost beside its line.
-    fn charge(&mut self, job: &Job, reply: &Reply) {
-        let group = match job.call {
-            Call::GroupChat { group, .. } => self.groups.get(&group),
+    fn charge(&mut self, key: ConnectionKey, call: &Call, reply: &Reply) {
+        let group = match call {
+            Call::GroupChat { group, .. } => self.groups.get(group),
             _ => None,
         };
         let listeners = group.map_or(0, |group| group.members.len());
         let rate = self.options.command_rate;
-        let Some(connection) = self.connection_mut(job.key) else {
+        let Some(connection) = self.connection_mut(key) else {
             return;
         };
         let session = &mut connection.session;
@@ -329,7 +401,7 @@ impl Shard {
             groups: session.login().map_or(0, |login| login.groups.len()),
             listeners,
         };
-        let tokens = cost::beyond_its_line(&job.call, reply, circumstances);
+        let tokens = cost::beyond_its_line(call, reply, circumstances);
         session.bucket.charge(&rate, tokens);
     }
 
@@ -339,136 +411,5 @@ impl Shard {
         if !std::mem::replace(throttled, true) {
             self.throttled.push(key);
         }
-    }
-
-    /// One line: tag, command word, permission, arguments, in this order.
-    fn handle_line(&mut self, key: ConnectionKey, line: &[u8]) -> Option<Job> {
-        let slot = key.slot;
-        let session = &mut self.connections[slot as usize].session;
-        let line = match parse_line(line) {
-            Ok(line) => line,
-            Err(bad) => {
-                let dialect = session.dialect;
-                let patience = session.bad_lines.note(
-                    self.now.monotonic_us / 1000,
-                    self.options.protocol_error_limit,
-                );
-                self.metrics.protocol_errors_total.inc();
-                let words = match patience {
-                    Patience::Short(left) => with_warning(&bad.words, left),
-                    Patience::Ample | Patience::Over => bad.words,
-                };
-                self.reply(
-                    slot,
-                    bad.tag.as_ref(),
-                    dialect,
-                    &Reply::error(bad.code, words),
-                );
-                if patience == Patience::Over {
-                    self.end(key, CloseReason::Protocol);
-                }
-                return None;
-            }
-        };
-        let dialect = line.answer_dialect(session.dialect);
-        session.dialect = line.spoken_dialect(session.dialect);
-        let permitted = if self.draining {
-            Err((
-                ErrorCode::ShuttingDown,
-                Cow::from("the gateway is going down"),
-            ))
-        } else {
-            permission(line.verb, dialect, session.login().is_some())
-                .map_err(|(code, words)| (code, Cow::from(words)))
-        };
-        let command = permitted.and_then(|()| {
-            parse_arguments_for(&line, dialect, self.options.judge)
-                .map_err(|bad| (ErrorCode::BadArgument, bad.0))
-        });
-        let reply = match command.map(Call::of) {
-            Ok(Ok(call)) => {
-                session.busy = true;
-                let login = session.login();
-                return Some(Job {
-                    key,
-                    tag: line.tag,
-                    dialect,
-                    verb: line.verb,
-                    call,
-                    user: login.map_or(0, |login| login.user),
-                    session_id: login.map_or(0, |login| login.session_id),
-                    started_us: self.now.monotonic_us,
-                });
-            }
-            Ok(Err(command)) => self.answer(key, command),
-            Err((code, words)) => Reply::error(code, words),
-        };
-        self.metrics
-            .command(line.verb, !matches!(reply, Reply::Error { .. }));
-        self.reply(key.slot, line.tag.as_ref(), dialect, &reply);
-        if reply == Reply::Bye {
-            self.end(key, CloseReason::Quit);
-        }
-        None
-    }
-
-    /// Commands that the gateway answers alone.
-    fn answer(&mut self, key: ConnectionKey, command: Command<'_>) -> Reply {
-        let session = &mut self.connections[key.slot as usize].session;
-        match command {
-            Command::Ping { text } => Reply::Pong(text.map(str::to_owned)),
-            Command::Help(None) => Reply::Commands,
-            Command::Help(Some(verb)) => Reply::Form(verb),
-            Command::Quit => Reply::Bye,
-            Command::SetAck(mode) => {
-                self.set_ack_mode(key, mode);
-                Reply::AckMode(mode)
-            }
-            Command::SetDevice(_) if session.login().is_some() => Reply::error(
-                ErrorCode::AlreadyLoggedIn,
-                "set the device before logging in",
-            ),
-            Command::SetDevice(name) => {
-                session.device = Some(name.into());
-                Reply::Device(name.to_owned())
-            }
-            #[cfg(feature = "test-hooks")]
-            Command::Panic => panic!("a client asked for it"),
-            // All others are calls: `Call::of` took them.
-            _ => Reply::error(ErrorCode::Internal, "not served here"),
-        }
-    }
-
-    fn set_ack_mode(&mut self, key: ConnectionKey, mode: AckMode) {
-        self.connections[key.slot as usize].session.ack_mode = mode;
-        match mode {
-            AckMode::Manual => self.begin_account(key),
-            // What was held back while the client confirmed too little goes out now.
-            AckMode::Auto => self.catch_up_if_behind(key),
-        }
-    }
-}
-
-/// The words about a bad line, when the connection bears few more.
-fn with_warning(words: &str, left: u32) -> Cow<'static, str> {
-    let lines = if left == 1 { "line ends" } else { "lines end" };
-    format!("{words} ({left} more bad {lines} this connection)").into()
-}
-
-/// Whether a session may use `verb` now.
-fn permission(
-    verb: Verb,
-    dialect: Dialect,
-    logged_in: bool,
-) -> Result<(), (ErrorCode, &'static str)> {
-    match verb {
-        // MPIM's tools make one account after the other on one connection.
-        Verb::Register if dialect == Dialect::Space => Ok(()),
-        Verb::Register | Verb::Login | Verb::Auth if logged_in => Err((
-            ErrorCode::AlreadyLoggedIn,
-            "log out first to log in as somebody else",
-        )),
-        _ if logged_in || verb.allowed_before_login() => Ok(()),
-        _ => Err((ErrorCode::NotLoggedIn, "log in first")),
     }
 }

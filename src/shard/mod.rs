@@ -22,6 +22,7 @@
 pub mod account;
 pub mod acknowledgement;
 mod client_log;
+mod command;
 pub mod deadlines;
 pub mod delivery;
 mod encoded_push;
@@ -96,6 +97,8 @@ pub struct ShardOptions {
     pub max_line_bytes: usize,
     /// The same before the log-in.
     pub login_line_bytes: usize,
+    /// Sends of one connection that may travel together.
+    pub pipeline_limit: usize,
     /// Bad lines until the connection is closed.
     pub protocol_error_limit: u32,
     /// Time to log in.

@@ -486,8 +486,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.spawn(Some(key), async move {
             let mut next = Some(job);
             while let Some(job) = next {
-                let reply = commands::run(&core, &job).await;
-                next = core.shard().complete(&job, &reply);
+                let replies = commands::run(&core, &job).await;
+                next = core.shard().complete(&job, &replies);
             }
         });
     }

@@ -29,6 +29,7 @@ mod hung_backend;
 mod limits;
 mod logging;
 mod operations;
+mod pipelining;
 mod protocol_auth;
 mod protocol_devices;
 mod protocol_framing;

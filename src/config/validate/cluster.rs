@@ -138,11 +138,12 @@ fn instance(text: &str) -> Result<(Service, Instance), String> {
         return Err(wrong());
     };
     let service = service_named(service).ok_or_else(wrong)?;
+    let wire = Wire::from_word(wire).ok_or_else(wrong)?;
     let instance = Instance {
         address: address.parse().map_err(|_| wrong())?,
-        wire: Wire::from_word(wire).ok_or_else(wrong)?,
+        wire,
         weight: Instance::USUAL_WEIGHT,
-        methods: MethodSet::all_of(service),
+        methods: MethodSet::assumed(service, wire),
     };
     Ok((service, instance))
 }

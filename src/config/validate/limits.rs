@@ -19,6 +19,8 @@ const QUEUE_MIN_LINES: u64 = 4;
 pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
     const SECTION: &str = "limits";
     const MILLION: u32 = 1_000_000;
+    /// What a service has to take in one call.
+    const PIPELINE_MAX: u32 = 1024;
     let section = &values.limits;
     let count =
         |key: &'static str, value: u32, high: u32| check.in_range(SECTION, key, value, (1, high));
@@ -70,6 +72,7 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
     Ok(Limits {
         max_line_bytes,
         login_line_bytes,
+        pipeline_limit: count("pipeline_limit", section.pipeline_limit, PIPELINE_MAX)? as usize,
         protocol_error_limit: count(
             "protocol_error_limit",
             section.protocol_error_limit,

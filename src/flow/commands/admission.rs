@@ -89,12 +89,12 @@ pub(super) async fn login<'a, B, P>(
 /// comes from.
 pub(super) fn registration<'a, B, P>(
     core: &'a Core<B, P>,
-    job: &Job,
+    (key, dialect): (ConnectionKey, Dialect),
     user: &str,
 ) -> Result<(Registration<'a>, Vec<u8>), Failure> {
-    let peer = peer(core, job.key)?;
+    let peer = peer(core, key)?;
     // In the space dialect the User Service judges names alone, which may be MPIM's.
-    if job.dialect == Dialect::Colon {
+    if dialect == Dialect::Colon {
         names::check_new_user_name(user, core.gateway.names)
             .map_err(|words| Failure::Refused(ErrorCode::BadArgument, words))?;
     }

@@ -27,7 +27,11 @@ use crate::{
         BindRouteRequest, BindRouteResponse, Code, GetUserGroupsRequest, LoginRequest,
         LoginResponse, LogoutRequest, NetworkMemory, PullOfflineRequest, RegisterRequest,
     },
-    protocol::{command::PULL_LIMIT_MAX, error_code::ErrorCode, reply::Reply},
+    protocol::{
+        command::{Dialect, PULL_LIMIT_MAX},
+        error_code::ErrorCode,
+        reply::Reply,
+    },
     session::{LoginSession, job::Job},
     shard::unsettled::Lack,
     token::{Grant, TokenError},
@@ -67,11 +71,11 @@ impl Failure {
 
 pub(super) async fn register<B: Backend, P: PushSource>(
     core: &Core<B, P>,
-    job: &Job,
+    (job, dialect): (&Job, Dialect),
     user: &str,
     password: &Secret<String>,
 ) -> Result<Reply, Failure> {
-    let (registration, network) = admission::registration(core, job, user)?;
+    let (registration, network) = admission::registration(core, (job.key, dialect), user)?;
     let response = core
         .ask::<method::Register>(RegisterRequest {
             username: user.into(),

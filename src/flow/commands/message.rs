@@ -1,30 +1,26 @@
-//! `chat`, `group_chat`, `pull`, `ack`: messages into the store, out of it, and confirmed.
+//! `pull`, `ack`: messages out of the store, and confirmed.
 
 use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use super::{Failure, check_numbers};
+use super::Failure;
 use crate::{
-    base::id::{GroupId, MessageId, Stream, UserId},
+    base::id::{GroupId, MessageId, Stream},
     contract::{
         backend::{Backend, CallError},
         bus::PushSource,
-        methods::{Method, method},
+        methods::method,
     },
     flow::core::Core,
     metrics::PushDrop,
     proto::{
-        AckBatchRequest, AckRequest, C2cMsg, Code, GroupMsg, PullOfflineRequest,
-        PullOfflineResponse, PushKind, PushMessage, SendGroupRequest, SendGroupResponse,
-        SendRequest, SendResponse,
+        AckBatchRequest, AckRequest, C2cMsg, GroupMsg, PullOfflineRequest, PullOfflineResponse,
+        PushKind, PushMessage,
     },
-    protocol::{error_code::ErrorCode, reply::Reply},
+    protocol::reply::Reply,
     session::job::Job,
 };
-
-/// Ids tried for one message. They are far from each other, so that more than one to be taken is rare.
-const ID_ATTEMPTS: u32 = 8;
 
 /// A pull lets the core's loop come by so often to send what is unsent, and to ask what is
 /// acknowledged: it may let flows run twice before it does.
@@ -33,126 +29,6 @@ const TURNS_TO_SEND: usize = 3;
 /// in all not longer than a third of a second, since a client that does not read is not waited for.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(160);
-
-pub(super) async fn chat<B: Backend, P: PushSource>(
-    core: &Core<B, P>,
-    job: &Job,
-    to: UserId,
-    text: &str,
-) -> Result<Reply, Failure> {
-    store::<method::Send, _, _>(core, job, false, |msg_id, ts_ms| SendRequest {
-        msg: Some(C2cMsg {
-            msg_id,
-            from: job.user,
-            to,
-            ts_ms,
-            text: text.to_owned(),
-            ..Default::default()
-        }),
-        client_msg_id: client_message_id(job),
-        session_id: job.session_id,
-    })
-    .await
-}
-
-pub(super) async fn group_chat<B: Backend, P: PushSource>(
-    core: &Core<B, P>,
-    job: &Job,
-    group: GroupId,
-    text: &str,
-) -> Result<Reply, Failure> {
-    store::<method::SendGroup, _, _>(core, job, true, |msg_id, ts_ms| SendGroupRequest {
-        msg: Some(GroupMsg {
-            msg_id,
-            from: job.user,
-            group_id: group,
-            ts_ms,
-            text: text.to_owned(),
-            ..Default::default()
-        }),
-        client_msg_id: client_message_id(job),
-        session_id: job.session_id,
-    })
-    .await
-}
-
-/// What a service answers to a message.
-trait StoredAnswer {
-    /// The message's id, and whether the service had it already.
-    fn stored(&self) -> (MessageId, bool);
-}
-
-impl StoredAnswer for SendResponse {
-    fn stored(&self) -> (MessageId, bool) {
-        (self.msg_id, self.duplicate)
-    }
-}
-
-impl StoredAnswer for SendGroupResponse {
-    fn stored(&self) -> (MessageId, bool) {
-        (self.msg_id, self.duplicate)
-    }
-}
-
-/// Has a message stored, under one id after the other until one is no other message's.
-async fn store<M, B, P>(
-    core: &Core<B, P>,
-    job: &Job,
-    group: bool,
-    request: impl Fn(MessageId, i64) -> M::Request,
-) -> Result<Reply, Failure>
-where
-    M: Method<Response: StoredAnswer>,
-    B: Backend,
-    P: PushSource,
-{
-    for _ in 0..ID_ATTEMPTS {
-        let (made, ts_ms) = stamp(core)?;
-        match core.ask::<M>(request(made, ts_ms)).await {
-            Ok(response) => {
-                core.shard().metrics().messages_received_total.inc();
-                let (message_id, duplicate) = response.stored();
-                check_numbers([message_id])?;
-                return Ok(Reply::Stored {
-                    group,
-                    message_id,
-                    duplicate: is_repeat(duplicate, message_id, made),
-                });
-            }
-            Err(Failure::Backend(Code::Conflict)) => id_is_taken(core, made),
-            Err(Failure::Backend(Code::Invalid)) if job.tag.is_some() => {
-                return Err(Failure::Refused(
-                    ErrorCode::BadArgument,
-                    "the service refused this; a tag belongs to one receiver and one text",
-                ));
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
-    Err(Failure::Backend(Code::Conflict))
-}
-
-/// The store has another message under this id: whoever made it, it makes the same ids as this core.
-fn id_is_taken<B: Backend, P: PushSource>(core: &Core<B, P>, made: MessageId) {
-    let mut shard = core.shard();
-    let conflicts = &shard.metrics().message_id_conflicts_total;
-    conflicts.inc();
-    // The first, and then less and less often: there may be one for each message.
-    if conflicts.get().is_power_of_two() {
-        log::warn!(
-            "the message id {made} was taken by another message ({} so far); trying others. \
-             Another gateway may have the same worker number, see gateway_service.first_worker",
-            conflicts.get()
-        );
-    }
-    shard.avoid_others_ids();
-}
-
-/// Whether the client repeated itself. Where the service has stored this very message before, under the id that was made for
-/// this command, it was the gateway that repeated the call.
-fn is_repeat(duplicate: bool, stored: MessageId, made: MessageId) -> bool {
-    duplicate && stored != made
-}
 
 pub(super) async fn pull<B: Backend, P: PushSource>(
     core: &Core<B, P>,
@@ -327,19 +203,4 @@ pub fn group_push(message: GroupMsg) -> PushMessage {
         redelivery: message.redelivery,
         ..Default::default()
     }
-}
-
-/// A new id and the time. Without an id nothing can be stored: whoever leases them out is away, and those
-/// that were kept for this are used up.
-fn stamp<B: Backend, P: PushSource>(core: &Core<B, P>) -> Result<(MessageId, i64), Failure> {
-    let mut shard = core.shard();
-    let ts_ms = i64::try_from(shard.now().unix_ms).unwrap_or(i64::MAX);
-    let id = shard.next_id();
-    Ok((id.ok_or(CallError::Unavailable)?, ts_ms))
-}
-
-fn client_message_id(job: &Job) -> String {
-    job.tag
-        .as_ref()
-        .map_or_else(String::new, |tag| tag.as_str().to_owned())
 }

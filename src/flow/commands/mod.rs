@@ -9,7 +9,10 @@ mod friend;
 pub(super) mod group;
 mod info;
 pub mod message;
+mod send;
 mod sessions;
+
+use smallvec::smallvec;
 
 use crate::{
     contract::{
@@ -20,21 +23,33 @@ use crate::{
     flow::core::Core,
     proto::Code,
     protocol::{error_code::ErrorCode, reply::Reply},
-    session::job::{Call, Job},
+    session::job::{Asked, Call, Job, Replies},
 };
 
 /// Carries out `job`.
-pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Reply {
-    let outcome = match &job.call {
-        Call::Register { user, password } => auth::register(core, job, user, password).await,
+pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Replies {
+    match job.commands.as_slice() {
+        [command] => smallvec![run_one(core, job, command).await],
+        _ => send::all(core, job).await,
+    }
+}
+
+async fn run_one<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    command: &Asked,
+) -> Reply {
+    let outcome = match &command.call {
+        Call::Register { user, password } => {
+            auth::register(core, (job, command.dialect), user, password).await
+        }
         Call::Login { user, password } => auth::login(core, job, user, password).await,
         Call::Auth { token } => auth::auth(core, job, token).await,
         Call::Refresh => sessions::refresh(core, job),
         Call::Logout => sessions::logout(core, job).await,
         Call::Password { new } => sessions::password(core, job, new).await,
         Call::LogoutAll => sessions::logout_all(core, job).await,
-        Call::Chat { to, text } => message::chat(core, job, *to, text).await,
-        Call::GroupChat { group, text } => message::group_chat(core, job, *group, text).await,
+        Call::Chat { .. } | Call::GroupChat { .. } => send::one(core, job, command).await,
         Call::Pull { limit } => message::pull(core, job, *limit).await,
         Call::Ack { ids } => message::ack(core, job, ids).await,
         Call::AddFriend(friend) => friend::add(core, job, *friend).await,

@@ -35,6 +35,8 @@ pub struct Client {
     pub unacknowledged: u64,
     pub commands: u64,
     pub replies: u64,
+    /// Messages it sent and that are not answered, by the numbers of their commands.
+    sends: BTreeMap<u64, String>,
     /// Messages it has and has not confirmed itself.
     pub unconfirmed: Vec<MessageId>,
     /// Messages it has read and whose they are.
@@ -87,6 +89,7 @@ impl Client {
             unacknowledged: 0,
             commands: 0,
             replies: 0,
+            sends: BTreeMap::new(),
             unconfirmed: Vec::new(),
             received: HashSet::new(),
             streams: BTreeMap::new(),
@@ -117,8 +120,7 @@ impl Client {
             15 => "nonsense".into(),
             16 => "chat:x:y".into(),
             17..=19 => format!("ping:{counter}"),
-            20..=49 => format!("chat:{to}:d{to} {counter}"),
-            50..=69 => format!("group_chat:{group}:g{group} {counter}"),
+            20..=69 => return self.send(random, users, counter),
             70..=74 => format!("pull:{}", 1 + random.below(20)),
             75..=84 if !self.unconfirmed.is_empty() => {
                 let count = 1 + random.below(10) as usize;
@@ -141,6 +143,30 @@ impl Client {
         if command == "logout" && random.chance(50) {
             self.wanted = 1 + random.below(users) as UserId;
             self.say(&format!("login:u{}:secret", self.wanted));
+        }
+    }
+
+    /// One message, or several in one breath. Its text tells whose it is and when it was sent.
+    fn send(&mut self, random: &mut Random, users: u64, counter: &mut u64) {
+        let count = if random.chance(30) {
+            2 + random.below(6)
+        } else {
+            1
+        };
+        for _ in 0..count {
+            *counter += 1;
+            let (to, group) = (1 + random.below(users), 1 + random.below(3));
+            let by = format!("{}-{}-{}", self.core, self.key.slot, self.key.generation);
+            let (command, text) = if random.chance(60) {
+                (format!("chat:{to}"), format!("d{to} {by} {counter}"))
+            } else {
+                (
+                    format!("group_chat:{group}"),
+                    format!("g{group} {by} {counter}"),
+                )
+            };
+            self.say(&format!("{command}:{text}"));
+            self.sends.insert(self.commands, text);
         }
     }
 
@@ -201,6 +227,17 @@ impl Client {
     }
 
     fn take_reply(&mut self, reply: &str, model: &Model) {
+        if let Some(text) = self.sends.remove(&self.replies)
+            && reply.starts_with("+OK ")
+        {
+            let id: MessageId = number(reply, "msg_id").expect("an id");
+            let (stream, seq) = model.places[&id];
+            assert_eq!(
+                model.stored(stream, seq).text,
+                text,
+                "its own message is stored"
+            );
+        }
         if let Some(session) = number(reply, "session") {
             assert!(!self.logged_in);
             self.logged_in = true;

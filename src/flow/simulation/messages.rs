@@ -2,23 +2,25 @@
 
 use std::collections::BTreeSet;
 
-use super::model::{Model, Stored, Stream, result};
+use super::model::{Model, Random, Stored, Stream, result};
 use crate::{
     base::id::{MessageId, UserId},
     contract::{bus::Channel, methods::Response},
-    proto::{self, Code, PushMessage},
+    proto::{self, Code, PushMessage, send_batch_item::Message as BatchMessage},
 };
 
 impl Model {
+    /// Stores a message; `None`: it is stored already.
     fn store(
         &mut self,
         stream: Stream,
-        id: MessageId,
-        from: UserId,
-        ts_ms: i64,
-        text: &str,
+        message: (MessageId, UserId, i64, &str),
         readers: BTreeSet<UserId>,
-    ) -> u64 {
+    ) -> Option<u64> {
+        let (id, from, ts_ms, text) = message;
+        if self.places.contains_key(&id) {
+            return None;
+        }
         let routes = &self.routes;
         let bound = |user: &UserId| routes.get(user).is_some_and(|routes| !routes.is_empty());
         let message = Stored {
@@ -32,19 +34,25 @@ impl Model {
         };
         let stored = self.streams.entry(stream).or_default();
         stored.push(message);
-        stored.len() as u64
+        let seq = stored.len() as u64;
+        self.places.insert(id, (stream, seq));
+        self.log.push(text.to_owned());
+        Some(seq)
     }
 
-    pub(super) fn send(&mut self, send: &proto::SendRequest) -> Response {
+    pub(super) fn send(&mut self, send: &proto::SendRequest) -> proto::SendResponse {
         let msg = send.msg.as_ref().expect("a message");
         let seq = self.store(
             Stream::Direct(msg.to),
-            msg.msg_id,
-            msg.from,
-            msg.ts_ms,
-            &msg.text,
+            (msg.msg_id, msg.from, msg.ts_ms, &msg.text),
             [msg.to].into(),
         );
+        let response = proto::SendResponse {
+            result: result(Code::Ok),
+            msg_id: msg.msg_id,
+            duplicate: seq.is_none(),
+        };
+        let Some(seq) = seq else { return response };
         let push = PushMessage {
             msg_id: msg.msg_id,
             from: msg.from,
@@ -64,26 +72,27 @@ impl Model {
             };
             self.publish_to(msg.from, &copy);
         }
-        Response::Send(proto::SendResponse {
-            result: result(Code::Ok),
-            msg_id: msg.msg_id,
-            duplicate: false,
-        })
+        response
     }
 
-    pub(super) fn send_group(&mut self, send: &proto::SendGroupRequest) -> Response {
+    pub(super) fn send_group(
+        &mut self,
+        send: &proto::SendGroupRequest,
+    ) -> proto::SendGroupResponse {
         let msg = send.msg.as_ref().expect("a message");
         let readers: BTreeSet<UserId> = self.groups[&msg.group_id].keys().copied().collect();
-        let refused = !readers.contains(&msg.from);
-        if !refused {
-            let seq = self.store(
-                Stream::Group(msg.group_id),
-                msg.msg_id,
-                msg.from,
-                msg.ts_ms,
-                &msg.text,
-                readers,
-            );
+        if !readers.contains(&msg.from) {
+            return proto::SendGroupResponse {
+                result: result(Code::Forbidden),
+                ..Default::default()
+            };
+        }
+        let seq = self.store(
+            Stream::Group(msg.group_id),
+            (msg.msg_id, msg.from, msg.ts_ms, &msg.text),
+            readers,
+        );
+        if let Some(seq) = seq {
             let push = PushMessage {
                 msg_id: msg.msg_id,
                 from: msg.from,
@@ -96,11 +105,63 @@ impl Model {
             };
             self.publish(&Channel::Group(msg.group_id), &push);
         }
-        Response::SendGroup(proto::SendGroupResponse {
-            result: result(if refused { Code::Forbidden } else { Code::Ok }),
+        proto::SendGroupResponse {
+            result: result(Code::Ok),
             msg_id: msg.msg_id,
-            duplicate: false,
-        })
+            duplicate: seq.is_none(),
+        }
+    }
+
+    /// Whether the id of `item` is another message's, and whether the message is refused.
+    fn luck_of(&self, item: &proto::SendBatchItem) -> (bool, bool) {
+        let id = match item.message.as_ref().expect("a message") {
+            BatchMessage::Direct(send) => send.msg.as_ref().map(|msg| msg.msg_id),
+            BatchMessage::Group(send) => send.msg.as_ref().map(|msg| msg.msg_id),
+        };
+        let mut random = Random::new(id.expect("a message").unsigned_abs());
+        random.below(1);
+        (
+            random.chance(self.failures / 2),
+            random.chance(self.failures),
+        )
+    }
+
+    /// Some items are refused, and sometimes the id of one is another message's.
+    pub(super) fn send_batch(
+        &mut self,
+        batch: &proto::SendBatchRequest,
+    ) -> proto::SendBatchResponse {
+        let mut conflict = false;
+        let results = batch.items.iter().map(|item| {
+            // A repeat of the call is answered as the first one.
+            let (taken, refused) = self.luck_of(item);
+            conflict |= taken;
+            let (answer, msg_id, duplicate) = if conflict {
+                (result(Code::Conflict), 0, false)
+            } else if refused {
+                (result(Code::Unavailable), 0, false)
+            } else {
+                match item.message.as_ref().expect("a message") {
+                    BatchMessage::Direct(send) => {
+                        let stored = self.send(send);
+                        (stored.result, stored.msg_id, stored.duplicate)
+                    }
+                    BatchMessage::Group(send) => {
+                        let stored = self.send_group(send);
+                        (stored.result, stored.msg_id, stored.duplicate)
+                    }
+                }
+            };
+            proto::SendBatchResult {
+                result: answer,
+                msg_id,
+                duplicate,
+            }
+        });
+        proto::SendBatchResponse {
+            results: results.collect(),
+            result: result(Code::Ok),
+        }
     }
 
     pub(super) fn pull(&mut self, pull: &proto::PullOfflineRequest) -> Response {

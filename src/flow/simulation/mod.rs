@@ -10,7 +10,7 @@ mod world;
 
 use std::{
     cell::RefCell,
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -59,6 +59,7 @@ fn options(seed: u64) -> ShardOptions {
     ShardOptions {
         max_line_bytes: 8192,
         login_line_bytes: 512,
+        pipeline_limit: 4,
         protocol_error_limit: 10,
         login_timeout_ms: 5_000,
         connection_timeout_ms: 20_000,
@@ -415,10 +416,23 @@ fn start(tasks: &RefCell<Vec<Task>>, core: &Rc<SimCore>, job: Option<Job>) {
     tasks.borrow_mut().push(Box::pin(async move {
         let mut next = Some(job);
         while let Some(job) = next {
-            let reply = commands::run(&core, &job).await;
-            next = core.shard().complete(&job, &reply);
+            let replies = commands::run(&core, &job).await;
+            next = core.shard().complete(&job, &replies);
         }
     }));
+}
+
+/// Messages of one connection are stored in the order in which it sent them.
+fn check_order(log: &[String]) {
+    let mut last: HashMap<&str, u64> = HashMap::new();
+    for text in log {
+        let [_, by, number] = text.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("a strange text: {text}");
+        };
+        let number = number.parse().expect("a number");
+        let before = last.insert(by, number).unwrap_or(0);
+        assert!(before < number, "{by}: {number} after {before}");
+    }
 }
 
 fn simulate(seed: u64) {
@@ -458,6 +472,7 @@ fn simulate(seed: u64) {
         assert!(shard.is_empty());
         assert_eq!(shard.table_sizes(), (0, 0));
     }
+    check_order(&simulation.world.borrow().log);
     let model = simulation.world.borrow();
     assert_eq!(model.route_count(), 0, "no route outlives its session");
     assert!(model.listening.is_empty(), "nobody listens for nobody");

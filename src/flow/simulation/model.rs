@@ -86,6 +86,12 @@ pub struct Model {
     pub forgeries: u64,
     /// Ids that were forged so far.
     forged: i64,
+    /// Whether messages can be stored several at a time.
+    pub takes_batches: bool,
+    /// Where each message is.
+    pub places: HashMap<MessageId, (Stream, u64)>,
+    /// The texts of all messages, as they were stored.
+    pub log: Vec<String>,
     pub streams: BTreeMap<Stream, Vec<Stored>>,
     /// Groups with their members and from which number on each reads.
     pub groups: BTreeMap<GroupId, BTreeMap<UserId, u64>>,
@@ -125,6 +131,9 @@ impl Model {
             losses: if is_forged { 0 } else { 5 },
             forgeries: if is_forged { 10 } else { 0 },
             forged: 0,
+            takes_batches: random.chance(75),
+            places: HashMap::new(),
+            log: Vec::new(),
             random,
             streams: BTreeMap::new(),
             groups: (1..=3).map(|group| (group, BTreeMap::new())).collect(),
@@ -168,8 +177,10 @@ impl Model {
         // The calls of one core are carried out in order.
         let at_ms = (self.now_ms + self.random.below(12)).max(self.last_at_ms[core]);
         self.last_at_ms[core] = at_ms;
-        let failed = self.random.chance(self.failures);
+        let unsupported = matches!(request, Request::SendBatch(_)) && !self.takes_batches;
+        let failed = unsupported || self.random.chance(self.failures);
         let failure = failed.then(|| match self.random.below(4) {
+            _ if unsupported => CallError::Unsupported,
             0 => CallError::Unavailable,
             1 => CallError::Overloaded,
             2 => CallError::Internal,
@@ -205,6 +216,14 @@ impl Model {
         self.pending = later;
         due.sort_by_key(|call| (call.at_ms, call.call_id));
         for call in due {
+            let repeated = matches!(
+                call.request,
+                Request::Send(_) | Request::SendGroup(_) | Request::SendBatch(_)
+            ) && self.random.chance(self.failures);
+            if call.carried_out && repeated {
+                // Its answer was lost on the way, and it is asked of another instance.
+                self.serve(&call.request);
+            }
             let response = call.carried_out.then(|| self.serve(&call.request));
             let outcome = match (call.failure, response) {
                 (None, Some(response)) => Ok(response),
@@ -286,8 +305,9 @@ impl Model {
                     result: result(code),
                 })
             }
-            Request::Send(send) => self.send(send),
-            Request::SendGroup(send) => self.send_group(send),
+            Request::Send(send) => self.send(send).into(),
+            Request::SendGroup(send) => self.send_group(send).into(),
+            Request::SendBatch(batch) => self.send_batch(batch).into(),
             Request::PullOffline(pull) => self.pull(pull),
             Request::PullGroup(pull) => self.pull_group(pull),
             Request::Ack(ack) => {

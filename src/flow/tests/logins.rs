@@ -24,8 +24,8 @@ fn try_login(world: &World, address: [u8; 4]) -> (Option<ErrorCode>, Option<prot
     let code = Rc::new(Cell::new(None));
     let told = Rc::clone(&code);
     let mut flow: Flow = Box::pin(async move {
-        if let Reply::Error { code, .. } = commands::run(&core, &job).await {
-            told.set(Some(code));
+        if let [Reply::Error { code, .. }] = commands::run(&core, &job).await.as_slice() {
+            told.set(Some(*code));
         }
     });
     assert!(go_on(&mut flow));
@@ -117,8 +117,8 @@ fn try_registration(
     let told = Rc::new(RefCell::new(None));
     let heard = Rc::clone(&told);
     let mut flow: Flow = Box::pin(async move {
-        if let Reply::Error { code, words, .. } = commands::run(&core, &job).await {
-            heard.replace(Some((code, words.to_string())));
+        if let [Reply::Error { code, words, .. }] = commands::run(&core, &job).await.as_slice() {
+            heard.replace(Some((*code, words.to_string())));
         }
     });
     assert!(go_on(&mut flow));

@@ -180,7 +180,7 @@ impl World {
             token: None,
             replaced: false,
         };
-        assert!(shard.complete(&job, &reply).is_none());
+        assert!(shard.complete(&job, &[reply]).is_none());
         (key, session_id)
     }
 

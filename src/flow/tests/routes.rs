@@ -323,8 +323,8 @@ fn a_log_in_that_fails_after_the_password_is_told_to_the_service_that_took_it() 
     };
     let core = Rc::clone(&world.core);
     let mut login: Flow = Box::pin(async move {
-        let reply = commands::run(&core, &job).await;
-        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        let replies = commands::run(&core, &job).await;
+        assert!(matches!(*replies, [Reply::Error { .. }]), "{replies:?}");
     });
     assert!(go_on(&mut login));
     let mut due = Vec::new();

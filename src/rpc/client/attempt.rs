@@ -279,7 +279,12 @@ impl Remote {
 /// Whether `M` may be sent again although it may have been done. A service of the classic wire gives messages numbers of its
 /// own, so that it would store them twice.
 fn idempotent<M: Method>(wire: Wire) -> bool {
-    let stores = [method::Send::INDEX, method::SendGroup::INDEX].contains(&M::INDEX);
+    let stores = [
+        method::Send::INDEX,
+        method::SendGroup::INDEX,
+        method::SendBatch::INDEX,
+    ]
+    .contains(&M::INDEX);
     M::IDEMPOTENT && !(stores && wire == Wire::Classic)
 }
 

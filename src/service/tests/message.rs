@@ -1,7 +1,7 @@
 //! Storing, numbering and publishing of messages.
 
 use super::*;
-use crate::contract::methods::method;
+use crate::{contract::methods::method, proto::send_batch_item::Message as BatchMessage};
 
 #[test]
 fn a_direct_message_is_stored_numbered_and_published_to_each_route_once() {
@@ -360,4 +360,107 @@ fn a_call_that_makes_no_sense_is_invalid_and_harms_nothing() {
     assert_eq!(code(&world.send(alice, alice, "fine").result), Code::Ok);
     world.ack_range(alice, 0, 0, u64::MAX);
     assert!(world.pulled(alice).is_empty());
+}
+
+fn direct(request: proto::SendRequest) -> proto::SendBatchItem {
+    proto::SendBatchItem {
+        message: Some(BatchMessage::Direct(request)),
+    }
+}
+
+fn to_group(request: proto::SendGroupRequest) -> proto::SendBatchItem {
+    proto::SendBatchItem {
+        message: Some(BatchMessage::Group(request)),
+    }
+}
+
+fn codes(response: &proto::SendBatchResponse) -> Vec<Code> {
+    let results = response.results.iter();
+    results.map(|result| code(&result.result)).collect()
+}
+
+#[test]
+fn a_batch_is_stored_in_order_without_what_is_refused() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let (ours, theirs) = (world.group(alice, &[bob]), world.group(bob, &[]));
+    world.bind(bob, 0, 1);
+    world.published();
+    let items = vec![
+        direct(world.draft(alice, bob, "one")),
+        direct(world.draft(alice, 999_999, "nobody")),
+        to_group(world.group_draft(alice, theirs, "not a member")),
+        direct(world.draft(alice, bob, "two")),
+        to_group(world.group_draft(alice, ours, "three")),
+        proto::SendBatchItem::default(),
+    ];
+    let request = proto::SendBatchRequest { items };
+    let response = world.call::<method::SendBatch>(request.clone());
+    assert_eq!(code(&response.result), Code::Ok);
+    let expected = [
+        Code::Ok,
+        Code::NotFound,
+        Code::Forbidden,
+        Code::Ok,
+        Code::Ok,
+        Code::Invalid,
+    ];
+    assert_eq!(codes(&response), expected);
+    let pushed: Vec<_> = world
+        .published()
+        .into_iter()
+        .map(|(_, push)| (push.text, push.seq))
+        .collect();
+    let expected = [("one", 1), ("two", 2), ("three", 1)];
+    assert_eq!(pushed, expected.map(|(text, seq)| (text.to_owned(), seq)));
+    // The same call again stores and publishes nothing.
+    let again = world.call::<method::SendBatch>(request);
+    for (first, second) in response.results.iter().zip(&again.results) {
+        assert_eq!(second.msg_id, first.msg_id);
+        assert_eq!(second.duplicate, code(&first.result) == Code::Ok);
+    }
+    assert!(world.published().is_empty());
+}
+
+#[test]
+fn behind_an_id_that_is_taken_nothing_of_a_batch_is_stored() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let taken = world.send(bob, alice, "first").msg_id;
+    let mut other = world.draft(alice, bob, "two");
+    other.msg.as_mut().expect("a message").msg_id = taken;
+    let items = vec![
+        direct(world.draft(alice, bob, "one")),
+        direct(other),
+        direct(world.draft(alice, bob, "three")),
+    ];
+    let response = world.call::<method::SendBatch>(proto::SendBatchRequest { items });
+    assert_eq!(codes(&response), [Code::Ok, Code::Conflict, Code::Conflict]);
+    assert_eq!(world.pulled(bob), [("one".to_owned(), false)]);
+}
+
+#[test]
+fn where_the_store_takes_no_writes_nothing_of_a_batch_is_stored() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    world.send(alice, bob, "before");
+    world.fill_disk();
+    let text = "x".repeat(50_000);
+    let items = (0..20)
+        .map(|_| direct(world.draft(alice, bob, &text)))
+        .collect();
+    let response = world.call::<method::SendBatch>(proto::SendBatchRequest { items });
+    assert_eq!(code(&response.result), Code::Unavailable);
+    assert!(response.results.is_empty());
+    world.make_room();
+    assert_eq!(world.count("SELECT count(*) FROM messages"), 1);
+}
+
+#[test]
+fn a_batch_of_too_many_messages_is_refused() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let items = vec![direct(world.draft(alice, bob, "x")); 1025];
+    let response = world.call::<method::SendBatch>(proto::SendBatchRequest { items });
+    assert_eq!(code(&response.result), Code::Invalid);
 }

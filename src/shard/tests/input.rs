@@ -24,25 +24,35 @@ fn play(script: &[u8], cuts: &[usize]) -> (String, Vec<String>, Option<CloseReas
             shard.end_of_input(key);
         }
         while let Some(now) = job {
-            calls.push(format!("{:?}", now.call));
-            let reply = match &now.call {
+            if !rest.is_empty() && shard.can_read(key) {
+                // It is read on, and not looked at.
+                let cut = cuts.next().map_or(rest.len(), |cut| (*cut).min(rest.len()));
+                assert!(shard.feed(key, &rest[..cut]).is_none());
+                rest = &rest[cut..];
+            }
+            calls.extend(
+                now.commands
+                    .iter()
+                    .map(|command| format!("{:?}", command.call)),
+            );
+            let replies = match &now.commands[0].call {
                 Call::Login { .. } => {
                     shard.attach(key, 7, "seven".into(), 1);
                     shard.set_baseline(key, Some(0));
-                    Reply::LoggedIn {
+                    vec![Reply::LoggedIn {
                         uid: 7,
                         session: 1,
                         token: None,
                         replaced: false,
-                    }
+                    }]
                 }
                 Call::Logout => {
                     shard.log_out_in_place(key, true);
-                    Reply::LoggedOut
+                    vec![Reply::LoggedOut]
                 }
                 _ => answer(&now),
             };
-            job = shard.complete(&now, &reply);
+            job = shard.complete(&now, &replies);
         }
         let mut keys = Vec::new();
         shard.take_resumable(&mut keys);
@@ -204,7 +214,7 @@ fn many_waiting_lines_are_answered_in_order() {
     let mut job = shard.feed(key, script.as_bytes());
     let mut said = String::new();
     while let Some(now) = job {
-        job = shard.complete(&now, &Reply::Friends(vec![1]));
+        job = shard.complete(&now, &[Reply::Friends(vec![1])]);
         said += &read(&mut shard, key);
     }
     let expected: String = (1..=50).map(|n| format!("@t{n} +OK friends=1\n")).collect();
@@ -216,7 +226,8 @@ fn a_draining_shard_says_so_and_lets_the_command_under_way_finish() {
     let mut shard = shard();
     let (busy, idle) = (connect(&mut shard), connect(&mut shard));
     log_in(&mut shard, busy, 7, 0, &[]);
-    let job = shard.feed(busy, b"chat:5:x\nchat:5:y\n").expect("a job");
+    let job = shard.feed(busy, b"chat:5:x\n").expect("a job");
+    assert!(shard.feed(busy, b"chat:5:y\n").is_none());
     shard.drain();
     let said = read(&mut shard, idle);
     assert!(

@@ -128,7 +128,7 @@ fn answered_after_ms(line: &str, reply: &Reply) -> u64 {
     let job = shard
         .feed(key, format!("{line}\nping\n").as_bytes())
         .expect("a job");
-    assert!(shard.complete(&job, reply).is_none());
+    assert!(shard.complete(&job, std::slice::from_ref(reply)).is_none());
     for now_ms in (0..60_000).step_by(100) {
         at(&mut shard, now_ms);
         let mut keys = Vec::new();

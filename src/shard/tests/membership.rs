@@ -42,7 +42,7 @@ fn joining_again_is_newer_than_the_answer_to_leaving() {
     shard.on_push(news(PushKind::GroupLeft, 7, 3, 0));
     shard.on_push(news(PushKind::GroupJoined, 7, 3, 5));
     shard.leave(key, 7, 3);
-    assert!(shard.complete(&job, &Reply::Left(3)).is_none());
+    assert!(shard.complete(&job, &[Reply::Left(3)]).is_none());
     assert_eq!(shard.table_sizes(), (1, 1));
 }
 

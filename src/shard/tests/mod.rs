@@ -7,6 +7,7 @@ mod input;
 mod limits;
 mod manual;
 mod membership;
+mod pipeline;
 mod pushes;
 mod search;
 
@@ -20,7 +21,7 @@ use crate::{
     protocol::reply::Reply,
     session::{
         Peer,
-        job::{Call, Job},
+        job::{Asked, Call, Job},
     },
     shard::push::Page,
 };
@@ -115,7 +116,7 @@ fn finish_log_in(shard: &mut Shard, job: &Job, user: UserId) {
         token: None,
         replaced: false,
     };
-    assert!(shard.complete(job, &reply).is_none());
+    assert!(shard.complete(job, &[reply]).is_none());
 }
 
 fn direct(to: UserId, seq: u64) -> Arc<PushMessage> {
@@ -178,8 +179,13 @@ fn effects(shard: &mut Shard) -> Vec<Effect> {
     effects
 }
 
-fn answer(job: &Job) -> Reply {
-    match &job.call {
+/// The answers of services that do everything.
+fn answer(job: &Job) -> Vec<Reply> {
+    job.commands.iter().map(answer_one).collect()
+}
+
+fn answer_one(command: &Asked) -> Reply {
+    match &command.call {
         Call::Chat { text, .. } => Reply::Stored {
             group: false,
             message_id: text.len() as i64,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::config::Config;
@@ -40,6 +41,11 @@ impl BackendProcess {
     /// The sum of the samples of `name` (without prefix) on its operations listener.
     pub fn metric(&self, name: &str) -> f64 {
         self.process.metric(name, &[])
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// Where gateways call it.

@@ -115,7 +115,7 @@ impl World {
                     address: SocketAddr::from(([127, 0, 0, 1], index as u16 + 1)),
                     wire: *wire,
                     weight: *weight,
-                    methods: MethodSet::all_of(service),
+                    methods: MethodSet::assumed(service, *wire),
                 };
                 builder.instance(service, instance);
             }

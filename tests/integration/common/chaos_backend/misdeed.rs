@@ -210,6 +210,11 @@ impl Call {
             Response::Register(response) => response.user_id = -5,
             Response::Send(response) => response.msg_id = -5,
             Response::SendGroup(response) => response.msg_id = -5,
+            Response::SendBatch(response) => {
+                for result in &mut response.results {
+                    result.msg_id = -5;
+                }
+            }
             Response::CreateGroup(response) => response.group_id = -5,
             Response::GetFriends(response) => response.friend_ids = vec![-5],
             Response::GetUserGroups(response) => response.group_ids = vec![-5],

@@ -3,7 +3,7 @@
 
 use im_gateway::{
     contract::methods::{Request, Response},
-    proto::{self, *},
+    proto::{self, send_batch_item::Message, *},
 };
 
 /// The number of the user with this name.
@@ -136,26 +136,23 @@ pub fn answer(request: &Request) -> Response {
             }],
         }
         .into(),
-        Request::Send(request) => {
-            let message = request.msg.clone().unwrap_or_default();
-            let (from, to) = (message.from as u64, message.to as u64);
-            SendResponse {
-                result: ok(),
-                msg_id: message_id(from, to, &message.text) as i64,
-                duplicate: false,
-            }
-            .into()
+        Request::Send(request) => SendResponse {
+            result: ok(),
+            msg_id: id_of_direct(request),
+            duplicate: false,
         }
-        Request::SendGroup(request) => {
-            let message = request.msg.clone().unwrap_or_default();
-            let (from, to) = (message.from as u64, message.group_id as u64);
-            SendGroupResponse {
-                result: ok(),
-                msg_id: message_id(from, to, &message.text) as i64,
-                duplicate: false,
-            }
-            .into()
+        .into(),
+        Request::SendGroup(request) => SendGroupResponse {
+            result: ok(),
+            msg_id: id_of_group(request),
+            duplicate: false,
         }
+        .into(),
+        Request::SendBatch(request) => SendBatchResponse {
+            result: ok(),
+            results: request.items.iter().map(stored).collect(),
+        }
+        .into(),
         Request::PullOffline(request) => PullOfflineResponse {
             result: ok(),
             // Nothing has been handed out before, and nothing has a number.
@@ -204,4 +201,26 @@ fn inbox(user: i64) -> Vec<C2cMsg> {
             ..Default::default()
         })
         .collect()
+}
+
+fn id_of_direct(request: &SendRequest) -> i64 {
+    let message = request.msg.clone().unwrap_or_default();
+    message_id(message.from as u64, message.to as u64, &message.text) as i64
+}
+
+fn id_of_group(request: &SendGroupRequest) -> i64 {
+    let message = request.msg.clone().unwrap_or_default();
+    message_id(message.from as u64, message.group_id as u64, &message.text) as i64
+}
+
+fn stored(item: &SendBatchItem) -> SendBatchResult {
+    let msg_id = match item.message.as_ref().expect("a message") {
+        Message::Direct(request) => id_of_direct(request),
+        Message::Group(request) => id_of_group(request),
+    };
+    SendBatchResult {
+        result: ok(),
+        msg_id,
+        duplicate: false,
+    }
 }

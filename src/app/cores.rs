@@ -146,7 +146,7 @@ fn worker<B: Backend + 'static, P: PushSource + 'static>(
     build: impl FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>>,
 ) -> io::Result<Worker<B, P>> {
     let poller = Poller::new()?;
-    let runtime = Runtime::new(&poller);
+    let runtime = Runtime::new(&poller, Arc::clone(&parts.inbox));
     let core = build(&parts, &runtime);
     Worker::new(WorkerParts {
         core,

@@ -1,6 +1,6 @@
 //! Everything that crosses to a core from another thread.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, task::Waker};
 
 use tokio::sync::oneshot;
 
@@ -15,6 +15,8 @@ pub enum CoreEvent {
     IdLease(IdLease),
     /// The bus brought a push; cores share one copy.
     Push(Arc<PushMessage>),
+    /// A task of the core waited for something that another core had, and can go on.
+    Wake(Waker),
     /// Somebody on another thread wants to know how the core is.
     Ask(oneshot::Sender<CoreSummary>),
     /// Stop accepting, tell everyone, finish what is under way.

@@ -13,7 +13,8 @@ use crate::{
     },
 };
 
-/// Commands of one connection on their way together: one, or several sends that followed each other.
+/// Commands of one connection on their way together: one, or several sends that followed each
+/// other.
 #[derive(Debug)]
 pub struct Job {
     /// Whose it is.

@@ -1,4 +1,5 @@
-//! One line: what it says, whether it may be said now, and the answer where the gateway gives it alone.
+//! One line: what it says, whether it may be said now, and the answer where the gateway gives it
+//! alone.
 
 use std::borrow::Cow;
 

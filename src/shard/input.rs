@@ -1,7 +1,8 @@
-//! From bytes to answers: cuts lines, asks each what it wants, answers what needs no backend, hands out the rest as jobs.
+//! From bytes to answers: cuts lines, asks each what it wants, answers what needs no backend, hands
+//! out the rest as jobs.
 //!
-//! Owns the order of checks a line goes through. Invariant: while a job of a connection is out, none of
-//! its lines is looked at, so replies come in the order of the commands.
+//! Owns the order of checks a line goes through. Invariant: while a job of a connection is out,
+//! none of its lines is looked at, so replies come in the order of the commands.
 
 use smallvec::SmallVec;
 
@@ -108,7 +109,8 @@ impl Shard {
         }
     }
 
-    /// Takes in what was read. A job that comes back is to be carried out and then given to [`Shard::complete`].
+    /// Takes in what was read. A job that comes back is to be carried out and then given to
+    /// [`Shard::complete`].
     pub fn feed(&mut self, key: ConnectionKey, chunk: &[u8]) -> Option<Job> {
         self.metrics
             .transport_received_bytes_total
@@ -131,7 +133,8 @@ impl Shard {
         }
     }
 
-    /// The client has closed its sending side: what it sent is still answered, then the connection is closed.
+    /// The client has closed its sending side: what it sent is still answered, then the connection
+    /// is closed.
     pub fn end_of_input(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.connection_mut(key) {
             connection.session.input_ended = true;
@@ -162,8 +165,8 @@ impl Shard {
         }
     }
 
-    /// Answers the job's commands and goes on with the lines behind them; a job that comes back is the
-    /// next one.
+    /// Answers the job's commands and goes on with the lines behind them; a job that comes back is
+    /// the next one.
     pub fn complete(&mut self, job: &Job, replies: &[Reply]) -> Option<Job> {
         assert_eq!(
             job.commands.len(),
@@ -252,8 +255,9 @@ impl Shard {
         job
     }
 
-    /// Keeps what of `input` is not handled. It is moved only once as much of it is handled as is left, so that many
-    /// lines of one connection that each wait for a backend do not cost the square of their number.
+    /// Keeps what of `input` is not handled. It is moved only once as much of it is handled as is
+    /// left, so that many lines of one connection that each wait for a backend do not cost the
+    /// square of their number.
     fn put_back(&mut self, key: ConnectionKey, mut input: Vec<u8>, mut handled: usize) {
         if handled == input.len() {
             return;
@@ -279,8 +283,8 @@ impl Shard {
         }
     }
 
-    /// Handles the lines of `bytes` until a job comes up or something stops the input; says how far it
-    /// came. Sends that follow each other make one job.
+    /// Handles the lines of `bytes` until a job comes up or something stops the input; says how far
+    /// it came. Sends that follow each other make one job.
     fn handle_lines(&mut self, key: ConnectionKey, bytes: &[u8]) -> (usize, Option<Job>) {
         let mut consumed = 0;
         let mut commands = SmallVec::new();
@@ -322,7 +326,8 @@ impl Shard {
         (consumed, self.job_of(key, commands))
     }
 
-    /// Has `commands` leave, if there are any: until they are answered, no further line is looked at.
+    /// Has `commands` leave, if there are any: until they are answered, no further line is looked
+    /// at.
     fn job_of(&mut self, key: ConnectionKey, commands: SmallVec<[Asked; 1]>) -> Option<Job> {
         if commands.is_empty() {
             return None;
@@ -348,7 +353,8 @@ impl Shard {
         self.end(key, CloseReason::Protocol);
     }
 
-    /// Takes one command from the client's budget. Over it, the client waits; for too long, and it is closed.
+    /// Takes one command from the client's budget. Over it, the client waits; for too long, and it
+    /// is closed.
     fn within_rate(&mut self, key: ConnectionKey) -> bool {
         let now_ms = self.now_ms();
         let throttle_timeout_ms = self.options.throttle_timeout_ms;

@@ -13,6 +13,7 @@
 pub mod backend_link;
 pub mod bus_link;
 mod client;
+mod cross_waker;
 pub mod listener;
 pub mod poller;
 mod refused;

@@ -232,6 +232,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         for event in events.drain(..) {
             match event {
                 CoreEvent::Backend(event) => self.core.backend.on_event(event),
+                CoreEvent::Wake(waker) => waker.wake(),
                 CoreEvent::IdLease(lease) => self.core.shard().lease_ids(&lease),
                 CoreEvent::Push(message) => {
                     self.guarded(None, |worker| worker.core.shard().on_push(message));

@@ -1,11 +1,12 @@
 //! What the tasks of one core run on.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{poller::Poller, tasks::Tasks, timers::Timers, upstream::Upstreams};
+use crate::handoff::{event::CoreEvent, inbox::Inbox};
 
 /// Starts tasks, lets them pause, and opens sockets for them. Whatever wakes a task is here, or is
-/// another task: so the loop knows of everything that can.
+/// another task, or comes by the core's inbox: so the loop knows of everything that can.
 pub struct Runtime {
     /// The tasks beside the loop.
     pub tasks: Tasks,
@@ -16,11 +17,11 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Of the core that waits in `poller`.
-    pub fn new(poller: &Poller) -> Rc<Self> {
+    /// Of the core that waits in `poller` and has this `inbox`.
+    pub fn new(poller: &Poller, inbox: Arc<Inbox<CoreEvent>>) -> Rc<Self> {
         let timers = Rc::<Timers>::default();
         Rc::new(Self {
-            tasks: Tasks::default(),
+            tasks: Tasks::new(inbox),
             upstreams: Upstreams::new(poller.set(), Rc::clone(&timers)),
             timers,
         })

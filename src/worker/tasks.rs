@@ -13,26 +13,42 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
+    sync::Arc,
+    task::Context,
 };
 
 use futures_lite::future::yield_now;
 
+use super::cross_waker::TaskWaker;
+use crate::handoff::{event::CoreEvent, inbox::Inbox};
+
 /// Starts tasks on the executor of this thread.
-#[derive(Debug, Default)]
 pub struct Tasks {
     /// How often a task ran.
     runs: Rc<Cell<u64>>,
+    /// By which other cores wake them.
+    inbox: Arc<Inbox<CoreEvent>>,
 }
 
 impl Tasks {
+    /// Tasks of the core with this inbox.
+    pub(super) fn new(inbox: Arc<Inbox<CoreEvent>>) -> Self {
+        Self {
+            runs: Rc::default(),
+            inbox,
+        }
+    }
+
     /// Starts `task`, which runs at once until it first waits.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        let runs = Rc::clone(&self.runs);
+        let (runs, inbox) = (Rc::clone(&self.runs), Arc::clone(&self.inbox));
         glommio::spawn_local(async move {
             let mut task = pin!(task);
+            let mut waker = TaskWaker::default();
             poll_fn(|context| {
                 runs.set(runs.get() + 1);
-                task.as_mut().poll(context)
+                let waker = waker.of(context, &inbox);
+                task.as_mut().poll(&mut Context::from_waker(waker))
             })
             .await;
         })
@@ -54,6 +70,10 @@ mod tests {
     use glommio::LocalExecutorBuilder;
 
     use super::*;
+
+    fn tasks() -> Tasks {
+        Tasks::new(Arc::new(Inbox::new(16).expect("an inbox")))
+    }
 
     /// What a task waits for.
     struct Bell {
@@ -93,7 +113,7 @@ mod tests {
         const LINKS: usize = 20;
         let executor = LocalExecutorBuilder::default().make().expect("an executor");
         executor.run(async {
-            let tasks = Tasks::default();
+            let tasks = tasks();
             let bells: Vec<_> = (0..=LINKS).map(|_| Bell::new()).collect();
             for link in (0..LINKS).rev() {
                 let (own, next) = (Rc::clone(&bells[link]), Rc::clone(&bells[link + 1]));
@@ -122,7 +142,7 @@ mod tests {
     fn a_task_that_wakes_itself_is_always_ready() {
         let executor = LocalExecutorBuilder::default().make().expect("an executor");
         executor.run(async {
-            let tasks = Tasks::default();
+            let tasks = tasks();
             let restless = Rc::new(Cell::new(true));
             let stop = Rc::clone(&restless);
             tasks.spawn(async move {
@@ -136,6 +156,35 @@ mod tests {
             stop.set(false);
             assert!(tasks.give_way().await);
             assert!(!tasks.give_way().await);
+        });
+    }
+
+    #[test]
+    fn a_task_that_another_thread_wakes_is_ready_once_the_inbox_is_emptied() {
+        let executor = LocalExecutorBuilder::default().make().expect("an executor");
+        executor.run(async {
+            let inbox = Arc::new(Inbox::new(16).expect("an inbox"));
+            let tasks = Tasks::new(Arc::clone(&inbox));
+            let lock = Arc::new(async_lock::Mutex::new(()));
+            let (held, done) = (lock.lock_arc().await, Rc::new(Cell::new(false)));
+            let told = Rc::clone(&done);
+            tasks.spawn(async move {
+                lock.lock().await;
+                told.set(true);
+            });
+            assert!(tasks.give_way().await, "it ran, and waits for the lock");
+            assert!(!tasks.give_way().await);
+            assert!(inbox.arm(), "nothing is in it");
+            let other = std::thread::spawn(move || drop(held));
+            other.join().expect("the lock is given back");
+            let mut events = Vec::new();
+            inbox.take_all(&mut events);
+            let Some(CoreEvent::Wake(waker)) = events.pop() else {
+                panic!("the core was not woken");
+            };
+            waker.wake();
+            assert!(tasks.give_way().await);
+            assert!(done.get());
         });
     }
 }

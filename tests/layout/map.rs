@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use super::source::sources_root;
 
 /// How many files a reader opens on that way. The number only shrinks.
-const FILES_MAX: usize = 16;
+const FILES_MAX: usize = 12;
 
 /// Documents that name sources.
 const DOCUMENTS: [&str; 2] = ["architecture", "storage"];

@@ -7,17 +7,18 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Broken, Check, timeout};
-use crate::config::file::File;
+use crate::config::file::{File, LimitsSection};
 use crate::config::settings::Limits;
 use crate::config::value::{Seconds, Size};
 
-/// A push is a line with its head before the text, and escapes lengthen the text: fewer lines than these in a queue
-/// would make slow consumers of clients that read.
+/// A push is a line with its head before the text, and escapes lengthen the text: fewer lines than
+/// these in a queue would make slow consumers of clients that read.
 const QUEUE_MIN_LINES: u64 = 4;
+
+const SECTION: &str = "limits";
 
 /// Checks `[limits]`.
 pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
-    const SECTION: &str = "limits";
     const MILLION: u32 = 1_000_000;
     /// What a service has to take in one call.
     const PIPELINE_MAX: u32 = 1024;
@@ -25,50 +26,9 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
     let count =
         |key: &'static str, value: u32, high: u32| check.in_range(SECTION, key, value, (1, high));
     let time = |key: &'static str, value: Seconds| timeout(check, SECTION, key, value);
-
-    let line_range = (Size::from_bytes(64), Size::from_mib(1));
-    let max_line_bytes = check.bytes(
-        SECTION,
-        "max_line_bytes",
-        section.max_line_bytes,
-        line_range,
-    )?;
-    let login_line_bytes = check.bytes(
-        SECTION,
-        "login_line_bytes",
-        section.login_line_bytes,
-        line_range,
-    )?;
-    if login_line_bytes > max_line_bytes {
-        let problem = format!(
-            "{} is more than max_line_bytes ({})",
-            section.login_line_bytes, section.max_line_bytes
-        );
-        return Err(check.broken(SECTION, "login_line_bytes", problem));
-    }
-    let queue = section.outbound_queue_bytes;
-    let outbound_queue_bytes = check.bytes(
-        SECTION,
-        "outbound_queue_bytes",
-        queue,
-        (Size::from_bytes(1), Size::from_mib(1024)),
-    )?;
-    if queue.as_bytes() < QUEUE_MIN_LINES * section.max_line_bytes.as_bytes() {
-        let problem = format!(
-            "{queue} is less than {QUEUE_MIN_LINES} lines of max_line_bytes ({})",
-            section.max_line_bytes
-        );
-        return Err(check.broken(SECTION, "outbound_queue_bytes", problem));
-    }
-    let login_delay_ms = time("login_delay", section.login_delay)?;
-    let login_delay_max_ms = time("login_delay_max", section.login_delay_max)?;
-    if login_delay_max_ms < login_delay_ms {
-        let problem = format!(
-            "{} is less than login_delay ({})",
-            section.login_delay_max, section.login_delay
-        );
-        return Err(check.broken(SECTION, "login_delay_max", problem));
-    }
+    let (max_line_bytes, login_line_bytes) = line_bytes(section, check)?;
+    let outbound_queue_bytes = outbound_queue_bytes(section, check)?;
+    let (login_delay_ms, login_delay_max_ms) = login_delays_ms(section, check)?;
     Ok(Limits {
         max_line_bytes,
         login_line_bytes,
@@ -110,6 +70,52 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
             .map(|text| network_of(text, check))
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// The longest line, and the longest one before login.
+fn line_bytes(section: &LimitsSection, check: &Check) -> Result<(usize, usize), Broken> {
+    let range = (Size::from_bytes(64), Size::from_mib(1));
+    let bytes = |key: &'static str, value: Size| check.bytes(SECTION, key, value, range);
+    let most = bytes("max_line_bytes", section.max_line_bytes)?;
+    let before_login = bytes("login_line_bytes", section.login_line_bytes)?;
+    if before_login > most {
+        let problem = format!(
+            "{} is more than max_line_bytes ({})",
+            section.login_line_bytes, section.max_line_bytes
+        );
+        return Err(check.broken(SECTION, "login_line_bytes", problem));
+    }
+    Ok((most, before_login))
+}
+
+fn outbound_queue_bytes(section: &LimitsSection, check: &Check) -> Result<usize, Broken> {
+    const KEY: &str = "outbound_queue_bytes";
+    let queue = section.outbound_queue_bytes;
+    let range = (Size::from_bytes(1), Size::from_mib(1024));
+    let bytes = check.bytes(SECTION, KEY, queue, range)?;
+    if queue.as_bytes() < QUEUE_MIN_LINES * section.max_line_bytes.as_bytes() {
+        let problem = format!(
+            "{queue} is less than {QUEUE_MIN_LINES} lines of max_line_bytes ({})",
+            section.max_line_bytes
+        );
+        return Err(check.broken(SECTION, KEY, problem));
+    }
+    Ok(bytes)
+}
+
+/// The first delay and the longest one.
+fn login_delays_ms(section: &LimitsSection, check: &Check) -> Result<(u64, u64), Broken> {
+    let time = |key: &'static str, value: Seconds| timeout(check, SECTION, key, value);
+    let first_ms = time("login_delay", section.login_delay)?;
+    let longest_ms = time("login_delay_max", section.login_delay_max)?;
+    if longest_ms < first_ms {
+        let problem = format!(
+            "{} is less than login_delay ({})",
+            section.login_delay_max, section.login_delay
+        );
+        return Err(check.broken(SECTION, "login_delay_max", problem));
+    }
+    Ok((first_ms, longest_ms))
 }
 
 /// A network such as `10.0.0.0/8`, or a single address.

@@ -64,7 +64,8 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     drop_what_is_not_theirs(core, &streams, &mut messages);
     mark_what_was_pushed(core, job, &mut messages);
     let too_many = messages.len() > limit as usize;
-    // A service without numbers has forgotten what it has handed out, and will not hand it out again.
+    // A service without numbers has forgotten what it has handed out, and will not hand it out
+    // again.
     let is_numbered = messages.iter().all(|message| message.seq != 0);
     if too_many && is_numbered {
         messages.truncate(limit as usize);
@@ -77,8 +78,8 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     })
 }
 
-/// Waits until the client's TCP has acknowledged what was pushed before now and is confirmed by that,
-/// for a moment at most: nearly always the line with the command does.
+/// Waits until the client's TCP has acknowledged what was pushed before now and is confirmed by
+/// that, for a moment at most: nearly always the line with the command does.
 async fn let_pushes_arrive<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) {
     let end = core.shard().written(job.key);
     let is_there = || core.shard().is_confirmed(job.key, end);
@@ -118,7 +119,8 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
     Ok(Reply::Acked(acked))
 }
 
-/// Whatever a service hands out, nobody sees messages of other streams than `streams`, which are its own.
+/// Whatever a service hands out, nobody sees messages of other streams than `streams`, which are
+/// its own.
 pub(crate) fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     streams: &[Stream],
@@ -136,8 +138,8 @@ pub(crate) fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
     }
 }
 
-/// What this session was pushed comes again by the pull. The service knows so, but where it had forgotten the session's
-/// route meanwhile.
+/// What this session was pushed comes again by the pull. The service knows so, but where it had
+/// forgotten the session's route meanwhile.
 fn mark_what_was_pushed<B, P>(core: &Core<B, P>, job: &Job, messages: &mut [PushMessage]) {
     let pushed = core.shard().pushed_to(job.key);
     for message in messages {

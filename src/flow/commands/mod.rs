@@ -1,7 +1,8 @@
 //! The commands that ask a backend, one straight-line flow each, grouped by subject.
 //!
-//! A flow takes a [`Job`] and gives its reply. It borrows the shard only between awaits, and finds the connection by its
-//! key each time: the client may have gone meanwhile. The same flows run on glommio and, in tests, on any executor.
+//! A flow takes a [`Job`] and gives its reply. It borrows the shard only between awaits, and finds
+//! the connection by its key each time: the client may have gone meanwhile. The same flows run on
+//! glommio and, in tests, on any executor.
 
 mod admission;
 mod auth;

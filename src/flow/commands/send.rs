@@ -24,7 +24,8 @@ use crate::{
     },
 };
 
-/// Ids tried for one message. They are far from each other, so that more than one to be taken is rare.
+/// Ids tried for one message. They are far from each other, so that more than one to be taken is
+/// rare.
 const ID_ATTEMPTS: u32 = 8;
 
 /// Has one message stored, under one id after the other until one is no other message's.
@@ -87,7 +88,8 @@ async fn in_calls<B: Backend, P: PushSource>(
     Ok(())
 }
 
-/// Has those stored that have no reply yet, in one call. Afterwards those have none whose id was taken.
+/// Has those stored that have no reply yet, in one call. Afterwards those have none whose id was
+/// taken.
 async fn together<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
@@ -132,8 +134,8 @@ async fn together<B: Backend, P: PushSource>(
     Ok(())
 }
 
-/// Has those stored that have no reply yet, one after the other. Where it is open what became of one,
-/// those behind it are not tried: they might overtake it.
+/// Has those stored that have no reply yet, one after the other. Where it is open what became of
+/// one, those behind it are not tried: they might overtake it.
 async fn one_by_one<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
@@ -221,7 +223,8 @@ fn message(job: &Job, command: &Asked, made: MessageId, ts_ms: i64) -> Result<Me
     }
 }
 
-/// The store has another message under this id: whoever made it, it makes the same ids as this core.
+/// The store has another message under this id: whoever made it, it makes the same ids as this
+/// core.
 fn id_is_taken<B: Backend, P: PushSource>(core: &Core<B, P>, made: MessageId) {
     let mut shard = core.shard();
     let conflicts = &shard.metrics().message_id_conflicts_total;

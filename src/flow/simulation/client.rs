@@ -356,7 +356,8 @@ impl Client {
         let (stream, missing) = (message.stream, track.last + 1..seq);
         for seq in missing.filter(|_| !first) {
             let stored = model.stored(message.stream, seq);
-            // A forgery may have been the last before it fell behind; then the real one waits for `pull`.
+            // A forgery may have been the last before it fell behind; then the real one waits for
+            // `pull`.
             let excused = track.pulled.contains(&seq)
                 || model.forgeries > 0
                 || stored.from == user

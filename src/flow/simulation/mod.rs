@@ -1,7 +1,9 @@
-//! The cores of a gateway with their clients, services and bus in one deterministic world: the flows and effects that run
-//! on glommio run here on a loop of some lines, with a clock that jumps, and everything that can go wrong does.
+//! The cores of a gateway with their clients, services and bus in one deterministic world: the
+//! flows and effects that run on glommio run here on a loop of some lines, with a clock that jumps,
+//! and everything that can go wrong does.
 //!
-//! A failing seed says its number: `SIMULATION_SEED=number` runs it alone, `SIMULATION_SEEDS=count` runs that many.
+//! A failing seed says its number: `SIMULATION_SEED=number` runs it alone, `SIMULATION_SEEDS=count`
+//! runs that many.
 
 mod client;
 mod messages;

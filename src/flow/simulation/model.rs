@@ -1,5 +1,5 @@
-//! The four services and the bus, as small as they can be and still keep their promises: what the store's rules say, at
-//! times and with failures that the seed chooses.
+//! The four services and the bus, as small as they can be and still keep their promises: what the
+//! store's rules say, at times and with failures that the seed chooses.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -81,8 +81,9 @@ pub struct Model {
     /// The bus loses, repeats and reorders; else it is a queue per core that sometimes overflows.
     pub lossy: bool,
     pub losses: u64,
-    /// Somebody publishes numbers and ids that the store did not give, in percent of what is published. Then nothing is lost:
-    /// a number that was taken and whose real push never comes is found by `pull` alone.
+    /// Somebody publishes numbers and ids that the store did not give, in percent of what is
+    /// published. Then nothing is lost: a number that was taken and whose real push never comes is
+    /// found by `pull` alone.
     pub forgeries: u64,
     /// Ids that were forged so far.
     forged: i64,
@@ -157,7 +158,8 @@ impl Model {
         &self.streams[&stream][seq as usize - 1]
     }
 
-    /// Whether a message is one that `user` can still read: leaving a group gives up what was not read.
+    /// Whether a message is one that `user` can still read: leaving a group gives up what was not
+    /// read.
     pub fn is_owed(&self, stream: Stream, seq: u64, user: UserId) -> bool {
         self.stored(stream, seq).readers.contains(&user)
             && match stream {
@@ -283,68 +285,76 @@ impl Model {
                     group_ids: groups,
                 })
             }
-            Request::JoinGroup(join) => {
-                let last_seq = self.last_seq(Stream::Group(join.group_id));
-                let members = self.groups.get_mut(&join.group_id).expect("a known group");
-                members.entry(join.user_id).or_insert(last_seq);
-                self.membership(PushKind::GroupJoined, join.user_id, join.group_id, last_seq);
-                Response::JoinGroup(proto::JoinGroupResponse {
-                    result: result(Code::Ok),
-                })
-            }
-            Request::LeaveGroup(leave) => {
-                let members = self.groups.get_mut(&leave.group_id).expect("a known group");
-                let code = match members.remove(&leave.user_id) {
-                    Some(_) => Code::Ok,
-                    None => Code::Forbidden,
-                };
-                if code == Code::Ok {
-                    self.membership(PushKind::GroupLeft, leave.user_id, leave.group_id, 0);
-                }
-                Response::LeaveGroup(proto::LeaveGroupResponse {
-                    result: result(code),
-                })
-            }
+            Request::JoinGroup(join) => self.join_group(join),
+            Request::LeaveGroup(leave) => self.leave_group(leave),
             Request::Send(send) => self.send(send).into(),
             Request::SendGroup(send) => self.send_group(send).into(),
             Request::SendBatch(batch) => self.send_batch(batch).into(),
             Request::PullOffline(pull) => self.pull(pull),
             Request::PullGroup(pull) => self.pull_group(pull),
-            Request::Ack(ack) => {
-                let mut acked = 0;
-                for (stream, stored) in &mut self.streams {
-                    for message in stored.iter_mut().filter(|message| {
-                        ack.msg_id_list.contains(&message.id)
-                            && message.readers.contains(&ack.user_id)
-                            && !(matches!(stream, Stream::Group(_)) && message.from == ack.user_id)
-                    }) {
-                        acked += u32::from(message.confirmed.insert(ack.user_id));
-                    }
-                }
-                Response::Ack(proto::AckResponse {
-                    result: result(Code::Ok),
-                    acked,
-                })
-            }
-            Request::AckBatch(batch) => {
-                for range in &batch.acks {
-                    let stream = match range.group_id {
-                        0 => Stream::Direct(range.user_id),
-                        group => Stream::Group(group),
-                    };
-                    // What was never stored cannot be confirmed.
-                    let stored = self.streams.entry(stream).or_default();
-                    let last_seq = range.to_seq.min(stored.len() as u64);
-                    for seq in range.from_seq..=last_seq {
-                        stored[seq as usize - 1].confirmed.insert(range.user_id);
-                    }
-                }
-                Response::AckBatch(proto::AckBatchResponse {
-                    result: result(Code::Ok),
-                })
-            }
+            Request::Ack(ack) => self.ack(ack),
+            Request::AckBatch(batch) => self.ack_batch(batch),
             other => other.failed(result(Code::NotFound).expect("a result")),
         }
+    }
+
+    fn ack(&mut self, ack: &proto::AckRequest) -> Response {
+        let mut acked = 0;
+        for (stream, stored) in &mut self.streams {
+            for message in stored.iter_mut().filter(|message| {
+                ack.msg_id_list.contains(&message.id)
+                    && message.readers.contains(&ack.user_id)
+                    && !(matches!(stream, Stream::Group(_)) && message.from == ack.user_id)
+            }) {
+                acked += u32::from(message.confirmed.insert(ack.user_id));
+            }
+        }
+        Response::Ack(proto::AckResponse {
+            result: result(Code::Ok),
+            acked,
+        })
+    }
+
+    fn ack_batch(&mut self, batch: &proto::AckBatchRequest) -> Response {
+        for range in &batch.acks {
+            let stream = match range.group_id {
+                0 => Stream::Direct(range.user_id),
+                group => Stream::Group(group),
+            };
+            // What was never stored cannot be confirmed.
+            let stored = self.streams.entry(stream).or_default();
+            let last_seq = range.to_seq.min(stored.len() as u64);
+            for seq in range.from_seq..=last_seq {
+                stored[seq as usize - 1].confirmed.insert(range.user_id);
+            }
+        }
+        Response::AckBatch(proto::AckBatchResponse {
+            result: result(Code::Ok),
+        })
+    }
+
+    fn join_group(&mut self, join: &proto::JoinGroupRequest) -> Response {
+        let last_seq = self.last_seq(Stream::Group(join.group_id));
+        let members = self.groups.get_mut(&join.group_id).expect("a known group");
+        members.entry(join.user_id).or_insert(last_seq);
+        self.membership(PushKind::GroupJoined, join.user_id, join.group_id, last_seq);
+        Response::JoinGroup(proto::JoinGroupResponse {
+            result: result(Code::Ok),
+        })
+    }
+
+    fn leave_group(&mut self, leave: &proto::LeaveGroupRequest) -> Response {
+        let members = self.groups.get_mut(&leave.group_id).expect("a known group");
+        let code = match members.remove(&leave.user_id) {
+            Some(_) => Code::Ok,
+            None => Code::Forbidden,
+        };
+        if code == Code::Ok {
+            self.membership(PushKind::GroupLeft, leave.user_id, leave.group_id, 0);
+        }
+        Response::LeaveGroup(proto::LeaveGroupResponse {
+            result: result(code),
+        })
     }
 
     fn groups_of(&self, user: UserId) -> Vec<GroupId> {
@@ -417,7 +427,8 @@ impl Model {
             && push.kind == PushKind::Message as i32
             && self.random.chance(self.forgeries)
         {
-            // In front of the real one: its number, one that came long ago, or one that nobody reaches.
+            // In front of the real one: its number, one that came long ago, or one that nobody
+            // reaches.
             let seq = [push.seq, 1 + self.random.below(push.seq), push.seq + 5_000];
             self.forged += 1;
             let forgery = PushMessage {

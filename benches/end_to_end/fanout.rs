@@ -91,7 +91,7 @@ pub fn measure(
 }
 
 /// The first connection creates a group that all others join; gives back its number.
-fn make_group(swarm: &mut Swarm) -> Result<u64> {
+pub fn make_group(swarm: &mut Swarm) -> Result<u64> {
     let mut group = None;
     swarm.ask_each(
         1,

@@ -22,6 +22,8 @@ mod server;
 mod setup;
 mod stack;
 mod swarm;
+mod trace;
+mod wakeups;
 
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
@@ -51,6 +53,7 @@ enum Scenario {
     Chat,
     Cluster,
     Neighbours,
+    Wakeups,
 }
 
 /// Measures the gateway end to end and prints a table.
@@ -156,6 +159,10 @@ fn measure(options: &Options) -> Result<Report> {
     if wanted(Scenario::Chat) {
         chat(&setup, &cores, &accounts, &mut report)?;
     }
+    if wanted(Scenario::Wakeups) {
+        eprintln!("wake-ups");
+        wakeups::measure(&setup, &cores, &accounts, &mut report)?;
+    }
     if wanted(Scenario::Neighbours) {
         neighbours::measure(&setup, &cores, &mut report)?;
     }
@@ -190,6 +197,7 @@ fn register(
         (Scenario::Chat, 2 * setup.pairs.max(FEW)),
         // What it needs of this is the database and the secret; its users are written there.
         (Scenario::Cluster, 1),
+        (Scenario::Wakeups, wakeups::ACCOUNTS),
     ];
     let count = needs
         .into_iter()
@@ -237,7 +245,11 @@ fn pinned(
                 fanout::measure(setup, &gateway, &accounts[..=setup.members], report)
             }
             Scenario::Accept => accept::measure(setup, &gateway, report),
-            Scenario::Idle | Scenario::Chat | Scenario::Cluster | Scenario::Neighbours => Ok(()),
+            Scenario::Idle
+            | Scenario::Chat
+            | Scenario::Cluster
+            | Scenario::Neighbours
+            | Scenario::Wakeups => Ok(()),
         };
         explain(&gateway, outcome)?;
     }

@@ -45,9 +45,10 @@ impl Questions {
         !self.now.is_empty()
     }
 
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
-        self.next.len() + self.later.len()
+    /// Those that wait to be asked with a gathering.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &ConnectionKey> {
+        self.next.iter().chain(self.later.keys())
     }
 }
 

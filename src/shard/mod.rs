@@ -16,8 +16,7 @@
 //! - [`sequencer`], `wheel` the order of one stream's numbers, and the timing wheel: neither knows the shard
 //! - [`core`] the shard together with what else a command can reach, and the only locks here: what the cores share
 //!
-//! Invariants (checked in debug builds after every entry): a session stands in its user's list and its groups' lists
-//! exactly while it is logged in; no list holds a connection that is gone; a dirty connection is in the dirty list once.
+//! - `invariants` what must always hold, numbered, and checked in debug builds
 
 pub mod account;
 pub mod acknowledgement;
@@ -261,6 +260,9 @@ pub struct Shard {
     search: Search,
     unsettled: Unsettled,
     membership_changes: u64,
+    /// Entries since the invariants were checked.
+    #[cfg(debug_assertions)]
+    unchecked_entries: std::cell::Cell<usize>,
 }
 
 /// How much a shard holds.
@@ -312,6 +314,8 @@ impl Shard {
             search: Search::default(),
             unsettled: Unsettled::default(),
             membership_changes: 0,
+            #[cfg(debug_assertions)]
+            unchecked_entries: std::cell::Cell::default(),
         }
     }
 

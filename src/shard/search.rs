@@ -24,7 +24,7 @@ const GROUPS_WAIT_MS: u64 = 5_000;
 const PASS_MS: u64 = 1_000;
 
 /// Something of which news may have been lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sought {
     /// The messages of a stream.
     Messages(Stream),
@@ -59,6 +59,29 @@ struct Pass {
 }
 
 impl Search {
+    /// Each is looked for once, in the pass of its kind, by as many flows as may.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn assert_invariants(&self) {
+        for (pass, at_once) in [
+            (&self.messages, MESSAGES_AT_ONCE),
+            (&self.memberships, MEMBERSHIPS_AT_ONCE),
+        ] {
+            let once: std::collections::HashSet<&Sought> = pass.queue.iter().collect();
+            assert_eq!(once.len(), pass.queue.len(), "I10: looked for twice");
+            // The pass itself holds one.
+            let flows = Arc::strong_count(&pass.places) - 1;
+            assert!(flows <= at_once, "I10: {flows} flows look at one time");
+        }
+        let messages = self.messages.queue.iter();
+        let is_of_messages = |sought: &Sought| matches!(sought, Sought::Messages(_));
+        assert!(messages.clone().all(is_of_messages), "I10: {messages:?}");
+        let memberships = self.memberships.queue.iter();
+        assert!(
+            !memberships.clone().any(is_of_messages),
+            "I10: {memberships:?}"
+        );
+    }
+
     #[cfg(test)]
     pub(super) fn is_under_way(&self) -> bool {
         [&self.messages, &self.memberships]

@@ -30,6 +30,8 @@
 //! Invariants: at most one fetch is under way; nothing held is the next number, but while what came out is in doubt; what comes out
 //! grows strictly, but for what a step back makes good; nothing comes out twice under one number and id as far as that is remembered, and as a repeat beyond.
 
+#[cfg(any(test, debug_assertions))]
+mod invariants;
 mod recent;
 
 use std::collections::{BTreeMap, VecDeque};

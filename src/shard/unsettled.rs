@@ -58,6 +58,13 @@ pub(super) struct Unsettled {
     place: Arc<()>,
 }
 
+#[cfg(any(test, debug_assertions))]
+impl Unsettled {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&UserId, &Lack)> {
+        self.users.iter()
+    }
+}
+
 impl Shard {
     /// `user` has logged in and lacks this, beside what is known already.
     pub fn lacks(&mut self, user: UserId, lack: Lack) {

@@ -66,9 +66,15 @@ impl Wheel {
     }
 
     /// How many entries are armed.
-    #[cfg(test)]
+    #[cfg(any(test, debug_assertions))]
     pub(super) fn len(&self) -> usize {
         self.armed
+    }
+
+    /// Whose entries there are.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn keys(&self) -> impl Iterator<Item = &ConnectionKey> {
+        self.slots.iter().flatten().map(|entry| &entry.key)
     }
 
     /// Whether nothing is armed.

@@ -142,6 +142,7 @@ impl Simulation {
         self.poll_tasks();
         for core in &self.cores {
             let shard = core.shard();
+            shard.assert_invariants();
             let armed = shard.armed();
             assert!(armed <= 8 * (shard.len() + 8), "the wheel grows: {armed}");
             // Those of connections that are gone leave with their tick.

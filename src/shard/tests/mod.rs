@@ -4,6 +4,7 @@ mod acknowledgements;
 mod catching_up;
 mod deadlines;
 mod input;
+mod invariants;
 mod limits;
 mod manual;
 mod membership;

@@ -312,8 +312,14 @@ impl Shard {
     }
 
     /// Takes the confirmations gathered so far.
-    pub fn take_acks(&mut self) -> Vec<AckRange> {
+    pub(super) fn take_acks(&mut self) -> Vec<AckRange> {
         std::mem::take(&mut self.acks)
+    }
+
+    /// Takes those of `user` alone: a pull does not wait for those of others, nor fail with them.
+    pub fn take_acks_of(&mut self, user: UserId) -> Vec<AckRange> {
+        let of_user = self.acks.extract_if(.., |ack| ack.user_id == user);
+        of_user.collect()
     }
 }
 

@@ -38,14 +38,14 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     // What has just been pushed must not come again: it arrives first, which confirms it, and the
     // store is told.
     let_pushes_arrive(core, job).await;
-    let acks = core.shard().take_acks();
+    let acks = core.shard().take_acks_of(job.user);
     if !acks.is_empty() {
         let request = AckBatchRequest { acks: acks.clone() };
         match core.ask::<method::AckBatch>(request).await {
             // A service that is told nothing of confirmations forgets what it has handed out.
             Ok(_) | Err(Failure::Call(CallError::Unsupported)) => {}
             Err(failure) => {
-                // They are of every user here: not this one's to lose.
+                // Unconfirmed, they would come again.
                 core.shard().confirm_later(acks);
                 return Err(failure);
             }

@@ -65,6 +65,38 @@ fn what_the_client_has_is_confirmed_before_it_pulls() {
 }
 
 #[test]
+fn a_pull_confirms_what_its_own_user_has_and_nothing_of_others() {
+    let (world, key, job) = pushed_and_pulling(b"\n");
+    let (other, _) = world.log_in(6, &[]);
+    let mut shard = world.core.shard();
+    shard.on_push(Arc::new(PushMessage {
+        msg_id: 10,
+        from: 8,
+        to: 6,
+        text: "hello".into(),
+        seq: 1,
+        ..Default::default()
+    }));
+    let count = shard.unsent(other).len();
+    shard.sent(other, count, false);
+    shard.acknowledged(other, 0);
+    shard.acknowledged(key, 0);
+    drop(shard);
+    assert!(go_on(&mut flow(&world, job)));
+    let calls = world.calls.borrow();
+    let confirmed = calls.iter().find_map(|call| match call {
+        Request::AckBatch(request) => Some(&request.acks),
+        _ => None,
+    });
+    let users = confirmed.expect("a call").iter().map(|ack| ack.user_id);
+    assert_eq!(users.collect::<Vec<_>>(), [7]);
+    assert!(
+        world.core.shard().has_to_gather(),
+        "the other waits as before"
+    );
+}
+
+#[test]
 fn what_does_not_arrive_is_waited_for_a_moment_and_not_confirmed() {
     let (world, _, job) = pushed_and_pulling(b"\n");
     assert!(go_on(&mut flow(&world, job)));

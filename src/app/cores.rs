@@ -174,13 +174,17 @@ pub(super) fn watch(cores: usize, events: &Receiver<LifeEvent>, all_up: impl FnO
         match next {
             Ok(LifeEvent::Up) => {
                 up += 1;
+                assert!(up <= cores, "each core comes up once");
                 if up == cores
                     && let Some(all_up) = all_up.take()
                 {
                     all_up();
                 }
             }
-            Ok(LifeEvent::Ended { drained: true }) => drained += 1,
+            Ok(LifeEvent::Ended { drained: true }) => {
+                drained += 1;
+                assert!(drained <= up, "who has drained was up");
+            }
             Ok(LifeEvent::Ended { drained: false }) | Err(()) => return false,
         }
     }

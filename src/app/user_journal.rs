@@ -141,6 +141,11 @@ impl Journal {
         draft.persist(&self.path).map_err(|error| error.error)?;
         self.file = open_file(&self.path)?;
         self.lines = self.known.len();
+        debug_assert_eq!(
+            self.known.iter().count(),
+            self.lines,
+            "a line for each name"
+        );
         Ok(())
     }
 }
@@ -155,6 +160,10 @@ fn open_file(path: &Path) -> io::Result<File> {
 }
 
 fn line(name: &str, user: UserId) -> String {
+    debug_assert!(
+        user > 0 && !name.contains('\n'),
+        "a line is read back as it is written"
+    );
     format!("{user} {name}\n")
 }
 

@@ -36,6 +36,7 @@ pub(super) async fn ask(cores: &Cores, patience: Duration) -> Vec<String> {
         answer
     });
     let mut answers: Vec<_> = answers.collect();
+    assert_eq!(answers.len(), cores.len(), "each core is asked once");
     let mut lines = vec![None; answers.len()];
     let all = async {
         for (line, answer) in lines.iter_mut().zip(&mut answers) {

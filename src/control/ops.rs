@@ -97,6 +97,7 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
             debug!("ops listener: a connection makes room for another");
             oldest.abort();
         }
+        assert!(served.len() < limits.connections, "there is a place for it");
         let router = router.clone();
         served.push_back(tokio::spawn(async move {
             match timeout(limits.connection_time, answer(stream, router)).await {

@@ -39,12 +39,14 @@ impl Readiness {
 
     /// All cores accept connections.
     pub(super) fn set_cores_up(&self) {
-        self.cores_up.store(true, Relaxed);
+        let were_up = self.cores_up.swap(true, Relaxed);
+        assert!(!were_up, "cores come up once");
     }
 
     /// The gateway is going down; there is no way back.
     pub(super) fn set_draining(&self) {
-        self.draining.store(true, Relaxed);
+        let was_draining = self.draining.swap(true, Relaxed);
+        assert!(!was_draining, "the end begins once");
     }
 
     /// Whether the gateway is going down.

@@ -161,6 +161,7 @@ impl Claim {
             match verdict {
                 Verdict::Ours => return Ok(()),
                 Verdict::Replace => {
+                    assert_ne!(entry.owner, Owner::Us, "what is ours is kept");
                     info!("replacing the node of a gateway with this id that has ended");
                     if session.claim(&self.path, Some(entry.version), &own).await? {
                         return Ok(());
@@ -205,7 +206,9 @@ fn patience(own_session: Duration, data: &[u8]) -> Duration {
     let theirs =
         serde_json::from_slice::<Record>(data).map_or(0, |record| record.session_timeout_ms);
     let theirs = Duration::from_millis(theirs).min(FOREIGN_SESSION_MAX);
-    own_session.max(theirs) + MARGIN
+    let patience = own_session.max(theirs) + MARGIN;
+    assert!(patience <= own_session.max(FOREIGN_SESSION_MAX) + MARGIN);
+    patience
 }
 
 /// The beginning of `data` for a person, without characters that do something.

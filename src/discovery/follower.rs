@@ -88,6 +88,7 @@ impl<'a> Follower<'a> {
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
                 place = watch.changed() => {
+                    assert!(place < PLACES, "there is no place {place}");
                     stale[place] = true;
                     pacing.changed(Instant::now());
                 }
@@ -114,6 +115,7 @@ impl<'a> Follower<'a> {
     }
 
     fn offer(&self) {
+        // A table with places that were never read would take away what is there.
         if self.table.is_complete() {
             self.news.offer(self.table.endpoints());
         }

@@ -10,6 +10,7 @@
 //! ago last, so that this takes an almost full house.
 
 use std::{
+    collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
     time::Instant,
 };
@@ -19,7 +20,7 @@ use super::{
     registry::{Owner, RegistryError, Session},
 };
 use crate::{
-    base::id::{FIRST_SERVICE_WORKER, IdLease},
+    base::id::{FIRST_SERVICE_WORKER, ID_TIME_END_UNIX_MS, IdLease},
     machine::unix_time::unix_ms,
 };
 
@@ -78,6 +79,7 @@ impl Lessee {
     ) -> Result<Vec<Held>, LeaseError> {
         session.ensure(WORKERS).await?;
         session.ensure(MARKS).await?;
+        assert!(held.len() <= count, "a gateway's cores do not become fewer");
         let is_held = |number: &u16| held.iter().any(|held| held.lease.worker == *number);
         let mut others = Candidates {
             unseen: search_order(&self.gateway_id).filter(|number| !is_held(number)),
@@ -100,6 +102,11 @@ impl Lessee {
                 }
             });
         }
+        assert_eq!(leased.len(), count, "a number for each core");
+        debug_assert!(
+            are_distinct(&leased),
+            "two cores with one number make the same ids"
+        );
         Ok(leased)
     }
 
@@ -122,7 +129,7 @@ impl Lessee {
         };
         let mut kept = *held;
         // More than was told where an answer was lost.
-        kept.lease.until_ms = mark.until_ms.max(until_ms);
+        kept.lease.until_ms = mark.until_ms.max(until_ms).min(ID_TIME_END_UNIX_MS);
         if held.raised.elapsed() < RAISE_EVERY {
             return Ok(Some(kept));
         }
@@ -133,6 +140,10 @@ impl Lessee {
             // round.
             return Ok(None);
         }
+        assert!(
+            end >= kept.lease.until_ms,
+            "an extended lease ends no sooner"
+        );
         kept.lease.until_ms = end;
         Ok(Some(Held { raised, ..kept }))
     }
@@ -174,6 +185,8 @@ impl Lessee {
             };
             let raised = Instant::now();
             if mark::raise(session, worker, mark.as_ref(), until_ms, &self.token).await? {
+                assert!(worker < FIRST_SERVICE_WORKER, "the rest is the services'");
+                assert!(from_ms < until_ms && reached_ms < until_ms, "ids are left");
                 let lease = IdLease {
                     worker,
                     from_ms,
@@ -213,6 +226,11 @@ impl<I: Iterator<Item = u16>> Candidates<I> {
         }
         Ok(self.recent.pop().map(|(_, number, mark)| (number, mark)))
     }
+}
+
+fn are_distinct(leased: &[Held]) -> bool {
+    let numbers: HashSet<u16> = leased.iter().map(|held| held.lease.worker).collect();
+    numbers.len() == leased.len()
 }
 
 fn now_ms() -> u64 {

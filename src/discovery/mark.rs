@@ -57,7 +57,9 @@ impl Mark {
 /// Where a lease ends that begins at `from_ms`; `None`: so late that no ids are left.
 pub(super) fn first_end(now_ms: u64, from_ms: u64) -> Option<u64> {
     let end = from_ms.saturating_add(LEAST_MS);
-    (end < ID_TIME_END_UNIX_MS).then(|| end.max(now_ms.saturating_add(AHEAD_MS)))
+    let end = (end < ID_TIME_END_UNIX_MS).then(|| end.max(now_ms.saturating_add(AHEAD_MS)));
+    assert!(end.is_none_or(|end| end > from_ms), "a lease has ids");
+    end
 }
 
 /// Where a lease ends that ended at `until_ms` and is extended after `elapsed`: ahead of the clock,
@@ -87,6 +89,14 @@ pub(super) async fn raise(
     until_ms: u64,
     token: &str,
 ) -> Result<bool, RegistryError> {
+    assert!(
+        seen.is_none_or(|seen| seen.until_ms.min(ID_TIME_END_UNIX_MS) <= until_ms),
+        "a mark only rises"
+    );
+    assert!(
+        !token.is_empty() && !token.contains(' '),
+        "a mark says whose it is"
+    );
     let (path, data) = (path(number), format!("{until_ms} {token}"));
     let version = seen.map(|seen| seen.version);
     session.write(&path, version, data.as_bytes()).await

@@ -50,6 +50,7 @@ impl<'a> Notifier<'a> {
 
     /// These are the ids of the cores now. What waited for the first ones is told after them.
     pub(super) fn id_leases(&self, leases: Vec<IdLease>) {
+        assert!(!leases.is_empty(), "a gateway has workers");
         if *self.leases.borrow() != leases {
             let numbers = |leases: &[IdLease]| leases.iter().map(|lease| lease.worker).collect();
             let now: Vec<u16> = numbers(&leases);
@@ -100,6 +101,10 @@ impl<'a> Notifier<'a> {
             && !self.leases.borrow().is_empty()
             && !self.told_table.replace(true)
         {
+            assert!(
+                !self.leases.borrow().is_empty(),
+                "worker numbers come before the first table"
+            );
             (self.tell)(Event::Endpoints(table));
         }
     }

@@ -28,8 +28,13 @@ impl ReadPacing {
 
     /// A read ended. What changed while it went on is told after this.
     pub(super) fn read(&mut self, now: Instant) {
+        debug_assert!(
+            self.last_read.is_none_or(|last| last <= now),
+            "reads come one after the other"
+        );
         self.changed = None;
         self.last_read = Some(now);
+        debug_assert!(self.due().is_none(), "nothing has changed since");
     }
 
     /// When to read next; `None`: nothing has changed.

@@ -169,9 +169,11 @@ pub(super) struct BrokenNodes {
 impl BrokenNodes {
     /// Place number `place` has these.
     pub(super) fn found(&mut self, place: usize, broken: &[Broken], metrics: &Discovery) {
+        assert!(place < PLACES, "there is no place {place}");
         self.now[place] = broken.len();
         let unseen = self.unseen(broken);
         let now: usize = self.now.iter().sum();
+        assert!(now >= unseen.len(), "what is new is there");
         metrics.bad_records_found(now as u64, unseen.len() as u64);
         for node in unseen.iter().take(NAMED_MAX) {
             warn!("left out: {:?} in ZooKeeper: {}", node.path, node.error);

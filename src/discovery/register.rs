@@ -229,6 +229,7 @@ impl Registration {
     /// Whether each service can be found here, and whether another process has nodes that we would
     /// take.
     fn judge(&self, outcomes: &[Outcome]) -> (bool, bool) {
+        assert_eq!(outcomes.len(), self.nodes.len(), "an outcome for each node");
         let mut found: HashSet<&str> = HashSet::new();
         let mut others = false;
         for (node, outcome) in self.nodes.iter().zip(outcomes) {
@@ -265,6 +266,7 @@ async fn hold(
             true
         }
         Verdict::Replace => {
+            assert_ne!(entry.owner, Owner::Us, "what is ours is rewritten");
             if entry.owner == Owner::Other {
                 replaced.insert(node.path.clone());
             }

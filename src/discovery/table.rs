@@ -111,6 +111,7 @@ impl Table {
     /// Place number `place` was read. Says whether it was found empty for the first time and is
     /// kept as it was.
     pub(super) fn update(&mut self, place: usize, found: Found, now: Instant) -> bool {
+        assert!(place < PLACES, "there is no place {place}");
         let known = &mut self.known[place];
         let had_some = known.found.as_ref().is_some_and(|found| !found.is_empty());
         if !found.is_empty() || !had_some {
@@ -122,6 +123,7 @@ impl Table {
         }
         let is_first = known.kept_until.is_none();
         known.kept_until.get_or_insert(now + GRACE);
+        self.assert_invariants();
         is_first
     }
 
@@ -145,7 +147,23 @@ impl Table {
                 dropped = true;
             }
         }
+        self.assert_invariants();
+        assert!(
+            self.expires().is_none_or(|next| next > now),
+            "what expired is gone or kept anew"
+        );
         dropped
+    }
+
+    /// What is kept is something, and was found before it was missing.
+    fn assert_invariants(&self) {
+        for known in self.known.iter().filter(|known| known.kept_until.is_some()) {
+            let kept = known.found.as_ref();
+            assert!(
+                kept.is_some_and(|found| !found.is_empty()),
+                "nothing is kept"
+            );
+        }
     }
 
     /// When [`expire`](Self::expire) will have something to drop.

@@ -173,6 +173,14 @@ pub fn inspect(wanted: Wanted<'_>) -> (Limits, Vec<Check>) {
         check_cpus(cpus.len(), quota, workers),
         check_data_dir(wanted.data_dir),
     ];
+    assert!(
+        !cpus.is_empty() && workers > 0,
+        "there is something to run on"
+    );
+    assert!(
+        quota.is_none_or(|quota| quota < cpus.len()),
+        "a quota takes something away"
+    );
     let limits = Limits {
         workers,
         cpus,
@@ -218,6 +226,12 @@ fn raise(resource: Resource) -> Rlimit {
         current: found.maximum,
         maximum: found.maximum,
     };
+    debug_assert!(
+        found
+            .maximum
+            .is_none_or(|most| found.current.is_some_and(|now| now <= most)),
+        "a soft limit is within the hard one"
+    );
     match setrlimit(resource, raised) {
         Ok(()) => raised,
         Err(_) => found,
@@ -320,7 +334,9 @@ fn check_io_uring(found: Result<(), Errno>, release: &str, switch: Option<u32>) 
 /// Where a fixed reserve would take more than a quarter of a small limit, a quarter is kept.
 fn connections_within(open_files: u64, wanted: usize) -> usize {
     let room = open_files - RESERVED_FILES.min(open_files / 4);
-    usize::try_from(room).map_or(wanted, |room| room.min(wanted))
+    let possible = usize::try_from(room).map_or(wanted, |room| room.min(wanted));
+    assert!(possible <= wanted && possible as u64 <= open_files);
+    possible
 }
 
 fn check_open_files(open_files: u64, wanted: usize) -> Check {

@@ -172,6 +172,11 @@ fn create(path: &Path) -> io::Result<Vec<u8>> {
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
     let mut text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     text.push('\n');
+    assert_eq!(
+        decode(text.trim()).as_ref(),
+        Some(&secret),
+        "it is read back as it is"
+    );
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -110,7 +110,8 @@ impl SharedGauge {
 
     /// One less. Every `dec` follows its own `inc`, so this cannot pass zero.
     pub fn dec(&self) {
-        self.0.fetch_sub(1, Relaxed);
+        let before = self.0.fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "a gauge was taken below zero");
     }
 
     /// What it is now.
@@ -156,6 +157,7 @@ impl Histogram {
     }
 
     fn new(bounds: &'static [u64; BOUNDS], scale: f64) -> Self {
+        debug_assert!(bounds.is_sorted_by(|one, next| one < next) && scale > 0.0);
         Self {
             bounds,
             scale,
@@ -168,6 +170,7 @@ impl Histogram {
     #[inline]
     pub fn observe(&self, value: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
+        debug_assert!(self.bounds.get(bucket).is_none_or(|bound| value <= *bound));
         self.buckets[bucket].inc();
         self.sum.add(value);
     }
@@ -190,6 +193,7 @@ impl Histogram {
             .chain([f64::INFINITY])
             .zip(self.buckets.iter().map(Counter::get))
             .collect();
+        assert_eq!(buckets.len(), self.buckets.len(), "a bound for each bucket");
         HistogramSnapshot {
             // Summed from the buckets, not counted apart, so that the two agree however the owner
             // moves on meanwhile.

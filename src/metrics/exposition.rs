@@ -120,6 +120,10 @@ fn under_old_names(text: &str) -> String {
     for (metric, old_name) in names::RENAMED {
         let family = metric.family();
         let suffix = &metric.name[family.len()..];
+        assert!(
+            old_name.ends_with(suffix),
+            "{old_name} is another kind of metric"
+        );
         let old_family = old_name.strip_suffix(suffix).unwrap_or(old_name);
         let of_family = text.lines().filter(|line| {
             let name = line.strip_prefix("# ").map_or(Some(*line), |comment| {

@@ -132,7 +132,34 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
             ),
         ));
     }
+    assert_consistent(&settings);
     Ok(settings)
+}
+
+/// What the parts rely on without asking again, whatever file and environment said.
+fn assert_consistent(settings: &Settings) {
+    let limits = &settings.limits;
+    assert!(limits.login_line_bytes <= limits.max_line_bytes);
+    assert!(limits.max_devices > 0 && limits.commands_burst > 0);
+    let service = &settings.gateway_service;
+    assert!(service.max_connections > 0 && !service.gateway_id.is_empty());
+    assert!(
+        service
+            .first_worker
+            .is_none_or(|first| first < FIRST_SERVICE_WORKER)
+    );
+    assert!(
+        !settings
+            .service_discovery
+            .service_discovery_interval
+            .is_zero()
+    );
+    assert!(settings.rpc.rpc_timeout_ms > 0 && settings.rpc.pool_size > 0);
+    assert!(
+        !settings.backend.services.is_empty(),
+        "a backend serves something"
+    );
+    assert!(!settings.presence.route_lifetime.is_zero(), "a route lives");
 }
 
 /// Judges single values.

@@ -98,6 +98,10 @@ impl<'a> Zookeeper<'a> {
         self.begun = Instant::now();
         self.metrics.session_begun();
         self.metrics.set_connected(true);
+        assert!(
+            self.client.is_none(),
+            "the session before is lost or closed"
+        );
         self.client = Some(client.clone());
         ZookeeperSession {
             client,
@@ -146,6 +150,7 @@ impl Registry for Zookeeper<'_> {
                 self.earlier.pop_front();
             }
             self.earlier.push_back(client.session_id().0);
+            assert!(self.earlier.len() <= SESSIONS_REMEMBERED);
         }
     }
 

@@ -42,7 +42,6 @@ const PURE: &[&str] = &[
     "rpc/client",
     "rpc/server/connection.rs",
     "rpc/server/places.rs",
-    "rpc/server/reply_order.rs",
     "rpc/wire",
     "service/fair_queue.rs",
     "service/password/lanes.rs",

@@ -20,7 +20,7 @@ use crate::{
     proto::ReplyStatus,
     rpc::{
         client::instance::{Connectivity, Refused},
-        wire::mprpc::{self, CallHead},
+        wire::{OutgoingCall, with_arguments},
     },
 };
 
@@ -173,23 +173,17 @@ impl Remote {
         let ticket = self.calls.begin(server.queue_id(), deadline_ms);
         let number = ticket.number();
         let now_ms = self.now_ms.get();
-        let head = CallHead {
-            service: M::SERVICE.name(),
-            method: M::NAME,
-            call_id: match server.wire {
-                Wire::Classic => 0,
-                Wire::WithIds => number,
-            },
-            timeout_ms: match server.wire {
-                Wire::Classic => 0,
-                Wire::WithIds => u32::try_from(deadline_ms - now_ms.min(deadline_ms)).unwrap_or(0),
-            },
-        };
-        server
-            .send(number, &self.calls, |bytes| {
-                mprpc::write_call(head, request, bytes);
-            })
-            .map_err(Failure::refused)?;
+        let sent = with_arguments(request, |args| {
+            let call = OutgoingCall {
+                number,
+                service: M::SERVICE.name(),
+                method: M::NAME,
+                timeout_ms: u32::try_from(deadline_ms - now_ms.min(deadline_ms)).unwrap_or(0),
+                args,
+            };
+            server.send(&call, &self.calls)
+        });
+        sent.map_err(Failure::refused)?;
         if let Some(rest) = permit.as_deref_mut() {
             // For the case that this flow does not live to see how it ends.
             rest.rest_until(now_ms + self.rest_after(&Outcome::TimedOut));

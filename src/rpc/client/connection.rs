@@ -4,7 +4,10 @@
 
 use std::cell::{Cell, RefCell};
 
-use crate::base::{receive_buffer::ReceiveBuffer, send_buffer::SharedSendBuffer};
+use crate::{
+    base::send_buffer::SharedSendBuffer,
+    rpc::wire::{Caller, OutgoingCall},
+};
 
 /// How far a connection is.
 ///
@@ -38,16 +41,15 @@ pub struct Connection {
     pub(super) useful: Cell<bool>,
     /// When the ping that is out over it was sent.
     pub(super) pinged_ms: Cell<Option<u64>>,
-    /// Classic: the call that is out.
-    pub(super) current: Cell<Option<u64>>,
-    pub(super) input: RefCell<ReceiveBuffer>,
+    /// Turns calls into bytes and bytes into replies.
+    pub(super) wire: RefCell<Caller>,
     /// What is said over it.
     pub send_buffer: SharedSendBuffer,
 }
 
 impl Connection {
     /// One that is being opened. `connecting`: nothing says that it will fail.
-    pub(super) fn new(id: u64, connecting: bool) -> Self {
+    pub(super) fn new(id: u64, wire: Caller, connecting: bool) -> Self {
         Self {
             id,
             state: Cell::new(match connecting {
@@ -56,8 +58,7 @@ impl Connection {
             }),
             useful: Cell::new(false),
             pinged_ms: Cell::default(),
-            current: Cell::new(None),
-            input: RefCell::default(),
+            wire: RefCell::new(wire),
             send_buffer: SharedSendBuffer::default(),
         }
     }
@@ -70,12 +71,35 @@ impl Connection {
     /// Whether a call of the classic wire is out over it.
     #[cfg(test)]
     pub fn is_busy(&self) -> bool {
-        self.current.get().is_some()
+        !self.has_room()
     }
 
     /// Whether calls may go over it.
     pub fn is_open(&self) -> bool {
         self.state.get() == State::Open
+    }
+
+    /// Whether a further call may go over it now.
+    pub(super) fn has_room(&self) -> bool {
+        self.is_open() && self.wire.borrow().has_room()
+    }
+
+    /// Sends `call`; `false`: the send buffer is full, and nothing was sent.
+    pub(super) fn call(&self, call: &OutgoingCall<'_>) -> bool {
+        assert!(
+            self.has_room(),
+            "a call over a connection that cannot take it"
+        );
+        self.send_buffer
+            .append(|bytes| self.wire.borrow_mut().call(call, bytes))
+    }
+
+    /// Nobody waits for call `number` any more.
+    pub(super) fn give_up(&self, number: u64) {
+        let can_go_on = self.wire.borrow().give_up(number);
+        if !can_go_on {
+            self.close();
+        }
     }
 
     /// Whether it was this side that ended it.
@@ -107,10 +131,15 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::endpoints::Wire;
+
+    fn connection(connecting: bool) -> Connection {
+        Connection::new(1, Caller::new(Wire::Classic, 100), connecting)
+    }
 
     #[test]
     fn what_was_closed_while_it_was_being_opened_is_lost_and_never_open() {
-        let connection = Connection::new(1, true);
+        let connection = connection(true);
         connection.close();
         connection.close();
         assert!(connection.was_closed());
@@ -122,7 +151,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a connection goes from Closing to Open")]
     fn what_is_closed_does_not_open() {
-        let connection = Connection::new(1, false);
+        let connection = connection(false);
         connection.close();
         connection.enter(State::Open);
     }

@@ -25,7 +25,8 @@ use super::{
 use crate::{
     base::pending_calls::Calls,
     contract::endpoints::Wire,
-    rpc::wire::mprpc::{self, CallHead, FramingError},
+    proto::PingRequest,
+    rpc::wire::{Arguments, Caller, OutgoingCall, ReceivedReply, WireError, with_arguments},
 };
 
 /// Calls that wait for a connection of one server at most.
@@ -55,11 +56,39 @@ pub enum Refused {
     Down,
 }
 
-/// A classic call that waits for a connection, ready to be written.
+/// A call that waits for a connection.
 #[derive(Debug)]
 struct Queued {
     number: u64,
-    frame: Vec<u8>,
+    service: &'static str,
+    method: &'static str,
+    timeout_ms: u32,
+    args: Vec<u8>,
+}
+
+impl Queued {
+    fn of(call: &OutgoingCall<'_>) -> Self {
+        let mut args = Vec::with_capacity(call.args.len());
+        call.args.encode(&mut args);
+        Self {
+            number: call.number,
+            service: call.service,
+            method: call.method,
+            timeout_ms: call.timeout_ms,
+            args,
+        }
+    }
+
+    fn send(&self, connection: &Connection) -> bool {
+        let encode = |into: &mut Vec<u8>| into.extend_from_slice(&self.args);
+        connection.call(&OutgoingCall {
+            number: self.number,
+            service: self.service,
+            method: self.method,
+            timeout_ms: self.timeout_ms,
+            args: Arguments::new(self.args.len(), &encode),
+        })
+    }
 }
 
 /// See the module's description.
@@ -92,17 +121,6 @@ pub struct Server {
     /// Why it is of no use, as far as is known.
     trouble: RefCell<Option<String>>,
     next_ping: Cell<u64>,
-}
-
-/// Why a connection cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokenStream {
-    /// Its bytes are no frames.
-    #[error("the server's bytes cannot be understood: {0}")]
-    Framing(#[from] FramingError),
-    /// A classic reply that nobody asked for: whose the next one would be is unknown.
-    #[error("the server answered what it was not asked")]
-    Unasked,
 }
 
 impl Server {
@@ -229,7 +247,11 @@ impl Server {
             self.expected_connections
                 .set(self.expected_connections.get().saturating_sub(1));
         }
-        let connection = Rc::new(Connection::new(connection_id, connecting));
+        let connection = Rc::new(Connection::new(
+            connection_id,
+            Caller::new(self.wire, self.max_reply_bytes),
+            connecting,
+        ));
         self.connections.borrow_mut().push(Rc::clone(&connection));
         if connecting && self.connectivity() == Connectivity::Down {
             self.set_connectivity(Connectivity::Connecting);
@@ -241,12 +263,7 @@ impl Server {
     pub fn opened(&self, connection: &Connection, calls: &Calls<Outcome>) {
         connection.enter(State::Open);
         self.set_connectivity(Connectivity::Up);
-        match self.wire {
-            Wire::Classic => {
-                self.send_queued(connection, calls);
-            }
-            Wire::WithIds => while self.send_queued(connection, calls) {},
-        }
+        self.send_queued(connection, calls);
     }
 
     /// A connection could not be opened, or is gone: what was out over it is lost.
@@ -288,15 +305,14 @@ impl Server {
         wanted
     }
 
-    /// Sends call `number`, or queues it; `write` writes it in full. Every call that was taken must be [ended](Self::ended).
+    /// Sends `call`, or queues it. Every call that was taken must be [ended](Self::ended).
     ///
     /// # Errors
     /// Where there is no room or no hope.
-    pub fn send(
+    pub(super) fn send(
         &self,
-        number: u64,
+        call: &OutgoingCall<'_>,
         calls: &Calls<Outcome>,
-        write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), Refused> {
         if self.connectivity() == Connectivity::Down {
             return Err(Refused::Down);
@@ -306,41 +322,30 @@ impl Server {
             Wire::WithIds if self.outstanding.get() >= OUTSTANDING_CALLS => {
                 return Err(Refused::Full);
             }
-            Wire::WithIds => self.next_connection(number),
+            Wire::WithIds => self.next_connection(call.number),
         };
         match connection {
             Some(connection) => {
-                if !connection.send_buffer.append(write) {
+                if !connection.call(call) {
                     return Err(Refused::Full);
                 }
-                self.put_on(&connection, number, calls);
+                calls.redirect(call.number, self.queue_id, connection.id);
             }
             None => {
                 let mut queue = self.queue.borrow_mut();
                 if queue.len() >= QUEUE_CALLS {
                     return Err(Refused::Full);
                 }
-                let mut frame = Vec::new();
-                write(&mut frame);
-                queue.push_back(Queued { number, frame });
+                queue.push_back(Queued::of(call));
             }
         }
         self.outstanding.set(self.outstanding.get() + 1);
         Ok(())
     }
 
-    fn put_on(&self, connection: &Connection, number: u64, calls: &Calls<Outcome>) {
-        calls.redirect(number, self.queue_id, connection.id);
-        if self.wire == Wire::Classic {
-            connection.current.set(Some(number));
-        }
-    }
-
     fn idle_connection(&self) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
-        let idle = |connection: &&Rc<Connection>| {
-            connection.is_open() && connection.current.get().is_none()
-        };
+        let idle = |connection: &&Rc<Connection>| connection.has_room();
         connections.iter().find(idle).cloned()
     }
 
@@ -353,23 +358,21 @@ impl Server {
             .cloned()
     }
 
-    /// Writes the first queued call that is still waited for; `false`: there is none.
-    fn send_queued(&self, connection: &Connection, calls: &Calls<Outcome>) -> bool {
-        while let Some(queued) = self.queue.borrow_mut().pop_front() {
-            if calls.is_open(queued.number, self.queue_id) {
-                let Queued { number, frame } = queued;
-                if connection
-                    .send_buffer
-                    .append(|bytes| bytes.extend_from_slice(&frame))
-                {
-                    self.put_on(connection, number, calls);
-                } else {
-                    calls.finish(number, self.queue_id, Outcome::NotWritten);
-                }
-                return true;
+    /// Sends queued calls that are still waited for over `connection`, as long as it has room.
+    fn send_queued(&self, connection: &Connection, calls: &Calls<Outcome>) {
+        while connection.has_room() {
+            let Some(queued) = self.queue.borrow_mut().pop_front() else {
+                return;
+            };
+            if !calls.is_open(queued.number, self.queue_id) {
+                continue;
+            }
+            if queued.send(connection) {
+                calls.redirect(queued.number, self.queue_id, connection.id);
+            } else {
+                calls.finish(queued.number, self.queue_id, Outcome::NotWritten);
             }
         }
-        false
     }
 
     /// A call that was taken has ended. Unanswered, it leaves a classic connection of which nobody knows whose its next
@@ -378,9 +381,7 @@ impl Server {
         self.outstanding
             .set(self.outstanding.get().saturating_sub(1));
         for connection in &*self.connections.borrow() {
-            if connection.current.get() == Some(number) {
-                connection.close();
-            }
+            connection.give_up(number);
         }
         self.close_if_done();
     }
@@ -403,64 +404,31 @@ impl Server {
         connection: &Connection,
         bytes: &[u8],
         calls: &Calls<Outcome>,
-    ) -> Result<u64, BrokenStream> {
+    ) -> Result<u64, WireError> {
         let mut strays = 0;
-        let mut input = connection.input.borrow_mut();
-        input.feed(bytes, |rest| {
-            let (number, outcome, taken) = match self.wire {
-                Wire::Classic => {
-                    let Some((body, taken)) =
-                        mprpc::read_classic_reply(rest, self.max_reply_bytes)?
-                    else {
-                        // Something came although nothing is out.
-                        let unasked = !rest.is_empty() && connection.current.get().is_none();
-                        return if unasked {
-                            Err(BrokenStream::Unasked)
-                        } else {
-                            Ok(None)
-                        };
-                    };
-                    let number = connection.current.take().ok_or(BrokenStream::Unasked)?;
-                    (number, Outcome::answered(body, connection.id), taken)
-                }
-                Wire::WithIds => {
-                    let Some((frame, taken)) = mprpc::read_reply(rest, self.max_reply_bytes)?
-                    else {
-                        return Ok(None);
-                    };
-                    let outcome = Outcome::of_frame(&frame, connection.id);
-                    (frame.header.call_id, outcome, taken)
-                }
-            };
+        connection.wire.borrow_mut().receive(bytes, |reply| {
             connection.useful.set(true);
-            if !self.take_reply(connection, number, outcome, calls) {
-                strays += 1;
-            }
-            Ok(Some(taken))
+            strays += u64::from(!self.take_reply(connection, &reply, calls));
         })?;
-        drop(input);
-        if self.wire == Wire::Classic && connection.is_open() && connection.current.get().is_none()
-        {
-            self.send_queued(connection, calls);
-        }
+        self.send_queued(connection, calls);
         Ok(strays)
     }
 
-    /// Ends the call or the ping with this number; `false`: nobody waits for that.
+    /// Ends the call or the ping that `reply` is for; `false`: nobody waits for that.
     fn take_reply(
         &self,
         connection: &Connection,
-        number: u64,
-        outcome: Outcome,
+        reply: &ReceivedReply<'_>,
         calls: &Calls<Outcome>,
     ) -> bool {
         self.silence.borrow_mut().broken();
-        if number >= FIRST_PING {
+        if reply.number >= FIRST_PING {
             connection.pinged_ms.set(None);
             self.breaker.borrow_mut().succeeded();
             return true;
         }
-        calls.finish(number, connection.id, outcome)
+        let outcome = Outcome::of_reply(reply, connection.id);
+        calls.finish(reply.number, connection.id, outcome)
     }
 
     /// Asks the server whether it is alive, over each connection on which that can be asked now.
@@ -489,23 +457,16 @@ impl Server {
     fn ping_over(&self, connection: &Connection, now_ms: u64, timeout_ms: u64) {
         let number = self.next_ping.get();
         self.next_ping.set(number.wrapping_add(1).max(FIRST_PING));
-        let head = CallHead {
-            service: "HealthService",
-            method: "Ping",
-            call_id: match self.wire {
-                Wire::Classic => 0,
-                Wire::WithIds => number,
-            },
-            timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
-        };
-        let request = crate::proto::PingRequest::default();
         // One that cannot even be written will not be answered either: it is overdue in its turn.
-        connection
-            .send_buffer
-            .append(|bytes| mprpc::write_call(head, &request, bytes));
-        if self.wire == Wire::Classic {
-            connection.current.set(Some(number));
-        }
+        with_arguments(&PingRequest::default(), |args| {
+            connection.call(&OutgoingCall {
+                number,
+                service: "HealthService",
+                method: "Ping",
+                timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
+                args,
+            })
+        });
         connection.pinged_ms.set(Some(now_ms));
         self.breaker.borrow_mut().started(now_ms);
     }

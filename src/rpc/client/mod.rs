@@ -1,7 +1,7 @@
 //! The services of other processes as a [`Backend`]: which server a call goes to, and what is done when that fails.
 //!
 //! ```text
-//! call ─▶ choose (table, breaker, balance) ─▶ server ─▶ connection ─▶ mprpc ─▶ … ─▶ reply ─▶ the one call that waits for it
+//! call ─▶ choose (table, breaker, balance) ─▶ server ─▶ connection ─▶ wire ─▶ … ─▶ reply ─▶ the one call that waits for it
 //!           ▲                                   │ lost, refused
 //!           └────────── again, if harmless ─────┘
 //! ```
@@ -36,7 +36,7 @@ use std::{
 };
 
 pub use self::connection::Connection;
-pub use self::instance::{BrokenStream, Server};
+pub use self::instance::Server;
 pub use self::serial::SerialCalls;
 use self::{balance::Balancer, breaker::Breaker, budget::Budget, instance::Connectivity};
 use crate::{
@@ -49,7 +49,7 @@ use crate::{
     },
     metrics,
     proto::ReplyStatus,
-    rpc::wire::mprpc::ReplyFrame,
+    rpc::wire::{ReceivedReply, WireError},
 };
 
 /// The rules of a remote backend; each is a key of the configuration.
@@ -96,19 +96,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn answered(body: &[u8], connection_id: u64) -> Self {
-        Self::Answered {
-            body: body.to_vec(),
-            connection_id,
-        }
-    }
-
-    fn of_frame(frame: &ReplyFrame<'_>, connection_id: u64) -> Self {
-        match ReplyStatus::try_from(frame.header.status) {
-            Ok(ReplyStatus::ReplyOk) => Self::answered(frame.body, connection_id),
-            Ok(status) => Self::Status(status),
-            // A status of the future is no answer.
-            Err(_) => Self::Status(ReplyStatus::ReplyInternal),
+    fn of_reply(reply: &ReceivedReply<'_>, connection_id: u64) -> Self {
+        match reply.status {
+            ReplyStatus::ReplyOk => Self::Answered {
+                body: reply.body.to_vec(),
+                connection_id,
+            },
+            status => Self::Status(status),
         }
     }
 }
@@ -309,7 +303,7 @@ impl Remote {
         server: &Server,
         connection: &Connection,
         bytes: &[u8],
-    ) -> Result<(), BrokenStream> {
+    ) -> Result<(), WireError> {
         let strays = server.received(connection, bytes, &self.calls)?;
         self.metrics.backend_stray_replies_total.add(strays);
         Ok(())

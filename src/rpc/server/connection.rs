@@ -17,11 +17,8 @@ use crate::{
         self,
         server::{CallOutcome, Called},
     },
-    proto::{Code, PingRequest, PingResponse, ReplyStatus, Result as ServiceResult, RpcHeader},
-    rpc::{
-        server::reply_order::ReplyOrder,
-        wire::mprpc::{CallFrame, FramingError, read_call, write_reply_header},
-    },
+    proto::{Code, PingRequest, PingResponse, ReplyStatus, Result as ServiceResult},
+    rpc::wire::{ReceivedCall, ReplyTo, Responder, WireError},
 };
 
 /// What one connection may have under way.
@@ -88,27 +85,18 @@ pub(super) struct Connection {
     args_bytes: usize,
     /// Calls under way that may bring a page.
     pages: usize,
-    reply_order: ReplyOrder,
+    wire: Responder,
     output: SendBuffer,
     bad_call: Option<BadCallReport>,
 }
 
 /// A call that the services have.
 struct PendingCall {
-    form: Form,
+    reply_to: ReplyTo,
     service: Service,
     args_bytes: usize,
     /// Whether the answer may be a page.
     is_page: bool,
-}
-
-/// How a call wants to be answered.
-#[derive(Clone, Copy)]
-enum Form {
-    /// By its id.
-    WithId(u64),
-    /// In its place among the classic replies.
-    Classic(u64),
 }
 
 /// What a call turned out to ask.
@@ -132,7 +120,7 @@ impl Connection {
             calls: Slab::new(),
             args_bytes: 0,
             pages: 0,
-            reply_order: ReplyOrder::default(),
+            wire: Responder::default(),
             output: SendBuffer::default(),
             bad_call: None,
         }
@@ -149,7 +137,7 @@ impl Connection {
         bytes: &[u8],
         unix_ms: i64,
         submit: &mut impl FnMut(u64, Request, u32) -> Result<(), Request>,
-    ) -> Result<(), FramingError> {
+    ) -> Result<(), WireError> {
         self.is_paused = false;
         self.is_mid_call = false;
         let mut input = mem::take(&mut self.input);
@@ -161,7 +149,7 @@ impl Connection {
                 self.is_paused = true;
                 return Ok(None);
             }
-            let Some((call, taken)) = read_call(rest, self.limits.args_bytes)? else {
+            let Some((call, taken)) = self.wire.read(rest, self.limits.args_bytes)? else {
                 self.is_mid_call = true;
                 return Ok(None);
             };
@@ -184,7 +172,7 @@ impl Connection {
         self.pages -= usize::from(call.is_page);
         self.metrics
             .call(Called::Service(call.service), CallOutcome::Answered);
-        self.reply(call.form, response.encoded_len(), |output| {
+        self.reply(call.reply_to, response.encoded_len(), |output| {
             response.encode(output);
         });
     }
@@ -244,9 +232,9 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        let unsent = self.output.len() + self.reply_order.held_bytes();
+        let unsent = self.output.len() + self.wire.held_bytes();
         !self.is_stopping
-            && self.calls.len().max(self.reply_order.len()) < self.limits.calls
+            && self.calls.len().max(self.wire.places()) < self.limits.calls
             && self.args_bytes < self.limits.calls_bytes
             && unsent < self.limits.unsent_bytes
             && unsent + self.pages * self.limits.page_bytes < self.limits.replies_bytes
@@ -254,25 +242,27 @@ impl Connection {
 
     fn call(
         &mut self,
-        call: &CallFrame<'_>,
+        call: &ReceivedCall<'_>,
         unix_ms: i64,
         submit: &mut impl FnMut(u64, Request, u32) -> Result<(), Request>,
     ) {
-        let called = called(&call.header.service_name);
+        let called = called(call.service());
         match self.understand(called, call, unix_ms) {
             Ok(ParsedCall::Ping(pong)) => {
-                let form = self.form(call.header.call_id);
+                let reply_to = self.wire.accept(call);
                 self.metrics.call(called, CallOutcome::Answered);
-                self.reply(form, pong.encoded_len(), |output| pong.encode_raw(output));
+                self.reply(reply_to, pong.encoded_len(), |output| {
+                    pong.encode_raw(output)
+                });
             }
             Ok(ParsedCall::Service(service, request)) => {
-                let form = self.form(call.header.call_id);
+                let reply_to = self.wire.accept(call);
                 let is_page = may_bring_a_page(&request);
                 let entry = self.calls.vacant_entry();
-                match submit(entry.key() as u64, request, call.header.timeout_ms) {
+                match submit(entry.key() as u64, request, call.timeout_ms()) {
                     Ok(()) => {
                         entry.insert(PendingCall {
-                            form,
+                            reply_to,
                             service,
                             args_bytes: call.args.len(),
                             is_page,
@@ -280,21 +270,20 @@ impl Connection {
                         self.pages += usize::from(is_page);
                         self.args_bytes += call.args.len();
                     }
-                    Err(request) => self.overloaded(form, called, &request),
+                    Err(request) => self.overloaded(reply_to, called, &request),
                 }
             }
-            Err(problem) => self.refuse(called, &call.header, problem),
+            Err(problem) => self.refuse(called, call, problem),
         }
     }
 
     fn understand(
         &self,
         called: Called,
-        call: &CallFrame<'_>,
+        call: &ReceivedCall<'_>,
         unix_ms: i64,
     ) -> Result<ParsedCall, BadCall> {
-        let method =
-            std::str::from_utf8(&call.header.method_name).map_err(|_| BadCall::UnknownMethod)?;
+        let method = std::str::from_utf8(call.method()).map_err(|_| BadCall::UnknownMethod)?;
         match called {
             Called::Service(service) if self.offer.has(service) => {
                 Request::decode(service, method, call.args)
@@ -311,61 +300,35 @@ impl Connection {
         }
     }
 
-    /// How a call with this id is answered. A classic one takes the next place, so this is asked only for what will be answered.
-    fn form(&mut self, call_id: u64) -> Form {
-        match call_id {
-            0 => Form::Classic(self.reply_order.take()),
-            id => Form::WithId(id),
-        }
+    fn reply(&mut self, to: ReplyTo, len: usize, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.wire.reply(to, len, encode, self.output.end());
     }
 
-    fn reply(&mut self, form: Form, len: usize, encode: impl FnOnce(&mut Vec<u8>)) {
-        match form {
-            Form::WithId(id) => {
-                write_reply_header(id, ReplyStatus::ReplyOk, len, self.output.end());
-                encode(self.output.end());
-            }
-            Form::Classic(position) => {
-                self.reply_order
-                    .answer(position, len, encode, self.output.end())
-            }
-        }
-    }
-
-    /// Nothing was done. A classic reply has no place for that but the service's own result.
-    fn overloaded(&mut self, form: Form, called: Called, request: &Request) {
+    /// Nothing was done.
+    fn overloaded(&mut self, to: ReplyTo, called: Called, request: &Request) {
         self.metrics.call(called, CallOutcome::Overloaded);
-        match form {
-            Form::WithId(id) => {
-                write_reply_header(id, ReplyStatus::ReplyOverloaded, 0, self.output.end());
-            }
-            Form::Classic(_) => {
-                let response = request.failed(ServiceResult {
-                    code: Code::Unavailable.into(),
-                    msg: "too many calls are waiting, try again".to_owned(),
-                });
-                self.reply(form, response.encoded_len(), |output| {
-                    response.encode(output);
-                });
-            }
+        if Responder::overloaded(to, self.output.end()) {
+            return;
         }
+        let response = request.failed(ServiceResult {
+            code: Code::Unavailable.into(),
+            msg: "too many calls are waiting, try again".to_owned(),
+        });
+        self.reply(to, response.encoded_len(), |output| response.encode(output));
     }
 
-    /// A classic call that is not understood is never answered, as MPIM has it: its caller gives the connection up.
-    fn refuse(&mut self, called: Called, header: &RpcHeader, problem: BadCall) {
+    fn refuse(&mut self, called: Called, call: &ReceivedCall<'_>, problem: BadCall) {
         let (outcome, status) = match problem {
             BadCall::UnknownMethod => (CallOutcome::UnknownMethod, ReplyStatus::ReplyUnknownMethod),
             BadCall::Malformed => (CallOutcome::BadRequest, ReplyStatus::ReplyBadRequest),
         };
         self.metrics.call(called, outcome);
-        if header.call_id != 0 {
-            write_reply_header(header.call_id, status, 0, self.output.end());
-        }
+        Responder::refuse(call, status, self.output.end());
         let shown = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         self.bad_call.get_or_insert_with(|| BadCallReport {
             problem,
-            service: shown(&header.service_name),
-            method: shown(&header.method_name),
+            service: shown(call.service()),
+            method: shown(call.method()),
         });
     }
 }

@@ -1,8 +1,10 @@
 //! The answering end of calls: `im-gateway backend` towards its gateways.
 //!
-//! Owns the listener for calls, a task per connection (`task`, with its rules in `connection` and `reply_order`), and the way of
-//! the answers from the store's thread (`replies`). Never looks into a request beyond its
-//! kind: what is asked goes to the services as it is. Everything runs on the one thread that also runs [`crate::control`].
+//! Owns the listener for calls, a task per connection (`task`, with its rules in `connection`), and
+//! the way of the answers from the store's thread (`replies`). Never looks into a request beyond its
+//! kind: what is asked goes to the services as it is. What calls and replies are in bytes is the
+//! wire's ([`rpc::wire`](super::wire)). Everything runs on the one thread that also runs
+//! [`crate::control`].
 //!
 //! ```text
 //! gateway ── call ──▶ task ──▶ ServiceClient ──▶ store thread ── replies ──▶ task ── reply ──▶ gateway
@@ -14,7 +16,6 @@ mod connection;
 mod live_tests;
 mod places;
 mod replies;
-mod reply_order;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -264,7 +265,7 @@ async fn serve(mut task: ConnectionTask, peer: SocketAddr, mut draining: watch::
         }
     };
     match &end {
-        End::Framing(error) => {
+        End::Wire(error) => {
             shared.metrics.closed(ServerRefusal::Framing);
             shared.say(|| format!("calls from {peer}: {error}; the connection is closed"));
         }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     contract::methods::Request,
     machine::unix_time::unix_ms,
-    rpc::wire::mprpc::FramingError,
+    rpc::wire::WireError,
     service::{Call, ServiceClient},
 };
 
@@ -57,7 +57,7 @@ pub(super) enum End {
     Drained,
     /// What came was no call.
     #[error("{0}")]
-    Framing(#[from] FramingError),
+    Wire(#[from] WireError),
     /// The peer neither read nor wrote although it should have.
     #[error("stalled for {PATIENCE:?}")]
     Stalled,

@@ -9,9 +9,14 @@
 //! Owns the framing. Pure: bytes in, frames out. Nothing is believed about a length before it is
 //! within its limit, and nothing is reserved for bytes that have not come.
 
+mod caller;
+mod reply_order;
+
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
+pub(super) use self::caller::{ClassicCaller, WithIdsCaller};
+pub(super) use self::reply_order::ReplyOrder;
 use crate::proto::{ReplyHeader, ReplyStatus, RpcHeader};
 
 /// The longest header, of calls and of replies: names are short.
@@ -68,7 +73,18 @@ pub struct CallHead<'a> {
 
 /// Appends a call.
 pub fn write_call(head: CallHead<'_>, args: &impl Message, into: &mut Vec<u8>) {
-    let args_size = args.encoded_len() as u64;
+    let encode = |into: &mut Vec<u8>| args.encode_raw(into);
+    write_call_with(head, args.encoded_len(), encode, into);
+}
+
+/// Appends a call with the arguments that `encode` writes, `args_len` bytes.
+fn write_call_with(
+    head: CallHead<'_>,
+    args_len: usize,
+    encode: impl FnOnce(&mut Vec<u8>),
+    into: &mut Vec<u8>,
+) {
+    let args_size = args_len as u64;
     let bytes_field = |text: &str| 1 + encoded_len_varint(text.len() as u64) + text.len();
     let number_field = |number: u64| match number {
         0 => 0,
@@ -98,7 +114,7 @@ pub fn write_call(head: CallHead<'_>, args: &impl Message, into: &mut Vec<u8>) {
             encode_varint(number, into);
         }
     }
-    args.encode_raw(into);
+    encode(into);
 }
 
 /// Appends the length in front of a classic reply; the message follows.

@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 
-use crate::rpc::wire::mprpc::write_classic_length;
+use super::write_classic_length;
 
 /// The positions of one connection, from the first that has not been answered.
 #[derive(Debug, Default)]
-pub(super) struct ReplyOrder {
+pub(in crate::rpc::wire) struct ReplyOrder {
     /// The number of the position in front.
     first: u64,
     /// From the front: an answer that waits for those before it, `None` where it is still to come.
@@ -19,23 +19,23 @@ pub(super) struct ReplyOrder {
 
 impl ReplyOrder {
     /// The next position, which must be answered.
-    pub(super) fn take(&mut self) -> u64 {
+    pub(in crate::rpc::wire) fn take(&mut self) -> u64 {
         self.waiting.push_back(None);
         self.first + self.waiting.len() as u64 - 1
     }
 
     /// How many positions are open.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::rpc::wire) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// How long the answers are that wait.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(in crate::rpc::wire) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
     /// Answers `position` with the message that `encode` appends: `len` bytes. Appends to `output` whatever may leave now.
-    pub(super) fn answer(
+    pub(in crate::rpc::wire) fn answer(
         &mut self,
         position: u64,
         len: usize,
@@ -49,7 +49,9 @@ impl ReplyOrder {
             return;
         }
         write_classic_length(len, output);
+        let before = output.len();
         encode(output);
+        assert_eq!(output.len() - before, len, "a reply as long as it said");
         self.waiting.pop_front();
         self.first += 1;
         while let Some(Some(message)) = self.waiting.front_mut().map(Option::take) {

@@ -60,6 +60,7 @@ impl<O> Calls<O> {
             waker: None,
             outcome: None,
         });
+        assert!(slot <= u32::MAX as usize, "a slot is half a number");
         let next_deadline_ms = self.next_deadline_ms.get().min(deadline_ms);
         self.next_deadline_ms.set(next_deadline_ms);
         Ticket {
@@ -106,6 +107,7 @@ impl<O> Calls<O> {
             else {
                 return false;
             };
+            assert!(call.outcome.is_none(), "a call ends once");
             call.outcome = Some(outcome);
             call.waker.take()
         };
@@ -182,6 +184,11 @@ impl<O> Ticket<'_, O> {
             let mut waiting = self.calls.waiting.borrow_mut();
             // The ticket keeps the slot.
             let call = &mut waiting[slot(self.number)];
+            assert_eq!(
+                u64::from(call.generation),
+                self.number >> 32,
+                "its own call"
+            );
             match call.outcome.take() {
                 Some(outcome) => Poll::Ready(outcome),
                 None => {
@@ -196,10 +203,15 @@ impl<O> Ticket<'_, O> {
 
 impl<O> Drop for Ticket<'_, O> {
     fn drop(&mut self) {
-        self.calls
+        let ended = self
+            .calls
             .waiting
             .borrow_mut()
             .try_remove(slot(self.number));
+        debug_assert!(
+            ended.is_some_and(|call| u64::from(call.generation) == self.number >> 32),
+            "a ticket keeps its own slot"
+        );
     }
 }
 

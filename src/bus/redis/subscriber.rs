@@ -167,7 +167,7 @@ impl Subscriber {
         }
         // What listening begins with covers them.
         self.late.borrow_mut().clear();
-        self.phase.set(Phase::Greeting {
+        self.enter(Phase::Greeting {
             until_ms: self.now_ms.get() + GREETING_TIMEOUT_MS,
             unconfirmed: names.len() + 1,
         });
@@ -198,6 +198,20 @@ impl Subscriber {
             .write_packed_command(bytes);
     }
 
+    /// Goes over to `to`, which the drawing above must show; answers that come are a step within
+    /// `Greeting`.
+    fn enter(&self, to: Phase) {
+        let from = self.phase.get();
+        let is_drawn = match to {
+            Phase::Closed => true,
+            // Whoever is connected anew was told of the loss before.
+            Phase::Greeting { unconfirmed, .. } => from != Phase::Listening && unconfirmed > 0,
+            Phase::Listening => matches!(from, Phase::Greeting { unconfirmed: 1, .. }),
+        };
+        assert!(is_drawn, "a subscriber goes from {from:?} to {to:?}");
+        self.phase.set(to);
+    }
+
     /// Why this side has closed the present connection.
     pub fn closed_because(&self) -> &'static str {
         self.closed_because.get()
@@ -210,7 +224,7 @@ impl Subscriber {
 
     /// The connection is gone.
     pub fn disconnected(&self) {
-        self.phase.set(Phase::Closed);
+        self.enter(Phase::Closed);
         self.wake_waiting();
     }
 
@@ -297,7 +311,7 @@ impl Subscriber {
         } = self.phase.get()
         {
             let unconfirmed = unconfirmed.saturating_sub(1);
-            self.phase.set(match unconfirmed {
+            self.enter(match unconfirmed {
                 0 => Phase::Listening,
                 unconfirmed => Phase::Greeting {
                     until_ms,
@@ -374,7 +388,7 @@ impl PushSource for Rc<Subscriber> {
                 unconfirmed,
             } = self.phase.get()
             {
-                self.phase.set(Phase::Greeting {
+                self.enter(Phase::Greeting {
                     until_ms,
                     unconfirmed: unconfirmed + 1,
                 });

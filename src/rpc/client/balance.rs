@@ -39,7 +39,9 @@ impl Balancer {
 
     /// One of `candidates`, which stand in the order of their numbers; `None`: there is none.
     pub fn choose(&mut self, candidates: &[Candidate]) -> Option<usize> {
-        match candidates {
+        debug_assert!(candidates.is_sorted_by_key(|candidate| candidate.index));
+        debug_assert!(candidates.iter().all(|candidate| candidate.weight > 0));
+        let chosen = match candidates {
             [] => None,
             [only] => Some(only.index),
             _ => Some(match self.algorithm {
@@ -47,7 +49,17 @@ impl Balancer {
                 Algorithm::LeastConnections => self.less_loaded_of_two(candidates),
                 Algorithm::Weighted => self.most_owed(candidates),
             }),
-        }
+        };
+        assert_eq!(
+            chosen.is_none(),
+            candidates.is_empty(),
+            "one of several is chosen"
+        );
+        debug_assert!(chosen.is_none_or(|index| {
+            let mut indices = candidates.iter().map(|candidate| candidate.index);
+            indices.any(|candidate| candidate == index)
+        }));
+        chosen
     }
 
     fn next_in_turn(&mut self, candidates: &[Candidate]) -> usize {
@@ -64,6 +76,7 @@ impl Balancer {
     fn less_loaded_of_two(&mut self, candidates: &[Candidate]) -> usize {
         let first = self.draw(candidates.len());
         let second = (first + 1 + self.draw(candidates.len() - 1)) % candidates.len();
+        assert_ne!(first, second, "two choices");
         let (first, second) = (candidates[first], candidates[second]);
         if second.outstanding < first.outstanding {
             second.index

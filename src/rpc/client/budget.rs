@@ -24,6 +24,10 @@ impl Budget {
 
     /// A call was made.
     pub(super) fn earn(&mut self) {
+        assert!(
+            self.tenths <= Self::CAPACITY * 10,
+            "no more is saved than can be"
+        );
         self.tenths = (self.tenths + 1).min(Self::CAPACITY * 10);
     }
 

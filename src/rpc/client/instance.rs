@@ -178,6 +178,11 @@ impl Server {
             .count()
     }
 
+    fn has(&self, connection: &Connection) -> bool {
+        let connections = self.connections.borrow();
+        connections.iter().any(|other| other.id == connection.id)
+    }
+
     /// Whether a connection is being opened that calls may wait for.
     fn is_connecting(&self) -> bool {
         let connections = self.connections.borrow();
@@ -244,8 +249,9 @@ impl Server {
     /// beside those that are kept for ever.
     pub fn opening(&self, connection_id: u64, connecting: bool, expected: bool) -> Rc<Connection> {
         if expected {
+            assert!(self.expected_connections.get() > 0, "it was asked for");
             self.expected_connections
-                .set(self.expected_connections.get().saturating_sub(1));
+                .set(self.expected_connections.get() - 1);
         }
         let connection = Rc::new(Connection::new(
             connection_id,
@@ -261,6 +267,7 @@ impl Server {
 
     /// A connection is open.
     pub fn opened(&self, connection: &Connection, calls: &Calls<Outcome>) {
+        debug_assert!(self.has(connection), "a connection of this server");
         connection.enter(State::Open);
         self.set_connectivity(Connectivity::Up);
         self.send_queued(connection, calls);
@@ -272,6 +279,7 @@ impl Server {
             .borrow_mut()
             .retain(|other| other.id != connection.id);
         connection.enter(State::Lost);
+        assert!(!self.has(connection), "what is lost is forgotten");
         calls.finish_all(connection.id, || Outcome::Lost);
         if self.open_connections() > 0 {
             return;
@@ -337,6 +345,7 @@ impl Server {
                     return Err(Refused::Full);
                 }
                 queue.push_back(Queued::of(call));
+                assert!(queue.len() <= QUEUE_CALLS, "a queue has an end");
             }
         }
         self.outstanding.set(self.outstanding.get() + 1);
@@ -378,8 +387,8 @@ impl Server {
     /// A call that was taken has ended. Unanswered, it leaves a classic connection of which nobody knows whose its next
     /// reply is.
     pub fn ended(&self, number: u64) {
-        self.outstanding
-            .set(self.outstanding.get().saturating_sub(1));
+        assert!(self.outstanding.get() > 0, "a call ends once");
+        self.outstanding.set(self.outstanding.get() - 1);
         for connection in &*self.connections.borrow() {
             connection.give_up(number);
         }

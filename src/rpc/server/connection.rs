@@ -153,11 +153,16 @@ impl Connection {
                 self.is_mid_call = true;
                 return Ok(None);
             };
+            assert!(
+                call.args.len() <= self.limits.args_bytes,
+                "longer ones end the connection"
+            );
             self.calls_taken += 1;
             self.call(&call, unix_ms, submit);
             Ok(Some(taken))
         });
         self.input = input;
+        self.check();
         outcome
     }
 
@@ -168,6 +173,14 @@ impl Connection {
             debug_assert!(false, "an answer that nobody waits for");
             return;
         };
+        assert!(
+            self.args_bytes >= call.args_bytes,
+            "its arguments were counted"
+        );
+        assert!(
+            self.pages >= usize::from(call.is_page),
+            "its page was counted"
+        );
         self.args_bytes -= call.args_bytes;
         self.pages -= usize::from(call.is_page);
         self.metrics
@@ -229,6 +242,23 @@ impl Connection {
     /// What there is to complain of since the last time.
     pub(super) fn take_bad_call(&mut self) -> Option<BadCallReport> {
         self.bad_call.take()
+    }
+
+    /// What is counted is what is under way, and within the limits but for the last call's share.
+    fn check(&self) {
+        assert!(self.calls.len() <= self.limits.calls);
+        assert!(self.args_bytes <= self.limits.calls_bytes + self.limits.args_bytes);
+        assert!(self.pages <= self.calls.len());
+        assert!(
+            !(self.is_paused && self.is_mid_call),
+            "what has no room is not looked at"
+        );
+        let calls = || self.calls.iter().map(|(_, call)| call);
+        debug_assert_eq!(
+            self.args_bytes,
+            calls().map(|call| call.args_bytes).sum::<usize>()
+        );
+        debug_assert_eq!(self.pages, calls().filter(|call| call.is_page).count());
     }
 
     fn has_room(&self) -> bool {

@@ -5,7 +5,7 @@
 //! addresses, no sockets.
 //!
 //! Invariants: nothing is granted past a limit; whoever was admitted is released once, having given
-//! back what it held.
+//! back what it held; what is counted of all is the sum of what is counted by address.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -85,6 +85,7 @@ impl Places {
         share.connections += 1;
         self.open += 1;
         self.strangers += usize::from(is_stranger);
+        self.check();
         Ok(Place {
             address,
             is_stranger,
@@ -100,6 +101,7 @@ impl Places {
         let Some(share) = self.by_address.get_mut(&place.address) else {
             return false;
         };
+        debug_assert!(share.bytes >= place.bytes && self.bytes >= place.bytes);
         let (here, all) = (share.bytes - place.bytes, self.bytes - place.bytes);
         let grows = bytes > place.bytes;
         if grows && (here + bytes > self.max_bytes / SHARERS || all + bytes > self.max_bytes) {
@@ -108,12 +110,16 @@ impl Places {
         share.bytes = here + bytes;
         self.bytes = all + bytes;
         place.bytes = bytes;
+        self.check();
         true
     }
 
     /// The connection at `place` has ended.
     pub(super) fn release(&mut self, place: &mut Place) {
-        self.hold(place, 0);
+        let gave_back = self.hold(place, 0);
+        debug_assert!(gave_back && place.bytes == 0, "less can always be held");
+        debug_assert!(self.open > 0, "whoever is released was admitted");
+        debug_assert!(self.strangers >= usize::from(place.is_stranger));
         self.open = self.open.saturating_sub(1);
         self.strangers = self
             .strangers
@@ -124,6 +130,20 @@ impl Places {
                 self.by_address.remove(&place.address);
             }
         }
+        self.check();
+    }
+
+    /// The invariants. Only where they are looked for: a connection is released by dropping it.
+    fn check(&self) {
+        debug_assert!(self.open <= self.max_connections && self.bytes <= self.max_bytes);
+        debug_assert!(self.strangers <= self.open);
+        let shares = || self.by_address.values();
+        debug_assert_eq!(
+            self.open,
+            shares().map(|share| share.connections).sum::<usize>()
+        );
+        debug_assert_eq!(self.bytes, shares().map(|share| share.bytes).sum::<usize>());
+        debug_assert!(shares().all(|share| share.connections > 0));
     }
 }
 

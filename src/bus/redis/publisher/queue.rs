@@ -40,6 +40,14 @@ struct State {
     waker: Option<Waker>,
 }
 
+impl State {
+    fn check(&self) {
+        debug_assert!(self.is_open || self.commits.is_empty());
+        debug_assert!(self.bytes <= WAITING_BYTES);
+        debug_assert_eq!(self.bytes, self.commits.iter().map(size_of).sum::<usize>());
+    }
+}
+
 /// What the task finds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -77,6 +85,7 @@ impl Queue {
             }
             state.bytes += bytes;
             state.commits.push_back(commit);
+            state.check();
             state.waker.take()
         };
         wake(waker);
@@ -85,6 +94,7 @@ impl Queue {
     /// From now on pushes are kept; what was lost before is forgotten, so a `CATCH_UP` must follow.
     pub(super) fn open(&self) {
         let mut state = self.lock();
+        assert!(state.commits.is_empty(), "what is closed keeps nothing");
         state.is_open = true;
         state.has_lost = false;
     }
@@ -127,6 +137,8 @@ impl Queue {
                 into.push_back(commit);
             }
         }
+        state.check();
+        debug_assert!(!into.is_empty() || state.commits.is_empty() || bytes == 0);
         state.waker = Some(waker.clone());
         Found {
             has_lost: mem::take(&mut state.has_lost),

@@ -42,6 +42,10 @@ impl ReplyOrder {
         encode: impl FnOnce(&mut Vec<u8>),
         output: &mut Vec<u8>,
     ) {
+        assert!(
+            position >= self.first && position - self.first < self.waiting.len() as u64,
+            "an answer to an open position"
+        );
         if position != self.first {
             let mut message = Vec::with_capacity(len);
             encode(&mut message);

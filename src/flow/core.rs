@@ -297,6 +297,7 @@ pub struct Core<B, P> {
     pause: Box<dyn Fn(Duration) -> Pause>,
     shard: RefCell<Shard>,
     fetches: Semaphore,
+    hand_outs: Semaphore,
 }
 
 impl<B, P> Core<B, P> {
@@ -319,6 +320,7 @@ impl<B, P> Core<B, P> {
             pause: Box::new(pause),
             shard: RefCell::new(shard),
             fetches: Semaphore::new(FETCHES),
+            hand_outs: Semaphore::new(1),
         }
     }
 
@@ -326,6 +328,11 @@ impl<B, P> Core<B, P> {
     /// lasts until it is dropped.
     pub(super) async fn turn_to_fetch(&self) -> SemaphoreGuard<'_> {
         self.fetches.acquire().await
+    }
+
+    /// Waits for the permit to hand out what was pulled; it lasts until it is dropped.
+    pub(super) async fn permit_to_hand_out(&self) -> SemaphoreGuard<'_> {
+        self.hand_outs.acquire().await
     }
 
     /// The shard. The borrow must not live across an `.await`.

@@ -30,6 +30,9 @@ const TURNS_TO_SEND: usize = 3;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(160);
 
+/// Messages of a pull that a core encodes at one go.
+const SLICE: usize = 64;
+
 pub(super) async fn pull<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
@@ -58,11 +61,23 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
             ..Default::default()
         })
         .await?;
+    Ok(hand_out(core, job, limit, pulled).await)
+}
+
+/// Has the session sent what it has pulled, one slice after the other. Between two of them the core
+/// serves others, and one pull at a time is handed out: others wait for a slice of it, not for all
+/// that was pulled at once.
+async fn hand_out<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+    limit: u32,
+    pulled: PullOfflineResponse,
+) -> Reply {
+    let _permit = core.permit_to_hand_out().await;
     let more = pulled.more;
     let mut messages = in_order(pulled);
     let streams = core.shard().streams_of(job.key);
     drop_what_is_not_theirs(core, &streams, &mut messages);
-    mark_what_was_pushed(core, job, &mut messages);
     let too_many = messages.len() > limit as usize;
     // A service without numbers has forgotten what it has handed out, and will not hand it out
     // again.
@@ -70,12 +85,18 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     if too_many && is_numbered {
         messages.truncate(limit as usize);
     }
-    let more = more || too_many && is_numbered;
-    core.shard().deliver_pulled(job.key, job.user, &messages);
-    Ok(Reply::PullDone {
+    for (place, slice) in messages.chunks_mut(SLICE).enumerate() {
+        if place > 0 {
+            yield_now().await;
+        }
+        // Each slice by itself: some of it may have been pushed while the ones before were sent.
+        mark_what_was_pushed(core, job, slice);
+        core.shard().deliver_pulled(job.key, job.user, slice);
+    }
+    Reply::PullDone {
         count: messages.len(),
-        more,
-    })
+        more: more || too_many && is_numbered,
+    }
 }
 
 /// Waits until the client's TCP has acknowledged what was pushed before now and is confirmed by

@@ -160,3 +160,111 @@ fn what_was_pushed_is_pulled_as_a_repeat_although_the_service_has_forgotten_it()
         "{said}"
     );
 }
+
+/// Two users, each with `count` messages to pull, and a job of each that pulls them all.
+fn two_with_much_to_pull(count: u64) -> (World, [(ConnectionKey, Job); 2]) {
+    let world = World::new(1, move |request| match request {
+        Request::PullOffline(pull) => Ok(Response::PullOffline(proto::PullOfflineResponse {
+            result: result(Code::Ok),
+            msg_list: (1..=count).map(|seq| stored(pull.user_id, seq)).collect(),
+            ..Default::default()
+        })),
+        _ => Err(CallError::Unavailable),
+    });
+    let jobs = [7, 8].map(|user| {
+        let (key, _) = world.log_in(user, &[]);
+        let mut shard = world.core.shard();
+        let said = shard.unsent(key).len();
+        shard.sent(key, said, false);
+        let job = shard.feed(key, b"pull:1000\n").expect("a job");
+        (key, job)
+    });
+    (world, jobs)
+}
+
+fn stored(to: UserId, seq: u64) -> proto::C2cMsg {
+    proto::C2cMsg {
+        msg_id: to * 10_000 + seq as i64,
+        from: 9,
+        to,
+        ts_ms: seq as i64,
+        text: format!("number {seq}"),
+        seq,
+        redelivery: false,
+    }
+}
+
+/// What is to be sent, line by line.
+fn lines(world: &World, key: ConnectionKey) -> Vec<String> {
+    let shard = world.core.shard();
+    let said = String::from_utf8(shard.unsent(key).to_vec()).expect("text");
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_long_pull_is_handed_out_in_slices_and_one_pull_at_a_time() {
+    let (world, [(first, job), (second, other_job)]) = two_with_much_to_pull(500);
+    let mut flows = [flow(&world, job), flow(&world, other_job)];
+    let mut seen = [0; 2];
+    let mut are_done = [false; 2];
+    for _ in 0..1000 {
+        let mut grew = 0;
+        for place in 0..2 {
+            are_done[place] = are_done[place] || turn(&mut flows[place]);
+            let key = [first, second][place];
+            let now = lines(&world, key).len();
+            assert!(now - seen[place] <= 65, "{} at one go", now - seen[place]);
+            grew += usize::from(now > seen[place] && now < 500);
+            seen[place] = now;
+        }
+        assert!(grew <= 1, "two pulls at once");
+        if are_done == [true; 2] {
+            break;
+        }
+    }
+    assert_eq!(are_done, [true; 2]);
+    for key in [first, second] {
+        let said = lines(&world, key);
+        let numbers = said.iter().filter_map(|line| {
+            let (_, rest) = line.split_once(" seq=")?;
+            rest.split(' ').next()?.parse().ok()
+        });
+        assert_eq!(numbers.collect::<Vec<u64>>(), (1..=500).collect::<Vec<_>>());
+        assert!(said.iter().all(|line| !line.contains("dup=")));
+    }
+}
+
+#[test]
+fn what_is_pushed_between_two_slices_comes_again_as_a_repeat() {
+    let (world, [(key, job), _]) = two_with_much_to_pull(100);
+    let mut flow = flow(&world, job);
+    while lines(&world, key).len() < 64 {
+        assert!(!turn(&mut flow));
+    }
+    // All that is stored, so that none is waited for.
+    for seq in 1..=100 {
+        let stored = stored(7, seq);
+        world.core.shard().on_push(Arc::new(PushMessage {
+            msg_id: stored.msg_id,
+            from: stored.from,
+            to: stored.to,
+            ts_ms: stored.ts_ms,
+            text: stored.text,
+            seq,
+            ..Default::default()
+        }));
+    }
+    assert!(go_on(&mut flow));
+    let said = lines(&world, key);
+    let of = |seq: u64| {
+        let number = format!(" seq={seq} ");
+        let lines = said.iter().filter(|line| line.contains(&number));
+        lines
+            .map(|line| line.contains(" dup=1 "))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(64), [false], "pulled ahead of its push");
+    for seq in 65..=100 {
+        assert_eq!(of(seq), [false, true], "number {seq}");
+    }
+}

@@ -105,14 +105,19 @@ impl<S: Storage> Engine<S> {
         self.pushes.push((Channel::Route(gone.route.clone()), kick));
     }
 
-    /// From now on, what is published for `user` counts as handed out. Written with the bind, so
-    /// that it holds after a crash.
+    /// From now on, what is published for `user` counts as handed out. Where routes are rows, this
+    /// is written with the row; else no later than the first that is published, so that it holds
+    /// after a crash.
     fn open_cursors(&mut self, user: UserId) -> Result<(), Failure> {
         for stream in self.streams_of(user)? {
             let last_seq = self.store.last_seq(stream);
             if let Some(cursor) = self.store.cursor((stream, user)) {
                 cursor.open(last_seq);
-                self.store.mark_urgent((stream, user));
+                if self.presence.is_in_storage() {
+                    self.store.mark_urgent((stream, user));
+                } else {
+                    self.store.mark_opened((stream, user));
+                }
             }
         }
         Ok(())

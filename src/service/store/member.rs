@@ -171,6 +171,7 @@ impl<S: Storage> Store<S> {
         self.touched_cursors.push(key);
         self.write()?.delete_cursor(key)?;
         self.cursors.remove(&key);
+        self.opened.remove(&key);
         if let Some(members) = self.members.get_mut(&stream) {
             members.count = members.count.map(|count| count.saturating_sub(1));
         }

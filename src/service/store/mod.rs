@@ -12,6 +12,7 @@
 //! - A remembered inbox has its cursor remembered too. A remembered cursor is never older than its
 //!   row.
 //! - A dirty cursor stays dirty until a commit that wrote it succeeded.
+//! - Messages are committed to a stream together with the open cursors of it, or after them.
 //! - Shared with other processes, nothing is believed that was read before any of them committed,
 //!   and no cursor stays dirty past its batch.
 //! - All that is remembered is bounded: past [`REMEMBERED_LIMIT`] it is forgotten at the end of a
@@ -24,7 +25,7 @@ pub(super) mod storage;
 mod stream;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -96,6 +97,9 @@ pub(in crate::service) struct Store<S> {
     cursors: HashMap<CursorKey, Remembered>,
     dirty: Vec<CursorKey>,
     urgent: Vec<CursorKey>,
+    /// Of the dirty ones, those opened since they were written: they are written with the next
+    /// message of their stream.
+    opened: BTreeSet<CursorKey>,
     write_back_due_ms: Option<i64>,
     write_all: bool,
     touched_streams: Vec<StreamId>,
@@ -120,6 +124,7 @@ impl<S: Storage> Store<S> {
             cursors: HashMap::new(),
             dirty: Vec::new(),
             urgent: Vec::new(),
+            opened: BTreeSet::new(),
             write_back_due_ms: None,
             write_all: false,
             touched_streams: Vec::new(),
@@ -309,7 +314,32 @@ impl<S: Storage> Store<S> {
     /// A loaded cursor changed; it is written with this batch.
     pub(in crate::service) fn mark_urgent(&mut self, key: CursorKey) {
         self.mark_dirty(key);
-        self.urgent.push(key);
+        // A page marks the same one again and again.
+        if self.urgent.last() != Some(&key) {
+            self.urgent.push(key);
+        }
+    }
+
+    /// A loaded cursor was opened. As long as its stream gets no message, the row is as true as it
+    /// was, so that it is written with the next message, unless it was before: a user in many
+    /// groups does not have all their rows written at once.
+    pub(in crate::service) fn mark_opened(&mut self, key: CursorKey) {
+        assert!(
+            !self.is_shared,
+            "others would not see that the cursor is open"
+        );
+        self.mark_dirty(key);
+        self.opened.insert(key);
+    }
+
+    /// Whether the batch at hand has as many cursors to write as one commit should.
+    pub(in crate::service) fn is_laden(&self) -> bool {
+        let rows = if self.is_shared {
+            &self.dirty
+        } else {
+            &self.urgent
+        };
+        rows.len() >= WRITE_BACK_CURSORS
     }
 
     /// Whether a loaded cursor has changes that no commit has written.
@@ -335,6 +365,22 @@ impl<S: Storage> Store<S> {
             .map_or(self.dirty.len(), |(place, _)| place)
     }
 
+    /// Which cursors are written with the batch at hand: the first `late` of those in line, and
+    /// those that must not wait.
+    fn keys_to_write(&self, late: usize) -> Vec<CursorKey> {
+        let mut keys = self.dirty[..late].to_vec();
+        if late < self.dirty.len() {
+            keys.extend(&self.urgent);
+            for &stream in &self.touched_streams {
+                let of_stream = (stream, UserId::MIN)..=(stream, UserId::MAX);
+                keys.extend(self.opened.range(of_stream));
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
     /// Ends the batch: writes the cursors that must be written, commits, and tells how long the
     /// commit took if there was anything to commit.
     pub(in crate::service) fn commit(&mut self, now_ms: i64) -> Result<Option<u64>, Failure> {
@@ -353,10 +399,7 @@ impl<S: Storage> Store<S> {
         } else {
             0
         };
-        let mut keys = self.dirty[..late].to_vec();
-        if late < self.dirty.len() {
-            keys.extend(&self.urgent);
-        }
+        let keys = self.keys_to_write(late);
         if !keys.is_empty() {
             self.write()?;
         }
@@ -378,6 +421,7 @@ impl<S: Storage> Store<S> {
             if let Some(remembered) = self.cursors.get_mut(&key) {
                 remembered.dirty = false;
             }
+            self.opened.remove(&key);
         }
         self.dirty.drain(..late);
         if self.dirty.is_empty() {
@@ -414,6 +458,10 @@ impl<S: Storage> Store<S> {
         if self.cursors.len() > 2 * REMEMBERED_LIMIT {
             self.forget_all();
         }
+        debug_assert!(
+            self.opened.iter().all(|key| self.is_dirty(*key)),
+            "an opened cursor that is written is not remembered as unwritten"
+        );
     }
 
     /// Takes the transaction back, and with it all that was remembered because of it.
@@ -428,6 +476,7 @@ impl<S: Storage> Store<S> {
         }
         for key in std::mem::take(&mut self.touched_cursors) {
             self.cursors.remove(&key);
+            self.opened.remove(&key);
         }
         let mut real_last_seqs = HashMap::new();
         for stream in std::mem::take(&mut self.touched_streams) {
@@ -462,6 +511,7 @@ impl<S: Storage> Store<S> {
         self.cursors.clear();
         self.dirty.clear();
         self.urgent.clear();
+        self.opened.clear();
         self.write_back_due_ms = None;
     }
 

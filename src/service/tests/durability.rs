@@ -390,6 +390,7 @@ fn what_may_be_written_late_is_written_in_portions_that_hold_up_nobody() {
     world.bind(alice, 0, 1);
     world.bind(bob, 0, 2);
     world.write_back();
+    world.write_back();
     let open = "SELECT count(*) FROM cursors WHERE open_from IS NOT NULL";
     let all = world.crashed().count(open);
     assert!(all >= 600, "{all}");
@@ -401,4 +402,77 @@ fn what_may_be_written_late_is_written_in_portions_that_hold_up_nobody() {
     world.now_ms += 10;
     world.keep_house();
     assert_eq!(world.crashed().count(open), 0);
+}
+
+#[test]
+fn a_bind_writes_no_row_of_a_group_before_the_group_gets_a_message() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let groups: Vec<i64> = (0..40).map(|_| world.group(alice, &[bob])).collect();
+    world.bind(bob, 0, 1);
+    let open = "SELECT count(*) FROM cursors WHERE open_from IS NOT NULL";
+    assert_eq!(world.count(open), 0);
+    world.send_group(alice, groups[7], "to a group");
+    assert_eq!(world.count(open), 1);
+    world.send(alice, bob, "to the user");
+    assert_eq!(world.count(open), 2);
+    let expected = [("to the user", true), ("to a group", true)];
+    let expected = expected.map(|(text, mark)| (text.to_owned(), mark));
+    assert_eq!(world.crashed().pulled(bob), expected);
+    world.write_back();
+    assert_eq!(world.count(open), 41);
+}
+
+#[test]
+fn what_was_pushed_in_the_batch_of_the_bind_comes_again_as_a_repeat_after_a_crash() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let group = world.group(alice, &[bob]);
+    let bind = proto::BindRouteRequest {
+        user_id: bob,
+        gateway_id: "gw#0".to_owned(),
+        session_id: 1,
+        ..Default::default()
+    };
+    let requests = vec![
+        world.group_draft(alice, group, "before").into(),
+        bind.into(),
+        world.group_draft(alice, group, "while").into(),
+    ];
+    world.batch(requests);
+    let expected = [("before", false), ("while", true)];
+    let expected = expected.map(|(text, mark)| (text.to_owned(), mark));
+    assert_eq!(world.crashed().pulled(bob), expected);
+}
+
+#[test]
+fn an_opened_cursor_is_still_to_be_written_when_the_batch_of_its_first_message_failed() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let group = world.group(alice, &[bob]);
+    world.bind(bob, 0, 1);
+    world.fill_disk();
+    let large = "x".repeat(1 << 20);
+    let refused = world.send_group(alice, group, &large);
+    assert_eq!(code(&refused.result), Code::Unavailable);
+    world.make_room();
+    world.now_ms += 1000;
+    world.keep_house();
+    world.send_group(alice, group, "stored");
+    let pulled = world.crashed().pulled(bob);
+    assert_eq!(pulled, [("stored".to_owned(), true)]);
+}
+
+#[test]
+fn a_page_writes_its_cursor_once_however_many_messages_it_has() {
+    let mut world = World::new();
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    for number in 0..50 {
+        world.send(alice, bob, &number.to_string());
+    }
+    world.write_back();
+    let changes = |world: &World| world.count("SELECT total_changes()");
+    let before = changes(&world);
+    assert_eq!(world.pull(bob).msg_list.len(), 50);
+    assert_eq!(changes(&world) - before, 1);
 }

@@ -380,3 +380,27 @@ fn a_log_that_an_open_reader_keeps_long_is_told_of_and_shortened_when_the_reader
     assert!(!one.engine.store.shorten_log(LONG));
     assert!(one.engine.store.log_bytes() <= LONG);
 }
+
+#[test]
+fn a_batch_ends_when_it_has_as_many_cursors_to_write_as_one_commit_should() {
+    let (mut one, _other) = pair();
+    let (alice, bob) = (one.user("alice"), one.user("bob"));
+    for user in [alice, bob] {
+        for _ in 0..300 {
+            one.group(user, &[]);
+        }
+    }
+    let bind = |user_id, session_id| proto::BindRouteRequest {
+        user_id,
+        gateway_id: "gw#0".to_owned(),
+        session_id,
+        ..Default::default()
+    };
+    let profile = proto::GetProfileRequest { user_id: bob };
+    let binds = [bind(alice, 1), bind(bob, 2)].map(Request::from);
+    let requests = [binds.to_vec(), vec![profile.into()]].concat();
+    let replies = one.batch(requests);
+    assert_eq!(replies.len(), 2, "the profile is for the next batch");
+    let replies = one.batch(vec![profile.into(), profile.into()]);
+    assert_eq!(replies.len(), 2);
+}

@@ -183,17 +183,7 @@ impl User {
     /// Repeats what had no answer, in order and with the same tags; else sends a few new messages.
     fn send_some(&mut self) -> bool {
         if self.unanswered.is_empty() {
-            for _ in 0..=self.random.below(5) {
-                if self.world.has_more(self.next_number) {
-                    let to = self.any_target();
-                    self.unanswered.push(Message {
-                        from: self.uid,
-                        to,
-                        number: self.next_number,
-                    });
-                    self.next_number += 1;
-                }
-            }
+            self.think_of_messages();
         }
         let seed = self.world.seed;
         let batch = self.unanswered.clone();
@@ -252,6 +242,21 @@ impl User {
             self.unanswered.retain(|other| other != message);
         }
         answers_read == batch.len()
+    }
+
+    /// One to five messages, as long as the world has more.
+    fn think_of_messages(&mut self) {
+        for _ in 0..=self.random.below(5) {
+            if self.world.has_more(self.next_number) {
+                let to = self.any_target();
+                self.unanswered.push(Message {
+                    from: self.uid,
+                    to,
+                    number: self.next_number,
+                });
+                self.next_number += 1;
+            }
+        }
     }
 
     /// Mostly users, sometimes a group, which may be one the user is not in.

@@ -17,13 +17,11 @@ const LONGER: &[(&str, usize)] = &[
     ("parse_arguments_for", 84),
     // In tests and benchmarks.
     ("push", 80),
-    ("send_some", 72),
     ("answer", 106),
     ("try_answer", 99),
     ("talk", 92),
     ("measure", 85),
     ("every_rule_names_the_key_it_is_about", 93),
-    ("every_push_has_the_form_of_the_contract", 76),
     ("nobody_gets_an_answer_that_was_for_somebody_else", 85),
     (
         "whatever_the_bus_and_the_store_do_each_number_comes_out_once_and_in_order",

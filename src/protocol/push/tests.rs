@@ -10,8 +10,15 @@ fn line(push: &Push<'_>) -> String {
     String::from_utf8(out).expect("a push is text")
 }
 
+/// That pushes read so.
+fn assert_forms<const N: usize>(forms: [(Push, &str); N]) {
+    for (push, form) in forms {
+        assert_eq!(line(&push), format!("{form}\n"));
+    }
+}
+
 #[test]
-fn every_push_has_the_form_of_the_contract() {
+fn messages_have_the_form_of_the_contract() {
     let direct = |seq, to, duplicate| Push::Message {
         id: 9,
         seq,
@@ -30,7 +37,7 @@ fn every_push_has_the_form_of_the_contract() {
         duplicate,
         text: "hi",
     };
-    for (push, expected) in [
+    assert_forms([
         (
             direct(Some(3), None, false),
             "MSG id=9 seq=3 from=1 ts=1000 text=hi you",
@@ -59,6 +66,12 @@ fn every_push_has_the_form_of_the_contract() {
             group(None, false),
             "GMSG id=9 group=7 from=1 ts=1000 text=hi",
         ),
+    ]);
+}
+
+#[test]
+fn notices_and_kicks_have_the_form_of_the_contract() {
+    assert_forms([
         (
             Push::Notice {
                 kind: "reconnect",
@@ -83,9 +96,7 @@ fn every_push_has_the_form_of_the_contract() {
             "NOTICE kind=friend_offline uid=2 name=bob\u{fffd}KICK reason=admin",
         ),
         (Push::Kick { reason: "replaced" }, "KICK reason=replaced"),
-    ] {
-        assert_eq!(line(&push), format!("{expected}\n"));
-    }
+    ]);
 }
 
 #[test]

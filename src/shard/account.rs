@@ -306,14 +306,25 @@ pub(super) fn note_pulled(
     delivery: Option<Delivery>,
     options: &super::ShardOptions,
 ) {
-    let bound = options.unconfirmed_limit + PULL_LIMIT_MAX as usize;
-    if ack_mode == AckMode::Manual && manual.unconfirmed.len() < bound {
+    if ack_mode == AckMode::Manual && manual.unconfirmed.len() < account_bound(options) {
         manual.unconfirmed.insert(message_id);
     }
     let ahead = delivery.is_some_and(|delivery| delivery.seq > manual.last_sent(delivery.stream));
-    if ahead && manual.pulled.len() < bound {
+    if ahead {
+        note_had(manual, message_id, options);
+    }
+}
+
+/// The client has a message that has still to be sent to it, and is not sent it then.
+pub(super) fn note_had(manual: &mut Manual, message_id: MessageId, options: &super::ShardOptions) {
+    if manual.pulled.len() < account_bound(options) {
         manual.pulled.insert(message_id);
     }
+}
+
+/// What an account notes of one kind at most.
+fn account_bound(options: &super::ShardOptions) -> usize {
+    options.unconfirmed_limit + PULL_LIMIT_MAX as usize
 }
 
 impl Manual {

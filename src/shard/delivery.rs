@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Effect, Shard,
-    account::{admit, note_pulled},
+    account::{admit, note_had, note_pulled},
     encoded_push::{EncodedPush, push_of},
 };
 use crate::{
@@ -134,6 +134,12 @@ impl Shard {
         if let Some(delivery) = delivery
             && login.was_pulled_ahead(delivery.stream, delivery.seq, message_id)
         {
+            if let Some(manual) = &mut login.manual
+                && manual.behind
+            {
+                // It is among what is fetched for this session alone.
+                note_had(manual, message_id, &self.options);
+            }
             self.pass_over(slot, Some(delivery));
             return 0;
         }

@@ -145,3 +145,19 @@ fn pushes_that_nobody_fetched_still_count() {
     shard.sent(key, 0, true);
     assert_eq!(ended(&shard, key), Some(CloseReason::SlowConsumer));
 }
+
+#[test]
+fn what_was_pulled_before_its_reader_fell_behind_does_not_come_again() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[]);
+    shard.deliver_pulled(key, 7, &[(*direct(7, 150)).clone()]);
+    assert_eq!(texts(&read(&mut shard, key)), ["d150"]);
+    lose_much(&mut shard);
+    let mut came: Vec<String> = texts(&read(&mut shard, key))
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    came.extend(catch_up(&mut shard, key));
+    assert_eq!(came, [numbers(1, 149), numbers(151, 200)].concat());
+}

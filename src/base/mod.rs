@@ -6,6 +6,7 @@ pub mod back_off;
 pub mod close;
 pub mod error;
 pub mod id;
+pub mod mutation;
 pub mod names;
 pub mod pending_calls;
 pub mod random;

@@ -4,7 +4,10 @@
 use std::{rc::Rc, time::Duration};
 
 use crate::{
-    base::id::{ConnectionKey, GroupId, SessionId, Stream, UserId},
+    base::{
+        id::{ConnectionKey, GroupId, SessionId, Stream, UserId},
+        mutation::{Mutation, is_seeded},
+    },
     contract::{
         backend::{Backend, CallError},
         bus::PushSource,
@@ -65,6 +68,7 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
             // Unconfirmed, they will come again, marked as repeats: no harm beyond that.
             let _ = persist::<method::AckBatch, _, _>(&core, request).await;
         }
+        Effect::Unbind { .. } if is_seeded(Mutation::RouteStaysBound) => {}
         Effect::Unbind {
             user,
             session_id,

@@ -35,6 +35,7 @@ use crate::{
     base::{
         close::CloseReason,
         id::{GroupId, MessageId, SessionId, Stream, UserId},
+        mutation::{Mutation, is_seeded},
     },
     limits::{BadLines, TokenBucket},
     proto::PushMessage,
@@ -135,7 +136,7 @@ impl Login {
             return false;
         };
         let place = (stream, seq);
-        let was = ahead.get(&place) == Some(&id);
+        let was = ahead.get(&place) == Some(&id) && !is_seeded(Mutation::PulledIsPushedAgain);
         if was {
             ahead.remove(&place);
         }

@@ -9,7 +9,10 @@
 use std::collections::VecDeque;
 
 use crate::{
-    base::id::{Stream, UserId},
+    base::{
+        id::{Stream, UserId},
+        mutation::{Mutation, is_seeded},
+    },
     proto::{PushKind, PushMessage},
 };
 
@@ -194,6 +197,8 @@ impl Outbox {
         pool: &mut BufferPool,
         mut confirmed: impl FnMut(Delivery),
     ) -> Progress {
+        let is_mutated = is_seeded(Mutation::SentCountsAsAcknowledged);
+        let outstanding = if is_mutated { 0 } else { outstanding };
         let mut of_pushes = false;
         if let Some(buffer) = &mut self.buffer {
             let up_to = (self.base + buffer.sent as u64).saturating_sub(outstanding);

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use crate::{
-    base::id::MessageId,
+    base::{
+        id::MessageId,
+        mutation::{Mutation, is_seeded},
+    },
     proto::{PushKind, PushMessage},
     protocol::{codec::Codec, push::Push},
 };
@@ -66,7 +69,8 @@ impl<'a> EncodedPush<'a> {
 /// What clients are told of a message or a notice.
 pub(super) fn push_of(message: &PushMessage) -> Push<'_> {
     let (id, from, ts_ms) = (message.msg_id, message.from, message.ts_ms);
-    let (duplicate, text) = (message.redelivery, message.text.as_str());
+    let duplicate = message.redelivery && !is_seeded(Mutation::RepeatIsUnmarked);
+    let text = message.text.as_str();
     let is_copy = !message.to_many.is_empty();
     let seq = (message.seq != 0 && !is_copy).then_some(message.seq);
     match (message.kind(), message.group_id) {

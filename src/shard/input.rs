@@ -8,7 +8,11 @@ use smallvec::SmallVec;
 
 use super::{Connection, Shard, ShardOptions};
 use crate::{
-    base::{close::CloseReason, id::ConnectionKey},
+    base::{
+        close::CloseReason,
+        id::ConnectionKey,
+        mutation::{Mutation, is_seeded},
+    },
     protocol::{
         command::{Verb, trim_blanks},
         error_code::ErrorCode,
@@ -34,7 +38,8 @@ pub fn room_before_login(login_line_bytes: usize) -> usize {
 impl Connection {
     /// What may stop a connection's input from being handled, its rate aside.
     fn takes_input(&self, options: &ShardOptions) -> bool {
-        !self.session.busy && self.session.ended.is_none() && !self.congested(options)
+        let is_busy = self.session.busy && !is_seeded(Mutation::CommandsOvertake);
+        !is_busy && self.session.ended.is_none() && !self.congested(options)
     }
 
     /// The longest line that it may say, in bytes.

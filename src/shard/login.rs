@@ -15,6 +15,7 @@ use crate::{
     base::{
         close::CloseReason,
         id::{ConnectionKey, GroupId, SessionId, Stream, UserId},
+        mutation::{Mutation, is_seeded},
     },
     proto::HandedOut,
     session::{HeldSession, Login, LoginSession, Membership, Phase, outbox::Delivery},
@@ -358,6 +359,9 @@ impl Shard {
 
     /// No session of `user` gets the messages of `group` any more.
     pub(super) fn user_left(&mut self, user: UserId, group: GroupId) {
+        if is_seeded(Mutation::LeaverStaysMember) {
+            return;
+        }
         self.membership_changed(user);
         for slot in self.slots_of(user) {
             self.note_membership(slot, group, Membership::Left);

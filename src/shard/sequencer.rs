@@ -37,7 +37,10 @@ mod recent;
 use std::collections::{BTreeMap, VecDeque};
 
 use self::recent::{Recent, Seen};
-use crate::base::id::MessageId;
+use crate::base::{
+    id::MessageId,
+    mutation::{Mutation, is_seeded},
+};
 
 /// The farthest step back, and the most numbers that are compared with the store's at one time.
 const STEP_BACK: u64 = 1_000;
@@ -243,7 +246,11 @@ impl<T: Numbered> Sequencer<T> {
         }
         match self.last() {
             _ if seq == 0 => return Offer::Drop,
+            Some(last) if seq == last && is_seeded(Mutation::NumberComesOutTwice) => {
+                return Offer::Deliver(item);
+            }
             Some(last) if seq <= last => return self.offer_passed(seq, &item),
+            Some(_) if is_seeded(Mutation::GapIsOverlooked) => return self.offer_next(seq, item),
             Some(last) if seq - last == 1 && !self.is_in_doubt() => {
                 return self.offer_next(seq, item);
             }
@@ -499,7 +506,7 @@ impl<T: Numbered> Sequencer<T> {
         {
             let (seq, held) = entry.remove_entry();
             last = last.max(seq);
-            if seq > floor {
+            if seq > floor && !is_seeded(Mutation::HeldPushIsDropped) {
                 let item = self.let_out(seq, held.item);
                 self.gap.get_or_insert_default().ready.extend(item);
             }

@@ -13,6 +13,7 @@ use crate::{
     base::{
         close::CloseReason,
         id::{GroupId, SessionId, UserId},
+        mutation::{Mutation, is_seeded},
         names,
         secret::Secret,
     },
@@ -363,7 +364,9 @@ async fn bind<B: Backend, P: PushSource>(
     let replaced = displaced.any(|gone| gone.session_id != session_id);
     {
         let mut shard = core.shard();
-        shard.set_baseline(job.key, bound.last_seq);
+        let too_low = u64::from(is_seeded(Mutation::BaselineBeforeBinding));
+        let last_seq = bound.last_seq.map(|last| last.saturating_sub(too_low));
+        shard.set_baseline(job.key, last_seq);
         shard.set_session_epoch(job.key, bound.session_epoch);
         for gone in bound.displaced {
             // Those on other cores are told over the bus, and this one is too: here it need not wait for it.

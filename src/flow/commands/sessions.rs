@@ -5,6 +5,7 @@ use super::{Failure, admission, answered, auth::SESSION_OVER};
 use crate::{
     base::{
         id::{ConnectionKey, UserId},
+        mutation::{Mutation, is_seeded},
         secret::Secret,
     },
     contract::{
@@ -147,5 +148,7 @@ pub(super) async fn password<B: Backend, P: PushSource>(
 
 /// Logs the connection out, which stays.
 fn leave<B, P>(core: &Core<B, P>, job: &Job) {
-    core.shard().log_out_in_place(job.key, true);
+    if !is_seeded(Mutation::LogoutKeepsLogin) {
+        core.shard().log_out_in_place(job.key, true);
+    }
 }

@@ -8,6 +8,8 @@
 mod client;
 mod messages;
 mod model;
+#[cfg(feature = "test-hooks")]
+mod mutations;
 mod world;
 
 use std::{
@@ -40,6 +42,8 @@ use crate::{
 const CORES: usize = 2;
 const USERS: u64 = 8;
 const STEPS: u64 = 2_000;
+/// Seeds from 1 on that are run unless it is said otherwise.
+const SEEDS: u64 = 60;
 const START_UNIX_MS: u64 = 1_760_000_000_000;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -507,7 +511,7 @@ fn whatever_goes_wrong_every_client_gets_what_the_contract_says() {
             .and_then(|value| value.parse::<u64>().ok())
     };
     let first = number("SIMULATION_SEED").unwrap_or(1);
-    let count = number("SIMULATION_SEEDS").unwrap_or(if first == 1 { 60 } else { 1 });
+    let count = number("SIMULATION_SEEDS").unwrap_or(if first == 1 { SEEDS } else { 1 });
     let seeds = first..first + count;
     for seed in seeds {
         if let Err(panic) = std::panic::catch_unwind(|| simulate(seed)) {

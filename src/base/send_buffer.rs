@@ -4,7 +4,7 @@
 //! task that holds the socket, on one core. Pure: knows no socket.
 //!
 //! Invariants: bytes leave once and in order; what is kept for later is never more than what has
-//! not left and [`KEPT_BYTES`], or twice that.
+//! not left and `KEPT_BYTES`, or twice that.
 
 use std::{
     cell::RefCell,

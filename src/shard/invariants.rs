@@ -20,7 +20,10 @@
 //! In debug builds all of them are checked after every entry while a shard is small; in a large one
 //! as often as keeps the cost of an entry the same. The simulation checks them after every step.
 
-use super::{Connection, Shard, unsettled::Lack};
+use super::Shard;
+#[cfg(any(test, debug_assertions))]
+use super::{Connection, unsettled::Lack};
+#[cfg(any(test, debug_assertions))]
 use crate::{base::id::ConnectionKey, protocol::command::PULL_LIMIT_MAX, session::Login};
 
 /// Connections that one entry may cost to check.

@@ -1,5 +1,5 @@
-//! Durable chat: pairs of users, each sender with one message in flight, each message on disk
-//! before its `+OK` and then pushed.
+//! Durable chat: pairs of users, each sender with one message in flight or several, each message on
+//! disk before its `+OK` and then pushed.
 //!
 //! Nothing is pinned: gateway, store and load generator share all cores, as the promise says.
 
@@ -16,8 +16,15 @@ use crate::{
     swarm::{Progress, count_lines},
 };
 
-/// The promise, in messages a second stored and delivered.
-const RATE_LIMIT: f64 = 50_000.0;
+/// How a run of the chat is loaded.
+#[derive(Clone, Copy)]
+pub struct Load {
+    /// Messages that each sender has in flight.
+    pub in_flight: usize,
+    /// The promise, in messages a second stored and delivered.
+    pub rate: Option<f64>,
+}
+
 const TEXT: &str = "see you at eight at the usual place, and bring the others along";
 
 #[derive(Default)]
@@ -32,7 +39,7 @@ pub fn measure(
     setup: &Setup,
     gateway: &Server,
     accounts: &[Account],
-    target: bool,
+    load: Load,
     report: &mut Report,
 ) -> Result<()> {
     let pairs = accounts.len() / 2;
@@ -43,8 +50,8 @@ pub fn measure(
     let mut swarm = account::log_in(gateway.address, accounts)?;
     let mut counts = Counts::default();
     for (index, request) in requests.iter().enumerate() {
-        swarm.send(index, request)?;
-        counts.sent += 1;
+        swarm.send(index, &request.repeat(load.in_flight))?;
+        counts.sent += load.in_flight as u64;
     }
 
     let mut rates = Vec::new();
@@ -64,8 +71,10 @@ pub fn measure(
                 |index, lines, answer| {
                     count(&mut counts, pairs, index, lines)?;
                     if index < pairs {
-                        answer.extend_from_slice(&requests[index]);
-                        counts.sent += 1;
+                        for _ in 0..count_lines(lines) {
+                            answer.extend_from_slice(&requests[index]);
+                            counts.sent += 1;
+                        }
                     }
                     Ok(())
                 },
@@ -95,15 +104,11 @@ pub fn measure(
     ensure!(delivered > 0, "no message was delivered in time");
 
     report.add(Row {
-        name: format!("durable chat, {pairs} pairs"),
+        name: format!("durable chat, {pairs} pairs, {} in flight", load.in_flight),
         unit: "messages/s",
         digits: 0,
         sample: Sample::new(rates),
-        target: if target {
-            Target::AtLeast(RATE_LIMIT)
-        } else {
-            Target::None
-        },
+        target: load.rate.map_or(Target::None, Target::AtLeast),
         note: format!(
             "stored and delivered; CPU per message {:.1} µs ({}), load generator {:.1} µs",
             used.total_ns() as f64 / 1000.0 / delivered as f64,
@@ -114,7 +119,7 @@ pub fn measure(
     Ok(())
 }
 
-/// A sender has one message in flight, so it gets one line at a time; a receiver may get many.
+/// What came is what was said last: each line to a sender is a reply, each to a receiver a message.
 fn count(counts: &mut Counts, pairs: usize, index: usize, lines: &[u8]) -> Result<()> {
     if index < pairs {
         ensure!(
@@ -122,7 +127,7 @@ fn count(counts: &mut Counts, pairs: usize, index: usize, lines: &[u8]) -> Resul
             "a chat was answered: {}",
             String::from_utf8_lossy(lines)
         );
-        counts.acknowledged += 1;
+        counts.acknowledged += count_lines(lines) as u64;
     } else {
         ensure!(
             lines.starts_with(b"MSG "),

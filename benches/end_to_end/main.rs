@@ -256,10 +256,16 @@ fn pinned(
     gateway.stop()
 }
 
-/// The durable chat, with few pairs and with many, everything on all cores.
+/// The durable chat, with few pairs and with many, one message after the other and several at one
+/// time, everything on all cores.
 fn chat(setup: &Setup, cores: &[usize], accounts: &[Account], report: &mut Report) -> Result<()> {
-    for (pairs, target) in [(FEW, false), (setup.pairs, true)] {
-        eprintln!("durable chat, {pairs} pairs");
+    let load = |in_flight, rate| chat::Load { in_flight, rate };
+    for (pairs, load) in [
+        (FEW, load(1, None)),
+        (FEW, load(8, Some(100_000.0))),
+        (setup.pairs, load(1, Some(50_000.0))),
+    ] {
+        eprintln!("durable chat, {pairs} pairs, {} in flight", load.in_flight);
         let gateway = Server::gateway(&GatewayOptions {
             cores,
             thread_count: setup.chat_threads,
@@ -268,7 +274,7 @@ fn chat(setup: &Setup, cores: &[usize], accounts: &[Account], report: &mut Repor
         })?;
         explain(
             &gateway,
-            chat::measure(setup, &gateway, &accounts[..2 * pairs], target, report),
+            chat::measure(setup, &gateway, &accounts[..2 * pairs], load, report),
         )?;
         gateway.stop()?;
     }

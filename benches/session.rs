@@ -1,4 +1,5 @@
-//! Nanoseconds for each line through a whole session, without a socket: from bytes read to bytes ready to be sent.
+//! Nanoseconds for each line through a whole session, without a socket: from bytes read to bytes
+//! ready to be sent.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -112,7 +113,8 @@ fn chat_until_the_backend_and_back(bencher: Bencher) {
     });
 }
 
-/// One group message to all members on this core, per message: divide by the members for the cost of a delivery.
+/// One group message to all members on this core, per message: divide by the members for the cost
+/// of a delivery.
 #[divan::bench(args = [1, 100, 1000])]
 fn group_push(bencher: Bencher, members: u32) {
     let (mut shard, _) = shard(members);

@@ -1,8 +1,8 @@
 //! A group message to many members against the relay's fan-out of a line of the same length.
 //!
-//! Paced: the next message goes out when everyone has the last one, so no queue grows and nobody is slow. The members confirm
-//! automatically, as is the default, so storing and confirming are part of what is counted for the gateway; the note says how the
-//! CPU time divides among its threads.
+//! Paced: the next message goes out when everyone has the last one, so no queue grows and nobody is
+//! slow. The members confirm automatically, as is the default, so storing and confirming are part
+//! of what is counted for the gateway; the note says how the CPU time divides among its threads.
 
 use anyhow::{Context, Result, ensure};
 
@@ -123,8 +123,8 @@ pub fn make_group(swarm: &mut Swarm) -> Result<u64> {
     Ok(group)
 }
 
-/// Sends `request` on the first connection and waits until all others have a line that starts with `expected`, and the sender has
-/// its `replies`. Gives back how long that line is.
+/// Sends `request` on the first connection and waits until all others have a line that starts with
+/// `expected`, and the sender has its `replies`. Gives back how long that line is.
 fn deliver(
     swarm: &mut Swarm,
     request: &[u8],

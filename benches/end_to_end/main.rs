@@ -1,9 +1,11 @@
-//! End-to-end benchmarks: the real binary over loopback, against a bare newline relay in the same run.
+//! End-to-end benchmarks: the real binary over loopback, against a bare newline relay in the same
+//! run.
 //!
-//! Times differ from machine to machine and from minute to minute, so what is promised as a ratio is measured in alternating rounds
-//! within one run, and every number is a median with its spread. Servers run on one core and the load generator on another, except
-//! for the durable chat, where all processes share all cores, and the cluster, where all but the gateways do. CPU time is that of all threads of the server's process, and includes
-//! what the kernel does for its sockets.
+//! Times differ from machine to machine and from minute to minute, so what is promised as a ratio
+//! is measured in alternating rounds within one run, and every number is a median with its spread.
+//! Servers run on one core and the load generator on another, except for the durable chat, where
+//! all processes share all cores, and the cluster, where all but the gateways do. CPU time is that
+//! of all threads of the server's process, and includes what the kernel does for its sockets.
 
 mod accept;
 mod account;

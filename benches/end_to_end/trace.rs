@@ -26,8 +26,8 @@ impl Calls {
         self.by_name.values().sum()
     }
 
-    /// "sendto 2.0, epoll_pwait 1.9": for each of so many messages, the most frequent first; what is
-    /// rare is left out.
+    /// "sendto 2.0, epoll_pwait 1.9": for each of so many messages, the most frequent first; what
+    /// is rare is left out.
     pub fn per_message(&self, messages: usize) -> String {
         let mut each: Vec<(f64, &String)> = self
             .by_name

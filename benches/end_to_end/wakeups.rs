@@ -1,5 +1,5 @@
-//! What a core does for one message where there is little to do, so that each message wakes it anew:
-//! its system calls, and in a cluster its CPU time at a steady pace.
+//! What a core does for one message where there is little to do, so that each message wakes it
+//! anew: its system calls, and in a cluster its CPU time at a steady pace.
 //!
 //! One message at a time means: the next one is sent when the last was answered and received.
 
@@ -202,8 +202,8 @@ fn one_at_a_time(swarm: &mut Swarm, flow: &Flow, messages: usize) -> Result<()> 
     Ok(())
 }
 
-/// Pairs speak in turn, one after the other at the steady pace, whatever is answered meanwhile; gives
-/// back how many messages that were.
+/// Pairs speak in turn, one after the other at the steady pace, whatever is answered meanwhile;
+/// gives back how many messages that were.
 fn at_steady_pace(swarm: &mut Swarm, requests: &[Vec<u8>], length: Duration) -> Result<u32> {
     let start = Instant::now();
     let interval = Duration::from_secs(1) / MESSAGES_PER_SECOND;

@@ -64,7 +64,8 @@ pub(super) fn gateway(
         Exempt::new(limits.limit_exempt.clone()),
         concessions,
         LoginGuard::new(LoginGuardOptions {
-            // The guard counts what is free: the failure that makes it `login_attempts` is the first to close the door.
+            // The guard counts what is free: the failure that makes it `login_attempts` is the
+            // first to close the door.
             attempts: limits.login_attempts.saturating_sub(1),
             delay_ms: limits.login_delay_ms,
             delay_max_ms: limits.login_delay_max_ms,

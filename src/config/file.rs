@@ -1,7 +1,9 @@
-//! The configuration file as it is written: its sections, keys, types and defaults, each named exactly once.
+//! The configuration file as it is written: its sections, keys, types and defaults, each named
+//! exactly once.
 //!
-//! Owns the list of what can be configured. Never checks whether a value makes sense: `validate` does.
-//! Invariant: a key that exists here exists in the file, in the environment and in the list of known keys alike.
+//! Owns the list of what can be configured. Never checks whether a value makes sense: `validate`
+//! does. Invariant: a key that exists here exists in the file, in the environment and in the list
+//! of known keys alike.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -11,7 +13,8 @@ use super::value::{BadValue, FromText, FromValue, Milliseconds, Seconds, Size};
 /// The names of a section's keys.
 type Keys = &'static [&'static str];
 
-/// Declares the sections: for each its struct, its defaults, its list of keys and its setters by name.
+/// Declares the sections: for each its struct, its defaults, its list of keys and its setters by
+/// name.
 macro_rules! sections {
     ($(
         $(#[$section_doc:meta])*
@@ -60,7 +63,8 @@ macro_rules! sections {
                 Ok(())
             }
 
-            /// Sets a key from its value in the file. A key that does not exist is left to who lists them.
+            /// Sets a key from its value in the file. A key that does not exist is left to who
+            /// lists them.
             pub(super) fn set_value(
                 &mut self,
                 section: &str,
@@ -78,7 +82,8 @@ macro_rules! sections {
                 Ok(())
             }
 
-            /// Gives all keys of a section their defaults again; says whether one had another value.
+            /// Gives all keys of a section their defaults again; says whether one had another
+            /// value.
             pub(super) fn reset_section(&mut self, section: &str) -> bool {
                 match section {
                     $(
@@ -267,7 +272,8 @@ sections! {
         user: String = String::new(),
         /// The file with the password; empty: none is sent.
         password_file: String = String::new(),
-        /// The file with the secret that publishers and gateways share; empty: pushes are believed without proof.
+        /// The file with the secret that publishers and gateways share; empty: pushes are believed
+        /// without proof.
         push_secret_file: String = String::new(),
     }
 
@@ -297,7 +303,8 @@ sections! {
 
     /// What is conceded to services that are MPIM's.
     mpim: MpimSection {
-        /// Calls of which one may be under way at a time; in each text, methods that wait for each other.
+        /// Calls of which one may be under way at a time; in each text, methods that wait for each
+        /// other.
         serial_calls: Vec<String> = vec!["Register".to_owned()],
         /// Whether a login is answered although Presence is away.
         login_without_presence: bool = false,

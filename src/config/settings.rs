@@ -1,7 +1,8 @@
-//! The configuration as the program uses it: parsed addresses, milliseconds, bytes; every value in its range.
+//! The configuration as the program uses it: parsed addresses, milliseconds, bytes; every value in
+//! its range.
 //!
-//! Owns the runtime types. Only [`super::load`] makes them, so whoever holds [`Settings`] need not check again.
-//! Holds no secret, only the path of the file that does: it may be printed whole.
+//! Owns the runtime types. Only [`super::load`] makes them, so whoever holds [`Settings`] need not
+//! check again. Holds no secret, only the path of the file that does: it may be printed whole.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use crate::{
     contract::{endpoints::Instance, methods::Service, mpim::Concessions},
 };
 
-/// Everything that is configured. Sections and names are those of the file; a unit is added where a number needs one.
+/// Everything that is configured. Sections and names are those of the file; a unit is added where a
+/// number needs one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// `[gateway_service]`.
@@ -69,8 +71,8 @@ pub struct GatewayService {
     pub drain_timeout: Duration,
     /// Whether a new connection is greeted.
     pub banner: bool,
-    /// The first of this gateway's worker numbers, one for each worker, where no ZooKeeper hands them out and backends are
-    /// elsewhere: there it is always set.
+    /// The first of this gateway's worker numbers, one for each worker, where no ZooKeeper hands
+    /// them out and backends are elsewhere: there it is always set.
     pub first_worker: Option<u16>,
 }
 
@@ -94,7 +96,8 @@ pub struct Network {
 /// `[service_discovery]`: where backends are found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceDiscovery {
-    /// ZooKeeper's addresses, `host:port` separated by commas, and a root path if there is one; empty: no ZooKeeper.
+    /// ZooKeeper's addresses, `host:port` separated by commas, and a root path if there is one;
+    /// empty: no ZooKeeper.
     pub zookeeper_hosts: String,
     /// How long ZooKeeper keeps what a silent process registered.
     pub zookeeper_session_timeout: Duration,
@@ -253,7 +256,8 @@ pub struct Redis {
     pub user: Option<String>,
     /// The file with the password; `None`: none is sent.
     pub password_file: Option<PathBuf>,
-    /// The file with the secret that publishers and gateways share; `None`: pushes are believed without proof.
+    /// The file with the secret that publishers and gateways share; `None`: pushes are believed
+    /// without proof.
     pub push_secret_file: Option<PathBuf>,
 }
 
@@ -279,7 +283,8 @@ pub struct BackendProcess {
     pub registers_methods: bool,
     /// Its share of the calls where gateways balance by weight.
     pub weight: u32,
-    /// Whether accounts are kept by a User Service elsewhere: every positive number may be a user's.
+    /// Whether accounts are kept by a User Service elsewhere: every positive number may be a
+    /// user's.
     pub foreign_users: bool,
     /// Whether no other process uses the same data directory.
     pub exclusive: bool,

@@ -1,10 +1,10 @@
 //! Which instances of each service there are, and what each can do.
 //!
-//! Owns the table that service discovery fills and the grammar of its records. Knows no ZooKeeper: it is told what stands
-//! where. A table never changes; a new one takes its place.
+//! Owns the table that service discovery fills and the grammar of its records. Knows no ZooKeeper:
+//! it is told what stands where. A table never changes; a new one takes its place.
 //!
-//! Invariants: an address stands in the list of a service once; a record of its own says more about an address than the nodes
-//! of single methods do.
+//! Invariants: an address stands in the list of a service once; a record of its own says more about
+//! an address than the nodes of single methods do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,8 +63,8 @@ impl MethodSet {
         set
     }
 
-    /// What an instance of `service` is taken to offer that does not say. A server of the classic wire
-    /// cannot say that it does not know a method, so it is not asked for one that came later.
+    /// What an instance of `service` is taken to offer that does not say. A server of the classic
+    /// wire cannot say that it does not know a method, so it is not asked for one that came later.
     pub fn assumed(service: Service, wire: Wire) -> Self {
         let mut set = Self::all_of(service);
         if wire == Wire::Classic {
@@ -109,7 +109,8 @@ impl Instance {
     pub const USUAL_WEIGHT: u32 = 100;
 }
 
-/// An instance's record as it is written: JSON in `/SERVICE/instances/NAME`. Unknown members are ignored.
+/// An instance's record as it is written: JSON in `/SERVICE/instances/NAME`. Unknown members are
+/// ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Its address, `IP:PORT`.
@@ -251,7 +252,8 @@ pub struct EndpointsBuilder {
 }
 
 impl EndpointsBuilder {
-    /// An instance that has a record, or is configured. Two records of one address are one instance with what both offer.
+    /// An instance that has a record, or is configured. Two records of one address are one instance
+    /// with what both offer.
     pub fn instance(&mut self, service: Service, instance: Instance) -> &mut Self {
         self.recorded
             .entry((service as usize, instance.address))

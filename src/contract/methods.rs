@@ -1,4 +1,5 @@
-//! Every method of every service, once: its messages, its wire names, and whether repeating it is harmless.
+//! Every method of every service, once: its messages, its wire names, and whether repeating it is
+//! harmless.
 
 use crate::proto::{self, Code};
 
@@ -80,7 +81,8 @@ pub trait Method: 'static {
     const NAME: &'static str;
     /// Its number among the methods of all services.
     const INDEX: usize;
-    /// Calling it twice does no more than calling it once, so a call whose fate is unknown may be repeated.
+    /// Calling it twice does no more than calling it once, so a call whose fate is unknown may be
+    /// repeated.
     const IDEMPOTENT: bool;
 }
 

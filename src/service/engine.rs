@@ -1,11 +1,14 @@
-//! The services as one deterministic machine: a batch of calls and the time go in; pushes, replies and password jobs come out.
+//! The services as one deterministic machine: a batch of calls and the time go in; pushes, replies
+//! and password jobs come out.
 //!
-//! Owns the order of things: calls are carried out one after another, in one transaction, and nothing leaves before its commit.
-//! Knows no thread, channel or clock. Each subject (users, presence, messages, groups) adds its own methods in its own file.
+//! Owns the order of things: calls are carried out one after another, in one transaction, and
+//! nothing leaves before its commit. Knows no thread, channel or clock. Each subject (users,
+//! presence, messages, groups) adds its own methods in its own file.
 //!
-//! A batch whose storage fails is taken back and carried out again reading only: writes are refused as unavailable, reads
-//! are answered. A call that panics, or fails with a part of it written, is refused, everything remembered is forgotten, and the
-//! batch is carried out without it: no call is ever done by half, and none pays for that before it fails.
+//! A batch whose storage fails is taken back and carried out again reading only: writes are refused
+//! as unavailable, reads are answered. A call that panics, or fails with a part of it written, is
+//! refused, everything remembered is forgotten, and the batch is carried out without it: no call is
+//! ever done by half, and none pays for that before it fails.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -69,8 +72,8 @@ impl Item {
         }
     }
 
-    /// Whether it is answered from rows that stand for themselves: it changes nothing and relies on nothing that is remembered,
-    /// so it need not wait until other processes have written.
+    /// Whether it is answered from rows that stand for themselves: it changes nothing and relies on
+    /// nothing that is remembered, so it need not wait until other processes have written.
     fn only_looks_up(&self) -> bool {
         match self {
             Self::Call(call) => matches!(
@@ -112,7 +115,8 @@ pub(super) trait Batch {
     /// The next item; asking for it says that the last one is done. `None`: it is time to commit.
     fn next(&mut self) -> Option<Item>;
 
-    /// The time so far was spent waiting for a storage that others use, or that failed: it is no item's.
+    /// The time so far was spent waiting for a storage that others use, or that failed: it is no
+    /// item's.
     fn restart(&mut self);
 
     /// Whether nobody waits any more for what `item` does.
@@ -241,8 +245,9 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations, routes that have expired, users who
-    /// have gone, and after a failure a try whether the store can be written again. `true`: there is more to sweep.
+    /// Carries out what is due while nobody asks: one slice of the sweep, late confirmations,
+    /// routes that have expired, users who have gone, and after a failure a try whether the store
+    /// can be written again. `true`: there is more to sweep.
     pub(super) fn run_housekeeping(&mut self, now: impl Into<Now>, sweep: bool) -> bool {
         self.set_now(now.into());
         let now_ms = self.now_ms;
@@ -287,11 +292,13 @@ impl<S: Storage> Engine<S> {
         std::mem::take(&mut self.pushes)
     }
 
-    /// The write-ahead log itself may be what fills the disk: what it holds can go to the main file, and the log be emptied.
+    /// The write-ahead log itself may be what fills the disk: what it holds can go to the main
+    /// file, and the log be emptied.
     fn shorten_log(&mut self) {
         if self.now_ms >= self.log_shortened_ms + SHORTEN_LOG_EVERY_MS {
             self.log_shortened_ms = self.now_ms;
-            // Emptying it would wait for other processes, and one of them may be what the batch has waited for in vain.
+            // Emptying it would wait for other processes, and one of them may be what the batch has
+            // waited for in vain.
             self.store.tidy(!self.store.is_shared());
         }
     }

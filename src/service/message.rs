@@ -1,10 +1,12 @@
-//! Messages: storing each once, with the next number of its stream, and telling whoever is connected.
+//! Messages: storing each once, with the next number of its stream, and telling whoever is
+//! connected.
 //!
 //! Invariants: a message and its number are one row of one transaction; numbers of a stream have no
-//! hole; a repeat stores and publishes nothing. A message is a repeat only if it is the stored one in all
-//! that its sender said: under the same `msg_id` the sender, stream, time, tag and text; under the same
-//! sender's `client_msg_id`, within [`REPEAT_WINDOW_MS`], the stream and text. Else the call is refused,
-//! and no id is ever replaced by another: the caller would take a second message for stored.
+//! hole; a repeat stores and publishes nothing. A message is a repeat only if it is the stored one
+//! in all that its sender said: under the same `msg_id` the sender, stream, time, tag and text;
+//! under the same sender's `client_msg_id`, within [`REPEAT_WINDOW_MS`], the stream and text. Else
+//! the call is refused, and no id is ever replaced by another: the caller would take a second
+//! message for stored.
 
 use super::{
     engine::{Engine, ok, result},
@@ -66,7 +68,8 @@ impl<S: Storage> Engine<S> {
         if !self.load_inbox(msg.to)? {
             return Err(Failure::Refused(Code::NotFound, "no such user"));
         }
-        // If the last of the receiver's routes has expired, its marks end here, before the new number.
+        // If the last of the receiver's routes has expired, its marks end here, before the new
+        // number.
         self.load_routes(msg.to)?;
         let last_seq = self.store.last_seq(draft.stream);
         let unconfirmed = self
@@ -105,7 +108,8 @@ impl<S: Storage> Engine<S> {
         })
     }
 
-    /// To every route of the receiver, and a copy to every route of the sender for its other devices.
+    /// To every route of the receiver, and a copy to every route of the sender for its other
+    /// devices.
     fn publish_direct(
         &mut self,
         push: PushMessage,
@@ -327,7 +331,8 @@ impl<S: Storage> Engine<S> {
             .ok_or(Failure::Damaged("the ids of messages are used up"))
     }
 
-    /// The next id that no message has. Another process that gives ids under the same worker number may have been here.
+    /// The next id that no message has. Another process that gives ids under the same worker number
+    /// may have been here.
     fn unused_message_id(&mut self) -> Result<MessageId, Failure> {
         for _ in 0..ID_ATTEMPTS {
             let msg_id = self.own_message_id()?;
@@ -348,7 +353,8 @@ impl<S: Storage> Engine<S> {
             let after_ms = self.now_ms - REPEAT_WINDOW_MS;
             let first = rows.message_by_client_id(draft.sender, client_msg_id, after_ms)?;
             if let Some(first) = first {
-                // Its time may differ: the client says the line again, and the gateway stamps it anew.
+                // Its time may differ: the client says the line again, and the gateway stamps it
+                // anew.
                 let is_repeat = first.says_the_same_as(draft);
                 return is_repeat.then_some(Some(first.msg_id)).ok_or(TAG_TAKEN);
             }

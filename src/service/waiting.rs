@@ -1,11 +1,13 @@
 //! What waits for the store thread, and which of it comes next.
 //!
-//! Owns whose turn it is. A call counts for the user in whose name it is made; what those calls really took decides who is next, so
-//! nobody waits long for what others ask ([`FairQueue`]). Calls that name no user share one place. What gateways say for all their
-//! users, and verdicts on passwords, go before the others, but take no more than half of a batch: confirmations must not be
-//! overtaken by the log-out that follows them.
+//! Owns whose turn it is. A call counts for the user in whose name it is made; what those calls
+//! really took decides who is next, so nobody waits long for what others ask ([`FairQueue`]). Calls
+//! that name no user share one place. What gateways say for all their users, and verdicts on
+//! passwords, go before the others, but take no more than half of a batch: confirmations must not
+//! be overtaken by the log-out that follows them.
 //!
-//! Invariants: calls in one user's name keep their order; what waits is bounded, for each user and in all.
+//! Invariants: calls in one user's name keep their order; what waits is bounded, for each user and
+//! in all.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +26,8 @@ use crate::{
 
 /// Calls in one transaction at most: more would make the first of them wait for the last.
 const BATCH_CALLS: usize = 256;
-/// Calls that may wait in one user's name: as many as one connection to a backend may have under way. More are refused.
+/// Calls that may wait in one user's name: as many as one connection to a backend may have under
+/// way. More are refused.
 const USER_CALLS: usize = 8192;
 /// What counts as the least cost of a call, in microseconds: nothing is free.
 const LEAST_COST_US: u64 = 5;
@@ -172,7 +175,8 @@ impl Waiting {
     }
 }
 
-/// The items of a batch, one after the other: asking for the next one says that the last one is done.
+/// The items of a batch, one after the other: asking for the next one says that the last one is
+/// done.
 pub(super) struct Batch<'a> {
     waiting: &'a mut Waiting,
     began: Instant,
@@ -183,8 +187,8 @@ pub(super) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Items that nobody waits for any more: they are not done. Answered they are, as their place may be in the way of other
-    /// answers.
+    /// Items that nobody waits for any more: they are not done. Answered they are, as their place
+    /// may be in the way of other answers.
     pub(super) fn end(mut self) -> Vec<Item> {
         self.settle(Instant::now());
         self.late

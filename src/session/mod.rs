@@ -1,8 +1,8 @@
 //! One client's session: what it may do now, and what it is owed.
 //!
-//! Owns the state of one connection above its bytes: phase, dialect, device, who confirms, rate, bad
-//! lines. Never does I/O and never knows a clock. Commands that answer at once are in
-//! `shard`, those that ask a service in `flow::commands`, and what a core does unasked in
+//! Owns the state of one connection above its bytes: phase, dialect, device, who confirms, rate,
+//! bad lines. Never does I/O and never knows a clock. Commands that answer at once are in `shard`,
+//! those that ask a service in `flow::commands`, and what a core does unasked in
 //! `flow::background`.
 //!
 //! # Lifecycle
@@ -15,10 +15,12 @@
 //!   any phase ── quit, end of input, kick, error ──▶ Ended (a CloseReason; nothing is handled any more)
 //! ```
 //!
-//! In the types, `Binding` is [`Phase::LoggedIn`] before [`Login::ready`], and `Ended` is [`Session::ended`] beside any phase.
+//! In the types, `Binding` is [`Phase::LoggedIn`] before [`Login::ready`], and `Ended` is
+//! [`Session::ended`] beside any phase.
 //!
-//! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only in `LoggedIn`, and those
-//! that come in `Binding` wait until the log-in is answered; `Ended` is final.
+//! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only in
+//! `LoggedIn`, and those that come in `Binding` wait until the log-in is answered; `Ended` is
+//! final.
 
 pub mod cost;
 pub mod job;
@@ -78,22 +80,25 @@ pub struct Login {
     pub early_missed: bool,
     /// The groups whose messages this session gets.
     pub groups: Vec<GroupId>,
-    /// What the bus brought of groups joined and left while a command was under way: newer than what the service
-    /// answered that command, unless it asked again.
+    /// What the bus brought of groups joined and left while a command was under way: newer than
+    /// what the service answered that command, unless it asked again.
     pub membership_news: Vec<(GroupId, Membership)>,
-    /// What was pulled before it could be pushed, since the bus had lost it: it is not pushed again. `None`: nothing.
+    /// What was pulled before it could be pushed, since the bus had lost it: it is not pushed
+    /// again. `None`: nothing.
     pub pulled_ahead: Option<Box<BTreeMap<(Stream, u64), MessageId>>>,
-    /// The book of what the client has not confirmed; with `ack=auto` only while something held back is being sent.
+    /// The book of what the client has not confirmed; with `ack=auto` only while something held
+    /// back is being sent.
     pub manual: Option<Box<Manual>>,
 }
 
-/// The session that a connection belongs to, as clients know it and as services can end it: that of the login by password
-/// which made its token.
+/// The session that a connection belongs to, as clients know it and as services can end it: that of
+/// the login by password which made its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginSession {
     /// Its number: that of the first connection it had.
     pub id: SessionId,
-    /// The user's epoch in which it began, by the count of the User Service; `None`: it does not count.
+    /// The user's epoch in which it began, by the count of the User Service; `None`: it does not
+    /// count.
     pub epoch: Option<u64>,
     /// When the token was issued that the login was by, or the password given, in ms since 1970.
     pub issued_ms: u64,
@@ -110,7 +115,8 @@ pub struct HeldSession {
     pub device: String,
 }
 
-/// Numbers in [`Login::pulled_ahead`] at most; a client that has pulled more is pushed the first of them again.
+/// Numbers in [`Login::pulled_ahead`] at most; a client that has pulled more is pushed the first of
+/// them again.
 const PULLED_AHEAD: usize = 10_000;
 
 impl Login {
@@ -129,8 +135,9 @@ impl Login {
         }
     }
 
-    /// Whether message `id`, number `seq` of `stream`, whose turn it is to be pushed, was pulled before. Those before it will have
-    /// no turn any more, whatever became of theirs, and are forgotten.
+    /// Whether message `id`, number `seq` of `stream`, whose turn it is to be pushed, was pulled
+    /// before. Those before it will have no turn any more, whatever became of theirs, and are
+    /// forgotten.
     pub fn was_pulled_ahead(&mut self, stream: Stream, seq: u64, id: MessageId) -> bool {
         let Some(ahead) = &mut self.pulled_ahead else {
             return false;

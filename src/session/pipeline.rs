@@ -1,7 +1,7 @@
 //! What was read behind a send whose fate is not known.
 //!
-//! A send that was answered `TIMEOUT` or `BACKEND_UNAVAILABLE` may still be stored. What follows it in
-//! the same breath must not overtake it, so it gets the same answer. Pure.
+//! A send that was answered `TIMEOUT` or `BACKEND_UNAVAILABLE` may still be stored. What follows it
+//! in the same breath must not overtake it, so it gets the same answer. Pure.
 
 use crate::protocol::{error_code::ErrorCode, reply::Reply};
 

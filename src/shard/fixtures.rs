@@ -1,4 +1,5 @@
-//! What every test of the rules starts from: limits small enough to reach, and a gateway of a single process.
+//! What every test of the rules starts from: limits small enough to reach, and a gateway of a
+//! single process.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! What must always hold in a shard, by number, and how full its tables are.
 //!
-//! - **I1** A user of the table has sessions here, each of them once; whoever is logged in stands in
-//!   its user's list.
+//! - **I1** A user of the table has sessions here, each of them once; whoever is logged in stands
+//!   in its user's list.
 //! - **I2** A group of the table has members or is held; a session stands in a group's list exactly
 //!   while the group stands in its own, and is let in no further than the service said.
 //! - **I3** Nobody is logged in on a connection that has ended, and nothing of its input is kept.
@@ -10,8 +10,10 @@
 //! - **I5** Before a login is answered pushes wait and no unacknowledged window is kept; afterwards
 //!   nothing waits. Events of memberships are noted while a command is under way, not longer.
 //! - **I6** Whoever is caught up is behind; what is unconfirmed and pulled ahead is bounded.
-//! - **I7** A group's messages wait exactly while it is unknown of a member whether it still is one.
-//! - **I8** Each stream is in order: see [`Sequencer::assert_invariants`](super::sequencer::Sequencer).
+//! - **I7** A group's messages wait exactly while it is unknown of a member whether it still is
+//!   one.
+//! - **I8** Each stream is in order: see
+//!   [`Sequencer::assert_invariants`](super::sequencer::Sequencer).
 //! - **I9** What users lack is known of users who are here, and is something.
 //! - **I10** Each user and stream is once among those to be looked for, within the flows allowed.
 //! - **I11** Gauges tell what there is: connections, logins, unsent bytes, users without a route.

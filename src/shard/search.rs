@@ -1,11 +1,12 @@
 //! After pushes may have been lost: everything of everybody here is looked for, some at a time.
 //!
-//! Owns the passes over all streams and over all memberships: what of them is still to be looked for, and how much is
-//! looked for just now. The flows that look are [`Effect::LookFor`]. Messages and memberships are of different services,
-//! and neither pass waits for the other.
+//! Owns the passes over all streams and over all memberships: what of them is still to be looked
+//! for, and how much is looked for just now. The flows that look are [`Effect::LookFor`]. Messages
+//! and memberships are of different services, and neither pass waits for the other.
 //!
-//! Invariants: each user and group is in a queue once; at most as many flows are under way as may fetch at one time;
-//! the passes of a kind begin a second apart, and one that was asked for meanwhile comes after.
+//! Invariants: each user and group is in a queue once; at most as many flows are under way as may
+//! fetch at one time; the passes of a kind begin a second apart, and one that was asked for
+//! meanwhile comes after.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -32,7 +33,8 @@ pub enum Sought {
     Memberships(UserId),
 }
 
-/// One of the places for flows that look for something; free again once it is dropped, whatever becomes of the flow.
+/// One of the places for flows that look for something; free again once it is dropped, whatever
+/// becomes of the flow.
 #[derive(Debug)]
 pub struct Turn {
     _place: Arc<()>,
@@ -119,7 +121,8 @@ impl Pass {
 }
 
 impl Shard {
-    /// Pushes may have been lost: whatever is numbered is fetched from the last number on, and memberships are read anew.
+    /// Pushes may have been lost: whatever is numbered is fetched from the last number on, and
+    /// memberships are read anew.
     pub fn on_gap(&mut self) {
         self.metrics.push_gaps_total.inc();
         self.search.messages.again = true;
@@ -144,7 +147,8 @@ impl Shard {
         }
     }
 
-    /// Nothing more is to be asked of this session; if it was the last one, what waited for `group` goes out.
+    /// Nothing more is to be asked of this session; if it was the last one, what waited for `group`
+    /// goes out.
     pub(super) fn membership_known(&mut self, slot: u32, group: GroupId) {
         if let Some(entry) = self.groups.get_mut(&group)
             && entry.unknown.remove(&slot)

@@ -1,13 +1,15 @@
 //! A coarse timing wheel: when to look at which connection again.
 //!
-//! Owns one entry per armed connection of one core. Never knows what a connection waits for, nor whether it still lives:
-//! an entry is a key and a moment, nothing is ever cancelled, and whoever is woken says whether there is a next time.
-//! That makes activity free: a connection that reads a line notes the time and leaves its entry where it is; when the
-//! entry comes up, the connection finds that its time has moved and has itself armed again.
+//! Owns one entry per armed connection of one core. Never knows what a connection waits for, nor
+//! whether it still lives: an entry is a key and a moment, nothing is ever cancelled, and whoever
+//! is woken says whether there is a next time. That makes activity free: a connection that reads a
+//! line notes the time and leaves its entry where it is; when the entry comes up, the connection
+//! finds that its time has moved and has itself armed again.
 //!
-//! Invariants: an entry comes up once, never before its time, and with the first [`Wheel::advance`] that reaches the end
-//! of the tick its time lies in; a moment beyond the wheel's horizon (`tick_ms × slots`) waits for further turns; one
-//! call visits each slot at most once, however long the pause before it was.
+//! Invariants: an entry comes up once, never before its time, and with the first [`Wheel::advance`]
+//! that reaches the end of the tick its time lies in; a moment beyond the wheel's horizon
+//! (`tick_ms × slots`) waits for further turns; one call visits each slot at most once, however
+//! long the pause before it was.
 
 use crate::base::id::ConnectionKey;
 
@@ -38,7 +40,8 @@ impl Wheel {
         }
     }
 
-    /// Has `key` come up at `due_ms`, or with the next tick if that is past. A key that is armed twice comes up twice.
+    /// Has `key` come up at `due_ms`, or with the next tick if that is past. A key that is armed
+    /// twice comes up twice.
     pub fn schedule(&mut self, key: ConnectionKey, due_ms: u64) {
         let due_tick = due_ms
             .div_ceil(self.tick_ms)
@@ -48,7 +51,8 @@ impl Wheel {
         self.armed += 1;
     }
 
-    /// Hands every key whose time has come to `due`, which answers when it should come up next, if it should.
+    /// Hands every key whose time has come to `due`, which answers when it should come up next, if
+    /// it should.
     ///
     /// A `now_ms` before the one of an earlier call does nothing.
     pub fn advance(&mut self, now_ms: u64, mut due: impl FnMut(ConnectionKey) -> Option<u64>) {
@@ -100,8 +104,8 @@ impl Wheel {
             }
             false
         });
-        // The slot's memory goes with what was in it, so that a burst of arrivals does not stay for ever in every slot
-        // it passes through.
+        // The slot's memory goes with what was in it, so that a burst of arrivals does not stay for
+        // ever in every slot it passes through.
         entries.shrink_to(entries.len() * 2);
         let armed_meanwhile = std::mem::replace(&mut self.slots[slot], entries);
         self.slots[slot].extend(armed_meanwhile);

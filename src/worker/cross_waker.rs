@@ -1,9 +1,9 @@
 //! Waking a task of a core from the thread of another one.
 //!
 //! Cores share locks that tasks wait for, such as permits of calls that come one at a time. Whoever
-//! gives one back wakes the next task on whatever core it is. The executor of that core would hear of
-//! it through its ring, at which a core that waits in its own epoll set does not look: so the wake
-//! goes through the core's inbox, like everything that crosses threads.
+//! gives one back wakes the next task on whatever core it is. The executor of that core would hear
+//! of it through its ring, at which a core that waits in its own epoll set does not look: so the
+//! wake goes through the core's inbox, like everything that crosses threads.
 
 use std::{
     sync::Arc,

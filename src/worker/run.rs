@@ -1,6 +1,6 @@
-//! A core's loop. Each turn: take what other threads handed over, what sockets have, what is due; give
-//! it to the shard; let flows run; write what is to be sent, once per connection. Then wait in the
-//! core's epoll set until there is something new, or something is due.
+//! A core's loop. Each turn: take what other threads handed over, what sockets have, what is due;
+//! give it to the shard; let flows run; write what is to be sent, once per connection. Then wait in
+//! the core's epoll set until there is something new, or something is due.
 //!
 //! Invariants: a panic while one connection is served ends that connection and no other; the thread
 //! blocks only when no task is ready, nothing waits in the shard, and the inbox is armed.
@@ -313,7 +313,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             .filter(|client| client.key == key)
     }
 
-    /// Reads and hands over until there is nothing more, the shard wants no more, or the turn's share is used up.
+    /// Reads and hands over until there is nothing more, the shard wants no more, or the turn's
+    /// share is used up.
     fn read(&mut self, key: ConnectionKey) {
         for _ in 0..READS_PER_TURN {
             let Some(client) = self

@@ -1,8 +1,9 @@
-//! The promises of the gateway, checked from outside: the real binary, real sockets, a real data directory.
+//! The promises of the gateway, checked from outside: the real binary, real sockets, a real data
+//! directory.
 //!
-//! Each test starts its own gateway on free ports with its own directory, so all of them may run at once.
-//! Nothing here looks inside the process: what a test knows, it read from a socket, from the operations
-//! listener, from the standard streams or from the exit code.
+//! Each test starts its own gateway on free ports with its own directory, so all of them may run at
+//! once. Nothing here looks inside the process: what a test knows, it read from a socket, from the
+//! operations listener, from the standard streams or from the exit code.
 
 mod accounting;
 mod accounting_user;

@@ -1,4 +1,5 @@
-//! Many commands on their way at one time: consecutive messages of a connection are stored together.
+//! Many commands on their way at one time: consecutive messages of a connection are stored
+//! together.
 
 use rustix::process::Signal;
 

@@ -16,7 +16,7 @@ const COLUMNS_MAX: usize = 100;
 const RUST: [&str; 3] = ["src", "tests", "benches"];
 
 /// How many lines of sources are wider yet. The number only shrinks.
-const WIDE_YET: usize = 252;
+const WIDE_YET: usize = 61;
 
 /// Folders of documents, configuration and scripts, besides the files at the top.
 const OTHER: [&str; 6] = [".", "docs", "conf", "systemd", "scripts", "proto/im/v1"];

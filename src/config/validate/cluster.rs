@@ -1,7 +1,8 @@
-//! The rules of the sections that matter in a cluster: where backends and Redis are, how calls are made, and what
-//! `im-gateway backend` offers.
+//! The rules of the sections that matter in a cluster: where backends and Redis are, how calls are
+//! made, and what `im-gateway backend` offers.
 //!
-//! Owns the ranges and the grammar of addresses and instances. Reads nothing but its arguments, and resolves no name.
+//! Owns the ranges and the grammar of addresses and instances. Reads nothing but its arguments, and
+//! resolves no name.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,7 +37,8 @@ pub(super) fn service_discovery(values: &File, check: &Check) -> Result<ServiceD
         section.service_discovery_interval,
         INTERVAL,
     )?;
-    // Servers allow two to twenty times their tick, which is two seconds unless somebody changed it.
+    // Servers allow two to twenty times their tick, which is two seconds unless somebody changed
+    // it.
     let session = check.in_range(
         SECTION,
         "zookeeper_session_timeout",

@@ -94,8 +94,8 @@ pub(super) async fn register<B: Backend, P: PushSource>(
         }
     };
     if job.session_id != 0 {
-        // The connection goes over to the new account, as MPIM's tools expect. That is no `logout` of the old one: its
-        // tokens stay good.
+        // The connection goes over to the new account, as MPIM's tools expect. That is no `logout`
+        // of the old one: its tokens stay good.
         core.shard().log_out_in_place(job.key, false);
     }
     let login = Login {
@@ -173,7 +173,8 @@ async fn check_password<B: Backend, P: PushSource>(
     if !says_already_online(&refused) {
         return answered(refused);
     }
-    // MPIM's service remembers who is logged in, also where the gateway that logged them in is no more.
+    // MPIM's service remembers who is logged in, also where the gateway that logged them in is no
+    // more.
     let known = core.gateway.known_user(user);
     let user_id = Some(refused.user_id).filter(|id| *id > 0).or(known);
     let user_id = user_id.ok_or(STAYS_ONLINE)?;
@@ -190,7 +191,8 @@ async fn check_password<B: Backend, P: PushSource>(
     answered(response)
 }
 
-/// The password may be right: to call it wrong would send the user looking for the fault where it is not.
+/// The password may be right: to call it wrong would send the user looking for the fault where it
+/// is not.
 const STAYS_ONLINE: Failure = Failure::Refused(
     ErrorCode::AlreadyLoggedIn,
     "the user service counts this user as online",
@@ -287,7 +289,8 @@ impl Origin {
     }
 }
 
-/// The user is known: binds the route, takes up the groups, and settles from which numbers on pushes go out.
+/// The user is known: binds the route, takes up the groups, and settles from which numbers on
+/// pushes go out.
 async fn begin_session<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
@@ -313,7 +316,8 @@ async fn begin_session<B: Backend, P: PushSource>(
     }
     let bound = bind(core, job, (user, name), session_id).await;
     if !core.shard().is_logged_in(job.key, session_id) {
-        // The connection ended while it was being bound; its own unbinding may have overtaken the binding.
+        // The connection ended while it was being bound; its own unbinding may have overtaken the
+        // binding.
         core.shard().unbind(user, session_id);
         return Err(Failure::Refused(
             ErrorCode::Internal,
@@ -369,7 +373,8 @@ async fn bind<B: Backend, P: PushSource>(
         shard.set_baseline(job.key, last_seq);
         shard.set_session_epoch(job.key, bound.session_epoch);
         for gone in bound.displaced {
-            // Those on other cores are told over the bus, and this one is too: here it need not wait for it.
+            // Those on other cores are told over the bus, and this one is too: here it need not
+            // wait for it.
             if gone.gateway_id == core.route.as_str() && gone.session_id != session_id {
                 shard.end_session(user, gone.session_id, CloseReason::Replaced);
             }
@@ -391,7 +396,8 @@ async fn bind<B: Backend, P: PushSource>(
     Ok(Bound { replaced })
 }
 
-/// Binds the route; `None`: that cannot be done now, and the login goes on without, where that is conceded.
+/// Binds the route; `None`: that cannot be done now, and the login goes on without, where that is
+/// conceded.
 async fn bind_route<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     request: BindRouteRequest,
@@ -415,8 +421,8 @@ async fn bind_route<B: Backend, P: PushSource>(
     }
 }
 
-/// Takes up the user's groups. Groups that are new to this core are listened to before their last numbers are read, so
-/// that nothing falls between the two.
+/// Takes up the user's groups. Groups that are new to this core are listened to before their last
+/// numbers are read, so that nothing falls between the two.
 async fn join_groups<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
@@ -454,7 +460,8 @@ async fn join_groups<B: Backend, P: PushSource>(
     let mut shard = core.shard();
     if outcome.is_ok() {
         for (group, standing) in groups {
-            // A group joined between the two readings comes by its own push, which has it listened to as well.
+            // A group joined between the two readings comes by its own push, which has it listened
+            // to as well.
             if held.contains(&group) {
                 shard.add_member(job.key, group, standing.last_seq);
             }

@@ -95,7 +95,8 @@ impl PushSource for Silence {
 }
 
 impl World {
-    /// Each call takes some milliseconds. Pauses are over at once, but long ones after the first one never.
+    /// Each call takes some milliseconds. Pauses are over at once, but long ones after the first
+    /// one never.
     fn new(
         call_ms: u64,
         script: impl FnMut(&Request) -> Result<Response, CallError> + 'static,

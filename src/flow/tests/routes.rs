@@ -1,4 +1,5 @@
-//! Who is bound again and who is not, at what pace, and who is logged out for want of a way to unbind.
+//! Who is bound again and who is not, at what pace, and who is logged out for want of a way to
+//! unbind.
 
 use super::*;
 use crate::{

@@ -1,7 +1,9 @@
-//! One call: choosing a server, sending, judging what came of it, and doing it again where that is needed and harmless.
+//! One call: choosing a server, sending, judging what came of it, and doing it again where that is
+//! needed and harmless.
 //!
-//! Owns the rules of repeating. A call is repeated if nothing of it was written, or if repeating it does no harm, within the
-//! retry budget and the call's own deadline: at once on another server, or once on the same, and after that with pauses.
+//! Owns the rules of repeating. A call is repeated if nothing of it was written, or if repeating it
+//! does no harm, within the retry budget and the call's own deadline: at once on another server, or
+//! once on the same, and after that with pauses.
 
 use std::{rc::Rc, time::Duration};
 
@@ -270,8 +272,8 @@ impl Remote {
     }
 }
 
-/// Whether `M` may be sent again although it may have been done. A service of the classic wire gives messages numbers of its
-/// own, so that it would store them twice.
+/// Whether `M` may be sent again although it may have been done. A service of the classic wire
+/// gives messages numbers of its own, so that it would store them twice.
 fn idempotent<M: Method>(wire: Wire) -> bool {
     let stores = [
         method::Send::INDEX,

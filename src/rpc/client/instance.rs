@@ -1,11 +1,13 @@
-//! One process that serves calls: its connections, the calls that wait for one, and whether it can be reached at all.
+//! One process that serves calls: its connections, the calls that wait for one, and whether it can
+//! be reached at all.
 //!
-//! Owns the choice of a connection. A server of the classic wire takes one call at a time per connection, from a pool that
-//! grows up to its size; then calls wait in line. One with ids takes them all over a fixed number of connections. Knows no
-//! socket: a connection is opened and held by a task that tells how it went.
+//! Owns the choice of a connection. A server of the classic wire takes one call at a time per
+//! connection, from a pool that grows up to its size; then calls wait in line. One with ids takes
+//! them all over a fixed number of connections. Knows no socket: a connection is opened and held by
+//! a task that tells how it went.
 //!
-//! Invariants: a classic connection has at most one call out, and is closed when that call is given up; a call is written at
-//! most once.
+//! Invariants: a classic connection has at most one call out, and is closed when that call is given
+//! up; a call is written at most once.
 
 use std::{
     cell::{Cell, RefCell},
@@ -245,8 +247,8 @@ impl Server {
         }
     }
 
-    /// A connection is being opened as `connection_id`; `connecting`: calls may wait for it, `expected`: it was asked for
-    /// beside those that are kept for ever.
+    /// A connection is being opened as `connection_id`; `connecting`: calls may wait for it,
+    /// `expected`: it was asked for beside those that are kept for ever.
     pub fn opening(&self, connection_id: u64, connecting: bool, expected: bool) -> Rc<Connection> {
         if expected {
             assert!(self.expected_connections.get() > 0, "it was asked for");
@@ -295,7 +297,8 @@ impl Server {
         }
     }
 
-    /// Whether a further connection would help the calls that wait; it is expected then, and must be opened.
+    /// Whether a further connection would help the calls that wait; it is expected then, and must
+    /// be opened.
     pub(super) fn expects_connection(&self) -> bool {
         let connections = self.connections.borrow();
         let closed = connections
@@ -384,8 +387,8 @@ impl Server {
         }
     }
 
-    /// A call that was taken has ended. Unanswered, it leaves a classic connection of which nobody knows whose its next
-    /// reply is.
+    /// A call that was taken has ended. Unanswered, it leaves a classic connection of which nobody
+    /// knows whose its next reply is.
     pub fn ended(&self, number: u64) {
         assert!(self.outstanding.get() > 0, "a call ends once");
         self.outstanding.set(self.outstanding.get() - 1);
@@ -509,7 +512,8 @@ impl Server {
         self.connections.borrow().iter().any(is_overdue)
     }
 
-    /// Counts it as dead: it gets no calls until it has shown that it is not, and its connections are made anew.
+    /// Counts it as dead: it gets no calls until it has shown that it is not, and its connections
+    /// are made anew.
     pub(super) fn eject(&self, now_ms: u64) {
         self.breaker.borrow_mut().trip(now_ms);
         self.close_connections();

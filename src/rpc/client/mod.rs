@@ -1,4 +1,5 @@
-//! The services of other processes as a [`Backend`]: which server a call goes to, and what is done when that fails.
+//! The services of other processes as a [`Backend`]: which server a call goes to, and what is done
+//! when that fails.
 //!
 //! ```text
 //! call ─▶ choose (table, breaker, balance) ─▶ server ─▶ connection ─▶ wire ─▶ … ─▶ reply ─▶ the one call that waits for it
@@ -6,13 +7,14 @@
 //!           └────────── again, if harmless ─────┘
 //! ```
 //!
-//! Owns the servers of one core, the calls under way and the rules of repeating. Pure: it is told the time, has connections
-//! opened by a hook, and each connection's task tells it what came. Where to look: `attempt` makes a call, `server` is one
-//! process with its connections, `balance` chooses among several, `breaker` leaves one alone that fails, `budget` bounds
-//! repeating, `serial` keeps calls apart, `health` and `silence` look after servers.
+//! Owns the servers of one core, the calls under way and the rules of repeating. Pure: it is told
+//! the time, has connections opened by a hook, and each connection's task tells it what came. Where
+//! to look: `attempt` makes a call, `server` is one process with its connections, `balance` chooses
+//! among several, `breaker` leaves one alone that fails, `budget` bounds repeating, `serial` keeps
+//! calls apart, `health` and `silence` look after servers.
 //!
-//! Invariants: a reply reaches the one call it was numbered for, or nobody; a call that may not be repeated is written at
-//! most once; nobody waits for a server that is known to be unreachable.
+//! Invariants: a reply reaches the one call it was numbered for, or nobody; a call that may not be
+//! repeated is written at most once; nobody waits for a server that is known to be unreachable.
 
 mod attempt;
 mod balance;
@@ -127,7 +129,8 @@ pub struct Dependencies {
     pub dial: Dial,
     /// Lets time pass.
     pub pause: Box<dyn Fn(Duration) -> Pause>,
-    /// Permits of calls that services of the classic wire cannot take two of at one time; the cores share them.
+    /// Permits of calls that services of the classic wire cannot take two of at one time; the cores
+    /// share them.
     pub serial: Arc<SerialCalls>,
     /// What draws begin with.
     pub random: Random,
@@ -201,7 +204,8 @@ impl Remote {
         id
     }
 
-    /// Takes over a new table: connects to servers that are new, and lets go of those that are gone.
+    /// Takes over a new table: connects to servers that are new, and lets go of those that are
+    /// gone.
     fn update(self: &Rc<Self>, endpoints: &Endpoints) {
         let mut new = Vec::new();
         let mut listed: HashMap<(SocketAddr, Wire), Rc<Server>> = HashMap::new();
@@ -280,7 +284,8 @@ impl Remote {
         )
     }
 
-    /// The connection is open. `false`: it was given up while it was being opened, and must be let go.
+    /// The connection is open. `false`: it was given up while it was being opened, and must be let
+    /// go.
     pub fn opened(&self, server: &Server, connection: &Connection) -> bool {
         if connection.was_closed() {
             return false;

@@ -1,9 +1,10 @@
 //! One connection of a gateway, without its socket: bytes to calls, answers to bytes.
 //!
-//! Owns what is under way and the order of classic replies. Pure: bytes, answers and the time come in, calls and bytes go out.
+//! Owns what is under way and the order of classic replies. Pure: bytes, answers and the time come
+//! in, calls and bytes go out.
 //!
-//! Invariants: every call that is taken is answered once, or by the rules of mprpc never; nothing is taken past a limit, so
-//! what a connection can hold is known beforehand.
+//! Invariants: every call that is taken is answered once, or by the rules of mprpc never; nothing
+//! is taken past a limit, so what a connection can hold is known beforehand.
 
 use std::{mem, sync::Arc};
 
@@ -32,7 +33,8 @@ pub(super) struct Limits {
     pub(super) calls_bytes: usize,
     /// Replies that the peer has not read; past it no further call is taken.
     pub(super) unsent_bytes: usize,
-    /// The same together with a page for each call under way that may bring one; past it no further call is taken.
+    /// The same together with a page for each call under way that may bring one; past it no further
+    /// call is taken.
     pub(super) replies_bytes: usize,
     /// How long a page is.
     pub(super) page_bytes: usize,
@@ -126,9 +128,10 @@ impl Connection {
         }
     }
 
-    /// Takes bytes that came at `unix_ms`, after those before; none: goes on with what had no room. Hands each call to
-    /// `submit` with a number for [`complete`](Self::complete) and the milliseconds that its caller waits, 0 where it does not
-    /// say; `submit` gives back what the services have no room for.
+    /// Takes bytes that came at `unix_ms`, after those before; none: goes on with what had no room.
+    /// Hands each call to `submit` with a number for [`complete`](Self::complete) and the
+    /// milliseconds that its caller waits, 0 where it does not say; `submit` gives back what the
+    /// services have no room for.
     ///
     /// # Errors
     /// Bytes that are no call: the connection is of no use any more.
@@ -200,7 +203,8 @@ impl Connection {
         !self.is_paused && self.has_room()
     }
 
-    /// Whether calls wait here for which there is room now: [`receive`](Self::receive) without bytes takes them.
+    /// Whether calls wait here for which there is room now: [`receive`](Self::receive) without
+    /// bytes takes them.
     pub(super) fn can_go_on(&self) -> bool {
         self.is_paused && self.has_room()
     }

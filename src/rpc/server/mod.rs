@@ -1,9 +1,9 @@
 //! The answering end of calls: `im-gateway backend` towards its gateways.
 //!
 //! Owns the listener for calls, a task per connection (`task`, with its rules in `connection`), and
-//! the way of the answers from the store's thread (`replies`). Never looks into a request beyond its
-//! kind: what is asked goes to the services as it is. What calls and replies are in bytes is the
-//! wire's ([`rpc::wire`](super::wire)). Everything runs on the one thread that also runs
+//! the way of the answers from the store's thread (`replies`). Never looks into a request beyond
+//! its kind: what is asked goes to the services as it is. What calls and replies are in bytes is
+//! the wire's ([`rpc::wire`](super::wire)). Everything runs on the one thread that also runs
 //! [`crate::control`].
 //!
 //! ```text
@@ -50,25 +50,29 @@ use crate::{
     service::{PAGE_BYTES, ServiceClient},
 };
 
-/// Connections at one time: each core of each gateway has one, or a few dozen where it speaks the classic form.
+/// Connections at one time: each core of each gateway has one, or a few dozen where it speaks the
+/// classic form.
 pub const CONNECTIONS_MAX: usize = 4096;
 
 /// What one connection may have under way.
 const LIMITS: Limits = Limits {
     // Four times the longest line a gateway takes, so whatever it may rightly send.
     args_bytes: 4 * 1024 * 1024,
-    // A core asks once per session at a time; past this the store is behind anyway, and waiting in the socket is as good.
+    // A core asks once per session at a time; past this the store is behind anyway, and waiting in
+    // the socket is as good.
     calls: 8192,
     calls_bytes: 8 * 1024 * 1024,
     // A full page of an inbox, several times over.
     unsent_bytes: 8 * 1024 * 1024,
-    // Some fifty pages: a core that fetches for so many users at once is served no faster by more of them.
+    // Some fifty pages: a core that fetches for so many users at once is served no faster by more
+    // of them.
     replies_bytes: 32 * 1024 * 1024,
     page_bytes: PAGE_BYTES,
 };
 /// What calls that are not whole yet may hold, of all connections together: sixteen of the longest.
 const HALF_SENT_BYTES: usize = 64 * 1024 * 1024;
-/// Silence after which TCP asks whether the peer is there, how often and how many times: a dead one is gone in a minute.
+/// Silence after which TCP asks whether the peer is there, how often and how many times: a dead one
+/// is gone in a minute.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(30))
     .with_interval(Duration::from_secs(10))
@@ -101,8 +105,8 @@ struct Shared {
 }
 
 impl Server {
-    /// A server that offers `services`, to at most `max_connections` connections, half of which are for `gateways` where it is known
-    /// who they are.
+    /// A server that offers `services`, to at most `max_connections` connections, half of which are
+    /// for `gateways` where it is known who they are.
     pub fn new(
         services: &[Service],
         max_connections: usize,
@@ -125,8 +129,8 @@ impl Server {
         }
     }
 
-    /// Serves on `listener` until `stop` is fulfilled or dropped; then takes no further connection or call, answers what is
-    /// under way, and returns once every connection has ended.
+    /// Serves on `listener` until `stop` is fulfilled or dropped; then takes no further connection
+    /// or call, answers what is under way, and returns once every connection has ended.
     ///
     /// # Errors
     /// A listener that the runtime cannot use.
@@ -313,7 +317,8 @@ impl Shared {
         });
     }
 
-    /// Logs what a peer did wrong, unless there was much of that lately: any peer can bring it about as often as it likes.
+    /// Logs what a peer did wrong, unless there was much of that lately: any peer can bring it
+    /// about as often as it likes.
     fn say(&self, words: impl FnOnce() -> String) {
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
 //! A connection with its socket: the task that moves bytes.
 //!
-//! Owns the order of one run: take what the services answered, write, read, until neither goes on. So all replies that became
-//! ready together leave in one write, and all calls that came together are taken from one read. Decides nothing about calls.
+//! Owns the order of one run: take what the services answered, write, read, until neither goes on.
+//! So all replies that became ready together leave in one write, and all calls that came together
+//! are taken from one read. Decides nothing about calls.
 
 use std::{
     cell::RefCell,
@@ -32,11 +33,14 @@ use crate::{
 
 /// What one read takes at most; a gateway's calls are small, so this is hundreds of them.
 const READ_BYTES: usize = 64 * 1024;
-/// How long a peer may leave its replies unread or a call half sent, however much of it comes meanwhile.
+/// How long a peer may leave its replies unread or a call half sent, however much of it comes
+/// meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a connection may say nothing while nothing is under way: gateways ask now and then whether we are there.
+/// How long a connection may say nothing while nothing is under way: gateways ask now and then
+/// whether we are there.
 pub(super) const IDLE: Duration = Duration::from_secs(120);
-/// So much of a call may always wait for its rest; what is beyond must find room among that of all others.
+/// So much of a call may always wait for its rest; what is beyond must find room among that of all
+/// others.
 const HALF_SENT_FREE_BYTES: usize = 8 * 1024;
 /// How long to wait for the peer to close after the last reply, so that nothing of it is lost.
 const LINGER: Duration = Duration::from_secs(1);
@@ -130,8 +134,9 @@ impl ConnectionTask {
         self.connection.stop();
     }
 
-    /// Ends the sending side and waits a little for the peer to do the same. Closing at once, with calls unread, would
-    /// reset the connection and could take replies with it that the peer has not read yet.
+    /// Ends the sending side and waits a little for the peer to do the same. Closing at once, with
+    /// calls unread, would reset the connection and could take replies with it that the peer has
+    /// not read yet.
     pub(super) async fn linger(mut self) {
         let close = async {
             std::future::poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context))
@@ -254,7 +259,8 @@ impl ConnectionTask {
         self.watch_for_silence(context, has_written || has_read)
     }
 
-    /// Ends a connection whose peer does not read, or does not finish a call. A byte now and then finishes nothing.
+    /// Ends a connection whose peer does not read, or does not finish a call. A byte now and then
+    /// finishes nothing.
     fn watch_for_stall(&mut self, context: &mut Context<'_>, has_written: bool) -> Result<(), End> {
         if self.connection.output().is_empty() || has_written {
             self.unread = None;

@@ -1,4 +1,5 @@
-//! The rules of a connection, without a socket: what comes in, in whatever pieces, and what goes out, in which order.
+//! The rules of a connection, without a socket: what comes in, in whatever pieces, and what goes
+//! out, in which order.
 
 use std::sync::Arc;
 

@@ -117,8 +117,8 @@ fn before_login_a_client_may_leave_no_more_than_a_few_lines_in_either_direction(
     assert!(shard.unsent(key).len() > shard.options().outbound_queue_bytes / 2);
 }
 
-/// Logs in, spends nearly all tokens, asks for `line`, and says after how many milliseconds the `ping` behind it is
-/// answered.
+/// Logs in, spends nearly all tokens, asks for `line`, and says after how many milliseconds the
+/// `ping` behind it is answered.
 fn answered_after_ms(line: &str, reply: &Reply) -> u64 {
     let mut shard = shard();
     let key = connect_limited(&mut shard);
@@ -149,7 +149,8 @@ fn what_moves_much_is_paid_for_before_the_next_command_and_closes_nobody() {
     // A token comes back every 100 ms; the login took five of twenty.
     assert_eq!(answered_after_ms("pull:100", &pulled(0)), 100);
     assert_eq!(answered_after_ms("pull:100", &pulled(100)), 600);
-    // A whole burst, which takes longer to come back than a client may go on sending too many commands.
+    // A whole burst, which takes longer to come back than a client may go on sending too many
+    // commands.
     assert_eq!(answered_after_ms("pull:1000", &pulled(1000)), 2_100);
     assert_eq!(answered_after_ms("ack:1:2:3", &Reply::Acked(0)), 100);
 }

@@ -80,7 +80,8 @@ fn session_id(shard: &Shard, key: ConnectionKey) -> SessionId {
     login.expect("a log-in").session_id
 }
 
-/// Logs `user` in, with direct messages after `last_seq` and the groups' after their numbers to be pushed.
+/// Logs `user` in, with direct messages after `last_seq` and the groups' after their numbers to be
+/// pushed.
 fn log_in(
     shard: &mut Shard,
     key: ConnectionKey,

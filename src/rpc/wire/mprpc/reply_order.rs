@@ -1,7 +1,7 @@
 //! The order of classic replies.
 //!
-//! A classic reply carries no id: the caller knows it by its place. Answers that are ready before those in front wait here,
-//! encoded. Pure.
+//! A classic reply carries no id: the caller knows it by its place. Answers that are ready before
+//! those in front wait here, encoded. Pure.
 
 use std::collections::VecDeque;
 
@@ -34,7 +34,8 @@ impl ReplyOrder {
         self.held_bytes
     }
 
-    /// Answers `position` with the message that `encode` appends: `len` bytes. Appends to `output` whatever may leave now.
+    /// Answers `position` with the message that `encode` appends: `len` bytes. Appends to `output`
+    /// whatever may leave now.
     pub(in crate::rpc::wire) fn answer(
         &mut self,
         position: u64,

@@ -1,5 +1,5 @@
-//! What the misbehaving backend answers when it behaves: every answer can be computed from its question, so that a client
-//! can tell its own answer from anybody else's.
+//! What the misbehaving backend answers when it behaves: every answer can be computed from its
+//! question, so that a client can tell its own answer from anybody else's.
 
 use im_gateway::{
     contract::methods::{Request, Response},

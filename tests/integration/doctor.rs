@@ -1,6 +1,10 @@
 //! `im-gateway doctor`: what it finds in use, missing and away. Runs the real binary beside real
 //! parts.
 
+use std::process::Command;
+
+use tempfile::TempDir;
+
 use crate::common::backend_process::BackendProcess;
 use crate::common::cluster::Ground;
 use crate::common::{Gateway, run_to_exit};
@@ -85,4 +89,53 @@ fn in_a_cluster_redis_zookeeper_and_backends_are_asked() {
     );
     assert!(line(&table, "Redis").contains("127.0.0.1:1"), "{table}");
     assert!(line(&table, "UserService").starts_with("warn"), "{table}");
+}
+
+/// Says what the doctor finds about CPUs in a control group `/a`, with these `cpu.max` of the root
+/// and of the group; `None`: this process may not mount.
+fn cpus_under_quotas(root: &str, group: &str) -> Option<String> {
+    const SCRIPT: &str = r#"mount --bind "$1/membership" /proc/$$/cgroup &&
+        mount --bind "$1/groups" /sys/fs/cgroup && exec "$2" doctor"#;
+    let directory = TempDir::new().expect("a temporary directory");
+    let file = |name: &str, content: &str| {
+        std::fs::write(directory.path().join(name), content).expect("a file");
+    };
+    std::fs::create_dir_all(directory.path().join("groups/a")).expect("a directory");
+    file("membership", "0::/a\n");
+    file("groups/cgroup.controllers", "cpu\n");
+    file("groups/a/cgroup.controllers", "cpu\n");
+    file("groups/cpu.max", root);
+    file("groups/a/cpu.max", group);
+    let examined = Command::new("unshare")
+        .args(["--mount", "sh", "-c", SCRIPT, "sh"])
+        .arg(directory.path())
+        .arg(env!("CARGO_BIN_EXE_im-gateway"))
+        .current_dir(directory.path())
+        .env("IM_GATEWAY__GATEWAY_SERVICE__PORT", "0")
+        .env("IM_GATEWAY__OPS__LISTEN", "")
+        .output()
+        .ok()?;
+    let table = String::from_utf8(examined.stdout).expect("UTF-8");
+    (!table.is_empty()).then(|| line(&table, "CPUs").to_owned())
+}
+
+#[test]
+fn a_quota_of_any_control_group_above_decides_how_many_workers_there_are() {
+    let usable = std::thread::available_parallelism().map_or(1, usize::from);
+    let no_quota = cpus_under_quotas("max 100000\n", "max 100000\n");
+    let (Some(no_quota), true) = (no_quota, usable > 1) else {
+        println!("skipped: this process may not mount, or has one CPU");
+        return;
+    };
+    assert!(!no_quota.contains("quota"), "{no_quota}");
+    for (root, group) in [
+        ("max 100000\n", "100000 100000\n"),
+        ("150000 100000\n", "max 100000\n"),
+        // Less than one CPU's time is one worker all the same.
+        ("max 100000\n", "20000 100000\n"),
+    ] {
+        let found = cpus_under_quotas(root, group).expect("it may mount");
+        let expected = "of which a quota allows the time of 1, 1 workers";
+        assert!(found.ends_with(expected), "{root}{group}{found}");
+    }
 }

@@ -50,9 +50,10 @@ pub trait Backend {
     /// Tells the time in ms, many times a second; what is due now and then is done.
     fn advance(&self, now_ms: u64);
 
-    /// Tells the time in ms, with each turn of the core, and ends the calls whose deadline has
-    /// come.
-    fn expire_calls(&self, now_ms: u64);
+    /// Tells the time in µs, with each turn of the core, and ends the calls whose deadline has
+    /// come. Deadlines are whole milliseconds: a call has all its time from the end of the
+    /// millisecond it begins in, so none ends too early.
+    fn expire_calls(&self, now_us: u64);
 
     /// When the next call's deadline comes, at the earliest; `None`: none is under way.
     fn next_deadline_ms(&self) -> Option<u64>;

@@ -120,9 +120,9 @@ impl Backend for Embedded {
         self.now_ms.set(now_ms);
     }
 
-    fn expire_calls(&self, now_ms: u64) {
-        self.now_ms.set(now_ms);
-        self.calls.expire(now_ms, || Err(CallError::Timeout));
+    fn expire_calls(&self, now_us: u64) {
+        self.now_ms.set(now_us.div_ceil(1000));
+        self.calls.expire(now_us / 1000, || Err(CallError::Timeout));
     }
 
     fn next_deadline_ms(&self) -> Option<u64> {

@@ -158,10 +158,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Takes what is new: the time, what other threads handed over, what sockets have.
     fn take_in(&mut self, now_us: u64) {
         self.runtime.timers.advance(now_us);
-        self.core.backend.expire_calls(now_us / 1000);
+        self.core.backend.expire_calls(now_us);
         self.take_inbox();
         self.take_ready();
-        self.tick(now_us / 1000);
+        self.tick(now_us);
         self.resume();
     }
 
@@ -273,13 +273,14 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.ready = ready;
     }
 
-    fn tick(&mut self, now_ms: u64) {
+    fn tick(&mut self, now_us: u64) {
+        let now_ms = now_us / 1000;
         if now_ms < self.next_tick_ms {
             return;
         }
         self.next_tick_ms = now_ms + TICK_MS;
         self.metrics.heartbeat.beat(now_ms);
-        self.core.backend.advance(now_ms);
+        self.core.backend.advance(now_us.div_ceil(1000));
         self.core.bus.advance(now_ms);
         if self.core.backend.pushes_in_doubt() {
             self.core.shard().on_gap();

@@ -377,8 +377,7 @@ fn a_backend_that_never_answers_costs_a_timeout_and_no_more() {
     for _ in 0..3 {
         let asked = Instant::now();
         assert_error(&client.ask("friends"), "TIMEOUT");
-        // The gateway counts whole milliseconds, and one of them may have begun before.
-        let took = asked.elapsed() + Duration::from_millis(1);
+        let took = asked.elapsed();
         assert!(took >= PATIENCE && took < PATIENCE * 8, "it took {took:?}");
         assert_eq!(client.ask("ping"), "+OK pong");
     }

@@ -376,9 +376,9 @@ impl Backend for Rc<Remote> {
         self.check_health(now_ms);
     }
 
-    fn expire_calls(&self, now_ms: u64) {
-        self.now_ms.set(now_ms);
-        self.calls.expire(now_ms, || Outcome::TimedOut);
+    fn expire_calls(&self, now_us: u64) {
+        self.now_ms.set(now_us.div_ceil(1000));
+        self.calls.expire(now_us / 1000, || Outcome::TimedOut);
     }
 
     fn next_deadline_ms(&self) -> Option<u64> {

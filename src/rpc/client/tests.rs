@@ -33,6 +33,22 @@ fn calls_with_ids_share_a_connection_and_are_answered_in_any_order() {
 }
 
 #[test]
+fn a_call_has_all_of_its_time_wherever_in_a_millisecond_it_begins() {
+    for begun_us in [10_000, 10_001, 10_500, 10_999] {
+        let world = World::with(&[Wire::WithIds]);
+        world.open();
+        world.remote.expire_calls(begun_us);
+        let mut login = world.login("alice");
+        assert!(poll(&mut login).is_none());
+        let end_us = begun_us + TIMEOUT_MS * 1000;
+        world.remote.expire_calls(end_us - 1);
+        assert!(poll(&mut login).is_none(), "begun at {begun_us} µs");
+        world.remote.expire_calls(end_us + 999);
+        assert_eq!(poll(&mut login), Some(Err(CallError::Timeout)));
+    }
+}
+
+#[test]
 fn a_classic_connection_carries_one_call_and_the_pool_grows_to_its_size() {
     let world = World::with(&[Wire::Classic]);
     let first = world.open().remove(0);

@@ -126,7 +126,7 @@ impl World {
 
     pub fn pass(&self, length_ms: u64) {
         self.clock.set(self.clock.get() + length_ms);
-        self.remote.expire_calls(self.clock.get());
+        self.remote.expire_calls(self.clock.get() * 1000);
         self.remote.advance(self.clock.get());
     }
 

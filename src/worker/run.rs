@@ -500,6 +500,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         let (core, metrics) = (Rc::clone(&self.core), Arc::clone(&self.metrics));
         let flows = Rc::clone(&self.flows);
         flows.set(flows.get() + 1);
+        // Each future around it would hold it twice, once before and once while it runs.
+        let flow = Box::pin(flow);
         self.runtime.tasks.spawn(async move {
             if AssertUnwindSafe(flow).catch_unwind().await.is_err() {
                 metrics.panics_total.inc();

@@ -31,7 +31,7 @@ use crate::{
 pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Replies {
     match job.commands.as_slice() {
         [command] => smallvec![run_one(core, job, command).await],
-        _ => send::all(core, job).await,
+        _ => Box::pin(send::all(core, job)).await,
     }
 }
 
@@ -40,12 +40,13 @@ async fn run_one<B: Backend, P: PushSource>(
     job: &Job,
     command: &Asked,
 ) -> Reply {
+    // Logins are long flows: in a place of their own, they do not make every other command as large.
     let outcome = match &command.call {
         Call::Register { user, password } => {
-            auth::register(core, (job, command.dialect), user, password).await
+            Box::pin(auth::register(core, (job, command.dialect), user, password)).await
         }
-        Call::Login { user, password } => auth::login(core, job, user, password).await,
-        Call::Auth { token } => auth::auth(core, job, token).await,
+        Call::Login { user, password } => Box::pin(auth::login(core, job, user, password)).await,
+        Call::Auth { token } => Box::pin(auth::auth(core, job, token)).await,
         Call::Refresh => sessions::refresh(core, job),
         Call::Logout => sessions::logout(core, job).await,
         Call::Password { new } => sessions::password(core, job, new).await,

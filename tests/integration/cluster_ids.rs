@@ -31,7 +31,7 @@ fn send_all(clients: &mut [&mut Client], to: u64, count: usize) -> (Vec<u64>, BT
 
 #[test]
 fn gateways_on_the_same_worker_numbers_lose_nothing_that_they_acknowledged() {
-    const COUNT: usize = 300;
+    const COUNT: usize = 1000;
     const ROUNDS_MAX: usize = 100;
     let mut cluster = Cluster::start(1, 0);
     cluster.launch_static_gateway(0);

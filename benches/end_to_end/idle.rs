@@ -17,7 +17,7 @@ use crate::{
 const MEMORY_LIMIT_KIB: f64 = 1.5;
 /// The promise, in percent of one core for all connections.
 const CPU_LIMIT_PERCENT: f64 = 1.0;
-/// After the last login: what was put off (confirmations, timers of the log-in) happens now.
+/// After the last login: what was put off (confirmations, timers of the login) happens now.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Descriptors this process and the gateway need beside the connections.
 const SPARE_FILES: u64 = 500;
@@ -59,7 +59,7 @@ pub fn measure(setup: &Setup, registered: &[Account], report: &mut Report) -> Re
         target: Target::AtMost(MEMORY_LIMIT_KIB),
         note: format!(
             "resident {:.1} MiB with one connection, {:.1} MiB with all; everything divided by connections: {:.2} KiB; \
-             {:.0} log-ins/s by token",
+             {:.0} logins/s by token",
             kib(empty_bytes) / 1024.0,
             kib(full_bytes) / 1024.0,
             kib(full_bytes) / count as f64,

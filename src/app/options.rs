@@ -17,7 +17,7 @@ use crate::{
     worker::listener::SocketOptions,
 };
 
-/// Records of failed log-ins, by address and by user.
+/// Records of failed logins, by address and by user.
 const LOGIN_RECORDS: usize = 16 * 1024;
 /// Networks whose registrations are counted.
 const REGISTRATION_RECORDS: usize = 16 * 1024;

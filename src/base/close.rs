@@ -9,11 +9,11 @@ pub enum CloseReason {
     Quit,
     /// The connection was reset or broke.
     ConnectionLost,
-    /// A newer log-in with the same device name, or past `max_devices`.
+    /// A newer login with the same device name, or past `max_devices`.
     Replaced,
     /// Nothing was read for `connection_timeout`.
     Idle,
-    /// No log-in within `login_timeout`.
+    /// No login within `login_timeout`.
     AuthTimeout,
     /// More than `outbound_queue_bytes` of pushes unread.
     SlowConsumer,

@@ -192,9 +192,9 @@ sections! {
 
     /// What one client may take.
     limits: LimitsSection {
-        /// Longest line after log-in, its terminator counted.
+        /// Longest line after login, its terminator counted.
         max_line_bytes: Size = Size::from_bytes(8192),
-        /// Longest line before log-in, its terminator counted.
+        /// Longest line before login, its terminator counted.
         login_line_bytes: Size = Size::from_bytes(512),
         /// Messages of one connection that are stored together.
         pipeline_limit: u32 = 64,
@@ -218,7 +218,7 @@ sections! {
         commands_burst: u32 = 100,
         /// How long a connection may stay over its rate.
         throttle_timeout: Seconds = Seconds::from_ms(10_000),
-        /// Failed log-ins before the next one has to wait.
+        /// Failed logins before the next one has to wait.
         login_attempts: u32 = 5,
         /// The first wait; each further failure doubles it.
         login_delay: Seconds = Seconds::from_ms(1000),

@@ -172,9 +172,9 @@ pub struct Metrics {
 /// `[limits]`: what one client may take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Longest line after log-in, its terminator counted.
+    /// Longest line after login, its terminator counted.
     pub max_line_bytes: usize,
-    /// Longest line before log-in; never more than `max_line_bytes`.
+    /// Longest line before login; never more than `max_line_bytes`.
     pub login_line_bytes: usize,
     /// Messages of one connection that are stored together.
     pub pipeline_limit: usize,
@@ -198,7 +198,7 @@ pub struct Limits {
     pub commands_burst: u32,
     /// How long a connection may stay over its rate.
     pub throttle_timeout_ms: u64,
-    /// Failed log-ins before the next one has to wait.
+    /// Failed logins before the next one has to wait.
     pub login_attempts: u32,
     /// The first wait.
     pub login_delay_ms: u64,

@@ -27,10 +27,10 @@ use crate::{
     },
     shard::{
         Effect, Standing,
-        account::CatchUp,
         push::Page,
-        search::{Sought, Turn},
+        resync::{ResyncPermit, ResyncTarget},
         sequencer::Fetch,
+        window::CatchUp,
     },
 };
 
@@ -85,9 +85,9 @@ pub async fn run<B: Backend, P: PushSource>(core: Rc<Core<B, P>>, effect: Effect
             }
         }
         Effect::Fetch { stream, fetch } => fetch_missing(&core, stream, fetch, None).await,
-        Effect::LookFor { sought, turn } => {
-            look_for(&core, sought, turn).await;
-            core.shard().search_on();
+        Effect::Resync { target, permit } => {
+            resync(&core, target, permit).await;
+            core.shard().continue_resync();
         }
         Effect::Settle(_place) => settle::settle_all(&core).await,
         Effect::Subscribe(group) => {
@@ -129,17 +129,21 @@ async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
     *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
-/// Looks for one thing of a pass. A flow that has been refused goes on, and gives up its turn:
+/// Resyncs one target. A flow that has been refused goes on, and releases its permit:
 /// others need not wait for it.
-async fn look_for<B: Backend, P: PushSource>(core: &Core<B, P>, sought: Sought, turn: Turn) {
-    match sought {
-        Sought::Messages(stream) => {
+async fn resync<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    target: ResyncTarget,
+    permit: ResyncPermit,
+) {
+    match target {
+        ResyncTarget::Messages(stream) => {
             let fetch = core.shard().missed(stream);
             if let Some(fetch) = fetch {
-                fetch_missing(core, stream, fetch, Some(turn)).await;
+                fetch_missing(core, stream, fetch, Some(permit)).await;
             }
         }
-        Sought::Memberships(user) => {
+        ResyncTarget::Memberships(user) => {
             check_memberships(core, user).await;
             core.shard().memberships_known(user);
         }
@@ -168,7 +172,7 @@ pub(super) async fn groups_of<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<Vec<(GroupId, Standing)>, Missing> {
-    let _turn = core.turn_to_fetch().await;
+    let _permit = core.fetch_permit().await;
     let request = GetUserGroupsRequest { user_id: user };
     let response = match core.backend.call::<method::GetUserGroups>(request).await {
         // Nobody knows who is where.
@@ -184,11 +188,11 @@ async fn fetch_missing<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     stream: Stream,
     mut fetch: Fetch,
-    mut turn: Option<Turn>,
+    mut permit: Option<ResyncPermit>,
 ) {
     let mut pause = FIRST_PAUSE;
     for attempt in 0.. {
-        wait_for_readers(core, stream, &mut turn).await;
+        wait_for_readers(core, stream, &mut permit).await;
         let reader = core.shard().reader(stream, fetch.after, attempt);
         let page = match reader {
             Some(reader) => fetch_page(core, stream, reader, fetch, PAGE).await,
@@ -199,7 +203,7 @@ async fn fetch_missing<B: Backend, P: PushSource>(
                 core.shard().fetched(stream, fetch, page);
                 return;
             }
-            Err(Missing::Refused) => give_up(core, &mut turn),
+            Err(Missing::Refused) => release_permit(core, &mut permit),
             Err(Missing::Failed) => {}
         }
         sleep(core, &mut pause).await;
@@ -215,11 +219,11 @@ async fn fetch_missing<B: Backend, P: PushSource>(
 async fn wait_for_readers<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     stream: Stream,
-    turn: &mut Option<Turn>,
+    permit: &mut Option<ResyncPermit>,
 ) {
     let mut pause = FIRST_LOOK;
     while core.shard().is_full(stream) {
-        give_up(core, turn);
+        release_permit(core, permit);
         look_again(core, &mut pause).await;
     }
 }
@@ -231,9 +235,9 @@ async fn look_again<B, P>(core: &Core<B, P>, pause: &mut Duration) {
 }
 
 /// Lets the pass go on without this flow.
-fn give_up<B: Backend, P: PushSource>(core: &Core<B, P>, turn: &mut Option<Turn>) {
-    if turn.take().is_some() {
-        core.shard().search_on();
+fn release_permit<B: Backend, P: PushSource>(core: &Core<B, P>, permit: &mut Option<ResyncPermit>) {
+    if permit.take().is_some() {
+        core.shard().continue_resync();
     }
 }
 
@@ -246,7 +250,7 @@ async fn fetch_page<B: Backend, P: PushSource>(
     wanted: Fetch,
     limit: u32,
 ) -> Result<Page, Missing> {
-    let _turn = core.turn_to_fetch().await;
+    let _permit = core.fetch_permit().await;
     let (mut messages, end) = match stream {
         Stream::Direct(user) => pull_inbox(core, user, wanted, limit).await?,
         Stream::Group(group) => pull_group(core, group, reader, wanted, limit).await?,
@@ -325,7 +329,7 @@ fn answered(response: &impl Answer) -> Result<(), Missing> {
     }
 }
 
-/// Sends a client what was held back, as far as it has read what it was sent and its account has
+/// Sends a client what was held back, as far as it has read what it was sent and its window has
 /// room.
 async fn catch_up<B: Backend, P: PushSource>(
     core: &Core<B, P>,

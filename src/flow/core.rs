@@ -16,7 +16,7 @@ use futures_lite::FutureExt;
 
 use super::{
     known_users::{KnownUsers, Note},
-    route_turns::RouteTurns,
+    route_locks::RouteLocks,
 };
 use crate::{
     base::{
@@ -33,14 +33,14 @@ use crate::{
 
 /// What all cores of a gateway share. Nothing of it is touched on the path of a message.
 pub struct Gateway {
-    /// Log-in tokens.
+    /// Login tokens.
     pub tokens: Tokens,
     /// Devices a user may be logged in on.
     pub max_devices: u32,
     /// Addresses to which limits by address and rate do not apply.
     pub exempt: Exempt,
-    /// Turns to change the one route of a user.
-    pub(super) route_turns: RouteTurns,
+    /// Locks to change the one route of a user.
+    pub(super) route_locks: RouteLocks,
     /// What services that are MPIM's are conceded.
     pub concessions: Concessions,
     /// What new users may be called.
@@ -79,7 +79,7 @@ impl Gateway {
             tokens,
             max_devices,
             exempt,
-            route_turns: RouteTurns::new(concessions.empty_route_unbinds),
+            route_locks: RouteLocks::new(concessions.empty_route_unbinds),
             concessions,
             names: Alphabet::default(),
             login_guard: Mutex::new(login_guard),
@@ -119,7 +119,7 @@ impl Gateway {
             .is_ok()
     }
 
-    /// Remembers whose name `name` is, for a service that may refuse the next log-in without
+    /// Remembers whose name `name` is, for a service that may refuse the next login without
     /// saying.
     pub(super) fn remember_user(&self, name: &str, user: UserId) {
         let is_news = self.known_users().learn(name, user);
@@ -324,9 +324,9 @@ impl<B, P> Core<B, P> {
         }
     }
 
-    /// Waits for the turn to fetch from the store, so that many fetches come one after another; it
+    /// Waits for a permit to fetch from the store, so that many fetches come one after another; it
     /// lasts until it is dropped.
-    pub(super) async fn turn_to_fetch(&self) -> SemaphoreGuard<'_> {
+    pub(super) async fn fetch_permit(&self) -> SemaphoreGuard<'_> {
         self.fetches.acquire().await
     }
 

@@ -8,7 +8,7 @@ pub mod commands;
 pub mod core;
 pub mod known_users;
 mod parting;
-mod route_turns;
+mod route_locks;
 pub mod routes;
 mod settle;
 

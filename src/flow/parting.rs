@@ -59,7 +59,7 @@ pub(super) async fn take_route_away<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<Left, CallError> {
-    let _turn = core.gateway.route_turns.take(user).await;
+    let _lock = core.gateway.route_locks.take(user).await;
     if core.shard().is_here(user) {
         return Ok(Left::Elsewhere);
     }

@@ -3,7 +3,7 @@
 //! Owns the pace: each user is refreshed well within half of a route's life, in batches. A service
 //! that has forgotten a route all the same is told it again, unless the user has logged in
 //! elsewhere in the meantime; one that cannot refresh is told every route anew, unless it has one
-//! of a log-in elsewhere. A pass fits between two.
+//! of a login elsewhere. A pass fits between two.
 
 use std::{
     collections::HashSet,
@@ -189,12 +189,12 @@ async fn bind_again<B: Backend, P: PushSource>(
 }
 
 /// Presence keeps one route for each user: that of the newest session here, unless it has one of a
-/// log-in elsewhere.
+/// login elsewhere.
 async fn bind_newest<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<(), NotRefreshed> {
-    let _turn = core.gateway.route_turns.take(user).await;
+    let _lock = core.gateway.route_locks.take(user).await;
     match whereabouts(core, user).await.map_err(|_| NotRefreshed)? {
         Whereabouts::Elsewhere => Ok(()),
         Whereabouts::Here | Whereabouts::Nowhere => bind_session(core, user).await,
@@ -206,11 +206,11 @@ pub(super) async fn bind_user<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<(), NotRefreshed> {
-    let _turn = core.gateway.route_turns.take(user).await;
+    let _lock = core.gateway.route_locks.take(user).await;
     bind_session(core, user).await
 }
 
-/// Binds the newest session of `user` here. Whose turn it is has been seen to.
+/// Binds the newest session of `user` here. The caller holds its lock.
 async fn bind_session<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
@@ -314,7 +314,7 @@ async fn bind<B: Backend, P: PushSource>(
         shard.unbind(user, session_id);
     } else {
         // What came while nobody knew of the route was published to nobody.
-        shard.look_for_missed(Stream::Direct(user));
+        shard.fetch_missed(Stream::Direct(user));
     }
     Ok(())
 }

@@ -18,7 +18,7 @@
 //! a fault of the backend, and so tells nothing about the password, never happened.
 //!
 //! # Networks
-//! A log-in that succeeds does not clear the network's record: else an attacker with an account of
+//! A login that succeeds does not clear the network's record: else an attacker with an account of
 //! his own would log in between two guesses at somebody else's and never wait.
 //!
 //! # User names

@@ -278,7 +278,7 @@ fn check_memlock(limit: Rlimit, kernel: Option<Version>, workers: usize) -> Chec
                 needed / 1024
             ),
             "raise it: LimitMEMLOCK=infinity in the systemd unit, --ulimit memlock=-1 for a container, \
-             memlock in /etc/security/limits.conf for a log-in",
+             memlock in /etc/security/limits.conf for a login",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! The files with secrets: the one that signs log-in tokens, made at the first start, and the one
+//! The files with secrets: the one that signs login tokens, made at the first start, and the one
 //! that signs pushes, which is given. Each is hexadecimal, and readable by its owner alone.
 //!
 //! There is no built-in secret. A file that is there but cannot be used is an error, never a reason

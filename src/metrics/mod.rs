@@ -87,7 +87,7 @@ pub struct Core {
     pub slow_consumers_total: Counter,
     /// Times a connection went over its commands per second.
     pub rate_limited_commands_total: Counter,
-    /// Log-in attempts refused because there were too many before.
+    /// Login attempts refused because there were too many before.
     pub rate_limited_login_total: Counter,
     /// Registrations refused because their network had made so many.
     pub rate_limited_registration_total: Counter,
@@ -279,7 +279,7 @@ pub struct Store {
     pub lock_wait_ms: Gauge,
     /// Why nothing can be written.
     pub outage: Outage,
-    /// Log-ins and registrations waiting for the password pool.
+    /// Logins and registrations waiting for the password pool.
     pub password_queue_depth: SharedGauge,
     /// Passwords that were not hashed, by why.
     pub passwords_unhashed:

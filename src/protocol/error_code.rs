@@ -29,9 +29,9 @@ error_codes! {
     BadArgument = "BAD_ARGUMENT";
     /// The line is longer than allowed; the connection is closed.
     LineTooLong = "LINE_TOO_LONG";
-    /// The command needs a log-in.
+    /// The command needs a login.
     NotLoggedIn = "NOT_LOGGED_IN";
-    /// A log-in on a connection that has one.
+    /// A login on a connection that has one.
     AlreadyLoggedIn = "ALREADY_LOGGED_IN";
     /// Wrong password, unknown user or bad token: which, is not told.
     AuthFailed = "AUTH_FAILED";

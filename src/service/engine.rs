@@ -45,7 +45,7 @@ const DAMAGE_TOLD_EVERY_MS: i64 = 60_000;
 pub(super) enum Item {
     /// A call.
     Call(Call),
-    /// The password pool is done with a log-in or a registration.
+    /// The password pool is done with a login or a registration.
     Judged(Judged),
 }
 

@@ -23,7 +23,7 @@ pub(super) struct FairQueue<K, T> {
     lanes: HashMap<K, Lane<T>>,
     /// When each key with items may begin; the second number is the order of coming, for those that
     /// may begin together.
-    turns: BTreeMap<(u64, u64), K>,
+    by_start: BTreeMap<(u64, u64), K>,
     now: u64,
     next_order: u64,
     len: usize,
@@ -43,7 +43,7 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
     pub(super) fn new(lane_limit: usize) -> Self {
         Self {
             lanes: HashMap::new(),
-            turns: BTreeMap::new(),
+            by_start: BTreeMap::new(),
             now: 0,
             next_order: 0,
             len: 0,
@@ -87,7 +87,7 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
     /// Takes the item whose turn it is. Its key has no further turn until [`FairQueue::spend`] says
     /// what it cost.
     pub(super) fn pop(&mut self) -> Option<(K, T)> {
-        let ((start, _), key) = self.turns.pop_first()?;
+        let ((start, _), key) = self.by_start.pop_first()?;
         let lane = self.lanes.get_mut(&key)?;
         let item = lane.items.pop_front()?;
         lane.is_served = true;
@@ -116,7 +116,7 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
 
     fn schedule(&mut self, key: K) {
         let ended = self.lanes.get(&key).map_or(0, |lane| lane.ended);
-        self.turns
+        self.by_start
             .insert((ended.max(self.now), self.next_order), key);
         self.next_order += 1;
     }
@@ -243,7 +243,7 @@ mod tests {
                 }
                 prop_assert_eq!(queue.len(), pushed - popped);
                 let waiting = queue.lanes.values().filter(|lane| !lane.items.is_empty()).count();
-                prop_assert_eq!(queue.turns.len(), waiting);
+                prop_assert_eq!(queue.by_start.len(), waiting);
             }
         }
 

@@ -22,7 +22,7 @@ const NAME_BYTES: usize = 128;
 const DESCRIPTION_BYTES: usize = 1024;
 /// Most members of a group, and of one answer about them.
 const MEMBERS_LIMIT: u32 = 10_000;
-/// Most groups of a user: each is a cursor to open at every log-in.
+/// Most groups of a user: each is a cursor to open at every login.
 const GROUPS_LIMIT: usize = 500;
 
 const NO_SUCH_USER: Failure = Failure::Refused(Code::NotFound, "no such user");

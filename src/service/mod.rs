@@ -5,13 +5,13 @@
 //! [`ReplySink`] per caller, a [`Publisher`] for pushes. Never knows a session or a socket.
 //!
 //! ```text
-//! core ── Call ──▶ queue ──▶ store thread: turns → batch → transaction → commit → publish pushes → complete replies
-//!                    ▲                            │ log-in, registration
+//! core ── Call ──▶ queue ──▶ store thread: fair queue → batch → transaction → commit → publish pushes → complete replies
+//!                    ▲                            │ login, registration
 //!                    └──── verdict ── password threads ◀──┘
 //! ```
 //!
 //! Invariants: what is answered or published is committed; pushes of a commit go out before its
-//! replies; calls of one caller in one user's name are carried out in the order submitted (log-ins
+//! replies; calls of one caller in one user's name are carried out in the order submitted (logins
 //! and registrations wait for a password thread and may be overtaken).
 //!
 //! Where to look: `thread` gathers batches, `waiting` with `fair_queue` says whose turn it is,

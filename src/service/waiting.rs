@@ -4,7 +4,7 @@
 //! really took decides who is next, so nobody waits long for what others ask ([`FairQueue`]). Calls
 //! that name no user share one place. What gateways say for all their users, and verdicts on
 //! passwords, go before the others, but take no more than half of a batch: confirmations must not
-//! be overtaken by the log-out that follows them.
+//! be overtaken by the logout that follows them.
 //!
 //! Invariants: calls in one user's name keep their order; what waits is bounded, for each user and
 //! in all.

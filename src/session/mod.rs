@@ -19,7 +19,7 @@
 //! [`Session::ended`] beside any phase.
 //!
 //! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only in
-//! `LoggedIn`, and those that come in `Binding` wait until the log-in is answered; `Ended` is
+//! `LoggedIn`, and those that come in `Binding` wait until the login is answered; `Ended` is
 //! final.
 
 pub mod cost;
@@ -68,15 +68,15 @@ pub struct Login {
     pub password_given_ms: Option<u64>,
     /// The user's name, where it is known.
     pub name: String,
-    /// Direct messages up to this number came before the log-in: they wait for `pull`.
+    /// Direct messages up to this number came before the login: they wait for `pull`.
     pub baseline: u64,
-    /// The log-in has been answered: pushes may go out.
+    /// The login has been answered: pushes may go out.
     pub ready: bool,
-    /// Pushes that came before the log-in was answered.
+    /// Pushes that came before the login was answered.
     pub early: Vec<Arc<PushMessage>>,
     /// How much those take together that the bus brought, in bytes.
     pub early_bytes: usize,
-    /// Not all that came before the log-in was answered could be kept: the rest is fetched then.
+    /// Not all that came before the login was answered could be kept: the rest is fetched then.
     pub early_missed: bool,
     /// The groups whose messages this session gets.
     pub groups: Vec<GroupId>,
@@ -86,9 +86,8 @@ pub struct Login {
     /// What was pulled before it could be pushed, since the bus had lost it: it is not pushed
     /// again. `None`: nothing.
     pub pulled_ahead: Option<Box<BTreeMap<(Stream, u64), MessageId>>>,
-    /// The book of what the client has not confirmed; with `ack=auto` only while something held
-    /// back is being sent.
-    pub manual: Option<Box<Manual>>,
+    /// The unacknowledged window; with `ack=auto` only while something held back is being sent.
+    pub window: Option<Box<Window>>,
 }
 
 /// The session that a connection belongs to, as clients know it and as services can end it: that of
@@ -167,15 +166,15 @@ pub enum Membership {
     Left,
 }
 
-/// What a session with `ack=manual` keeps account of.
+/// The unacknowledged window of a session: what it was sent and has not confirmed.
 #[derive(Debug, Default)]
-pub struct Manual {
+pub struct Window {
     /// Sent and not confirmed by the client.
     pub unconfirmed: HashSet<MessageId>,
     /// Pulled before they were pushed: they are not pushed any more.
     pub pulled: HashSet<MessageId>,
     /// The limit was reached: pushes are held back in the store until the client confirms some.
-    pub behind: bool,
+    pub throttled: bool,
     /// A task is fetching what was held back.
     pub catching_up: bool,
     /// The last number sent of each stream.
@@ -268,7 +267,7 @@ impl Session {
         self.idle_notice_ms = None;
     }
 
-    /// The log-in, under way or done.
+    /// The login, under way or done.
     pub fn login(&self) -> Option<&Login> {
         match &self.phase {
             Phase::LoggedIn(login) => Some(login),
@@ -276,7 +275,7 @@ impl Session {
         }
     }
 
-    /// The log-in, under way or done.
+    /// The login, under way or done.
     pub fn login_mut(&mut self) -> Option<&mut Login> {
         match &mut self.phase {
             Phase::LoggedIn(login) => Some(login),

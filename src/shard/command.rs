@@ -184,9 +184,9 @@ impl Shard {
     fn set_ack_mode(&mut self, key: ConnectionKey, mode: AckMode) {
         self.connections[key.slot as usize].session.ack_mode = mode;
         match mode {
-            AckMode::Manual => self.begin_account(key),
+            AckMode::Manual => self.open_window(key),
             // What was held back while the client confirmed too little goes out now.
-            AckMode::Auto => self.catch_up_if_behind(key),
+            AckMode::Auto => self.catch_up_if_throttled(key),
         }
     }
 }

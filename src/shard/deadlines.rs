@@ -1,4 +1,4 @@
-//! What happens when nothing happens: log-in and idle time-outs, over-rate clients, ended
+//! What happens when nothing happens: login and idle time-outs, over-rate clients, ended
 //! connections that linger.
 //!
 //! A client that gives no sign of life is told so before it is closed, in time to say something.
@@ -70,7 +70,7 @@ impl Shard {
             }
         }
         self.ask_again();
-        self.search_on();
+        self.continue_resync();
         self.check_invariants();
     }
 

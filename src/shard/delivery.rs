@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Effect, Shard,
-    account::{admit, note_had, note_pulled},
     encoded_push::{EncodedPush, push_of},
+    window::{admit, note_had, note_pulled},
 };
 use crate::{
     base::{
@@ -112,7 +112,7 @@ impl Shard {
         connection.outbox.unsent().is_empty().then_some(reason)
     }
 
-    /// Queues a push line for a session: at once, after its log-in is answered, or not at all where
+    /// Queues a push line for a session: at once, after its login is answered, or not at all where
     /// the client confirms for itself and has confirmed too little.
     ///
     /// Says how many bytes were queued.
@@ -134,11 +134,11 @@ impl Shard {
         if let Some(delivery) = delivery
             && login.was_pulled_ahead(delivery.stream, delivery.seq, message_id)
         {
-            if let Some(manual) = &mut login.manual
-                && manual.behind
+            if let Some(window) = &mut login.window
+                && window.throttled
             {
                 // It is among what is fetched for this session alone.
-                note_had(manual, message_id, &self.options);
+                note_had(window, message_id, &self.options);
             }
             self.pass_over(slot, Some(delivery));
             return 0;
@@ -151,12 +151,12 @@ impl Shard {
             && let Some(delivery) = delivery
             && connection.outbox.unsent().len() > limit
         {
-            self.fall_behind(key, delivery);
+            self.throttle_by_window(key, delivery);
             return 0;
         }
         if message_id != 0 {
-            if let Some(manual) = &mut login.manual
-                && !admit(manual, ack_mode, message_id, delivery, &self.options)
+            if let Some(window) = &mut login.window
+                && !admit(window, ack_mode, message_id, delivery, &self.options)
             {
                 return 0;
             }
@@ -177,7 +177,7 @@ impl Shard {
         queued
     }
 
-    /// The log-in of `key` has been answered: what came before goes out now.
+    /// The login of `key` has been answered: what came before goes out now.
     pub(super) fn activate(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connection_mut(key) else {
             return;
@@ -191,8 +191,8 @@ impl Shard {
         let missed = login.early_missed;
         self.metrics.sessions_authenticated.inc();
         if manual || missed {
-            self.begin_account(key);
-            self.account_from_baselines(key);
+            self.open_window(key);
+            self.window_from_baselines(key);
         }
         for push in early {
             let queued = self.encode_once(&push, |shard, push| {
@@ -203,13 +203,13 @@ impl Shard {
                 .outbox
                 .asked_for(queued, &mut self.pool);
         }
-        if missed && let Some(manual) = self.manual_mut(key) {
-            manual.behind = true;
-            self.catch_up_if_behind(key);
+        if missed && let Some(window) = self.window_mut(key) {
+            window.throttled = true;
+            self.catch_up_if_throttled(key);
         }
     }
 
-    /// Messages that were handed out before and not confirmed: they go out right after the log-in
+    /// Messages that were handed out before and not confirmed: they go out right after the login
     /// is answered, before whatever was pushed meanwhile.
     pub fn redeliver(&mut self, key: ConnectionKey, messages: Vec<PushMessage>) {
         let Some(login) = self
@@ -219,7 +219,7 @@ impl Shard {
         else {
             return;
         };
-        // What was stored since the log-in comes as a push.
+        // What was stored since the login comes as a push.
         let streams = login.streams();
         let baselines: HashMap<Stream, u64> = streams
             .map(|stream| (stream, self.baseline(key.slot, stream)))
@@ -259,8 +259,8 @@ impl Shard {
             connection.outbox.asked_for(length, &mut self.pool);
             let ack_mode = connection.session.ack_mode;
             let login = connection.session.login_mut();
-            if let Some(manual) = login.and_then(|login| login.manual.as_mut()) {
-                note_pulled(manual, ack_mode, message_id, delivery, &self.options);
+            if let Some(window) = login.and_then(|login| login.window.as_mut()) {
+                note_pulled(window, ack_mode, message_id, delivery, &self.options);
             }
             if let (AckMode::Auto, Some(delivery)) = (ack_mode, delivery) {
                 connection.outbox.mark(Some(delivery), &mut self.pool);
@@ -348,7 +348,7 @@ pub(super) fn confirm(acks: &mut Vec<AckRange>, delivery: Delivery) {
 }
 
 impl Login {
-    /// Keeps a push until the log-in is answered. Where one could not be kept, none behind it is:
+    /// Keeps a push until the login is answered. Where one could not be kept, none behind it is:
     /// all of them are fetched then.
     fn hold_early(&mut self, push: &Arc<PushMessage>, is_numbered: bool, limit: usize) {
         let size = size_of::<PushMessage>() + push.text.len();

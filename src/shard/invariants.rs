@@ -9,13 +9,13 @@
 //!   marked so: to send, to go on, over its rate, to be asked what its peer has.
 //! - **I5** Before a login is answered pushes wait and no unacknowledged window is kept; afterwards
 //!   nothing waits. Events of memberships are noted while a command is under way, not longer.
-//! - **I6** Whoever is caught up is behind; what is unconfirmed and pulled ahead is bounded.
+//! - **I6** Whoever is caught up is throttled; what is unconfirmed and pulled ahead is bounded.
 //! - **I7** A group's messages wait exactly while it is unknown of a member whether it still is
 //!   one.
 //! - **I8** Each stream is in order: see
 //!   [`Sequencer::assert_invariants`](super::sequencer::Sequencer).
 //! - **I9** What users lack is known of users who are here, and is something.
-//! - **I10** Each user and stream is once among those to be looked for, within the flows allowed.
+//! - **I10** Each user and stream is once among those to be resynced, within the permits.
 //! - **I11** Gauges tell what there is: connections, logins, unsent bytes, users without a route.
 //! - **I12** A connection that is to be looked at has an entry in the wheel.
 //!
@@ -50,9 +50,9 @@ impl Shard {
         self.questions.waiting().count()
     }
 
-    /// Whether something is still to be looked for.
-    pub(crate) fn is_searching(&self) -> bool {
-        self.search.is_under_way()
+    /// Whether something is still to be resynced.
+    pub(crate) fn is_resyncing(&self) -> bool {
+        self.resync.is_under_way()
     }
 
     /// How many users have a session here, and how many groups are known.
@@ -89,7 +89,7 @@ impl Shard {
         }
         self.assert_lists();
         self.assert_unsettled();
-        self.search.assert_invariants();
+        self.resync.assert_invariants();
         self.assert_gauges();
     }
 }
@@ -189,7 +189,7 @@ impl Shard {
             "I5: slot {slot} is logged in, and pushes wait"
         );
         assert!(
-            login.ready || login.manual.is_none(),
+            login.ready || login.window.is_none(),
             "I5: slot {slot} was sent nothing yet, and owes something"
         );
         assert!(
@@ -210,16 +210,16 @@ impl Shard {
                 "I6: nothing was pulled ahead in slot {slot}"
             );
         }
-        let Some(manual) = &login.manual else {
+        let Some(window) = &login.window else {
             return;
         };
         let bound = self.options.unconfirmed_limit + PULL_LIMIT_MAX as usize;
         assert!(
-            manual.behind || !manual.catching_up,
-            "I6: slot {slot} is caught up and not behind"
+            window.throttled || !window.catching_up,
+            "I6: slot {slot} is caught up and not throttled"
         );
         assert!(
-            manual.unconfirmed.len() <= bound && manual.pulled.len() <= bound,
+            window.unconfirmed.len() <= bound && window.pulled.len() <= bound,
             "I6: slot {slot} owes more than is kept"
         );
     }

@@ -1,6 +1,6 @@
 //! Who is logged in where: users with their sessions, groups with their members on this core.
 //!
-//! A log-in is attached before its route is bound, so that no push between the two is lost; it gets
+//! A login is attached before its route is bound, so that no push between the two is lost; it gets
 //! pushes once it has been answered. Invariant: see the shard's.
 
 use std::{
@@ -56,7 +56,7 @@ impl Shard {
             groups: Vec::new(),
             membership_news: Vec::new(),
             pulled_ahead: None,
-            manual: None,
+            window: None,
         }));
         self.users
             .entry(user)
@@ -184,7 +184,7 @@ impl Shard {
             return BTreeMap::new();
         };
         // Where a client confirms for itself, some may be held back.
-        let sent = login.manual.as_deref();
+        let sent = login.window.as_deref();
         let numbers = login.streams().map(|stream| {
             let last = match sent {
                 Some(sent) => sent.last_sent(stream),
@@ -311,8 +311,8 @@ impl Shard {
         let floor = last_seq.unwrap_or(0);
         entry.members.insert(key.slot, Member { baseline, floor });
         let stream = Stream::Group(group);
-        if let Some(manual) = self.manual_mut(key) {
-            manual.last_sent.insert(stream, baseline);
+        if let Some(window) = self.window_mut(key) {
+            window.last_sent.insert(stream, baseline);
         }
         self.begin_stream(stream, last_seq);
     }
@@ -381,7 +381,7 @@ impl Shard {
     }
 
     /// The last change of the memberships of `user`, for [`Shard::set_memberships`]; `None`: nobody
-    /// is here, or a log-in is under way that may know less than what follows it.
+    /// is here, or a login is under way that may know less than what follows it.
     pub fn membership_change(&self, user: UserId) -> Option<u64> {
         let mut slots = self.slots_of(user).into_iter();
         let is_settled = slots.all(|slot| {
@@ -468,7 +468,7 @@ impl Shard {
         self.go_on(stream, fetch);
     }
 
-    /// Ends the log-in of the connection, if there is one, and asks for its route to be forgotten.
+    /// Ends the login of the connection, if there is one, and asks for its route to be forgotten.
     /// `is_told`: a command tells the User Service.
     pub fn log_out(&mut self, slot: u32, is_told: bool) {
         let session = &mut self.connections[slot as usize].session;

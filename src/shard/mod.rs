@@ -10,15 +10,14 @@
 //! - `encoded_push` a push → its bytes, once per codec
 //! - [`delivery`] one push → one connection, and what that confirms
 //! - [`acknowledgement`] what peers have of what they were sent, and when they are asked
-//! - [`account`] what a client that confirms for itself still owes, and what was held back from it
-//! - [`search`] what is looked for after pushes may have been lost, and at what pace
+//! - [`window`] what a client that confirms for itself still owes, and what was held back from it
+//! - [`resync`] what is asked for again after pushes may have been lost, and at what pace
 //! - [`deadlines`] what happens when nothing happens
 //! - [`sequencer`], `wheel` the order of one stream's numbers, and the timing wheel: neither knows the shard
 //! - [`core`] the shard together with what else a command can reach, and the only locks here: what the cores share
 //!
 //! - `invariants` what must always hold, numbered, and checked in debug builds
 
-pub mod account;
 pub mod acknowledgement;
 mod client_log;
 mod command;
@@ -29,10 +28,11 @@ pub mod input;
 mod invariants;
 pub mod login;
 pub mod push;
-pub mod search;
+pub mod resync;
 pub mod sequencer;
 pub mod unsettled;
 mod wheel;
+pub mod window;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -69,7 +69,7 @@ use crate::{
         acknowledgement::Questions,
         client_log::ClientLog,
         encoded_push::Buffers,
-        search::{Search, Sought, Turn},
+        resync::{Resync, ResyncPermit, ResyncTarget},
         sequencer::{Fetch, Sequencer},
         unsettled::{Settling, Unsettled},
         wheel::Wheel,
@@ -86,7 +86,7 @@ pub struct Now {
 }
 
 /// Fetches of one core from the store at one time: after the bus was away, everybody's messages are
-/// looked for.
+/// resynced.
 pub const FETCHES: usize = 64;
 
 /// The rules a shard applies; each is a key of the configuration.
@@ -94,7 +94,7 @@ pub const FETCHES: usize = 64;
 pub struct ShardOptions {
     /// The longest line, terminator included, in bytes.
     pub max_line_bytes: usize,
-    /// The same before the log-in.
+    /// The same before the login.
     pub login_line_bytes: usize,
     /// Sends of one connection that may travel together.
     pub pipeline_limit: usize,
@@ -142,12 +142,12 @@ pub enum Effect {
         /// Which numbers.
         fetch: Fetch,
     },
-    /// News of it may have been lost.
-    LookFor {
-        /// What to look for.
-        sought: Sought,
+    /// Pushes of it may have been lost.
+    Resync {
+        /// What to ask for.
+        target: ResyncTarget,
         /// To be kept for as long as that takes.
-        turn: Turn,
+        permit: ResyncPermit,
     },
     /// Users have logged in although a service was away: make up for it.
     Settle(Settling),
@@ -209,7 +209,7 @@ struct Group {
     messages: Sequencer<Arc<PushMessage>>,
     /// Of whom it has to be asked whether they are still in it: as long as there are some, its messages wait.
     unknown: BTreeSet<u32>,
-    /// Log-ins that are about to add a member.
+    /// Logins that are about to add a member.
     holds: u32,
 }
 
@@ -257,7 +257,7 @@ pub struct Shard {
     encodings: Buffers,
     draining: bool,
     client_log: ClientLog,
-    search: Search,
+    resync: Resync,
     unsettled: Unsettled,
     membership_changes: u64,
     /// Entries since the invariants were checked.
@@ -311,7 +311,7 @@ impl Shard {
             encodings: Buffers::default(),
             draining: false,
             client_log: ClientLog::default(),
-            search: Search::default(),
+            resync: Resync::default(),
             unsettled: Unsettled::default(),
             membership_changes: 0,
             #[cfg(debug_assertions)]

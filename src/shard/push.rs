@@ -56,7 +56,7 @@ impl Shard {
     }
 
     /// Messages of `stream` may have been published to nobody.
-    pub fn look_for_missed(&mut self, stream: Stream) {
+    pub fn fetch_missed(&mut self, stream: Stream) {
         if let Some(fetch) = self.missed(stream) {
             self.effects.push(Effect::Fetch { stream, fetch });
         }
@@ -163,8 +163,8 @@ impl Shard {
         for slot in self.slots_in(stream) {
             let login = self.connections[slot as usize].session.login_mut();
             let Some(login) = login else { continue };
-            let manual = login.manual.as_mut();
-            if let Some(last) = manual.and_then(|manual| manual.last_sent.get_mut(&stream)) {
+            let window = login.window.as_mut();
+            if let Some(last) = window.and_then(|window| window.last_sent.get_mut(&stream)) {
                 *last = (*last).min(step_back.to);
             }
             match stream {

@@ -66,7 +66,7 @@ fn every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9() {
         .into_iter()
         .map(|thread| thread.join().expect("a user"))
         .collect();
-    // Two rounds, so that what one user's log-in brought about is seen as well.
+    // Two rounds, so that what one user's login brought about is seen as well.
     for _ in 0..2 {
         for user in &mut users {
             user.finish();

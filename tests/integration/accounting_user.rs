@@ -143,7 +143,7 @@ impl User {
         while self.connection.is_none() {
             assert!(
                 start.elapsed() < DEADLINE,
-                "seed {}: no log-in for user {}, but {last_reply:?}",
+                "seed {}: no login for user {}, but {last_reply:?}",
                 self.world.seed,
                 self.uid
             );

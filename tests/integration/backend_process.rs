@@ -313,7 +313,7 @@ fn a_hundred_classic_calls_in_one_write_are_answered_in_their_order() {
     let mut bytes = Vec::new();
     for number in 0..100 {
         match number % 4 {
-            // A log-in goes by the password threads, and would be overtaken.
+            // A login goes by the password threads, and would be overtaken.
             0 if number < 8 => {
                 let (username, password) = credentials("ann");
                 bytes.extend(call::<method::Login>(

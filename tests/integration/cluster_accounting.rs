@@ -158,7 +158,7 @@ impl Run {
             .map(|thread| thread.join().expect("a user"))
             .collect();
         self.cluster.wait_until_ready();
-        // Two rounds, so that what one user's log-in brought about is seen as well.
+        // Two rounds, so that what one user's login brought about is seen as well.
         for _ in 0..2 {
             for user in &mut users {
                 user.finish();

@@ -1,4 +1,4 @@
-//! Limits: time to log in, idleness, rates, connections, devices' inboxes, log-in attempts, file
+//! Limits: time to log in, idleness, rates, connections, devices' inboxes, login attempts, file
 //! descriptors.
 
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Accounts, log-in, log-out, and what may be said before log-in.
+//! Accounts, login, logout, and what may be said before login.
 
 use std::time::{Duration, Instant};
 

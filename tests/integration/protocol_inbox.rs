@@ -65,11 +65,7 @@ fn in_manual_confirmation_what_is_unconfirmed_comes_again_marked() {
     drop(bob);
     let mut bob = gateway.login_manual("bob");
     let pushes = bob.pushes(2);
-    assert_eq!(
-        ids(&pushes),
-        sent[1..],
-        "they come again at the next log-in"
-    );
+    assert_eq!(ids(&pushes), sent[1..], "they come again at the next login");
     assert!(pushes.iter().all(Push::is_dup), "{pushes:?}");
     assert_eq!(bob.acknowledge(&sent), 2);
     assert_eq!(bob.ask("pull"), "+OK pull_done count=0 more=0");

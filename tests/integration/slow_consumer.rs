@@ -48,7 +48,7 @@ fn a_receiver_that_does_not_read_is_cut_off_and_its_messages_wait() {
             .all(|line| line.starts_with("MSG ") || line == "KICK reason=slow_consumer")
     );
     assert!(lines.len() < COUNT);
-    // Whoever reads gets all of it, at the log-in or by pulling, without being cut off.
+    // Whoever reads gets all of it, at the login or by pulling, without being cut off.
     let mut bob = gateway.login_manual("bob");
     let mut waiting = bob.drain_inbox();
     waiting.extend(bob.taken_pushes());

@@ -187,7 +187,7 @@ fn talk(wire: &str) {
     assert_eq!(bob.ask("quit"), "+OK bye");
 
     // Where it stops, those who are logged in go on; it comes back on the same port, and so do
-    // log-ins.
+    // logins.
     let address = service.address;
     assert_eq!(service.terminate(), Some(0));
     let reply = third.ask("login:bob:looking-glass");

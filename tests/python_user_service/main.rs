@@ -355,7 +355,7 @@ fn sigterm_ends_it_with_0_and_what_was_answered_is_kept() {
     let ping = connection.frame_of(&proto::PingRequest::default());
     connection.send(&ping);
     let (header, _): (_, proto::PingResponse) = connection.reply_with_id();
-    assert_eq!(header.call_id, 2, "the log-in takes longer");
+    assert_eq!(header.call_id, 2, "the login takes longer");
     assert_eq!(service.terminate(), Some(0));
     let (header, login): (_, proto::LoginResponse) = connection.reply_with_id();
     assert_eq!((header.call_id, login.user_id), (1, 1));

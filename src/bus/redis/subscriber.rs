@@ -52,7 +52,7 @@ const PROBE_INTERVAL_MS: u64 = 5_000;
 const PROBE_TIMEOUT_MS: u64 = 5_000;
 /// How long a new connection may take until everything is confirmed.
 const GREETING_TIMEOUT_MS: u64 = 5_000;
-/// How long a log-in waits for a group's channel. After that it goes on: what is missed until the
+/// How long a login waits for a group's channel. After that it goes on: what is missed until the
 /// channel is confirmed is fetched then.
 const SUBSCRIBE_TIMEOUT_MS: u64 = 1_000;
 /// Channels in one command.

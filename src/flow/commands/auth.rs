@@ -404,7 +404,7 @@ async fn bind_route<B: Backend, P: PushSource>(
 ) -> Result<Option<BindRouteResponse>, Failure> {
     let goes_on = core.gateway.concessions.login_without_presence;
     let bound = async {
-        let _turn = core.gateway.route_turns.take(request.user_id).await;
+        let _lock = core.gateway.route_locks.take(request.user_id).await;
         core.ask::<method::BindRoute>(request).await
     };
     let bound = if goes_on {

@@ -102,7 +102,7 @@ pub(super) async fn who_am_i<B: Backend, P: PushSource>(
         .connection(job.key)
         .and_then(|connection| connection.session.login())
         .map_or_else(String::new, |login| login.name.clone());
-    // A log-in by token brings no name along.
+    // A login by token brings no name along.
     let name = if known.is_empty() {
         name_of(core, job.user).await?
     } else {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::model::{FORGED, Model, Random, Stream};
 use crate::base::id::{ConnectionKey, MessageId, UserId};
 
-/// What this connection was pushed of one stream since its log-in.
+/// What this connection was pushed of one stream since its login.
 #[derive(Default)]
 struct Track {
     last: u64,
@@ -356,7 +356,7 @@ impl Client {
         let (stream, missing) = (message.stream, track.last + 1..seq);
         for seq in missing.filter(|_| !first) {
             let stored = model.stored(message.stream, seq);
-            // A forgery may have been the last before it fell behind; then the real one waits for
+            // A forgery may have been the last before it was throttled; then the real one waits for
             // `pull`.
             let excused = track.pulled.contains(&seq)
                 || model.forgeries > 0

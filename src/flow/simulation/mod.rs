@@ -234,7 +234,7 @@ impl Simulation {
         core.shard().take_effects(&mut effects);
         // Tables are hashed: their order is not the seed's.
         effects.sort_by_key(|effect| match effect {
-            Effect::Fetch { .. } | Effect::LookFor { .. } => {
+            Effect::Fetch { .. } | Effect::Resync { .. } => {
                 format!("{effect:?}")
             }
             _ => String::new(),
@@ -402,7 +402,7 @@ fn is_quiet(core: &SimCore, clients: &[Client]) -> bool {
     let shard = core.shard();
     !shard.has_work()
         && !shard.has_to_gather()
-        && !shard.is_searching()
+        && !shard.is_resyncing()
         && clients.iter().all(|client| {
             shard.unsent(client.key).is_empty()
                 && !shard.awaits(client.key)

@@ -1,4 +1,4 @@
-//! What was lost is looked for: memberships are brought in line, and nothing goes out that was not
+//! What was lost is resynced: memberships are brought in line, and nothing goes out that was not
 //! asked for.
 
 use super::*;

@@ -70,7 +70,7 @@ impl<J> Lanes<J> {
 /// A queue in which networks take turns. A network without a job has no entry.
 struct FairQueue<J> {
     jobs: HashMap<Vec<u8>, VecDeque<J>>,
-    turns: VecDeque<Vec<u8>>,
+    rotation: VecDeque<Vec<u8>>,
     length: usize,
 }
 
@@ -78,7 +78,7 @@ impl<J> Default for FairQueue<J> {
     fn default() -> Self {
         Self {
             jobs: HashMap::new(),
-            turns: VecDeque::new(),
+            rotation: VecDeque::new(),
             length: 0,
         }
     }
@@ -91,7 +91,7 @@ impl<J> FairQueue<J> {
             let own = self.jobs.get(&network).map_or(0, VecDeque::len);
             let length = |network: &Vec<u8>| self.jobs.get(network).map_or(0, VecDeque::len);
             // Of several, the one whose turn is furthest away.
-            let longest = self.turns.iter().max_by_key(|network| length(network));
+            let longest = self.rotation.iter().max_by_key(|network| length(network));
             let longest = longest.filter(|network| length(network) > own + 1);
             // With two or more jobs, it keeps its entry.
             lost = longest
@@ -103,7 +103,7 @@ impl<J> FairQueue<J> {
             self.length -= 1;
         }
         if !self.jobs.contains_key(&network) {
-            self.turns.push_back(network.clone());
+            self.rotation.push_back(network.clone());
         }
         self.jobs.entry(network).or_default().push_back(job);
         self.length += 1;
@@ -112,13 +112,13 @@ impl<J> FairQueue<J> {
     }
 
     fn pop(&mut self) -> Option<J> {
-        let network = self.turns.pop_front()?;
+        let network = self.rotation.pop_front()?;
         let jobs = self.jobs.get_mut(&network)?;
         let job = jobs.pop_front();
         if jobs.is_empty() {
             self.jobs.remove(&network);
         } else {
-            self.turns.push_back(network);
+            self.rotation.push_back(network);
         }
         self.length -= usize::from(job.is_some());
         self.check_invariants();
@@ -126,7 +126,7 @@ impl<J> FairQueue<J> {
     }
 
     fn check_invariants(&self) {
-        debug_assert_eq!(self.turns.len(), self.jobs.len());
+        debug_assert_eq!(self.rotation.len(), self.jobs.len());
         debug_assert_eq!(
             self.length,
             self.jobs.values().map(VecDeque::len).sum::<usize>()

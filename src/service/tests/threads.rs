@@ -132,7 +132,7 @@ impl Running {
 
     fn login(&mut self, name: &str, password: &str) -> proto::LoginResponse {
         let response = self.call(login(name, password));
-        proto::LoginResponse::try_from(response).expect("a log-in")
+        proto::LoginResponse::try_from(response).expect("a login")
     }
 }
 
@@ -243,7 +243,7 @@ fn a_full_password_queue_refuses_at_once_and_everything_is_answered() {
                 .expect("answered before the end");
             code(
                 &proto::LoginResponse::try_from(reply)
-                    .expect("a log-in")
+                    .expect("a login")
                     .result,
             )
         })

@@ -126,7 +126,7 @@ fn nothing_is_fetched_for_those_who_have_no_room_unless_they_fetch_for_themselve
     let found = page((31..=200).map(|seq| direct(7, seq)));
     shard.fetched(Stream::Direct(7), Fetch { after: 30, to: 200 }, found);
     assert!(shard.is_congested(key));
-    assert!(!shard.is_full(Stream::Direct(7)), "it has fallen behind");
+    assert!(!shard.is_full(Stream::Direct(7)), "it is throttled");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn pushes_that_nobody_fetched_still_count() {
 }
 
 #[test]
-fn what_was_pulled_before_its_reader_fell_behind_does_not_come_again() {
+fn what_was_pulled_before_its_reader_was_throttled_does_not_come_again() {
     let mut shard = shard();
     let key = connect(&mut shard);
     log_in(&mut shard, key, 7, 0, &[]);

@@ -85,8 +85,8 @@ fn nothing_waits_without_a_reason() {
         login(shard, key).membership_news.push(event);
     });
     let caught_up = violated_by(|shard, key| {
-        shard.begin_account(key);
-        shard.manual_mut(key).expect("a window").catching_up = true;
+        shard.open_window(key);
+        shard.window_mut(key).expect("a window").catching_up = true;
     });
     let paused = violated_by(|shard, _| {
         let group = shard.groups.get_mut(&3).expect("a group");

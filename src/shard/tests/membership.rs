@@ -25,7 +25,7 @@ fn leaving_is_newer_than_what_a_log_in_read_before() {
     let mut shard = shard();
     let key = connect(&mut shard);
     let job = begin_log_in(&mut shard, key, 7, 0, &[]);
-    // The service said "member", then "left"; the log-in goes on only now.
+    // The service said "member", then "left"; the login goes on only now.
     shard.on_push(news(PushKind::GroupLeft, 7, 3, 0));
     shard.add_member(key, 3, Some(5));
     finish_log_in(&mut shard, &job, 7);

@@ -6,11 +6,11 @@ mod deadlines;
 mod input;
 mod invariants;
 mod limits;
-mod manual;
 mod membership;
 mod pipeline;
 mod pushes;
-mod search;
+mod resync;
+mod window;
 
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ fn take(shard: &mut Shard, key: ConnectionKey) -> String {
 
 fn session_id(shard: &Shard, key: ConnectionKey) -> SessionId {
     let login = shard.connection(key).and_then(|c| c.session.login());
-    login.expect("a log-in").session_id
+    login.expect("a login").session_id
 }
 
 /// Logs `user` in, with direct messages after `last_seq` and the groups' after their numbers to be

@@ -1,4 +1,4 @@
-//! Pushes: order, gaps, copies, kicks, what comes during a log-in, and what an acknowledged line
+//! Pushes: order, gaps, copies, kicks, what comes during a login, and what an acknowledged line
 //! confirms.
 
 use super::*;
@@ -215,7 +215,7 @@ fn what_was_pulled_and_never_has_its_turn_is_forgotten() {
     shard.deliver_pulled(key, 7, &pulled);
     let is_remembered = |shard: &Shard| {
         let login = shard.connection(key).and_then(|c| c.session.login());
-        login.expect("a log-in").pulled_ahead.is_some()
+        login.expect("a login").pulled_ahead.is_some()
     };
     // Confirmed by the pull, they are not in the store any more, and are skipped.
     shard.on_push(direct(7, 3));

@@ -29,7 +29,7 @@ pub struct Client {
     pushes: VecDeque<Push>,
     /// The user logged in here by [`Client::register`] or [`Client::login`].
     pub uid: u64,
-    /// The token that log-in answered.
+    /// The token that login answered.
     pub token: String,
 }
 
@@ -292,7 +292,7 @@ impl Client {
 
     #[track_caller]
     fn remember(&mut self, reply: &str) -> u64 {
-        assert!(reply.starts_with("+OK uid="), "log-in: {reply}");
+        assert!(reply.starts_with("+OK uid="), "login: {reply}");
         self.uid = number(reply, "uid");
         self.token = field(reply, "token").to_string();
         self.uid
@@ -331,7 +331,7 @@ impl Client {
         let count = number(&reply, "count") as usize;
         let came = self.pushes.len() - before;
         assert!(came >= count, "{reply}: {came} came");
-        // What was pushed on its own, such as repeats after a log-in, came before.
+        // What was pushed on its own, such as repeats after a login, came before.
         let messages = self.pushes.drain(before + came - count..).collect();
         (messages, field(&reply, "more") == "1")
     }

@@ -19,7 +19,7 @@ use std::{
 
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 
-use super::{schema, turn};
+use super::{queue_lock, schema};
 
 /// Where the locks for writing, copying the log and recovering it are in the log's index: three
 /// bytes, one for each (sqlite.org/walformat.html, 2.3.2).
@@ -37,7 +37,7 @@ impl LockedOut {
     pub(super) fn patience(&self) -> Duration {
         match self.0.load(Relaxed) {
             true => PATIENCE_LOCKED_OUT,
-            false => turn::LOCK_PATIENCE,
+            false => queue_lock::LOCK_PATIENCE,
         }
     }
 }
@@ -148,7 +148,7 @@ mod tests {
     fn who_is_locked_out_waits_only_once() {
         let locked_out = LockedOut::default();
         let lock = WriteLock::of(Path::new("/nowhere"), locked_out.clone());
-        assert_eq!(locked_out.patience(), turn::LOCK_PATIENCE);
+        assert_eq!(locked_out.patience(), queue_lock::LOCK_PATIENCE);
         assert_eq!(lock.missed_for(), Duration::ZERO);
         let asked = Instant::now();
         assert_eq!(
@@ -160,7 +160,7 @@ mod tests {
         lock.missed(Instant::now());
         assert!(lock.missed_for() >= first && lock.missed_for() <= asked.elapsed());
         lock.had();
-        assert_eq!(locked_out.patience(), turn::LOCK_PATIENCE);
+        assert_eq!(locked_out.patience(), queue_lock::LOCK_PATIENCE);
         assert_eq!(lock.missed_for(), Duration::ZERO);
     }
 }

@@ -4,7 +4,7 @@
 //! other files one subject each. Statements are prepared once and kept.
 //!
 //! Shared by several processes, each transaction that may write holds SQLite's one lock for writing
-//! from its beginning, so what it has read stays true until it ends; `turn` sees to it that
+//! from its beginning, so what it has read stays true until it ends; `queue_lock` sees to it that
 //! everybody gets to it.
 
 mod accounts;
@@ -14,12 +14,12 @@ mod failure;
 mod groups;
 mod lock;
 mod messages;
+mod queue_lock;
 mod routes;
 pub(in crate::service) mod schema;
 mod sessions;
 mod skeletons;
 mod times;
-mod turn;
 
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +34,7 @@ use rusqlite::Connection;
 
 use self::{
     lock::{LockedOut, WriteLock},
-    turn::Turn,
+    queue_lock::QueueLock,
 };
 use super::{Failure, storage::Transactions};
 use crate::{base::error::StartupError, machine::data_dir, proto::Code};
@@ -52,7 +52,7 @@ pub(in crate::service) struct Sqlite {
 }
 
 struct Shared {
-    turn: Turn,
+    queue: QueueLock,
     lock: WriteLock,
 }
 
@@ -87,9 +87,9 @@ impl Sqlite {
                 held: None,
             });
         }
-        let turn = Turn::open(data_dir)?;
+        let queue = QueueLock::open(data_dir)?;
         // One after the other: while the first makes the file what it has to be, the others wait.
-        let held = turn.take();
+        let held = queue.take();
         let locked_out = LockedOut::default();
         let locking = schema::Locking::Shared(locked_out.clone());
         let connection = schema::open(data_dir, &locking)?;
@@ -97,7 +97,7 @@ impl Sqlite {
         Ok(Self {
             connection,
             shared: Some(Shared {
-                turn,
+                queue,
                 lock: WriteLock::of(data_dir, locked_out),
             }),
             log_path,
@@ -106,9 +106,9 @@ impl Sqlite {
         })
     }
 
-    /// Waits until it is this process's turn to write.
-    fn take_turn(&self) -> Option<turn::Held<'_>> {
-        self.shared.as_ref().map(|shared| shared.turn.take())
+    /// Waits until this process may write.
+    fn join_queue(&self) -> Option<queue_lock::Held<'_>> {
+        self.shared.as_ref().map(|shared| shared.queue.take())
     }
 
     /// Copies the log into the main file, as far as that is possible.
@@ -138,7 +138,7 @@ impl Sqlite {
 impl Transactions for Sqlite {
     fn begin(&mut self) -> Result<(), Failure> {
         let asked = Instant::now();
-        let _turn = self.take_turn();
+        let _place = self.join_queue();
         let begun = self
             .connection
             .prepare_cached("BEGIN IMMEDIATE")?
@@ -211,7 +211,7 @@ impl Transactions for Sqlite {
             self.let_go();
         }
         // Emptying the log takes the lock for writing; copying it does not.
-        let _turn = shorten.then(|| self.take_turn());
+        let _place = shorten.then(|| self.join_queue());
         let kind = if shorten { "TRUNCATE" } else { "PASSIVE" };
         if let Err(error) = self.checkpoint(kind) {
             log::warn!("cannot checkpoint the store: {error}");

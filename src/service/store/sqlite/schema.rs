@@ -13,7 +13,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::{lock::LockedOut, skeletons, turn::Patience};
+use super::{lock::LockedOut, queue_lock::Patience, skeletons};
 use crate::base::error::{ExitCode, StartupError};
 
 /// The name of the file in the data directory.

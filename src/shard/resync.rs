@@ -1,12 +1,13 @@
-//! After pushes may have been lost: everything of everybody here is looked for, some at a time.
+//! The resync after pushes may have been lost: all streams and memberships here are asked for
+//! again, some at a time.
 //!
-//! Owns the passes over all streams and over all memberships: what of them is still to be looked
-//! for, and how much is looked for just now. The flows that look are [`Effect::LookFor`]. Messages
-//! and memberships are of different services, and neither pass waits for the other.
+//! Owns the passes over all streams and over all memberships: what of them is still to be asked for,
+//! and how much is asked for at one time. The flows that ask are [`Effect::Resync`]. Messages and
+//! memberships are of different services, and neither pass waits for the other.
 //!
-//! Invariants: each user and group is in a queue once; at most as many flows are under way as may
-//! fetch at one time; the passes of a kind begin a second apart, and one that was asked for
-//! meanwhile comes after.
+//! Invariants: each user and group is in a queue once; at most as many flows are under way as there
+//! are permits; the passes of a kind begin a second apart, and one that was asked for meanwhile
+//! comes after.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -24,58 +25,58 @@ const GROUPS_WAIT_MS: u64 = 5_000;
 /// Between the beginnings of two passes.
 const PASS_MS: u64 = 1_000;
 
-/// Something of which news may have been lost.
+/// Something of which pushes may have been lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sought {
+pub enum ResyncTarget {
     /// The messages of a stream.
     Messages(Stream),
     /// Which groups a user is in.
     Memberships(UserId),
 }
 
-/// One of the places for flows that look for something; free again once it is dropped, whatever
-/// becomes of the flow.
+/// A permit for one flow of a resync. It is free again once it is dropped, whatever becomes of the
+/// flow.
 #[derive(Debug)]
-pub struct Turn {
-    _place: Arc<()>,
+pub struct ResyncPermit {
+    _held: Arc<()>,
 }
 
-/// Where the passes stand.
+/// Where the passes of a resync stand.
 #[derive(Debug, Default)]
-pub(super) struct Search {
+pub(super) struct Resync {
     messages: Pass,
     memberships: Pass,
     /// Groups wait until then at most.
     groups_wait_until_ms: Option<u64>,
 }
 
-/// What is looked for of one kind.
+/// The pass over one kind of target.
 #[derive(Debug, Default)]
 struct Pass {
-    queue: VecDeque<Sought>,
-    /// Each turn has a clone.
-    places: Arc<()>,
+    queue: VecDeque<ResyncTarget>,
+    /// Each permit has a clone.
+    permits: Arc<()>,
     began_ms: Option<u64>,
     /// Another pass is due.
     again: bool,
 }
 
-impl Search {
-    /// Each is looked for once, in the pass of its kind, by as many flows as may.
+impl Resync {
+    /// Each is asked for once, in the pass of its kind, by as many flows as may.
     #[cfg(any(test, debug_assertions))]
     pub(super) fn assert_invariants(&self) {
         for (pass, at_once) in [
             (&self.messages, MESSAGES_AT_ONCE),
             (&self.memberships, MEMBERSHIPS_AT_ONCE),
         ] {
-            let once: std::collections::HashSet<&Sought> = pass.queue.iter().collect();
-            assert_eq!(once.len(), pass.queue.len(), "I10: looked for twice");
+            let once: std::collections::HashSet<&ResyncTarget> = pass.queue.iter().collect();
+            assert_eq!(once.len(), pass.queue.len(), "I10: resynced twice");
             // The pass itself holds one.
-            let flows = Arc::strong_count(&pass.places) - 1;
-            assert!(flows <= at_once, "I10: {flows} flows look at one time");
+            let flows = Arc::strong_count(&pass.permits) - 1;
+            assert!(flows <= at_once, "I10: {flows} flows at one time");
         }
         let messages = self.messages.queue.iter();
-        let is_of_messages = |sought: &Sought| matches!(sought, Sought::Messages(_));
+        let is_of_messages = |target: &ResyncTarget| matches!(target, ResyncTarget::Messages(_));
         assert!(messages.clone().all(is_of_messages), "I10: {messages:?}");
         let memberships = self.memberships.queue.iter();
         assert!(
@@ -86,15 +87,15 @@ impl Search {
 
     #[cfg(test)]
     pub(super) fn is_under_way(&self) -> bool {
-        [&self.messages, &self.memberships]
-            .iter()
-            .any(|pass| pass.again || !pass.queue.is_empty() || Arc::strong_count(&pass.places) > 1)
+        [&self.messages, &self.memberships].iter().any(|pass| {
+            pass.again || !pass.queue.is_empty() || Arc::strong_count(&pass.permits) > 1
+        })
     }
 }
 
 impl Pass {
     /// Begins another pass if one is due, over what there is now.
-    fn begin(&mut self, now_ms: u64, all: impl Iterator<Item = Sought>) {
+    fn begin(&mut self, now_ms: u64, all: impl Iterator<Item = ResyncTarget>) {
         let is_early = self
             .began_ms
             .is_some_and(|began_ms| now_ms < began_ms + PASS_MS);
@@ -105,18 +106,22 @@ impl Pass {
         }
     }
 
-    /// What to look for next that somebody is still here for, if there is a place for it.
-    fn next(&mut self, at_once: usize, mut is_here: impl FnMut(&Sought) -> bool) -> Option<Effect> {
+    /// The next target that somebody is still here for, if there is a permit for it.
+    fn next(
+        &mut self,
+        at_once: usize,
+        mut is_here: impl FnMut(&ResyncTarget) -> bool,
+    ) -> Option<Effect> {
         // The pass itself holds one.
-        if Arc::strong_count(&self.places) > at_once {
+        if Arc::strong_count(&self.permits) > at_once {
             return None;
         }
         let queue = &mut self.queue;
-        let sought = std::iter::from_fn(|| queue.pop_front()).find(|sought| is_here(sought))?;
-        let turn = Turn {
-            _place: Arc::clone(&self.places),
+        let target = std::iter::from_fn(|| queue.pop_front()).find(|target| is_here(target))?;
+        let permit = ResyncPermit {
+            _held: Arc::clone(&self.permits),
         };
-        Some(Effect::LookFor { sought, turn })
+        Some(Effect::Resync { target, permit })
     }
 }
 
@@ -125,17 +130,17 @@ impl Shard {
     /// memberships are read anew.
     pub fn on_gap(&mut self) {
         self.metrics.push_gaps_total.inc();
-        self.search.messages.again = true;
-        self.search.memberships.again = true;
+        self.resync.messages.again = true;
+        self.resync.memberships.again = true;
         let until_ms = self.now_ms() + GROUPS_WAIT_MS;
-        self.search.groups_wait_until_ms.get_or_insert(until_ms);
+        self.resync.groups_wait_until_ms.get_or_insert(until_ms);
         for group in self.groups.values_mut() {
             if !group.members.is_empty() {
                 group.unknown.extend(group.members.keys());
                 group.messages.pause();
             }
         }
-        self.search_on();
+        self.continue_resync();
     }
 
     /// It is known again which groups `user` is in, or that nobody knows it.
@@ -155,7 +160,7 @@ impl Shard {
             && entry.unknown.is_empty()
         {
             entry.messages.resume();
-            self.look_for_missed(Stream::Group(group));
+            self.fetch_missed(Stream::Group(group));
         }
     }
 
@@ -168,34 +173,34 @@ impl Shard {
             if let Some(entry) = self.groups.get_mut(&group) {
                 entry.unknown.clear();
                 entry.messages.resume();
-                self.look_for_missed(Stream::Group(group));
+                self.fetch_missed(Stream::Group(group));
             }
         }
     }
 
     /// A flow of a pass has ended, or time has passed: starts the next ones.
-    pub fn search_on(&mut self) {
+    pub fn continue_resync(&mut self) {
         let now_ms = self.now_ms();
-        let wait = &mut self.search.groups_wait_until_ms;
+        let wait = &mut self.resync.groups_wait_until_ms;
         if wait.take_if(|until_ms| now_ms >= *until_ms).is_some() {
             self.wait_no_longer();
         }
         let (users, groups) = (&self.users, &self.groups);
-        let is_here = |sought: &Sought| match sought {
-            Sought::Messages(Stream::Direct(user)) | Sought::Memberships(user) => {
+        let is_here = |target: &ResyncTarget| match target {
+            ResyncTarget::Messages(Stream::Direct(user)) | ResyncTarget::Memberships(user) => {
                 users.contains_key(user)
             }
-            Sought::Messages(Stream::Group(group)) => groups.contains_key(group),
+            ResyncTarget::Messages(Stream::Group(group)) => groups.contains_key(group),
         };
-        let Search {
+        let Resync {
             messages,
             memberships,
             ..
-        } = &mut self.search;
+        } = &mut self.resync;
         let inboxes = users.keys().copied().map(Stream::Direct);
         let streams = inboxes.chain(groups.keys().copied().map(Stream::Group));
-        messages.begin(now_ms, streams.map(Sought::Messages));
-        memberships.begin(now_ms, users.keys().copied().map(Sought::Memberships));
+        messages.begin(now_ms, streams.map(ResyncTarget::Messages));
+        memberships.begin(now_ms, users.keys().copied().map(ResyncTarget::Memberships));
         for (pass, at_once) in [
             (messages, MESSAGES_AT_ONCE),
             (memberships, MEMBERSHIPS_AT_ONCE),

@@ -1,9 +1,9 @@
-//! The account of what a client has not confirmed, and sending what was held back because of it.
+//! The unacknowledged window of a session, and sending what was held back because of it.
 //!
-//! Owns the rule of `unconfirmed_limit`: at the limit a session falls behind and is pushed nothing
+//! Owns the rule of `unconfirmed_limit`: at the limit a session is throttled, and is pushed nothing
 //! that can be fetched later; once it has room again, what it missed is fetched and sent, stream by
 //! stream, until it is up to date. A session that reads what was fetched more slowly than others
-//! falls behind in the same way, whoever confirms for it.
+//! is throttled in the same way, whoever confirms for it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     base::id::{ConnectionKey, MessageId, SessionId, Stream, UserId},
     proto::PushMessage,
     protocol::command::{AckMode, PULL_LIMIT_MAX},
-    session::{Manual, outbox::Delivery},
+    session::{Window, outbox::Delivery},
 };
 
 /// What a session with `ack=manual` is to be sent next of what was held back.
@@ -33,8 +33,8 @@ pub struct CatchUp {
 }
 
 impl Shard {
-    /// A log-in was just answered: what was pushed since its baselines is only now going out.
-    pub(super) fn account_from_baselines(&mut self, key: ConnectionKey) {
+    /// A login was just answered: what was pushed since its baselines is only now going out.
+    pub(super) fn window_from_baselines(&mut self, key: ConnectionKey) {
         let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
             return;
         };
@@ -42,28 +42,28 @@ impl Shard {
         let last_sent = streams
             .map(|stream| (stream, self.baseline(key.slot, stream)))
             .collect();
-        if let Some(manual) = self.manual_mut(key) {
-            manual.last_sent = last_sent;
+        if let Some(window) = self.window_mut(key) {
+            window.last_sent = last_sent;
         }
     }
 
-    /// From now on the client confirms for itself: keeps account of what it has not confirmed.
-    pub(super) fn begin_account(&mut self, key: ConnectionKey) {
+    /// From now on the client confirms for itself: a window of what it has not confirmed.
+    pub(super) fn open_window(&mut self, key: ConnectionKey) {
         let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
             return;
         };
-        if login.manual.is_some() || !login.ready {
+        if login.window.is_some() || !login.ready {
             return;
         }
         let streams = login.streams();
-        let manual = Manual {
+        let window = Window {
             last_sent: streams
                 .map(|stream| (stream, self.last(stream).unwrap_or(0)))
                 .collect(),
-            ..Manual::default()
+            ..Window::default()
         };
         if let Some(login) = self.connection_mut(key).and_then(|c| c.session.login_mut()) {
-            login.manual = Some(Box::new(manual));
+            login.window = Some(Box::new(window));
         }
     }
 
@@ -91,51 +91,51 @@ impl Shard {
 
     /// The client confirmed these itself.
     pub fn confirmed(&mut self, key: ConnectionKey, ids: &[MessageId]) {
-        if let Some(manual) = self.manual_mut(key) {
+        if let Some(window) = self.window_mut(key) {
             for id in ids {
-                manual.unconfirmed.remove(id);
+                window.unconfirmed.remove(id);
             }
         }
-        self.catch_up_if_behind(key);
+        self.catch_up_if_throttled(key);
     }
 
     /// The session has no room for what was fetched, beginning with `delivery`: it is sent that and
     /// what follows at the pace at which it reads.
-    pub(super) fn fall_behind(&mut self, key: ConnectionKey, delivery: Delivery) {
-        let is_new = self.manual_mut(key).is_none();
-        self.begin_account(key);
-        let Some(manual) = self.manual_mut(key) else {
+    pub(super) fn throttle_by_window(&mut self, key: ConnectionKey, delivery: Delivery) {
+        let is_new = self.window_mut(key).is_none();
+        self.open_window(key);
+        let Some(window) = self.window_mut(key) else {
             return;
         };
-        manual.behind = true;
+        window.throttled = true;
         if is_new {
             let last_sent = delivery.seq.saturating_sub(1);
-            manual.last_sent.insert(delivery.stream, last_sent);
+            window.last_sent.insert(delivery.stream, last_sent);
         }
-        self.catch_up_if_behind(key);
+        self.catch_up_if_throttled(key);
     }
 
     /// The session gets `stream` late, and others here have had what was sent after number `since`.
     pub(super) fn catch_up_from(&mut self, key: ConnectionKey, stream: Stream, since: u64) {
-        self.begin_account(key);
-        if let Some(manual) = self.manual_mut(key) {
-            manual.last_sent.insert(stream, since);
-            manual.behind = true;
+        self.open_window(key);
+        if let Some(window) = self.window_mut(key) {
+            window.last_sent.insert(stream, since);
+            window.throttled = true;
         }
-        self.catch_up_if_behind(key);
+        self.catch_up_if_throttled(key);
     }
 
     /// Whether messages of `stream` should not be fetched just now, since nobody of those who get
-    /// them has room for more. Who has fallen behind has them fetched alone, and is not waited for.
+    /// them has room for more. Who is throttled has them fetched alone, and is not waited for.
     pub fn is_full(&self, stream: Stream) -> bool {
         let mut anybody = false;
         for slot in self.slots_in(stream) {
             let connection = &self.connections[slot as usize];
-            let manual = connection
+            let window = connection
                 .session
                 .login()
-                .and_then(|login| login.manual.as_ref());
-            if manual.is_some_and(|manual| manual.behind) {
+                .and_then(|login| login.window.as_ref());
+            if window.is_some_and(|window| window.throttled) {
                 continue;
             }
             if !connection.congested(&self.options) {
@@ -146,14 +146,14 @@ impl Shard {
         anybody
     }
 
-    pub(super) fn catch_up_if_behind(&mut self, key: ConnectionKey) {
+    pub(super) fn catch_up_if_throttled(&mut self, key: ConnectionKey) {
         let login = self.connection_mut(key).and_then(|c| c.session.login_mut());
         if let Some(login) = login
-            && let Some(manual) = &mut login.manual
-            && manual.behind
-            && !manual.catching_up
+            && let Some(window) = &mut login.window
+            && window.throttled
+            && !window.catching_up
         {
-            manual.catching_up = true;
+            window.catching_up = true;
             let session_id = login.session_id;
             self.effects.push(Effect::CatchUp { key, session_id });
         }
@@ -168,15 +168,15 @@ impl Shard {
         let login = session
             .login()
             .filter(|login| login.session_id == session_id)?;
-        let manual = login.manual.as_ref()?;
+        let window = login.window.as_ref()?;
         let room = match ack_mode {
-            AckMode::Manual => limit.saturating_sub(manual.unconfirmed.len()),
+            AckMode::Manual => limit.saturating_sub(window.unconfirmed.len()),
             AckMode::Auto => limit,
         };
         let user = login.user;
         let next = login.streams().find_map(|stream| {
             let to = self.last(stream)?;
-            let after = manual.last_sent.get(&stream).copied().unwrap_or(to);
+            let after = window.last_sent.get(&stream).copied().unwrap_or(to);
             (after < to).then_some(CatchUp {
                 session_id,
                 user,
@@ -186,21 +186,21 @@ impl Shard {
                 room,
             })
         });
-        let manual = self.manual_mut(key)?;
+        let window = self.window_mut(key)?;
         match next {
             Some(catch_up) if catch_up.room > 0 => Some(catch_up),
             Some(_) => {
-                manual.catching_up = false;
+                window.catching_up = false;
                 None
             }
             None => {
-                manual.behind = false;
-                manual.catching_up = false;
+                window.throttled = false;
+                window.catching_up = false;
                 if ack_mode == AckMode::Auto
                     && let Some(login) =
                         self.connection_mut(key).and_then(|c| c.session.login_mut())
                 {
-                    login.manual = None;
+                    login.window = None;
                 }
                 None
             }
@@ -213,8 +213,8 @@ impl Shard {
         if !self.is_logged_in(key, catch_up.session_id) {
             return;
         }
-        if let Some(manual) = self.manual_mut(key) {
-            manual.behind = false;
+        if let Some(window) = self.window_mut(key) {
+            window.throttled = false;
         }
         let nothing = messages.is_empty();
         for message in messages.into_iter().map(Arc::new) {
@@ -226,12 +226,12 @@ impl Shard {
                 self.note_fetched(key, message.msg_id, delivery);
             }
         }
-        if let Some(manual) = self.manual_mut(key) {
-            manual.behind = true;
+        if let Some(window) = self.window_mut(key) {
+            window.throttled = true;
             if nothing {
                 // The store has none of them any more: they were confirmed elsewhere.
                 note_sent(
-                    manual,
+                    window,
                     Delivery {
                         user: catch_up.user,
                         stream: catch_up.stream,
@@ -243,29 +243,29 @@ impl Shard {
         }
     }
 
-    pub(super) fn manual_mut(&mut self, key: ConnectionKey) -> Option<&mut Manual> {
+    pub(super) fn window_mut(&mut self, key: ConnectionKey) -> Option<&mut Window> {
         self.connection_mut(key)?
             .session
             .login_mut()?
-            .manual
+            .window
             .as_deref_mut()
     }
 
     /// The session sent this itself and is not pushed it; what is held back later begins behind it.
     pub(super) fn pass_over(&mut self, slot: u32, delivery: Option<Delivery>) {
         let login = self.connections[slot as usize].session.login_mut();
-        if let Some(manual) = login.and_then(|login| login.manual.as_mut())
+        if let Some(window) = login.and_then(|login| login.window.as_mut())
             && let Some(delivery) = delivery
-            && !manual.behind
+            && !window.throttled
         {
-            note_sent(manual, delivery);
+            note_sent(window, delivery);
         }
     }
 }
 
-/// Whether a message may be sent to a client that keeps (or kept) its own account; notes it if so.
+/// Whether a message may be sent to a client that has (or had) a window; notes it if so.
 pub(super) fn admit(
-    manual: &mut Manual,
+    window: &mut Window,
     ack_mode: AckMode,
     message_id: MessageId,
     delivery: Option<Delivery>,
@@ -276,65 +276,65 @@ pub(super) fn admit(
         // keeps no numbers.
         return true;
     };
-    if manual.behind {
+    if window.throttled {
         return false;
     }
     // It has it already: pulled, or sent before the stream went back.
-    if manual.pulled.remove(&message_id) || manual.unconfirmed.contains(&message_id) {
-        note_sent(manual, delivery);
+    if window.pulled.remove(&message_id) || window.unconfirmed.contains(&message_id) {
+        note_sent(window, delivery);
         return false;
     }
     if ack_mode == AckMode::Manual {
-        if manual.unconfirmed.len() >= options.unconfirmed_limit {
-            manual.behind = true;
+        if window.unconfirmed.len() >= options.unconfirmed_limit {
+            window.throttled = true;
             return false;
         }
         if !delivery.own {
-            manual.unconfirmed.insert(message_id);
+            window.unconfirmed.insert(message_id);
         }
     }
-    note_sent(manual, delivery);
+    note_sent(window, delivery);
     true
 }
 
-/// The client pulled a message. What it never confirms is noted up to a bound: past it, its account
+/// The client pulled a message. What it never confirms is noted up to a bound: past it, its window
 /// is full anyway.
 pub(super) fn note_pulled(
-    manual: &mut Manual,
+    window: &mut Window,
     ack_mode: AckMode,
     message_id: MessageId,
     delivery: Option<Delivery>,
     options: &super::ShardOptions,
 ) {
-    if ack_mode == AckMode::Manual && manual.unconfirmed.len() < account_bound(options) {
-        manual.unconfirmed.insert(message_id);
+    if ack_mode == AckMode::Manual && window.unconfirmed.len() < window_bound(options) {
+        window.unconfirmed.insert(message_id);
     }
-    let ahead = delivery.is_some_and(|delivery| delivery.seq > manual.last_sent(delivery.stream));
+    let ahead = delivery.is_some_and(|delivery| delivery.seq > window.last_sent(delivery.stream));
     if ahead {
-        note_had(manual, message_id, options);
+        note_had(window, message_id, options);
     }
 }
 
 /// The client has a message that has still to be sent to it, and is not sent it then.
-pub(super) fn note_had(manual: &mut Manual, message_id: MessageId, options: &super::ShardOptions) {
-    if manual.pulled.len() < account_bound(options) {
-        manual.pulled.insert(message_id);
+pub(super) fn note_had(window: &mut Window, message_id: MessageId, options: &super::ShardOptions) {
+    if window.pulled.len() < window_bound(options) {
+        window.pulled.insert(message_id);
     }
 }
 
-/// What an account notes of one kind at most.
-fn account_bound(options: &super::ShardOptions) -> usize {
+/// What a window notes of one kind at most.
+fn window_bound(options: &super::ShardOptions) -> usize {
     options.unconfirmed_limit + PULL_LIMIT_MAX as usize
 }
 
-impl Manual {
+impl Window {
     /// The last number of `stream` that the client was sent.
     pub(super) fn last_sent(&self, stream: Stream) -> u64 {
         self.last_sent.get(&stream).copied().unwrap_or(0)
     }
 }
 
-fn note_sent(manual: &mut Manual, delivery: Delivery) {
-    let last = manual.last_sent.entry(delivery.stream).or_insert(0);
+fn note_sent(window: &mut Window, delivery: Delivery) {
+    let last = window.last_sent.entry(delivery.stream).or_insert(0);
     *last = (*last).max(delivery.seq);
 }

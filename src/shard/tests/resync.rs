@@ -3,14 +3,14 @@
 use super::*;
 use crate::shard::{
     Standing,
-    search::{Sought, Turn},
+    resync::{ResyncPermit, ResyncTarget},
 };
 
-fn looked_for(shard: &mut Shard) -> Vec<(Sought, Turn)> {
+fn looked_for(shard: &mut Shard) -> Vec<(ResyncTarget, ResyncPermit)> {
     let looked_for = effects(shard)
         .into_iter()
         .filter_map(|effect| match effect {
-            Effect::LookFor { sought, turn } => Some((sought, turn)),
+            Effect::Resync { target, permit } => Some((target, permit)),
             _ => None,
         });
     looked_for.collect()
@@ -24,8 +24,8 @@ fn standing(last_seq: u64) -> Standing {
     }
 }
 
-fn is_message(sought: &Sought) -> bool {
-    !matches!(sought, Sought::Memberships(_))
+fn is_message(target: &ResyncTarget) -> bool {
+    !matches!(target, ResyncTarget::Memberships(_))
 }
 
 #[test]
@@ -37,21 +37,21 @@ fn after_the_bus_was_away_everything_is_looked_for_once_and_again_if_it_was_away
         shard.on_gap();
     }
     let everything = [
-        Sought::Messages(Stream::Direct(7)),
-        Sought::Messages(Stream::Group(3)),
-        Sought::Memberships(7),
+        ResyncTarget::Messages(Stream::Direct(7)),
+        ResyncTarget::Messages(Stream::Group(3)),
+        ResyncTarget::Memberships(7),
     ];
-    let sought = |shard: &mut Shard| -> Vec<Sought> {
+    let target = |shard: &mut Shard| -> Vec<ResyncTarget> {
         let looked_for = looked_for(shard).into_iter();
-        looked_for.map(|(sought, _)| sought).collect()
+        looked_for.map(|(target, _)| target).collect()
     };
-    assert_eq!(sought(&mut shard), everything);
+    assert_eq!(target(&mut shard), everything);
     at(&mut shard, 900);
-    assert_eq!(sought(&mut shard), []);
+    assert_eq!(target(&mut shard), []);
     at(&mut shard, 1_000);
-    assert_eq!(sought(&mut shard), everything, "a second after the first");
+    assert_eq!(target(&mut shard), everything, "a second after the first");
     at(&mut shard, 5_000);
-    assert_eq!(sought(&mut shard), []);
+    assert_eq!(target(&mut shard), []);
 }
 
 #[test]
@@ -71,11 +71,11 @@ fn a_bounded_number_is_looked_for_at_one_time() {
     at(&mut shard, 2_000);
     assert!(looked_for(&mut shard).is_empty(), "no place is free");
     // The Group Service answers nothing, and messages do not wait for it.
-    while let Some(index) = under_way.iter().position(|(sought, _)| is_message(sought)) {
+    while let Some(index) = under_way.iter().position(|(target, _)| is_message(target)) {
         under_way.swap_remove(index);
-        shard.search_on();
+        shard.continue_resync();
         let next = looked_for(&mut shard);
-        assert!(next.iter().all(|(sought, _)| is_message(sought)));
+        assert!(next.iter().all(|(target, _)| is_message(target)));
         messages += next.len();
         under_way.extend(next);
     }
@@ -88,12 +88,13 @@ fn a_bounded_number_is_looked_for_at_one_time() {
     }
     effects(&mut shard);
     under_way.clear();
-    shard.search_on();
+    shard.continue_resync();
     let next = looked_for(&mut shard);
     assert!(!next.is_empty());
-    assert!(next.iter().all(|(sought, _)| match sought {
-        Sought::Messages(Stream::Direct(user)) | Sought::Memberships(user) => *user > 150,
-        Sought::Messages(Stream::Group(_)) => false,
+    assert!(next.iter().all(|(target, _)| match target {
+        ResyncTarget::Messages(Stream::Direct(user)) | ResyncTarget::Memberships(user) =>
+            *user > 150,
+        ResyncTarget::Messages(Stream::Group(_)) => false,
     }));
 }
 
@@ -176,7 +177,7 @@ fn what_was_heard_since_it_was_asked_is_newer_than_the_answer() {
     shard.on_push(news(PushKind::GroupJoined, 7, 3, 0));
     assert!(!shard.set_memberships(7, as_of, &[]));
     assert_eq!(shard.groups_of(key), [3]);
-    // A log-in under way may know less than the answer, and comes to know it later.
+    // A login under way may know less than the answer, and comes to know it later.
     let as_of = shard.membership_change(7).expect("it is settled");
     let second = connect(&mut shard);
     let job = begin_log_in(&mut shard, second, 7, 0, &[]);

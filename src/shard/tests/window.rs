@@ -169,7 +169,7 @@ fn a_client_that_pulls_and_never_confirms_is_accounted_for_within_bounds() {
     let login = shard
         .connection(key)
         .and_then(|c| c.session.login())
-        .expect("a log-in");
-    let account = login.manual.as_ref().expect("an account");
-    assert!(account.unconfirmed.len() <= 1_003 && account.pulled.len() <= 1_003);
+        .expect("a login");
+    let window = login.window.as_ref().expect("a window");
+    assert!(window.unconfirmed.len() <= 1_003 && window.pulled.len() <= 1_003);
 }

@@ -51,7 +51,12 @@ macro_rules! sections {
             /// Sets a key from the text of an environment variable.
             ///
             /// The error says what is wrong with the text, or that there is no such key.
-            pub(super) fn set_text(&mut self, section: &str, key: &str, text: &str) -> Result<(), String> {
+            pub(super) fn set_text(
+                &mut self,
+                section: &str,
+                key: &str,
+                text: &str,
+            ) -> Result<(), String> {
                 match (section, key) {
                     $( $(
                         (stringify!($section), stringify!($key)) => {

@@ -87,7 +87,9 @@ pub trait Method: 'static {
 }
 
 macro_rules! methods {
-    ($($service:ident { $($name:ident($request:ident) -> $response:ident, idempotent: $idempotent:literal;)* })*) => {
+    ($($service:ident {
+        $($name:ident($request:ident) -> $response:ident, idempotent: $idempotent:literal;)*
+    })*) => {
         /// The methods as types, for [`Backend::call`](crate::contract::backend::Backend::call).
         pub mod method {
             use super::{Method, Service, proto};

@@ -1,8 +1,10 @@
-//! All sessions of one core: who is connected, who is logged in where, what they are owed, when they are due.
+//! All sessions of one core: who is connected, who is logged in where, what they are owed, when
+//! they are due.
 //!
-//! Owns the slab of connections, the tables of users and groups, and the timing wheel. Never does I/O, never knows a
-//! clock or a runtime: bytes, pushes and the time come in; bytes to send wait in outboxes, and what needs a backend
-//! leaves as [`Job`](crate::session::job::Job)s and [`Effect`]s. The worker carries them out.
+//! Owns the slab of connections, the tables of users and groups, and the timing wheel. Never does
+//! I/O, never knows a clock or a runtime: bytes, pushes and the time come in; bytes to send wait in
+//! outboxes, and what needs a backend leaves as [`Job`](crate::session::job::Job)s and [`Effect`]s.
+//! The worker carries them out.
 //!
 //! - [`input`] bytes → lines → answers and jobs
 //! - [`login`] users, devices, group memberships, and how they end
@@ -13,8 +15,10 @@
 //! - [`window`] what a client that confirms for itself still owes, and what was held back from it
 //! - [`resync`] what is asked for again after pushes may have been lost, and at what pace
 //! - [`deadlines`] what happens when nothing happens
-//! - [`sequencer`], `wheel` the order of one stream's numbers, and the timing wheel: neither knows the shard
-//! - [`core`] the shard together with what else a command can reach, and the only locks here: what the cores share
+//! - [`sequencer`], `wheel` the order of one stream's numbers, and the timing wheel: neither knows
+//!   the shard
+//! - [`core`] the shard together with what else a command can reach, and the only locks here: what
+//!   the cores share
 //!
 //! - `invariants` what must always hold, numbered, and checked in debug builds
 
@@ -27,6 +31,7 @@ mod encoded_push;
 pub mod input;
 mod invariants;
 pub mod login;
+mod options;
 pub mod push;
 pub mod resync;
 pub mod sequencer;
@@ -47,17 +52,18 @@ use std::{
 use slab::Slab;
 use smallvec::SmallVec;
 
+pub use self::options::ShardOptions;
 use crate::{
     base::{
         close::CloseReason,
         id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, Stream, UserId},
     },
-    limits::{Rate, TokenBucket},
+    limits::TokenBucket,
     metrics,
     proto::{AckRange, PushMessage},
     protocol::{
         codec::Codec,
-        command::{Dialect, Judge, Tag},
+        command::{Dialect, Tag},
         push::Push,
         reply::Reply,
     },
@@ -88,38 +94,6 @@ pub struct Now {
 /// Fetches of one core from the store at one time: after the bus was away, everybody's messages are
 /// resynced.
 pub const FETCHES: usize = 64;
-
-/// The rules a shard applies; each is a key of the configuration.
-#[derive(Clone, Debug)]
-pub struct ShardOptions {
-    /// The longest line, terminator included, in bytes.
-    pub max_line_bytes: usize,
-    /// The same before the login.
-    pub login_line_bytes: usize,
-    /// Sends of one connection that may travel together.
-    pub pipeline_limit: usize,
-    /// Bad lines until the connection is closed.
-    pub protocol_error_limit: u32,
-    /// Time to log in.
-    pub login_timeout_ms: u64,
-    /// Time without a sign of life.
-    pub connection_timeout_ms: u64,
-    /// Time for the peer to acknowledge something of what it was sent; `None`: the kernel alone
-    /// gives it up.
-    pub acknowledgement_timeout_ms: Option<u64>,
-    /// Unsent bytes of a connection.
-    pub outbound_queue_bytes: usize,
-    /// Unconfirmed messages of a connection with `ack=manual`.
-    pub unconfirmed_limit: usize,
-    /// Commands per second of a connection.
-    pub command_rate: Rate,
-    /// Time over the rate until the connection is closed.
-    pub throttle_timeout_ms: u64,
-    /// Whether a new connection is greeted.
-    pub banner: bool,
-    /// Who says which names and passwords are good.
-    pub judge: Judge,
-}
 
 /// What the shard wants done with backends or the bus, beside answering commands.
 #[derive(Debug)]
@@ -176,7 +150,8 @@ pub struct Connection {
     throttled: bool,
     /// Among those that are to be asked what their peer has acknowledged.
     to_be_asked: bool,
-    /// When its entry in the wheel comes up; others of it, which it has outrun, are dropped when they do.
+    /// When its entry in the wheel comes up; others of it, which it has outrun, are dropped when
+    /// they do.
     armed_ms: u64,
     /// The last write found the kernel's buffer full: wait until it says there is room.
     blocked: bool,
@@ -188,7 +163,8 @@ pub struct Connection {
     input: Vec<u8>,
     handled: usize,
     outbox: Outbox,
-    /// What `im_gateway_outbox_bytes` holds of this connection: its unsent bytes after the last write.
+    /// What `im_gateway_outbox_bytes` holds of this connection: its unsent bytes after the last
+    /// write.
     counted_unsent: u64,
 }
 
@@ -207,7 +183,8 @@ struct Group {
     /// The sessions in it by slot.
     members: BTreeMap<u32, Member>,
     messages: Sequencer<Arc<PushMessage>>,
-    /// Of whom it has to be asked whether they are still in it: as long as there are some, its messages wait.
+    /// Of whom it has to be asked whether they are still in it: as long as there are some, its
+    /// messages wait.
     unknown: BTreeSet<u32>,
     /// Logins that are about to add a member.
     holds: u32,
@@ -227,7 +204,8 @@ pub struct Standing {
 struct Member {
     /// Up to here messages came before: those wait for `pull`.
     baseline: u64,
-    /// The last number of the group when the service said that the user is in it: nobody may be shown more by a mistake here.
+    /// The last number of the group when the service said that the user is in it: nobody may be
+    /// shown more by a mistake here.
     floor: u64,
 }
 
@@ -286,7 +264,8 @@ const WHEEL_SLOTS: usize = 4096;
 const LINGER_MS: u64 = 2_000;
 
 impl Shard {
-    /// An empty shard. `ids` are those of this core alone; its sessions' numbers begin where they do.
+    /// An empty shard. `ids` are those of this core alone; its sessions' numbers begin where they
+    /// do.
     pub fn new(options: ShardOptions, ids: MessageIds, metrics: Arc<metrics::Core>) -> Self {
         Self {
             options,
@@ -351,8 +330,9 @@ impl Shard {
     /// Ids are those of `lease` from now on.
     pub fn lease_ids(&mut self, lease: &IdLease) {
         self.ids.lease(lease);
-        // Who has the number next may make a session's number again, for another user's session: that harms
-        // nobody. Sessions that no longer followed the clock would take newer ones elsewhere for older.
+        // Who has the number next may make a session's number again, for another user's session:
+        // that harms nobody. Sessions that no longer followed the clock would take newer ones
+        // elsewhere for older.
         self.session_ids.lease(&IdLease {
             until_ms: u64::MAX,
             ..*lease
@@ -454,8 +434,8 @@ impl Shard {
         self.connections.is_empty()
     }
 
-    /// Ends a session for `reason`: the client gets its KICK line, its user is logged out here, and once all is sent
-    /// the connection goes. Only the first reason counts.
+    /// Ends a session for `reason`: the client gets its KICK line, its user is logged out here, and
+    /// once all is sent the connection goes. Only the first reason counts.
     pub fn end(&mut self, key: ConnectionKey, reason: CloseReason) {
         let now_ms = self.now_ms();
         let Some(connection) = self.connection_mut(key) else {
@@ -483,7 +463,8 @@ impl Shard {
         self.client_log.closed(reason, peer, user, now_ms);
     }
 
-    /// The connection is gone or to be given up at once: ends the session if it has not ended, and frees the slot.
+    /// The connection is gone or to be given up at once: ends the session if it has not ended, and
+    /// frees the slot.
     pub fn remove(&mut self, key: ConnectionKey, reason: CloseReason) {
         self.end(key, reason);
         if self.connection(key).is_some() {
@@ -494,7 +475,8 @@ impl Shard {
         self.check_invariants();
     }
 
-    /// Says goodbye to everyone: each is told to reconnect elsewhere, finishes the command under way, and is closed.
+    /// Says goodbye to everyone: each is told to reconnect elsewhere, finishes the command under
+    /// way, and is closed.
     pub fn drain(&mut self) {
         self.draining = true;
         for slot in self.slots() {

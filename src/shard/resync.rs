@@ -1,9 +1,9 @@
 //! The resync after pushes may have been lost: all streams and memberships here are asked for
 //! again, some at a time.
 //!
-//! Owns the passes over all streams and over all memberships: what of them is still to be asked for,
-//! and how much is asked for at one time. The flows that ask are [`Effect::Resync`]. Messages and
-//! memberships are of different services, and neither pass waits for the other.
+//! Owns the passes over all streams and over all memberships: what of them is still to be asked
+//! for, and how much is asked for at one time. The flows that ask are [`Effect::Resync`]. Messages
+//! and memberships are of different services, and neither pass waits for the other.
 //!
 //! Invariants: each user and group is in a queue once; at most as many flows are under way as there
 //! are permits; the passes of a kind begin a second apart, and one that was asked for meanwhile

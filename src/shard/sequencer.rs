@@ -1,16 +1,21 @@
-//! Puts the pushes of one stream in order: a user's direct messages, or a group's messages, on one core.
+//! Puts the pushes of one stream in order: a user's direct messages, or a group's messages, on one
+//! core.
 //!
-//! Owns the last number pushed, what came out lately, what came too early, and the knowledge of what has to be fetched. Never
-//! fetches by itself and looks at an item's id alone. A push is a hint and the store is the truth: the bus may lose, repeat,
-//! reorder and forge, and still every number after the baseline comes out once and in order.
+//! Owns the last number pushed, what came out lately, what came too early, and the knowledge of
+//! what has to be fetched. Never fetches by itself and looks at an item's id alone. A push is a
+//! hint and the store is the truth: the bus may lose, repeat, reorder and forge, and still every
+//! number after the baseline comes out once and in order.
 //!
-//! - **A number that the store does not have is never skipped to or waited for.** What comes too early is held until the store has
-//!   said what lies up to it, that number included; what it does not know of is dropped. A hole is skipped only where the store has
-//!   something behind it: that message was confirmed and swept.
-//! - **The next number is believed at once**: to ask the store first would cost a call for each message. Where the real message
-//!   comes later under the same number, its id is another: the store is asked who is right, and what did not come out does.
-//! - **What was believed of a number may be wrong**, as after a forged push or when an older database was put back. Where the store
-//!   ends before the last number, the stream steps back to where it ends, or to the number that raised the doubt.
+//! - **A number that the store does not have is never skipped to or waited for.** What comes too
+//!   early is held until the store has said what lies up to it, that number included; what it does
+//!   not know of is dropped. A hole is skipped only where the store has something behind it: that
+//!   message was confirmed and swept.
+//! - **The next number is believed at once**: to ask the store first would cost a call for each
+//!   message. Where the real message comes later under the same number, its id is another: the
+//!   store is asked who is right, and what did not come out does.
+//! - **What was believed of a number may be wrong**, as after a forged push or when an older
+//!   database was put back. Where the store ends before the last number, the stream steps back to
+//!   where it ends, or to the number that raised the doubt.
 //!
 //! # The caller's loop
 //! ```text
@@ -27,16 +32,20 @@
 //! ```
 //! A message without a number (`seq` 0) does not belong here: the caller pushes it as it comes.
 //!
-//! Invariants: at most one fetch is under way; nothing held is the next number, but while what came out is in doubt; what comes out
-//! grows strictly, but for what a step back makes good; nothing comes out twice under one number and id as far as that is remembered, and as a repeat beyond.
+//! Invariants: at most one fetch is under way; nothing held is the next number, but while what came
+//! out is in doubt; what comes out grows strictly, but for what a step back makes good; nothing
+//! comes out twice under one number and id as far as that is remembered, and as a repeat beyond.
 
 #[cfg(any(test, debug_assertions))]
 mod invariants;
 mod recent;
+mod store;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use self::recent::{Recent, Seen};
+pub(super) use self::store::StepBack;
+pub use self::store::{Answer, Fetch, Numbered, Offer};
 use crate::base::{
     id::MessageId,
     mutation::{Mutation, is_seeded},
@@ -45,59 +54,6 @@ use crate::base::{
 /// The farthest step back, and the most numbers that are compared with the store's at one time.
 const STEP_BACK: u64 = 1_000;
 const COMPARED: u64 = 64;
-
-/// What a stream is made of.
-pub trait Numbered {
-    /// The message's id, which tells two under one number apart.
-    fn id(&self) -> MessageId;
-    /// It may have come out before.
-    fn mark_repeat(&mut self);
-    /// This is what the store has of `pushed`: takes over what only a push says.
-    fn adopt(&mut self, pushed: &Self);
-}
-
-/// Numbers to ask the store for: `after < seq <= to`, where `to` 0 means "to the end".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fetch {
-    /// The last number that is not wanted.
-    pub after: u64,
-    /// The last number that is wanted, or 0.
-    pub to: u64,
-}
-
-/// What the store says to a [`Fetch`].
-#[derive(Debug)]
-pub struct Answer<T> {
-    /// What it has, by number, in any order.
-    pub items: Vec<(u64, T)>,
-    /// It may have more of what was asked for.
-    pub more: bool,
-    /// Its last number, if it says it.
-    pub end: Option<u64>,
-}
-
-/// A stream went back: numbers behind `to` come out once more, under other ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StepBack {
-    /// The last number now.
-    pub to: u64,
-    /// The last number that the store has: what was believed of those behind it was wrong.
-    pub end: u64,
-}
-
-/// What became of an offered item.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Offer<T> {
-    /// It is the next one: push it now.
-    Deliver(T),
-    /// It came out already, or is held already.
-    Drop,
-    /// It waits, or the store is asked about its number.
-    Held {
-        /// A fetch to start now.
-        fetch: Option<Fetch>,
-    },
-}
 
 /// The order of one stream. Small while everything comes in order.
 #[derive(Debug)]
@@ -153,7 +109,8 @@ struct Held<T> {
 ///        +-------+ <--------------- +----------+ <-- retry, -- +---------------+
 ///                    answered                    gap_possible
 /// ```
-/// An answer that leaves numbers missing leads straight into the next fetch. Before the baseline is known the stream is
+/// An answer that leaves numbers missing leads straight into the next fetch. Before the baseline is
+/// known the stream is
 /// `Quiet` whatever is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -200,14 +157,16 @@ impl<T: Numbered> Sequencer<T> {
         }
     }
 
-    /// Whether number `seq` has had its turn, and not with another message than `id` as far as is remembered.
+    /// Whether number `seq` has had its turn, and not with another message than `id` as far as is
+    /// remembered.
     pub(super) fn has_passed(&self, seq: u64, id: MessageId) -> bool {
         self.last().is_some_and(|last| seq <= last) && self.recent.of(seq, id) != Seen::Other
     }
 
-    /// Says where a stream that was [`Sequencer::unknown`] begins: what is held up to `last` is dropped, what follows
-    /// becomes ready. Returns a fetch to start. Where the beginning is known and the store is further on than
-    /// the stream, what lies between was lost, and is fetched; where it is not that far, it said so a moment ago.
+    /// Says where a stream that was [`Sequencer::unknown`] begins: what is held up to `last` is
+    /// dropped, what follows becomes ready. Returns a fetch to start. Where the beginning is known
+    /// and the store is further on than the stream, what lies between was lost, and is fetched;
+    /// where it is not that far, it said so a moment ago.
     pub fn baseline(&mut self, last: u64) -> Option<Fetch> {
         match self.last() {
             None => {
@@ -215,7 +174,8 @@ impl<T: Numbered> Sequencer<T> {
                 self.release(last);
             }
             Some(known) if known < last => self.gap.get_or_insert_default().open_end = true,
-            // Of two logins at one time, the answer to the later one came first: the other is owed what lies between.
+            // Of two logins at one time, the answer to the later one came first: the other is owed
+            // what lies between.
             Some(known) if known > last && self.recent.oldest().is_none() => {
                 self.position = Position::After(last);
                 let gap = self.gap.get_or_insert_default();
@@ -228,7 +188,8 @@ impl<T: Numbered> Sequencer<T> {
         self.next_fetch()
     }
 
-    /// Nobody will say where the stream begins: with the first number that is held, or else the first that comes.
+    /// Nobody will say where the stream begins: with the first number that is held, or else the
+    /// first that comes.
     pub(super) fn begin_anywhere(&mut self) -> Option<Fetch> {
         if self.last().is_some() {
             return None;
@@ -239,7 +200,8 @@ impl<T: Numbered> Sequencer<T> {
         self.baseline(first - 1)
     }
 
-    /// A push with the number `seq`. At most `limit` items are held; one too many is not kept, and fetched in its turn.
+    /// A push with the number `seq`. At most `limit` items are held; one too many is not kept, and
+    /// fetched in its turn.
     pub fn offer(&mut self, seq: u64, item: T, limit: usize) -> Offer<T> {
         if self.position == Position::Anywhere && seq > 0 {
             self.begin_with(seq);
@@ -273,7 +235,8 @@ impl<T: Numbered> Sequencer<T> {
         }
     }
 
-    /// Number `seq` is the first one that comes. What may have been missed before it cannot be named.
+    /// Number `seq` is the first one that comes. What may have been missed before it cannot be
+    /// named.
     fn begin_with(&mut self, seq: u64) {
         self.position = Position::After(seq - 1);
         if let Some(gap) = &mut self.gap {
@@ -282,7 +245,8 @@ impl<T: Numbered> Sequencer<T> {
         }
     }
 
-    /// The number has had its turn. A late or repeated push is most likely, but the turn may have been another message's.
+    /// The number has had its turn. A late or repeated push is most likely, but the turn may have
+    /// been another message's.
     fn offer_passed(&mut self, seq: u64, item: &T) -> Offer<T> {
         if self.recent.of(seq, item.id()) == Seen::Same {
             return Offer::Drop;
@@ -293,8 +257,8 @@ impl<T: Numbered> Sequencer<T> {
         }
     }
 
-    /// Whether what came out under some number may not be what the store has, or the stream is paused: what comes behind waits, to
-    /// keep the order.
+    /// Whether what came out under some number may not be what the store has, or the stream is
+    /// paused: what comes behind waits, to keep the order.
     fn is_in_doubt(&self) -> bool {
         self.gap.as_ref().is_some_and(|gap| {
             let is_compared = matches!(
@@ -330,10 +294,11 @@ impl<T: Numbered> Sequencer<T> {
         item
     }
 
-    /// The answer to `fetch`. What came out and is there under another id is looked into; what was asked for and is not there is
-    /// dropped. Returns a fetch to start.
+    /// The answer to `fetch`. What came out and is there under another id is looked into; what was
+    /// asked for and is not there is dropped. Returns a fetch to start.
     ///
-    /// An answer to another fetch than the one under way (from before the stream was set up anew) is ignored.
+    /// An answer to another fetch than the one under way (from before the stream was set up anew)
+    /// is ignored.
     pub fn fetched(&mut self, fetch: Fetch, answer: Answer<T>) -> Option<Fetch> {
         let gap = self.gap.as_mut()?;
         let Phase::Fetching {
@@ -379,11 +344,13 @@ impl<T: Numbered> Sequencer<T> {
                 let is_asked = false;
                 gap.held.insert(seq, Held { item, is_asked });
             } else if self.recent.of(seq, item.id()) == Seen::Other {
-                // The next number was believed while the store was asked, and was another message's.
+                // The next number was believed while the store was asked, and was another
+                // message's.
                 doubted = Some(doubted.map_or(seq, |known: u64| known.min(seq)));
             }
         }
-        // What the store was asked for and does not have never was; what came since is still to be asked for.
+        // What the store was asked for and does not have never was; what came since is still to be
+        // asked for.
         pushed.retain(|seq, held| *seq > covered && !(is_complete && held.is_asked));
         gap.held.append(&mut pushed);
         if !is_complete {
@@ -424,8 +391,8 @@ impl<T: Numbered> Sequencer<T> {
         self.next_fetch()
     }
 
-    /// `fetch` did not work. Nothing is fetched for this stream until [`Sequencer::retry`], which the caller calls after a
-    /// pause.
+    /// `fetch` did not work. Nothing is fetched for this stream until [`Sequencer::retry`], which
+    /// the caller calls after a pause.
     pub(super) fn fetch_failed(&mut self, failed: Fetch) {
         let Some(gap) = self.gap.as_mut() else {
             return;
@@ -452,10 +419,12 @@ impl<T: Numbered> Sequencer<T> {
         self.next_fetch()
     }
 
-    /// Pushes may have been lost without a trace, since the bus was away: everything after the last number has to be
-    /// fetched. Returns the fetch to start; while another is under way, or the beginning is not known, it comes after that.
+    /// Pushes may have been lost without a trace, since the bus was away: everything after the last
+    /// number has to be fetched. Returns the fetch to start; while another is under way, or the
+    /// beginning is not known, it comes after that.
     ///
-    /// A stream that begins anywhere, and of which nothing came, misses nothing that could be named.
+    /// A stream that begins anywhere, and of which nothing came, misses nothing that could be
+    /// named.
     pub(super) fn gap_possible(&mut self) -> Option<Fetch> {
         if self.position == Position::Anywhere {
             return None;
@@ -464,12 +433,14 @@ impl<T: Numbered> Sequencer<T> {
         self.retry()
     }
 
-    /// Who is to get what comes is not known: all of it is held, and what is fetched meanwhile, too.
+    /// Who is to get what comes is not known: all of it is held, and what is fetched meanwhile,
+    /// too.
     pub fn pause(&mut self) {
         self.gap.get_or_insert_default().is_paused = true;
     }
 
-    /// It is known again. What may have been missed has to be fetched, as after any gap: what is held comes out behind it.
+    /// It is known again. What may have been missed has to be fetched, as after any gap: what is
+    /// held comes out behind it.
     pub fn resume(&mut self) {
         if let Some(gap) = &mut self.gap {
             gap.is_paused = false;
@@ -482,7 +453,8 @@ impl<T: Numbered> Sequencer<T> {
         gap.doubted = Some(gap.doubted.map_or(seq, |known| known.min(seq)));
     }
 
-    /// The store ends at `end`, or has another message than came out: from here on what it has comes out, as far as that did not.
+    /// The store ends at `end`, or has another message than came out: from here on what it has
+    /// comes out, as far as that did not.
     fn step_back(&mut self, to: u64, end: u64) {
         let last = self.last().unwrap_or(end);
         let to = to.max(end.saturating_sub(STEP_BACK)).min(last);
@@ -494,8 +466,8 @@ impl<T: Numbered> Sequencer<T> {
         gap.step_back = Some(StepBack { to, end });
     }
 
-    /// Moves the last number on to `covered` at least, making ready what is held up to there and what follows without a
-    /// hole.
+    /// Moves the last number on to `covered` at least, making ready what is held up to there and
+    /// what follows without a hole.
     fn release(&mut self, covered: u64) {
         let floor = self.last().unwrap_or(covered);
         let mut last = floor.max(covered);

@@ -214,7 +214,10 @@ mod tests {
         #[test]
         fn it_behaves_like_a_list_of_due_times(
             slots in 1usize..9,
-            steps in prop::collection::vec((0u64..700, prop::collection::vec(0u64..3_000, 0..4), 0u64..900), 1..80),
+            steps in prop::collection::vec(
+                (0u64..700, prop::collection::vec(0u64..3_000, 0..4), 0u64..900),
+                1..80,
+            ),
         ) {
             const TICK_MS: u64 = 100;
             let mut wheel = Wheel::new(TICK_MS, slots);
@@ -248,7 +251,8 @@ mod tests {
                 list = later;
                 expected.sort_unstable_by_key(|(_, slot)| *slot);
                 actual.sort_unstable();
-                prop_assert_eq!(actual, expected.into_iter().map(|(_, slot)| slot).collect::<Vec<_>>());
+                let expected: Vec<_> = expected.into_iter().map(|(_, slot)| slot).collect();
+                prop_assert_eq!(actual, expected);
                 prop_assert_eq!(wheel.len(), list.len());
             }
         }

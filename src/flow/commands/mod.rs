@@ -40,7 +40,8 @@ async fn run_one<B: Backend, P: PushSource>(
     job: &Job,
     command: &Asked,
 ) -> Reply {
-    // Logins are long flows: in a place of their own, they do not make every other command as large.
+    // Logins are long flows: in a place of their own, they do not make every other command as
+    // large.
     let outcome = match &command.call {
         Call::Register { user, password } => {
             Box::pin(auth::register(core, (job, command.dialect), user, password)).await

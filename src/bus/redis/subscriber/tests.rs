@@ -259,7 +259,8 @@ proptest! {
         let mut stream = Vec::new();
         let mut expected = Vec::new();
         for (number, text) in texts.into_iter().enumerate() {
-            let message = PushMessage { msg_id: 1 + number as i64, to: 42, text, ..Default::default() };
+            let msg_id = 1 + number as i64;
+            let message = PushMessage { msg_id, to: 42, text, ..Default::default() };
             stream.extend(published("im:push:gw-1#0", &message.encode_to_vec()));
             expected.push(BusEvent::Push(message));
         }

@@ -38,8 +38,14 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
+/// What a server sent comes in two parts. A connection that broke in between takes no more.
+fn receive_in_two(world: &World, line: &Line, (head, rest): (&[u8], &[u8])) {
+    let received = |part| world.remote.received(&line.server, &line.connection, part);
+    let _ = received(head).and_then(|()| received(rest));
+}
+
 proptest! {
-    /// Every answer carries the name of who asked. Whatever servers and connections do, nobody gets somebody else's.
+    /// Every answer carries the name of who asked. Whatever happens, nobody gets another's.
     #[test]
     fn nobody_gets_an_answer_that_was_for_somebody_else(
         deeds in prop::collection::vec(deed(), 1..120),
@@ -48,8 +54,8 @@ proptest! {
         let wire = if classic { Wire::Classic } else { Wire::WithIds };
         let world = World::new(|options| options.breaker_threshold = 1000);
         world.list(&[wire, wire, wire]);
-        let mut lines: Vec<(Line, Vec<Asked>)> =
-            world.open().into_iter().map(|line| (line, Vec::new())).collect();
+        let open = world.open().into_iter();
+        let mut lines: Vec<(Line, Vec<Asked>)> = open.map(|line| (line, Vec::new())).collect();
         let mut answered: Vec<Asked> = Vec::new();
         let mut flows: Vec<(String, Flow<'_>)> = Vec::new();
         for (number, deed) in deeds.into_iter().enumerate() {
@@ -59,19 +65,16 @@ proptest! {
                     flows.push((name.clone(), world.login(&name)));
                 }
                 Deed::Answer { line, call, cut } => {
-                    let count = lines.len();
-                    let (line, asked) = &mut lines[line % count];
+                    let place = line % lines.len();
+                    let (line, asked) = &mut lines[place];
                     if !asked.is_empty() && !line.is_closed() {
                         let call = asked.remove(call % asked.len());
                         let bytes = reply(wire, call.header.call_id, &call.username);
-                        let (head, rest) = bytes.split_at(cut % bytes.len());
-                        // A connection that broke in between takes no more.
-                        let _ = world.remote.received(&line.server, &line.connection, head)
-                            .and_then(|()| world.remote.received(&line.server, &line.connection, rest));
+                        receive_in_two(&world, line, bytes.split_at(cut % bytes.len()));
                         answered.push(call);
                     }
                 }
-                // Without numbers, such a reply is taken for the next one's: that is why a server must not.
+                // Without numbers, such a reply is taken for the next one's: a server must not.
                 Deed::Repeat { line, call } if !classic => {
                     let count = lines.len();
                     if !answered.is_empty() {

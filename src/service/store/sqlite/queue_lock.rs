@@ -3,8 +3,8 @@
 //! Owns a lock of its own beside SQLite's, on a file that holds nothing. SQLite lets whoever asks
 //! next have its lock, and others ask again after a nap: a busy process would lock the others out
 //! for as long as it is busy. So who waits for SQLite's lock holds the queue's lock, and who has
-//! just let SQLite's lock go has to wait for the queue's first. A courtesy, not a safeguard: whoever
-//! cannot get the queue's lock goes on without it.
+//! just let SQLite's lock go has to wait for the queue's first. A courtesy, not a safeguard:
+//! whoever cannot get the queue's lock goes on without it.
 
 use std::{
     cell::Cell,

@@ -12,6 +12,7 @@ mod cores;
 pub mod doctor;
 mod embedded;
 mod gateway;
+mod issuers;
 mod options;
 mod user_journal;
 

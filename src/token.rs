@@ -11,11 +11,22 @@
 //!   effect, and a header that demands to be understood (`crit`) is refused;
 //! - a token is [`TokenError::Expired`] only if it is right in everything else.
 
+mod cache;
+pub mod issuer;
+mod key;
+pub mod key_set;
+
 use std::{fmt, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use ring::hmac;
 use serde::{Deserialize, Serialize};
 
+use self::{
+    cache::Cache,
+    issuer::{IssuedGrant, Issuer},
+};
 use crate::base::{
     id::{SessionId, UserId},
     secret::SECRET_BYTES_MIN,
@@ -24,7 +35,8 @@ use crate::base::{
 /// A longer token is refused unread. The gateway's own take some 300 bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-const ISSUER: &str = "im-gateway";
+/// What the gateway's own tokens call it.
+pub const ISSUER: &str = "im-gateway";
 const TYPE: &str = "access";
 /// So long a token outlives its end: clocks differ.
 const EXPIRY_LEEWAY_S: u64 = 60;
@@ -59,6 +71,15 @@ pub struct Grant {
     pub issued_s: u64,
 }
 
+/// Whom a good token logs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// It is one of the gateway's own.
+    Own(Grant),
+    /// It is one of an issuer's.
+    Issued(IssuedGrant),
+}
+
 /// The secret is too short to sign with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a token secret has at least {SECRET_BYTES_MIN} bytes, this one has {length_bytes}")]
@@ -71,6 +92,11 @@ pub struct WeakSecret {
 pub struct Tokens {
     signing: EncodingKey,
     verifying: Vec<VerifyingKey>,
+    issuers: Vec<Issuer>,
+    /// Makes passwords of accounts that nobody logs in to with one.
+    passwords: hmac::Key,
+    /// What was found good of the issuers': their signatures are dear to check.
+    issued: Cache,
     lifetime_s: u64,
     clock_leeway_s: u64,
 }
@@ -145,15 +171,37 @@ impl Tokens {
                 DecodingKey::from_secret(secret),
                 Algorithm::HS256,
             )],
+            issuers: Vec::new(),
+            passwords: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            issued: Cache::default(),
             lifetime_s: lifetime.as_secs(),
             clock_leeway_s: clock_leeway.as_secs(),
         })
     }
 
-    /// The longest that a token issued until now, by a gateway set up as this one, may be good for.
-    pub fn longest_life(&self) -> Duration {
+    /// Takes the tokens of `issuers` too.
+    #[must_use]
+    pub fn with_issuers(self, issuers: Vec<Issuer>) -> Self {
+        let is_own = |issuer: &Issuer| issuer.name == ISSUER;
+        assert!(!issuers.iter().any(is_own), "{ISSUER} is this gateway");
+        Self { issuers, ..self }
+    }
+
+    /// A password for the account `name` that is made because an issuer vouches for its user: no
+    /// one can know it who cannot sign tokens.
+    pub fn unknown_password(&self, name: &str) -> String {
+        let message = format!("password of {name}");
+        URL_SAFE_NO_PAD.encode(hmac::sign(&self.passwords, message.as_bytes()))
+    }
+
+    /// The longest that a token issued until now may be good for; `None`: an issuer says for how
+    /// long its tokens are.
+    pub fn longest_life(&self) -> Option<Duration> {
+        if !self.issuers.is_empty() {
+            return None;
+        }
         let life_s = self.lifetime_s.saturating_add(self.clock_leeway_s);
-        Duration::from_secs(life_s.saturating_add(EXPIRY_LEEWAY_S))
+        Some(Duration::from_secs(life_s.saturating_add(EXPIRY_LEEWAY_S)))
     }
 
     /// A token that says `grant`. `jti` names this one token and should be random.
@@ -172,11 +220,39 @@ impl Tokens {
             .expect("strings and numbers always encode, and HMAC takes a key of any length")
     }
 
-    /// What `token` says, if it is good at `now_unix_s`.
-    pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Grant, TokenError> {
+    /// Whom `token` logs in, if it is good at `now_unix_s`.
+    ///
+    /// # Errors
+    /// Why it logs nobody in.
+    pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Verified, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Invalid);
         }
+        if !self.issuers.is_empty()
+            && let Some(issued) = self.verify_issued(token, now_unix_s)
+        {
+            return issued.map(Verified::Issued);
+        }
+        self.verify_own(token, now_unix_s).map(Verified::Own)
+    }
+
+    /// What a token of an issuer says; `None`: it is none.
+    fn verify_issued(
+        &self,
+        token: &str,
+        now_unix_s: u64,
+    ) -> Option<Result<IssuedGrant, TokenError>> {
+        if let Some(grant) = self.issued.get(token, now_unix_s) {
+            return Some(Ok(grant));
+        }
+        let verified = issuer::verify(&self.issuers, token, (now_unix_s, self.clock_leeway_s))?;
+        if let Ok(grant) = &verified {
+            self.issued.keep(token, grant, now_unix_s);
+        }
+        Some(verified)
+    }
+
+    fn verify_own(&self, token: &str, now_unix_s: u64) -> Result<Grant, TokenError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
         if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
             return Err(TokenError::Invalid);
@@ -232,6 +308,7 @@ impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens")
             .field("keys", &self.verifying.len())
+            .field("issuers", &self.issuers)
             .field("lifetime_s", &self.lifetime_s)
             .finish_non_exhaustive()
     }

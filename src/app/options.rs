@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    app::user_journal,
+    app::{issuers, user_journal},
     base::error::{ExitCode, StartupError},
     config::settings::Settings,
     contract::{mpim::Concessions, push_mac::PushKey},
@@ -54,7 +54,8 @@ pub(super) fn gateway(
     let lifetime = Duration::from_secs(settings.auth.token_lifetime_seconds);
     let clock_leeway = Duration::from_secs(settings.auth.clock_leeway_seconds);
     let tokens = Tokens::new(secret.expose(), lifetime, clock_leeway)
-        .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?;
+        .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?
+        .with_issuers(issuers::load(&settings.auth.issuers)?);
     let limits = &settings.limits;
     let concessions = concessions(settings);
     let remember_users = concessions.remember_users;

@@ -8,6 +8,7 @@
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::issuer::Issuers;
 use super::value::{BadValue, FromText, FromValue, Milliseconds, Seconds, Size};
 
 /// The names of a section's keys.
@@ -249,6 +250,8 @@ sections! {
         password_queue: u32 = 256,
         /// Whether clients may register accounts: `open` or `closed`.
         registration: String = "open".to_owned(),
+        /// Whose tokens are taken beside the gateway's own.
+        issuer: Issuers = Issuers::default(),
     }
 
     /// What users may be called.

@@ -9,6 +9,7 @@
 //! reads file and environment, `validate` turns the result into [`Settings`].
 
 pub mod file;
+mod issuer;
 pub mod settings;
 pub mod source;
 mod validate;
@@ -67,6 +68,10 @@ mod tests {
             })
             .collect();
         known.sort();
+        // Tables are written once for each of what they describe: the file shows one in a comment.
+        let auth = known.iter_mut().find(|(section, _)| section == "auth");
+        auth.expect("a section").1.retain(|key| key != "issuer");
+        assert!(DEFAULT_TOML.contains("# [[auth.issuer]]\n"));
         assert_eq!(written, known);
     }
 

@@ -14,6 +14,7 @@ use log::LevelFilter;
 use crate::{
     base::names::Alphabet,
     contract::{endpoints::Instance, methods::Service, mpim::Concessions},
+    token::issuer::SubjectKind,
 };
 
 /// Everything that is configured. Sections and names are those of the file; a unit is added where a
@@ -225,6 +226,45 @@ pub struct Auth {
     pub password_queue: usize,
     /// Whether clients may register accounts.
     pub is_registration_open: bool,
+    /// Whose tokens are taken beside the gateway's own.
+    pub issuers: Vec<IssuerSettings>,
+}
+
+/// `[[auth.issuer]]`: one whose tokens are taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IssuerSettings {
+    /// What its tokens call it.
+    pub name: String,
+    /// What its tokens call this gateway; empty: nothing.
+    pub audience: String,
+    /// The claim that says who a token is about.
+    pub claim: String,
+    /// What that claim is.
+    pub subject: SubjectKind,
+    /// What it signs with.
+    pub keys: IssuerKeys,
+    /// What it signed with before.
+    pub previous: Option<PreviousKey>,
+}
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IssuerKeys {
+    /// A file with the secret that it shares.
+    Secret(PathBuf),
+    /// A file with its public key.
+    Public(PathBuf),
+    /// A file with its key set.
+    Set(PathBuf),
+}
+
+/// A key of the same kind that is good for a while yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PreviousKey {
+    /// The file with it.
+    pub file: PathBuf,
+    /// Until then, in seconds since 1970.
+    pub until_unix_s: u64,
 }
 
 /// `[accounts]`: what users may be called.

@@ -35,7 +35,7 @@ impl BadValue {
     }
 
     /// Of a value that is not what was `wanted`.
-    fn wanted(value: &Spanned<DeValue<'_>>, wanted: &str) -> Self {
+    pub(super) fn wanted(value: &Spanned<DeValue<'_>>, wanted: &str) -> Self {
         Self::new(
             value,
             format!("{} is not {wanted}", written(value.get_ref())),
@@ -83,6 +83,56 @@ impl FromValue for Vec<String> {
                 "a list of texts such as [\"one\", \"two\"]",
             )),
         }
+    }
+}
+
+/// A table whose keys are taken one by one, so that what is left over is a mistake.
+pub(super) struct Table<'a> {
+    entries: Vec<(&'a str, &'a Spanned<DeValue<'a>>)>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Table<'a> {
+    /// The table that `value` is; `wanted` says how one is written.
+    pub(super) fn of(value: &'a Spanned<DeValue<'a>>, wanted: &str) -> Result<Self, BadValue> {
+        let DeValue::Table(table) = value.get_ref() else {
+            return Err(BadValue::wanted(value, wanted));
+        };
+        let entries = table.iter();
+        Ok(Self {
+            entries: entries
+                .map(|(key, value)| (key.get_ref().as_ref(), value))
+                .collect(),
+            known: Vec::new(),
+        })
+    }
+
+    /// The value of `key`, or that of its type which says nothing.
+    pub(super) fn take<T: FromValue + Default>(
+        &mut self,
+        key: &'static str,
+    ) -> Result<T, BadValue> {
+        self.known.push(key);
+        let place = self.entries.iter().position(|(name, _)| *name == key);
+        match place.map(|place| self.entries.swap_remove(place)) {
+            Some((_, value)) => T::from_value(value).map_err(|bad| BadValue {
+                problem: format!("{key}: {}", bad.problem),
+                ..bad
+            }),
+            None => Ok(T::default()),
+        }
+    }
+
+    /// All keys that there are were taken.
+    pub(super) fn finish(self) -> Result<(), BadValue> {
+        let Some((key, value)) = self.entries.first() else {
+            return Ok(());
+        };
+        let known = self.known.join(", ");
+        Err(BadValue::new(
+            value,
+            format!("there is no key {key:?}, but {known}"),
+        ))
     }
 }
 

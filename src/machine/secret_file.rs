@@ -40,6 +40,12 @@ const PUSHES: Purpose = Purpose {
     renew: "make another (openssl rand -hex 32) for all gateways and backends, and restart them",
 };
 
+const ISSUER: Purpose = Purpose {
+    what: "issuer's secret",
+    key: "auth.issuer",
+    renew: "have the issuer make another one",
+};
+
 /// Names the directory of this service's credentials; systemd sets it.
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
@@ -64,6 +70,24 @@ pub fn load_push_secret(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
             "make it once (openssl rand -hex 32) and copy it, with mode 600, to every gateway and backend",
         )
     })
+}
+
+/// Reads the secret that an issuer of tokens shares: the bytes of the file, one line end aside.
+///
+/// # Errors
+/// A file that cannot be read, or that others may read.
+pub fn load_issuer_secret(path: &Path) -> Result<Secret<Vec<u8>>, StartupError> {
+    let mut bytes = fs::read(path).map_err(|error| {
+        ISSUER.cannot_use(path, &error, "make it readable for the user this runs as")
+    })?;
+    refuse_what_others_read(&ISSUER, path, credentials().as_deref())?;
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+    }
+    if bytes.ends_with(b"\r") {
+        bytes.pop();
+    }
+    Ok(Secret::new(bytes))
 }
 
 fn credentials() -> Option<PathBuf> {
@@ -123,17 +147,7 @@ fn read(
             return Err(purpose.cannot_use(path, &error, &remedy));
         }
     };
-    let mode = fs::metadata(path)
-        .map_err(|error| purpose.cannot_use(path, &error, ""))?
-        .permissions()
-        .mode();
-    if mode & rights_of_others(path, credentials) != 0 {
-        let remedy = format!(
-            "chmod 600 it; if others may have read it, {}",
-            purpose.renew
-        );
-        return Err(purpose.cannot_use(path, &"others may read or write it", &remedy));
-    }
+    refuse_what_others_read(purpose, path, credentials)?;
     match decode(text.trim()) {
         Some(secret) => Ok(Some(Secret::new(secret))),
         None => Err(purpose.cannot_use(
@@ -148,6 +162,25 @@ fn read(
             ),
         )),
     }
+}
+
+fn refuse_what_others_read(
+    purpose: &Purpose,
+    path: &Path,
+    credentials: Option<&Path>,
+) -> Result<(), StartupError> {
+    let mode = fs::metadata(path)
+        .map_err(|error| purpose.cannot_use(path, &error, ""))?
+        .permissions()
+        .mode();
+    if mode & rights_of_others(path, credentials) == 0 {
+        return Ok(());
+    }
+    let remedy = format!(
+        "chmod 600 it; if others may have read it, {}",
+        purpose.renew
+    );
+    Err(purpose.cannot_use(path, &"others may read or write it", &remedy))
 }
 
 impl Purpose {

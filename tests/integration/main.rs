@@ -27,6 +27,7 @@ mod common;
 mod doctor;
 mod durability;
 mod hung_backend;
+mod issued_tokens;
 mod limits;
 mod logging;
 mod operations;

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("token", &["base"]),
     ("protocol", &["base"]),
     ("contract", &["base", "proto"]),
-    ("config", &["base", "contract"]),
+    ("config", &["base", "contract", "token"]),
     ("handoff", &["base", "contract", "proto"]),
     (
         "metrics",

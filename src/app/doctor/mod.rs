@@ -12,7 +12,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use super::options;
+use super::{issuers, options};
 use crate::{
     base::error::StartupError,
     bus::redis::credentials::Credentials,
@@ -71,6 +71,12 @@ fn check_data(settings: &Settings) -> Vec<Check> {
 /// The files that the configuration names, and the one with the token secret.
 pub fn named_files(settings: &Settings) -> Vec<Check> {
     let mut checks = vec![check_token_secret(&settings.auth.token_secret_file)];
+    if !settings.auth.issuers.is_empty() {
+        checks.push(match issuers::load(&settings.auth.issuers) {
+            Ok(_) => Check::ok("issuers' keys", "can be used"),
+            Err(error) => failed("issuers' keys", error),
+        });
+    }
     if settings.redis.password_file.is_some() {
         checks.push(match Credentials::read(&settings.redis) {
             Ok(_) => Check::ok("Redis's password", "can be read"),

@@ -17,6 +17,9 @@ const QUEUE_MIN_LINES: u64 = 4;
 
 const SECTION: &str = "limits";
 
+/// What a line before login may have at least where issuers are configured, in bytes.
+const ISSUED_LOGIN_BYTES: usize = 4096;
+
 /// Checks `[limits]`.
 pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
     const MILLION: u32 = 1_000_000;
@@ -27,6 +30,11 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
         |key: &'static str, value: u32, high: u32| check.in_range(SECTION, key, value, (1, high));
     let time = |key: &'static str, value: Seconds| timeout(check, SECTION, key, value);
     let (max_line_bytes, login_line_bytes) = line_bytes(section, check)?;
+    // Tokens of issuers are longer than the gateway's own.
+    let login_line_bytes = match values.auth.issuer.0.is_empty() {
+        true => login_line_bytes,
+        false => login_line_bytes.max(ISSUED_LOGIN_BYTES.min(max_line_bytes)),
+    };
     let outbound_queue_bytes = outbound_queue_bytes(section, check)?;
     let (login_delay_ms, login_delay_max_ms) = login_delays_ms(section, check)?;
     Ok(Limits {

@@ -443,6 +443,17 @@ fn auth(values: &File, check: &Check, environment: &Environment) -> Result<Auth,
     } else {
         PathBuf::from(&section.token_secret_file)
     };
+    let mut issuers = Vec::new();
+    for table in &section.issuer.0 {
+        let issuer = table.settings();
+        issuers.push(issuer.map_err(|problem| check.broken(SECTION, "issuer", problem))?);
+    }
+    let mut names: Vec<&str> = issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let problem = format!("{:?} stands there twice", twice[0]);
+        return Err(check.broken(SECTION, "issuer", problem));
+    }
     Ok(Auth {
         token_lifetime_seconds: lifetime.as_ms() / 1000,
         clock_leeway_seconds: clock_leeway.as_ms() / 1000,
@@ -450,5 +461,6 @@ fn auth(values: &File, check: &Check, environment: &Environment) -> Result<Auth,
         password_threads: threads as usize,
         password_queue: queue as usize,
         is_registration_open,
+        issuers,
     })
 }

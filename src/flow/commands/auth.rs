@@ -7,7 +7,7 @@ use super::{
     admission::{self, Admitted, now_ms},
     answered, check_numbers,
     group::with_standings,
-    sessions,
+    issued, sessions,
 };
 use crate::{
     base::{
@@ -35,10 +35,11 @@ use crate::{
     },
     session::{LoginSession, job::Job},
     shard::unsettled::Lack,
-    token::{Grant, TokenError},
+    token::{Grant, TokenError, Verified},
 };
 
-const NOT_VALID: Failure = Failure::Refused(ErrorCode::AuthFailed, "the token is not valid");
+pub(super) const NOT_VALID: Failure =
+    Failure::Refused(ErrorCode::AuthFailed, "the token is not valid");
 /// Of a token, or of a login that was under way while all sessions of its user were ended.
 pub(super) const SESSION_OVER: Failure = Failure::Refused(
     ErrorCode::AuthFailed,
@@ -210,7 +211,10 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
     job: &Job,
     token: &Secret<String>,
 ) -> Result<Reply, Failure> {
-    let grant = verify(core, token)?;
+    let grant = match verify(core, token)? {
+        Verified::Own(grant) => grant,
+        Verified::Issued(issued) => issued::grant(core, issued).await?,
+    };
     let login = Login {
         user: grant.user,
         name: "",
@@ -223,8 +227,8 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
     }
 }
 
-/// What the token says, if it is good now.
-fn verify<B, P>(core: &Core<B, P>, token: &Secret<String>) -> Result<Grant, Failure> {
+/// Whom the token logs in, if it is good now.
+fn verify<B, P>(core: &Core<B, P>, token: &Secret<String>) -> Result<Verified, Failure> {
     let now = core.shard().now();
     let verified = core
         .gateway

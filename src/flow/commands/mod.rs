@@ -9,6 +9,7 @@ mod auth;
 mod friend;
 pub(super) mod group;
 mod info;
+mod issued;
 pub mod message;
 mod send;
 mod sessions;

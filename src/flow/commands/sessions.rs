@@ -55,12 +55,17 @@ pub(super) async fn logout<B: Backend, P: PushSource>(
     job: &Job,
 ) -> Result<Reply, Failure> {
     let held = core.shard().held_session(job.key).ok_or(CLOSED)?;
-    let life_ms = core.gateway.tokens.longest_life().as_millis();
+    let life_ms = core
+        .gateway
+        .tokens
+        .longest_life()
+        .map(|life| life.as_millis());
     let request = EndSessionRequest {
         user_id: job.user,
         login_session_id: held.login_session.id,
         session_id: job.session_id,
-        tokens_live_ms: u64::try_from(life_ms).unwrap_or(u64::MAX),
+        // 0: not known.
+        tokens_live_ms: life_ms.map_or(0, |ms| u64::try_from(ms).unwrap_or(u64::MAX)),
     };
     match core.backend.call::<method::EndSession>(request).await {
         Err(CallError::Unsupported) => return Ok(log_out_without_ending(core, job).await),

@@ -85,7 +85,7 @@ async fn attempt<B: Backend>(
                 Ok(()) => core.bus.closed_because().to_owned(),
                 Err(error) => error.to_string(),
             };
-        let listened = core.bus.is_listening();
+        let listened = core.bus.has_listened();
         core.bus.disconnected();
         core.shard().metrics().bus_connected.set(0);
         if listened {
@@ -162,6 +162,7 @@ impl<B: Backend> ConnectionHandler for Pushes<'_, B> {
                 log::error!("a push panicked; it is left out");
                 self.core.shard().metrics().panics_total.inc();
             }
-        })
+        })?;
+        Ok(())
     }
 }

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
-
 use crate::{
-    bus::redis::target::{Failures, Target},
+    bus::redis::{
+        ping::ping,
+        target::{Failures, Target},
+    },
     config::settings::{self, Settings},
     contract::methods::Service,
     discovery::{self, Registered},
@@ -65,30 +66,12 @@ fn check_redis(redis: &settings::Redis) -> Check {
     };
     let mut failures = Failures::default();
     for address in target.addresses {
-        match ping(address, target.credentials.as_ref()) {
+        match ping(address, target.credentials.as_ref(), CONNECT_TIMEOUT) {
             Ok(()) => return Check::ok(WHAT, format!("{} answers at {address}", redis.address)),
             Err(error) => failures.add(address, error),
         }
     }
     failed(failures.to_string())
-}
-
-fn ping(
-    address: SocketAddr,
-    credentials: Option<&crate::bus::redis::credentials::Credentials>,
-) -> redis::RedisResult<()> {
-    let mut user = RedisConnectionInfo::default();
-    if let Some(credentials) = credentials {
-        user = user
-            .set_username(&credentials.user)
-            .set_password(credentials.password.expose());
-    }
-    let target: ConnectionInfo = (address.ip().to_string(), address.port())
-        .into_connection_info()?
-        .set_redis_settings(user);
-    let mut connection = Client::open(target)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
-    connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-    redis::cmd("PING").exec(&mut connection)
 }
 
 /// What stands in ZooKeeper, or why it cannot be told.

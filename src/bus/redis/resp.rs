@@ -9,7 +9,7 @@ use redis::{Parser, Value};
 
 /// Why nothing that follows can be understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ProtocolError {
+pub enum ProtocolError {
     /// Bytes that are no value.
     #[error("what came is not Redis's protocol: {0}")]
     Malformed(String),
@@ -40,45 +40,39 @@ impl RespReader {
         }
     }
 
-    /// Takes bytes that follow those before, and hands each value to `each`.
+    /// Takes the next value off the front of `bytes`, which follow those before; `None`: they are
+    /// all taken, and what is not whole is kept. Call it until then.
     ///
     /// # Errors
-    /// Bytes that are no values, and those of `each`; the reader is of no use then.
-    pub(super) fn feed<E: From<ProtocolError>>(
-        &mut self,
-        bytes: &[u8],
-        mut each: impl FnMut(Value) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.pending_bytes += bytes.len();
-        let mut source = Source(bytes);
-        loop {
-            match self.parser.parse_value(&mut source) {
-                Ok(value) => {
-                    self.pending_bytes = source.0.len();
-                    each(value)?;
-                }
-                // What the source says at its end: the value is not whole.
-                Err(error) if error.is_timeout() => break,
-                Err(error) => {
-                    return Err(ProtocolError::Malformed(error.category().to_owned()).into());
+    /// Bytes that are no values; the reader is of no use then.
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Value>, ProtocolError> {
+        let before = bytes.len();
+        match self.parser.parse_value(Source(bytes)) {
+            Ok(value) => {
+                self.pending_bytes = 0;
+                Ok(Some(value))
+            }
+            // What the source says at its end: the value is not whole.
+            Err(error) if error.is_timeout() => {
+                assert!(
+                    bytes.is_empty(),
+                    "the parser asks for more only when it has everything"
+                );
+                self.pending_bytes += before;
+                match self.pending_bytes > self.max_bytes {
+                    true => Err(ProtocolError::TooLong(self.max_bytes)),
+                    false => Ok(None),
                 }
             }
+            Err(error) => Err(ProtocolError::Malformed(error.category().to_owned())),
         }
-        assert!(
-            source.0.is_empty(),
-            "the parser asks for more only when it has everything"
-        );
-        if self.pending_bytes > self.max_bytes {
-            return Err(ProtocolError::TooLong(self.max_bytes).into());
-        }
-        Ok(())
     }
 }
 
 /// Bytes that end in "not now" instead of an end, which makes the parser keep what it has.
-struct Source<'a>(&'a [u8]);
+struct Source<'a, 'b>(&'a mut &'b [u8]);
 
-impl Read for Source<'_> {
+impl Read for Source<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.0.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -97,12 +91,10 @@ mod tests {
         for split in 0..=stream.len() {
             let mut reader = RespReader::new(4096);
             let mut values = Vec::new();
-            for part in [&stream[..split], &stream[split..]] {
-                let fed = reader.feed(part, |value| {
+            for mut part in [&stream[..split], &stream[split..]] {
+                while let Some(value) = reader.next(&mut part).expect("values") {
                     values.push(value);
-                    Ok::<_, ProtocolError>(())
-                });
-                fed.expect("values");
+                }
             }
             assert_eq!(values.len(), 5, "split at {split}");
             assert!(matches!(values[2], Value::ServerError(_)));
@@ -112,13 +104,12 @@ mod tests {
 
     #[test]
     fn what_is_no_value_or_never_ends_is_found_out() {
-        let feed = |bytes: &[u8]| RespReader::new(100).feed(bytes, |_| Err(ProtocolError::Unasked));
-        let malformed = feed(b"HTTP/1.1 400 Bad Request\r\n");
+        let next = |mut bytes: &[u8]| RespReader::new(100).next(&mut bytes);
+        let malformed = next(b"HTTP/1.1 400 Bad Request\r\n");
         assert!(matches!(malformed, Err(ProtocolError::Malformed(_))));
         let mut endless = b"$5000\r\n".to_vec();
-        assert_eq!(feed(&endless), Ok(()));
+        assert_eq!(next(&endless), Ok(None));
         endless.resize(101, b'x');
-        assert_eq!(feed(&endless), Err(ProtocolError::TooLong(100)));
-        assert_eq!(feed(b":1\r\n"), Err(ProtocolError::Unasked));
+        assert_eq!(next(&endless), Err(ProtocolError::TooLong(100)));
     }
 }

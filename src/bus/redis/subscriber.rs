@@ -4,22 +4,17 @@
 //! brings bytes and takes bytes, and the core's clock comes by [`Subscriber::tick`]. The `redis`
 //! crate packs commands and parses values.
 //!
-//! ```text
-//!   Closed ── connected ──▶ Greeting ── all confirmed, probed ───▶ Listening
-//!     ▲                        │ refused, or too slow                  │ lost, or a probe did not come back
-//!     └────────────────────────┴────────────────────────────────────────┘
-//! ```
-//!
-//! Pub/Sub keeps nothing for who is away, so each time `Listening` begins, whatever is numbered has
+//! `connection` draws what a connection goes through. A subscriber's is prepared, and the
+//! subscriber listening, once every subscription is confirmed and a first probe has come back.
+//! Pub/Sub keeps nothing for who is away, so each time listening begins, whatever is numbered has
 //! to be fetched from the store. A connection may be alive while its subscriptions are not: so the
-//! core publishes to a channel of its own, and listens.
+//! core publishes to a channel of its own, and listens; nothing else answers a probe.
 //!
-//! Invariant: a channel that is wanted is subscribed to on every connection before `Listening`.
+//! Invariant: a channel that is wanted is subscribed to on every connection before it listens.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
-    error::Error,
     future::poll_fn,
     rc::Rc,
     sync::Arc,
@@ -29,8 +24,9 @@ use std::{
 use redis::{PushKind as RespPush, Value};
 
 use super::{
+    connection::{Connection, ConnectionError, Due, Received},
     credentials::Credentials,
-    resp::{ProtocolError, RespReader},
+    resp::ProtocolError,
     target::refusal,
 };
 use crate::{
@@ -47,11 +43,6 @@ use crate::{
     proto::PushMessage,
 };
 
-/// How often a probe is sent, and how long its way back may take.
-const PROBE_INTERVAL_MS: u64 = 5_000;
-const PROBE_TIMEOUT_MS: u64 = 5_000;
-/// How long a new connection may take until everything is confirmed.
-const GREETING_TIMEOUT_MS: u64 = 5_000;
 /// How long a login waits for a group's channel. After that it goes on: what is missed until the
 /// channel is confirmed is fetched then.
 const SUBSCRIBE_TIMEOUT_MS: u64 = 1_000;
@@ -75,22 +66,6 @@ pub enum BusEvent {
     LateGroup(GroupId),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Closed,
-    Greeting { until_ms: u64, unconfirmed: usize },
-    Listening,
-}
-
-/// Why a connection is given up.
-#[derive(Debug, thiserror::Error)]
-enum GivenUp {
-    #[error("Redis refused: {0}")]
-    Refused(String),
-    #[error("{0}")]
-    Protocol(#[from] ProtocolError),
-}
-
 /// One core's subscriptions. Shared by the core, which wants channels, and the task that holds the
 /// connection.
 pub struct Subscriber {
@@ -103,25 +78,17 @@ pub struct Subscriber {
     key: Option<Arc<PushKey>>,
     /// Groups that are wanted; whether the present connection has confirmed each.
     groups: RefCell<HashMap<GroupId, bool>>,
-    phase: Cell<Phase>,
+    connection: RefCell<Connection>,
+    /// Answers that the present connection waits for until it listens.
+    unconfirmed: Cell<usize>,
     /// Groups whose channel somebody gave up waiting for.
     late: RefCell<HashSet<GroupId>>,
     /// Of the present connection.
     send_buffer: RefCell<Rc<SharedSendBuffer>>,
-    reader: RefCell<RespReader>,
-    probe: Cell<Probe>,
     now_ms: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
     /// Why this side closed the connection last.
     closed_because: Cell<&'static str>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Probe {
-    /// When the last one was sent.
-    sent_ms: u64,
-    /// It has not come back yet.
-    is_out: bool,
 }
 
 impl Subscriber {
@@ -134,10 +101,9 @@ impl Subscriber {
             key,
             groups: RefCell::default(),
             late: RefCell::default(),
-            phase: Cell::new(Phase::Closed),
+            connection: RefCell::new(Connection::new(VALUE_MAX_BYTES)),
+            unconfirmed: Cell::default(),
             send_buffer: RefCell::default(),
-            reader: RefCell::new(RespReader::new(VALUE_MAX_BYTES)),
-            probe: Cell::default(),
             now_ms: Cell::default(),
             waiting: RefCell::default(),
             closed_because: Cell::default(),
@@ -145,16 +111,20 @@ impl Subscriber {
     }
 
     /// Whether everything that is wanted is subscribed to.
-    pub fn is_listening(&self) -> bool {
-        self.phase.get() == Phase::Listening
+    fn is_listening(&self) -> bool {
+        self.connection.borrow().is_ready()
     }
 
-    /// A connection is open: greets as whoever `credentials` say, and subscribes to everything.
-    /// The first probe follows, so that `Listening` is known to work in both directions.
+    /// Whether the present connection has listened, though it may be known to be dead by now.
+    pub fn has_listened(&self) -> bool {
+        self.connection.borrow().was_ready()
+    }
+
+    /// A connection is open: logs in as whoever `credentials` say, and subscribes to everything.
+    /// The first probe follows, so that listening is known to work in both directions.
     pub fn connected(&self, credentials: Option<&Credentials>) -> Rc<SharedSendBuffer> {
         let send_buffer = Rc::new(SharedSendBuffer::default());
         *self.send_buffer.borrow_mut() = Rc::clone(&send_buffer);
-        *self.reader.borrow_mut() = RespReader::new(VALUE_MAX_BYTES);
         let mut names = vec![
             channels::push(&self.route),
             self.mpim_channel.clone(),
@@ -167,20 +137,10 @@ impl Subscriber {
         }
         // What listening begins with covers them.
         self.late.borrow_mut().clear();
-        self.enter(Phase::Greeting {
-            until_ms: self.now_ms.get() + GREETING_TIMEOUT_MS,
-            unconfirmed: names.len() + 1,
-        });
+        self.unconfirmed.set(names.len() + 1);
         send_buffer.append(|bytes| {
-            let mut hello = redis::cmd("HELLO");
-            hello.arg(3);
-            if let Some(credentials) = credentials {
-                hello
-                    .arg("AUTH")
-                    .arg(&credentials.user)
-                    .arg(credentials.password.expose());
-            }
-            hello.write_packed_command(bytes);
+            let mut connection = self.connection.borrow_mut();
+            connection.open(credentials, self.now_ms.get(), bytes);
             for names in names.chunks(CHANNELS_PER_COMMAND) {
                 redis::cmd("SUBSCRIBE")
                     .arg(names)
@@ -198,20 +158,6 @@ impl Subscriber {
             .write_packed_command(bytes);
     }
 
-    /// Goes over to `to`, which the drawing above must show; answers that come are a step within
-    /// `Greeting`.
-    fn enter(&self, to: Phase) {
-        let from = self.phase.get();
-        let is_drawn = match to {
-            Phase::Closed => true,
-            // Whoever is connected anew was told of the loss before.
-            Phase::Greeting { unconfirmed, .. } => from != Phase::Listening && unconfirmed > 0,
-            Phase::Listening => matches!(from, Phase::Greeting { unconfirmed: 1, .. }),
-        };
-        assert!(is_drawn, "a subscriber goes from {from:?} to {to:?}");
-        self.phase.set(to);
-    }
-
     /// Why this side has closed the present connection.
     pub fn closed_because(&self) -> &'static str {
         self.closed_because.get()
@@ -224,7 +170,7 @@ impl Subscriber {
 
     /// The connection is gone.
     pub fn disconnected(&self) {
-        self.enter(Phase::Closed);
+        self.connection.borrow_mut().closed();
         self.wake_waiting();
     }
 
@@ -234,15 +180,27 @@ impl Subscriber {
     /// Why the connection must be given up.
     pub fn received(
         &self,
-        bytes: &[u8],
+        mut bytes: &[u8],
         mut on_event: impl FnMut(BusEvent),
-    ) -> Result<(), Box<dyn Error>> {
-        let mut reader = self.reader.borrow_mut();
-        reader.feed(bytes, |value| self.take(value, &mut on_event))?;
+    ) -> Result<(), ConnectionError> {
+        while let Some(received) = self.next(&mut bytes)? {
+            // What a login is answered with says nothing new: all that follows is asked for.
+            if let Received::Value(value) = received {
+                self.take(value, &mut on_event)?;
+            }
+        }
         Ok(())
     }
 
-    fn take(&self, value: Value, on_event: &mut impl FnMut(BusEvent)) -> Result<(), GivenUp> {
+    fn next(&self, bytes: &mut &[u8]) -> Result<Option<Received>, ConnectionError> {
+        self.connection.borrow_mut().next(bytes)
+    }
+
+    fn take(
+        &self,
+        value: Value,
+        on_event: &mut impl FnMut(BusEvent),
+    ) -> Result<(), ConnectionError> {
         match value {
             Value::Push {
                 kind: RespPush::Message,
@@ -252,27 +210,24 @@ impl Subscriber {
                 kind: RespPush::Subscribe,
                 data,
             } => self.confirm(&data, on_event),
-            // The words of an error are Redis's own, and repeat no argument of ours but the names
-            // of channels.
-            Value::ServerError(error) => return Err(GivenUp::Refused(refusal(&error))),
-            // Answers to HELLO and PUBLISH, and confirmations of leaving, say nothing new.
-            _ => {}
+            Value::ServerError(error) => Err(ConnectionError::Refused(refusal(&error))),
+            // Answers to PUBLISH, and confirmations of leaving, say nothing new.
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    fn take_message(&self, data: Vec<Value>, on_event: &mut impl FnMut(BusEvent)) {
+    fn take_message(
+        &self,
+        data: Vec<Value>,
+        on_event: &mut impl FnMut(BusEvent),
+    ) -> Result<(), ConnectionError> {
         let [Value::BulkString(channel), Value::BulkString(payload)] = &data[..] else {
-            return on_event(BusEvent::Malformed);
+            on_event(BusEvent::Malformed);
+            return Ok(());
         };
         let channel = String::from_utf8_lossy(channel);
         if channel == self.probe_channel {
-            self.probe.set(Probe {
-                is_out: false,
-                ..self.probe.get()
-            });
-            self.greeting_goes_on(on_event);
-            return;
+            return self.probe_came_back(on_event);
         }
         let belief = match &self.key {
             None => Belief::All,
@@ -287,9 +242,23 @@ impl Subscriber {
                 Err(Refused::Unsigned) => BusEvent::Unsigned,
             });
         }
+        Ok(())
     }
 
-    fn confirm(&self, data: &[Value], on_event: &mut impl FnMut(BusEvent)) {
+    fn probe_came_back(&self, on_event: &mut impl FnMut(BusEvent)) -> Result<(), ConnectionError> {
+        if self.is_listening() {
+            // Anybody may publish there: one that was not waited for says as much.
+            self.connection.borrow_mut().answered(self.now_ms.get());
+            return Ok(());
+        }
+        self.count_confirmation(on_event)
+    }
+
+    fn confirm(
+        &self,
+        data: &[Value],
+        on_event: &mut impl FnMut(BusEvent),
+    ) -> Result<(), ConnectionError> {
         if let Some(Value::BulkString(channel)) = data.first()
             && let Some(group) = channels::group_of(&String::from_utf8_lossy(channel))
             && let Some(confirmed) = self.groups.borrow_mut().get_mut(&group)
@@ -299,58 +268,44 @@ impl Subscriber {
                 on_event(BusEvent::LateGroup(group));
             }
         }
-        self.greeting_goes_on(on_event);
         self.wake_waiting();
+        self.count_confirmation(on_event)
     }
 
-    /// One more of the answers that a greeting waits for has come.
-    fn greeting_goes_on(&self, on_event: &mut impl FnMut(BusEvent)) {
-        if let Phase::Greeting {
-            until_ms,
-            unconfirmed,
-        } = self.phase.get()
-        {
-            let unconfirmed = unconfirmed.saturating_sub(1);
-            self.enter(match unconfirmed {
-                0 => Phase::Listening,
-                unconfirmed => Phase::Greeting {
-                    until_ms,
-                    unconfirmed,
-                },
-            });
-            if unconfirmed == 0 {
-                self.probe.set(Probe {
-                    sent_ms: self.now_ms.get(),
-                    is_out: false,
-                });
-                on_event(BusEvent::Listening);
-            }
+    /// One more of the answers that listening waits for has come.
+    fn count_confirmation(
+        &self,
+        on_event: &mut impl FnMut(BusEvent),
+    ) -> Result<(), ConnectionError> {
+        let unconfirmed = self.unconfirmed.get().saturating_sub(1);
+        self.unconfirmed.set(unconfirmed);
+        if unconfirmed > 0 || self.is_listening() {
+            return Ok(());
         }
+        let mut connection = self.connection.borrow_mut();
+        if !connection.is_preparing() {
+            return Err(ProtocolError::Unasked.into());
+        }
+        connection.prepared(self.now_ms.get());
+        drop(connection);
+        on_event(BusEvent::Listening);
+        Ok(())
     }
 
     /// Tells the time: sends a probe where one is due, and gives up a connection that is too slow.
     pub fn tick(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
+        let due = self.connection.borrow_mut().advance(now_ms);
         let send_buffer = Rc::clone(&self.send_buffer.borrow());
-        let probe = self.probe.get();
-        match self.phase.get() {
-            Phase::Closed => {}
-            Phase::Greeting { until_ms, .. } => {
-                if now_ms >= until_ms {
-                    self.close(&send_buffer, "it does not answer");
-                }
+        match due {
+            Ok(Due::Nothing) => {}
+            Ok(Due::Probe) => {
+                send_buffer.append(|bytes| self.pack_probe(bytes));
             }
-            Phase::Listening if probe.is_out && now_ms >= probe.sent_ms + PROBE_TIMEOUT_MS => {
+            Err(ConnectionError::NoAnswer) => {
                 self.close(&send_buffer, "its subscriptions are dead");
             }
-            Phase::Listening if !probe.is_out && now_ms >= probe.sent_ms + PROBE_INTERVAL_MS => {
-                send_buffer.append(|bytes| self.pack_probe(bytes));
-                self.probe.set(Probe {
-                    sent_ms: now_ms,
-                    is_out: true,
-                });
-            }
-            Phase::Listening => {}
+            Err(_) => self.close(&send_buffer, "it does not answer"),
         }
         self.wake_waiting();
     }
@@ -377,27 +332,20 @@ impl PushSource for Rc<Subscriber> {
             groups.entry(group).or_insert(false);
             groups.len() > before
         };
-        if self.phase.get() == Phase::Closed {
+        if !self.connection.borrow().is_open() {
             // It is subscribed to with everything else, and what was missed until then is fetched.
             return;
         }
         if is_new {
             self.say("SUBSCRIBE", group);
-            if let Phase::Greeting {
-                until_ms,
-                unconfirmed,
-            } = self.phase.get()
-            {
-                self.enter(Phase::Greeting {
-                    until_ms,
-                    unconfirmed: unconfirmed + 1,
-                });
+            if !self.is_listening() {
+                self.unconfirmed.set(self.unconfirmed.get() + 1);
             }
         }
         let until_ms = self.now_ms.get() + SUBSCRIBE_TIMEOUT_MS;
         poll_fn(|context| {
             let unconfirmed = self.groups.borrow().get(&group) == Some(&false);
-            if !unconfirmed || self.phase.get() == Phase::Closed {
+            if !unconfirmed || !self.connection.borrow().is_open() {
                 return Poll::Ready(());
             }
             if self.now_ms.get() < until_ms {
@@ -412,7 +360,7 @@ impl PushSource for Rc<Subscriber> {
 
     fn unsubscribe(&self, group: GroupId) {
         self.late.borrow_mut().remove(&group);
-        if self.groups.borrow_mut().remove(&group).is_some() && self.phase.get() != Phase::Closed {
+        if self.groups.borrow_mut().remove(&group).is_some() && self.connection.borrow().is_open() {
             self.say("UNSUBSCRIBE", group);
         }
     }

@@ -1,8 +1,8 @@
-//! The connection to Redis: made, kept, and made again.
+//! The publisher's connection to Redis: made, kept, and made again.
 //!
-//! Owns the pauses between attempts, the time a command may take, and when a `CATCH_UP` is due. A
-//! connection on which one command has not been answered in time is given up: a Redis that hangs is
-//! as good as none.
+//! Owns the pauses between attempts, which commands are not answered, and when a `CATCH_UP` is due;
+//! the connection is prepared once the first of those is answered. A connection on which one
+//! command has not been answered in time is given up: a Redis that hangs is as good as none.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,6 @@ use std::{
 };
 
 use log::{info, warn};
-use redis::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -30,9 +29,10 @@ use super::{
 use crate::{
     base::{back_off::BackOff, random::Random, send_buffer::SendBuffer},
     bus::redis::{
+        connection::{Connection, ConnectionError, Due, Received, answer},
         credentials::Credentials,
-        resp::{ProtocolError, RespReader},
-        target::{Failures, Target, refusal},
+        resp::ProtocolError,
+        target::{Failures, Target},
     },
     config::settings::Redis,
     contract::push_mac::PushKey,
@@ -41,24 +41,19 @@ use crate::{
 
 /// How long one address may take to be connected to: the next one may be nearer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long Redis may take for any one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Silence after which it is asked whether it is there, so that its loss is noticed before the next
-/// push.
-const IDLE_BEFORE_PING: Duration = Duration::from_secs(5);
 /// Pauses between attempts.
 const FIRST_PAUSE_MS: u64 = 50;
 const LONGEST_PAUSE_MS: u64 = 2000;
 /// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a
 /// connection there is no more than one in this time.
-const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
+const CATCH_UP_PAUSE_MS: u64 = 1_000;
 /// Bytes packed and not written at most; what is beyond waits in the queue, which has the bound.
 const UNSENT_BYTES: usize = 1024 * 1024;
 /// Answers are some bytes each: numbers, or errors in a few words.
 const READ_BYTES: usize = 4096;
 const ANSWER_MAX_BYTES: usize = 4096;
 /// How long the refusal of one push stands for the present state.
-const REFUSAL_LASTS: Duration = Duration::from_secs(30);
+const REFUSAL_LASTS_MS: u64 = 30_000;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +65,8 @@ enum End {
     Lost(#[from] io::Error),
     #[error("it closed the connection")]
     Closed,
-    #[error("no answer for {ANSWER_TIMEOUT:?}")]
-    TimedOut,
-    #[error("it refused: {0}")]
-    Refused(String),
     #[error("{0}")]
-    Protocol(#[from] ProtocolError),
+    Dead(#[from] ConnectionError),
 }
 
 /// Keeps a connection and publishes what comes by the queue, until that is finished.
@@ -135,7 +126,7 @@ async fn attempt(
                 let mut session =
                     Session::new(stream, credentials, push_key.clone(), queue, metrics);
                 let end = (&mut session).await;
-                if session.is_taking() {
+                if session.connection.was_ready() {
                     back_off.reset();
                     return (!matches!(end, End::Finished)).then(|| end.to_string());
                 }
@@ -181,7 +172,6 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// What an answer is awaited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Command {
-    LogIn,
     CatchUp,
     Publish,
     Ping,
@@ -195,7 +185,7 @@ struct PendingCommands {
     end: u64,
     /// When the last of their bytes left; as long as some have not, when any did, and before that,
     /// when they were packed.
-    since: Instant,
+    since_ms: u64,
 }
 
 /// One connection. As a future it is done when the connection has ended.
@@ -208,17 +198,17 @@ struct Session<'a> {
     output: SendBuffer,
     /// How many bytes have left over this connection.
     sent: u64,
-    reader: RespReader,
+    connection: Connection,
     pending: VecDeque<PendingCommands>,
-    /// Logged in, where that is wanted.
-    is_open: bool,
     is_finished: bool,
     /// Pushes got lost since the last `CATCH_UP`.
     owes_catch_up: bool,
-    caught_up: Instant,
+    caught_up_ms: u64,
     /// When a push was refused last.
-    refused: Option<Instant>,
-    last_heard: Instant,
+    refused_ms: Option<u64>,
+    last_heard_ms: u64,
+    /// The zero of all times here.
+    epoch: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -230,7 +220,7 @@ impl<'a> Session<'a> {
         queue: &'a Queue,
         metrics: &'a metrics::Server,
     ) -> Self {
-        let now = Instant::now();
+        let epoch = Instant::now();
         let mut session = Self {
             stream,
             queue,
@@ -239,61 +229,53 @@ impl<'a> Session<'a> {
             commits: VecDeque::new(),
             output: SendBuffer::default(),
             sent: 0,
-            reader: RespReader::new(ANSWER_MAX_BYTES),
+            connection: Connection::new(ANSWER_MAX_BYTES),
             pending: VecDeque::new(),
-            is_open: false,
             is_finished: false,
             owes_catch_up: false,
-            caught_up: now,
-            refused: None,
-            last_heard: now,
-            timer: Box::pin(sleep_until(now + ANSWER_TIMEOUT)),
+            caught_up_ms: 0,
+            refused_ms: None,
+            last_heard_ms: 0,
+            epoch,
+            timer: Box::pin(sleep_until(epoch)),
         };
-        match credentials {
-            Some(known) => {
-                let words = ["AUTH", &known.user, known.password.expose()];
-                session.packer.pack_command(&words, session.output.end());
-                session.expect(Command::LogIn, 1, now);
-            }
-            None => session.open(now),
-        }
+        session
+            .connection
+            .open(credentials, 0, session.output.end());
         session
     }
 
-    /// Whether it has come so far that Redis takes pushes.
-    fn is_taking(&self) -> bool {
-        self.metrics.publisher_connected.get() == 1
+    fn now_ms(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
     }
 
-    /// From here on pushes are kept, and the first thing to leave makes up for those that were not.
-    fn open(&mut self, now: Instant) {
-        self.is_open = true;
-        self.queue.open();
-        self.catch_up(now);
-    }
-
-    fn catch_up(&mut self, now: Instant) {
+    fn catch_up(&mut self, now_ms: u64) {
         self.owes_catch_up = false;
-        self.caught_up = now;
+        self.caught_up_ms = now_ms;
         self.packer.pack_catch_up(self.output.end());
-        self.expect(Command::CatchUp, 1, now);
+        self.expect(Command::CatchUp, 1, now_ms);
     }
 
-    fn expect(&mut self, command: Command, count: usize, since: Instant) {
+    fn expect(&mut self, command: Command, count: usize, since_ms: u64) {
+        assert!(count > 0, "nothing is answered by nothing");
+        assert!(
+            self.connection.is_logged_in(),
+            "what is sent before the login is refused"
+        );
         self.pending.push_back(PendingCommands {
             command,
             count,
             end: self.sent + self.output.len() as u64,
-            since,
+            since_ms,
         });
     }
 
     fn run_once(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        let now = Instant::now();
+        let now_ms = self.now_ms();
         loop {
-            let took = self.take(context, now);
-            let wrote = self.write(context, now)?;
-            let read = self.read(context, now)?;
+            let took = self.take(context, now_ms);
+            let wrote = self.write(context, now_ms)?;
+            let read = self.read(context, now_ms)?;
             if !took && !wrote && !read {
                 break;
             }
@@ -301,7 +283,7 @@ impl<'a> Session<'a> {
         if self.is_idle_for_good() && !self.owes_catch_up {
             return Err(End::Finished);
         }
-        self.keep_time(context, now)
+        self.keep_time(context, now_ms)
     }
 
     /// Whether nothing more will be published, and all is answered.
@@ -310,9 +292,9 @@ impl<'a> Session<'a> {
     }
 
     /// Packs what waits in the queue, as far as there is room; whether there was anything.
-    fn take(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+    fn take(&mut self, context: &mut Context<'_>, now_ms: u64) -> bool {
         let room = UNSENT_BYTES.saturating_sub(self.output.len());
-        if !self.is_open || room == 0 {
+        if !self.connection.is_logged_in() || room == 0 {
             return false;
         }
         let found = self.queue.take(room, &mut self.commits, context.waker());
@@ -324,19 +306,19 @@ impl<'a> Session<'a> {
             publishes += self.packer.pack(&commit, self.output.end());
         }
         if publishes > 0 {
-            self.expect(Command::Publish, publishes, now);
+            self.expect(Command::Publish, publishes, now_ms);
         }
         has_taken
     }
 
-    fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+    fn write(&mut self, context: &mut Context<'_>, now_ms: u64) -> Result<bool, End> {
         let begun = self.sent;
         let written = self.write_out(context);
         if self.sent > begun {
             let waiting = self.pending.iter_mut().rev();
             waiting
                 .take_while(|pending| pending.end > begun)
-                .for_each(|pending| pending.since = now);
+                .for_each(|pending| pending.since_ms = now_ms);
         }
         written
     }
@@ -359,27 +341,34 @@ impl<'a> Session<'a> {
         Ok(wrote)
     }
 
-    fn read(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+    fn read(&mut self, context: &mut Context<'_>, now_ms: u64) -> Result<bool, End> {
         let mut buffer = [0; READ_BYTES];
         let mut space = ReadBuf::new(&mut buffer);
         match Pin::new(&mut self.stream).poll_read(context, &mut space) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Err(error)) => Err(End::Lost(error)),
-            Poll::Ready(Ok(())) if space.filled().is_empty() => Err(End::Closed),
-            Poll::Ready(Ok(())) => {
-                self.last_heard = now;
-                let unused = RespReader::new(ANSWER_MAX_BYTES);
-                let mut reader = std::mem::replace(&mut self.reader, unused);
-                reader.feed(space.filled(), |value| self.answered(answer(value)?, now))?;
-                self.reader = reader;
-                Ok(true)
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(error)) => return Err(End::Lost(error)),
+            Poll::Ready(Ok(())) if space.filled().is_empty() => return Err(End::Closed),
+            Poll::Ready(Ok(())) => {}
+        }
+        self.last_heard_ms = now_ms;
+        let mut bytes = space.filled();
+        while let Some(received) = self.connection.next(&mut bytes)? {
+            match received {
+                Received::LoggedIn => {
+                    // From here on pushes are kept, and the first thing to leave makes up for
+                    // those that were not.
+                    self.queue.open();
+                    self.catch_up(now_ms);
+                }
+                Received::Value(value) => self.answered(answer(value)?, now_ms)?,
             }
         }
+        Ok(true)
     }
 
-    fn answered(&mut self, answer: Result<(), String>, now: Instant) -> Result<(), End> {
+    fn answered(&mut self, answer: Result<(), String>, now_ms: u64) -> Result<(), End> {
         let Some(front) = self.pending.front_mut() else {
-            return Err(End::Protocol(ProtocolError::Unasked));
+            return Err(ConnectionError::from(ProtocolError::Unasked).into());
         };
         assert!(
             front.count > 0,
@@ -391,9 +380,9 @@ impl<'a> Session<'a> {
             self.pending.pop_front();
         }
         match (command, answer) {
-            (Command::LogIn, Ok(())) => self.open(now),
             (Command::CatchUp, Ok(())) => {
-                if !self.is_taking() {
+                if self.connection.is_preparing() {
+                    self.connection.prepared(now_ms);
                     self.metrics.publisher_connected.set(1);
                     self.metrics.publisher_outage.end();
                     info!("pushes go through Redis");
@@ -401,20 +390,20 @@ impl<'a> Session<'a> {
             }
             (Command::Publish, Ok(())) => {
                 self.metrics.publishes.inc();
-                self.forget_refusal(now);
+                self.forget_refusal(now_ms);
             }
             (Command::Publish, Err(error)) => {
                 self.metrics.publish_failures.inc();
                 self.owes_catch_up = true;
-                self.refused = Some(now);
+                self.refused_ms = Some(now_ms);
                 let reason = format!("it refused a push: {error}");
                 if self.metrics.publisher_outage.report(&reason) {
                     warn!("Redis does not take every push: {reason}");
                 }
             }
-            (Command::Ping, Ok(())) => self.forget_refusal(now),
-            (Command::LogIn | Command::CatchUp | Command::Ping, Err(error)) => {
-                return Err(End::Refused(error));
+            (Command::Ping, Ok(())) => self.forget_refusal(now_ms),
+            (Command::CatchUp | Command::Ping, Err(error)) => {
+                return Err(ConnectionError::Refused(error).into());
             }
         }
         Ok(())
@@ -422,62 +411,61 @@ impl<'a> Session<'a> {
 
     /// A refusal is no present one any more when none has followed it for a while: what is allowed
     /// on one channel may not be on another.
-    fn forget_refusal(&mut self, now: Instant) {
+    fn forget_refusal(&mut self, now_ms: u64) {
         if self
-            .refused
-            .is_some_and(|refused| now >= refused + REFUSAL_LASTS)
+            .refused_ms
+            .is_some_and(|refused_ms| now_ms >= refused_ms + REFUSAL_LASTS_MS)
         {
-            self.refused = None;
+            self.refused_ms = None;
             self.metrics.publisher_outage.end();
         }
     }
 
     /// Does what is due at its time: gives up, catches up, asks whether Redis is there. Has the
     /// task woken for the next of it.
-    fn keep_time(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), End> {
-        let mut asks = false;
+    fn keep_time(&mut self, context: &mut Context<'_>, now_ms: u64) -> Result<(), End> {
         // At the end there is no later.
-        if self.owes_catch_up && (now >= self.caught_up + CATCH_UP_PAUSE || self.is_idle_for_good())
+        if self.owes_catch_up
+            && (now_ms >= self.caught_up_ms + CATCH_UP_PAUSE_MS || self.is_idle_for_good())
         {
-            self.catch_up(now);
-            asks = true;
+            self.catch_up(now_ms);
         }
-        match self.pending.front() {
-            Some(front) if now >= self.last_sign(front) + ANSWER_TIMEOUT => {
-                return Err(End::TimedOut);
-            }
-            Some(_) => {}
-            None if now >= self.last_heard + IDLE_BEFORE_PING => {
-                self.packer.pack_command(&["PING"], self.output.end());
-                self.expect(Command::Ping, 1, now);
-                asks = true;
-            }
-            None => {}
+        self.await_answers();
+        if self.connection.advance(now_ms)? == Due::Probe {
+            self.packer.pack_command(&["PING"], self.output.end());
+            self.expect(Command::Ping, 1, now_ms);
         }
-        if asks {
-            self.write(context, now)?;
-        }
+        self.write(context, now_ms)?;
+        self.await_answers();
         self.arm(context);
         Ok(())
     }
 
-    /// From when on the answer to `front`, which is the next, is waited for: Redis works off one
-    /// command after the other.
-    fn last_sign(&self, front: &PendingCommands) -> Instant {
-        front.since.max(self.last_heard)
+    /// Tells the connection what it waits for: Redis works off one command after the other, so the
+    /// answer to the first counts from when it was asked, or from the answer before.
+    fn await_answers(&mut self) {
+        if !self.connection.is_ready() {
+            return;
+        }
+        match self.pending.front() {
+            Some(front) => self
+                .connection
+                .asked(front.since_ms.max(self.last_heard_ms)),
+            None => self.connection.answered(self.last_heard_ms),
+        }
     }
 
     /// The timer is only ever moved to an earlier time, or on after it has run out: what is due
     /// moves on with every answer, and to follow it each time would cost more than a wake-up too
     /// many.
     fn arm(&mut self, context: &mut Context<'_>) {
-        let mut due = match self.pending.front() {
-            Some(front) => self.last_sign(front) + ANSWER_TIMEOUT,
-            None => self.last_heard + IDLE_BEFORE_PING,
+        let Some(mut due_ms) = self.connection.due_ms() else {
+            return;
         };
         if self.owes_catch_up {
-            due = due.min(self.caught_up + CATCH_UP_PAUSE);
+            due_ms = due_ms.min(self.caught_up_ms + CATCH_UP_PAUSE_MS);
         }
+        let due = self.epoch + Duration::from_millis(due_ms);
         if due < self.timer.deadline() {
             self.timer.as_mut().reset(due);
         }
@@ -489,15 +477,6 @@ impl<'a> Session<'a> {
             }
             self.timer.as_mut().reset(due);
         }
-    }
-}
-
-/// What Redis says to a command: it took it, or why not.
-pub(super) fn answer(value: Value) -> Result<Result<(), String>, ProtocolError> {
-    match value {
-        Value::Int(_) | Value::Okay | Value::SimpleString(_) => Ok(Ok(())),
-        Value::ServerError(error) => Ok(Err(refusal(&error))),
-        _ => Err(ProtocolError::Unasked),
     }
 }
 

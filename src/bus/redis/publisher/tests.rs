@@ -11,7 +11,6 @@ use tokio::{
 
 use super::{
     RedisPublisher,
-    connection::answer,
     packing::Packer,
     publisher,
     queue::{Commit, Queue},
@@ -215,18 +214,8 @@ fn a_payload_does_not_grow_without_end() {
     assert!(found.iter().all(|(_, texts)| texts.len() == 2));
 }
 
-#[test]
-fn what_answers_no_command_is_found_out() {
-    assert_eq!(answer(Value::Int(1)), Ok(Ok(())));
-    assert_eq!(answer(Value::Okay), Ok(Ok(())));
-    for value in [
-        Value::Nil,
-        Value::Array(Vec::new()),
-        Value::BulkString(Vec::new()),
-    ] {
-        assert!(answer(value).is_err());
-    }
-}
+/// What a login is answered with.
+const LOGGED_IN: &str = "%1\r\n$5\r\nproto\r\n:3";
 
 /// A Redis as a publisher sees it: takes its commands and answers what it is told to.
 struct FakeRedis {
@@ -294,6 +283,12 @@ impl Session {
         assert_eq!(written.expect("room for a line"), bytes.len());
     }
 
+    async fn log_in(&mut self) {
+        let login = self.next().await;
+        assert_eq!(login[0], b"HELLO");
+        self.answer(LOGGED_IN);
+    }
+
     async fn expect_catch_up(&mut self) {
         let first = published(&self.next().await);
         assert_eq!(first, expected("im:broadcast", &["CatchUp"]));
@@ -351,10 +346,12 @@ fn every_connection_begins_with_the_password_and_a_catch_up() {
         assert_eq!(dropped(&numbers), 1);
         for round in 0..2 {
             let mut session = redis.accept().await;
-            let auth = session.next().await;
-            assert_eq!(auth, [&b"AUTH"[..], b"default", b"open sesame"]);
+            let login = session.next().await;
+            let credentials = [&b"default"[..], b"open sesame"];
+            assert_eq!(login[..3], [&b"HELLO"[..], b"3", b"AUTH"]);
+            assert_eq!(login[3..], credentials);
             handle.publish(vec![(route(0), message("still too early"))]);
-            session.answer("+OK");
+            session.answer(LOGGED_IN);
             session.expect_catch_up().await;
             handle.publish(vec![(route(0), message("one")), (route(0), message("two"))]);
             let pushed = published(&session.next().await);
@@ -381,8 +378,7 @@ fn a_wrong_password_or_a_redis_that_takes_no_publish_is_no_connection() {
         })
         .await;
         let mut session = redis.accept().await;
-        session.next().await;
-        session.answer("+OK");
+        session.log_in().await;
         session.expect_catch_up().await;
         session.answer("-NOPERM this user has no permissions to access one of the channels");
         let reason = || numbers.publisher_outage.reason().unwrap_or_default();
@@ -397,6 +393,7 @@ fn a_wrong_password_or_a_redis_that_takes_no_publish_is_no_connection() {
 fn a_push_that_redis_refused_is_made_up_for() {
     beside_publisher(None, |redis, handle, numbers| async move {
         let mut session = redis.accept().await;
+        session.log_in().await;
         session.expect_catch_up().await;
         session.answer(":1");
         handle.publish(vec![(route(0), message("one"))]);
@@ -415,6 +412,7 @@ fn a_push_that_redis_refused_is_made_up_for() {
 fn what_was_handed_over_before_the_end_is_published_and_answered() {
     beside_publisher(None, |redis, handle, numbers| async move {
         let mut session = redis.accept().await;
+        session.log_in().await;
         session.expect_catch_up().await;
         session.answer(":1");
         handle.publish(vec![(route(0), message("last"))]);
@@ -430,6 +428,7 @@ fn what_was_handed_over_before_the_end_is_published_and_answered() {
 fn what_got_lost_is_made_up_for_before_the_end() {
     beside_publisher(None, |redis, handle, numbers| async move {
         let mut session = redis.accept().await;
+        session.log_in().await;
         session.expect_catch_up().await;
         session.answer(":1");
         handle.publish(vec![(route(0), message("refused"))]);
@@ -466,6 +465,7 @@ fn what_waits_is_taken_in_order_and_no_more_than_there_is_room_for() {
 fn a_burst_arrives_whole_and_in_order_over_a_slow_connection() {
     beside_publisher(None, |redis, handle, numbers| async move {
         let mut session = redis.accept().await;
+        session.log_in().await;
         session.expect_catch_up().await;
         session.answer(":1");
         let padding = "x".repeat(100 * 1024);

@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-use crate::base::secret::Secret;
+use crate::{
+    base::secret::Secret,
+    bus::redis::connection::{ANSWER_TIMEOUT_MS, LOGIN_TIMEOUT_MS, PROBE_INTERVAL_MS},
+};
 
 fn subscriber() -> Rc<Subscriber> {
     Subscriber::new(RouteId::new("gw-1", 0), None)
@@ -72,7 +75,7 @@ fn listen(subscriber: &Subscriber) -> Rc<SharedSendBuffer> {
 }
 
 #[test]
-fn it_greets_with_its_credentials_and_subscribes_to_all_its_channels() {
+fn it_logs_in_with_its_credentials_and_subscribes_to_all_its_channels() {
     let credentials = Credentials {
         user: "gateway".to_owned(),
         password: Secret::new("open sesame".to_owned()),
@@ -156,6 +159,7 @@ fn what_is_no_protocol_and_what_is_too_long_ends_the_connection() {
     let subscriber = subscriber();
     subscriber.connected(None);
     assert!(subscriber.received(b"HTTP/1.1 400\r\n", |_| ()).is_err());
+    subscriber.disconnected();
     subscriber.connected(None);
     let head = b">3\r\n$7\r\nmessage\r\n$5\r\n31329\r\n$500000000\r\n";
     assert!(subscriber.received(head, |_| ()).is_ok());
@@ -167,7 +171,7 @@ fn what_is_no_protocol_and_what_is_too_long_ends_the_connection() {
 }
 
 #[test]
-fn a_log_in_waits_for_its_groups_channel_but_not_for_ever() {
+fn a_login_waits_for_its_groups_channel_but_not_for_ever() {
     let subscriber = subscriber();
     let mut closed = Box::pin(subscriber.subscribe(1));
     assert!(
@@ -215,13 +219,13 @@ fn a_probe_that_does_not_come_back_ends_the_connection() {
     assert!(!is_closed(&send_buffer), "the first one came back");
     // Pushes are no sign of life: they may come while this subscription is gone.
     events(&subscriber, b":1\r\n");
-    subscriber.tick(2 * PROBE_INTERVAL_MS + PROBE_TIMEOUT_MS);
+    subscriber.tick(2 * PROBE_INTERVAL_MS + ANSWER_TIMEOUT_MS);
     assert!(is_closed(&send_buffer));
     assert_eq!(subscriber.closed_because(), "its subscriptions are dead");
 }
 
 #[test]
-fn who_may_subscribe_but_not_publish_is_told_in_the_greeting() {
+fn who_may_subscribe_but_not_publish_is_told_before_it_listens() {
     let subscriber = subscriber();
     subscriber.connected(None);
     let mut answer = HELLO.to_vec();
@@ -239,12 +243,12 @@ fn who_may_subscribe_but_not_publish_is_told_in_the_greeting() {
 }
 
 #[test]
-fn a_greeting_that_is_not_answered_ends_the_connection() {
+fn a_login_that_is_not_answered_ends_the_connection() {
     let subscriber = subscriber();
     let send_buffer = subscriber.connected(None);
-    subscriber.tick(GREETING_TIMEOUT_MS - 1);
+    subscriber.tick(LOGIN_TIMEOUT_MS - 1);
     assert!(!is_closed(&send_buffer));
-    subscriber.tick(GREETING_TIMEOUT_MS);
+    subscriber.tick(LOGIN_TIMEOUT_MS);
     assert!(is_closed(&send_buffer));
 }
 

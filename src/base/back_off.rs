@@ -6,10 +6,6 @@
 
 use super::random::Random;
 
-/// Pauses after `accept` failed for want of something, most likely file descriptors.
-const FIRST_ACCEPT_PAUSE_MS: u64 = 50;
-const LONGEST_ACCEPT_PAUSE_MS: u64 = 1000;
-
 /// See the module's description.
 #[derive(Clone, Debug)]
 pub struct BackOff {
@@ -29,13 +25,6 @@ impl BackOff {
             next_ms: first_ms,
             random,
         }
-    }
-
-    /// The waits of a listener that cannot accept. It waits for its own process, and for nobody who
-    /// is asked by others at the same moment: so any sequence will do.
-    pub fn accepting() -> Self {
-        let random = Random::seeded(0);
-        Self::new(FIRST_ACCEPT_PAUSE_MS, LONGEST_ACCEPT_PAUSE_MS, random)
     }
 
     /// The next wait.

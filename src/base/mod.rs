@@ -2,6 +2,7 @@
 //!
 //! The lowest layer: nothing here knows any other module.
 
+pub mod accept_pause;
 pub mod back_off;
 pub mod close;
 pub mod error;

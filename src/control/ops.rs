@@ -7,7 +7,7 @@
 //! always served: where all places are taken, the oldest connection makes room, since one that is
 //! neither slow nor idle is done within milliseconds.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -32,7 +32,7 @@ use super::{
     readiness::{Readiness, stall_reason},
 };
 use crate::{
-    base::back_off::BackOff,
+    base::accept_pause::AcceptPause,
     metrics::{
         Registry,
         exposition::{self, Format},
@@ -78,18 +78,21 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
         router = router.layer(middleware::from_fn(host::only_loopback));
     }
     let mut served: VecDeque<JoinHandle<()>> = VecDeque::new();
-    let mut accept_pause = BackOff::accepting();
+    let mut accept_pause = AcceptPause::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
-            Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
-                warn!("ops listener: cannot accept: {error}");
-                sleep(Duration::from_millis(accept_pause.next_ms())).await;
+                if let Some(pause) = accept_pause.failed(&error) {
+                    if pause.is_first {
+                        warn!("ops listener: cannot accept: {error}; trying again with pauses");
+                    }
+                    sleep(Duration::from_millis(pause.ms)).await;
+                }
                 continue;
             }
         };
-        accept_pause.reset();
+        accept_pause.accepted();
         served.retain(|connection| !connection.is_finished());
         if served.len() >= limits.connections
             && let Some(oldest) = served.pop_front()
@@ -110,15 +113,6 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
         // nobody whose request is there already.
         yield_now().await;
     }
-}
-
-fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
 }
 
 /// One request, one response, and the end. Scrapes and probes come seconds apart, so keeping

@@ -20,7 +20,7 @@ use std::{
 use futures_lite::FutureExt;
 use socket2::Socket;
 
-use self::accept::AcceptPause;
+use self::accept::Accepting;
 use super::{
     Runtime,
     client::{Client, Transfer},
@@ -75,7 +75,7 @@ pub struct Worker<B, P> {
     /// `None` once the core drains.
     listener: Option<Socket>,
     send_buffer_bytes: usize,
-    accept_pause: AcceptPause,
+    accepting: Accepting,
     refused: Refused,
     /// By slot.
     clients: Vec<Option<Client>>,
@@ -109,7 +109,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             runtime: parts.runtime,
             listener: Some(parts.listener),
             send_buffer_bytes: parts.send_buffer_bytes,
-            accept_pause: AcceptPause::default(),
+            accepting: Accepting::default(),
             refused: Refused::default(),
             clients: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),

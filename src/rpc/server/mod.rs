@@ -42,7 +42,7 @@ use self::{
     places::{Place, Places},
 };
 use crate::{
-    base::back_off::BackOff,
+    base::accept_pause::AcceptPause,
     contract::methods::{BadCall, Service},
     limits::{LogBudget, Rate},
     metrics::{self, server::ServerRefusal},
@@ -143,7 +143,7 @@ impl Server {
         let listener = TcpListener::from_std(listener)?;
         let (drain, draining) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let mut accept_pause = BackOff::accepting();
+        let mut accept_pause = AcceptPause::default();
         loop {
             tokio::select! {
                 biased;
@@ -151,14 +151,18 @@ impl Server {
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        accept_pause.reset();
+                        accept_pause.accepted();
                         if let Some(task) = self.admit(stream, peer) {
                             tasks.spawn(serve(task, peer, draining.clone()));
                         }
                     }
                     Err(error) => {
-                        self.shared.say(|| format!("cannot accept a connection for calls: {error}"));
-                        sleep(Duration::from_millis(accept_pause.next_ms())).await;
+                        if let Some(pause) = accept_pause.failed(&error) {
+                            if pause.is_first {
+                                warn!("cannot accept connections for calls: {error}; trying again with pauses");
+                            }
+                            sleep(Duration::from_millis(pause.ms)).await;
+                        }
                     }
                 },
             }

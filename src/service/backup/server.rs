@@ -22,14 +22,12 @@ use std::{
 };
 
 use super::{DONE, HELD, HOLD, WHOLE, is_socket, read_line, socket_in};
-use crate::service::ServiceClient;
+use crate::{base::accept_pause::AcceptPause, service::ServiceClient};
 
 /// How long a copier may take for the first word.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to copy.
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
-/// The pause after an error of accepting.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens in `data_dir`, which this process has for itself, for as long as the process lives.
 /// Where that is impossible there are no backups while it runs, and a warning says so.
@@ -57,13 +55,24 @@ fn listen(data_dir: &Path) -> io::Result<UnixListener> {
 }
 
 fn serve(listener: &UnixListener, services: &ServiceClient) {
+    let mut accept_pause = AcceptPause::default();
     for stream in listener.incoming() {
-        match stream.and_then(|stream| attend(stream, services)) {
-            Ok(()) => {}
+        match stream {
+            Ok(stream) => {
+                accept_pause.accepted();
+                if let Err(error) = attend(stream, services) {
+                    log::warn!("a backup was given up: {error}");
+                }
+            }
             Err(error) => {
-                log::warn!("a backup was given up: {error}");
-                // Out of descriptors, accepting fails at once, again and again.
-                thread::sleep(PAUSE);
+                if let Some(pause) = accept_pause.failed(&error) {
+                    if pause.is_first {
+                        log::warn!(
+                            "backups cannot be asked for: {error}; trying again with pauses"
+                        );
+                    }
+                    thread::sleep(Duration::from_millis(pause.ms));
+                }
             }
         }
     }

@@ -1,13 +1,16 @@
 //! Taking connections in: accepting, admitting or refusing them, and pausing where the system has
 //! no room.
 
-use std::{net::SocketAddr, os::fd::OwnedFd};
+use std::{io, net::SocketAddr, os::fd::OwnedFd};
 
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Worker;
 use crate::{
-    base::{back_off::BackOff, close::CloseReason},
+    base::{
+        accept_pause::{AcceptPause, Pause},
+        close::CloseReason,
+    },
     contract::{backend::Backend, bus::PushSource},
     limits::Refusal,
     protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
@@ -21,19 +24,12 @@ use crate::{
 /// Connections accepted per turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
-/// Accepting after it failed: paused, longer each time, until it works again.
-pub(super) struct AcceptPause {
-    until_ms: Option<u64>,
-    back_off: BackOff,
-}
-
-impl Default for AcceptPause {
-    fn default() -> Self {
-        Self {
-            until_ms: None,
-            back_off: BackOff::accepting(),
-        }
-    }
+/// Accepting while it fails.
+#[derive(Default)]
+pub(super) struct Accepting {
+    pause: AcceptPause,
+    /// Until when the listener is out of the epoll set.
+    paused_until_ms: Option<u64>,
 }
 
 impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
@@ -41,14 +37,13 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     pub(super) fn resume_accepting(&mut self, now_ms: u64) {
         if let Some(listener) = &self.listener
             && self
-                .accept_pause
-                .until_ms
-                .is_some_and(|until| until <= now_ms)
+                .accepting
+                .paused_until_ms
+                .is_some_and(|until_ms| until_ms <= now_ms)
         {
-            self.accept_pause.until_ms = None;
-            if self.poller.add(listener, Source::Listener).is_err() {
-                self.accept_pause.until_ms = Some(now_ms + self.accept_pause.back_off.next_ms());
-            }
+            let is_back = self.poller.add(listener, Source::Listener).is_ok();
+            self.accepting.paused_until_ms =
+                (!is_back).then(|| now_ms + self.accepting.pause.again().ms);
         }
     }
 
@@ -59,18 +54,19 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             };
             match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok((socket, address)) => {
-                    self.accept_pause.back_off.reset();
+                    self.accepting.pause.accepted();
                     // Without an address the peer is gone already.
                     if let Some(address) = address.and_then(|address| address.try_into().ok()) {
                         self.admit(socket, address);
                     }
                 }
                 Err(rustix::io::Errno::AGAIN) => return,
-                // The client gave up while it waited.
-                Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
                 Err(error) => {
-                    self.pause_accepting(error);
-                    return;
+                    let error = error.into();
+                    if let Some(pause) = self.accepting.pause.failed(&error) {
+                        self.pause_accepting(pause, &error);
+                        return;
+                    }
                 }
             }
         }
@@ -78,14 +74,13 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
 
     /// Accepting failed for a reason that will not go away at once: leaves the queue to the kernel
     /// for a while.
-    fn pause_accepting(&mut self, error: rustix::io::Errno) {
+    fn pause_accepting(&mut self, pause: Pause, error: &io::Error) {
         self.metrics.accept_errors_total.inc();
-        let pause = &mut self.accept_pause;
-        if pause.back_off.is_reset() {
+        if pause.is_first {
             log::warn!("cannot accept connections: {error}; trying again with pauses");
         }
         let now_ms = self.core.shard().now().monotonic_us / 1000;
-        pause.until_ms = Some(now_ms + pause.back_off.next_ms());
+        self.accepting.paused_until_ms = Some(now_ms + pause.ms);
         if let Some(listener) = &self.listener {
             self.poller.remove(listener);
         }

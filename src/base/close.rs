@@ -1,4 +1,12 @@
 //! The ways a connection ends: one closed set, the same word in metric, log and wire.
+//!
+//! A connection that is closed with something unread, or that is sent something afterwards, is
+//! reset, and a reset may take the last lines back. So everyone closes in the same way: first all
+//! bytes leave, then our side is shut, and what still comes is discarded, until the peer has closed
+//! too or [`LINGER_MS`] have passed.
+
+/// How long a connection that has ended may take to read its last lines.
+pub const LINGER_MS: u64 = 2_000;
 
 /// Why a connection ended. Every connection ends for exactly one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

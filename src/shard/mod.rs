@@ -55,7 +55,7 @@ use smallvec::SmallVec;
 pub use self::options::ShardOptions;
 use crate::{
     base::{
-        close::CloseReason,
+        close::{CloseReason, LINGER_MS},
         id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, Stream, UserId},
     },
     limits::TokenBucket,
@@ -259,9 +259,6 @@ pub const TICK_MS: u64 = 100;
 
 /// The wheel's size: time-outs up to some seven minutes are placed directly.
 const WHEEL_SLOTS: usize = 4096;
-
-/// How long a connection that has ended may take to read its last lines.
-const LINGER_MS: u64 = 2_000;
 
 impl Shard {
     /// An empty shard. `ids` are those of this core alone; its sessions' numbers begin where they

@@ -100,8 +100,7 @@ impl Client {
         sys::unacknowledged(&self.socket).ok()
     }
 
-    /// Closes our side, so that the client reads an end after its last line. Closing outright with
-    /// something unread would make the kernel reset the connection and take those lines back.
+    /// Closes our side, so that the client reads an end after its last line (`base/close.rs`).
     pub(super) fn close_writing(&mut self) {
         self.shut = true;
         // It fails only where the connection is gone already.

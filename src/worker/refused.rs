@@ -1,15 +1,14 @@
 //! Connections that were not taken in: told why, and kept for a moment so that they can read it.
 //!
-//! Owns their sockets. A connection that is closed with something unread, or that is sent something
-//! afterwards, is reset, and a reset may take the last line back. Bounded: in a flood the oldest
-//! makes room, for it has had its time.
+//! Owns their sockets, which are closed as all are ([`base::close`](crate::base::close)). Bounded:
+//! in a flood the oldest makes room, for it has had its time.
 
 use std::{collections::VecDeque, os::fd::OwnedFd};
 
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
-/// How long a refused connection is kept.
-const LINGER_MS: u64 = 1000;
+use crate::base::close::LINGER_MS;
+
 /// How many are kept at one time, per core.
 const LINGERING: usize = 32;
 

@@ -25,6 +25,7 @@ use super::{
     replies::{Answered, Replies},
 };
 use crate::{
+    base::close::LINGER_MS,
     contract::methods::Request,
     machine::unix_time::unix_ms,
     rpc::wire::WireError,
@@ -42,8 +43,6 @@ pub(super) const IDLE: Duration = Duration::from_secs(120);
 /// So much of a call may always wait for its rest; what is beyond must find room among that of all
 /// others.
 const HALF_SENT_FREE_BYTES: usize = 8 * 1024;
-/// How long to wait for the peer to close after the last reply, so that nothing of it is lost.
-const LINGER: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// One for all connections of the thread: nothing stays in it from one run to the next.
@@ -134,9 +133,8 @@ impl ConnectionTask {
         self.connection.stop();
     }
 
-    /// Ends the sending side and waits a little for the peer to do the same. Closing at once, with
-    /// calls unread, would reset the connection and could take replies with it that the peer has
-    /// not read yet.
+    /// Ends the sending side and waits a little for the peer to do the same, so that no reply is
+    /// lost.
     pub(super) async fn linger(mut self) {
         let close = async {
             std::future::poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context))
@@ -151,7 +149,7 @@ impl ConnectionTask {
             }
         };
         // Whoever does not close by then, or closed already, has lost nothing by our haste.
-        let _ = timeout(LINGER, close).await;
+        let _ = timeout(Duration::from_millis(LINGER_MS), close).await;
     }
 
     fn take_answers(&mut self, context: &Context<'_>) {

@@ -46,7 +46,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "rpc",
         &[
-            "base", "config", "contract", "limits", "machine", "metrics", "proto", "service",
+            "base", "config", "contract", "handoff", "limits", "machine", "metrics", "proto",
+            "service",
         ],
     ),
     (

@@ -1,10 +1,10 @@
 //! The answering end of calls: `im-gateway backend` towards its gateways.
 //!
 //! Owns the listener for calls, a task per connection (`task`, with its rules in `connection`), and
-//! the way of the answers from the store's thread (`replies`). Never looks into a request beyond
-//! its kind: what is asked goes to the services as it is. What calls and replies are in bytes is
-//! the wire's ([`rpc::wire`](super::wire)). Everything runs on the one thread that also runs
-//! [`crate::control`].
+//! the way of the answers from the store's thread (`handoff::task_queue`). Never looks into a
+//! request beyond its kind: what is asked goes to the services as it is. What calls and replies are
+//! in bytes is the wire's ([`rpc::wire`](super::wire)). Everything runs on the one thread that also
+//! runs [`crate::control`].
 //!
 //! ```text
 //! gateway ── call ──▶ task ──▶ ServiceClient ──▶ store thread ── replies ──▶ task ── reply ──▶ gateway
@@ -15,7 +15,6 @@ mod connection;
 #[cfg(test)]
 mod live_tests;
 mod places;
-mod replies;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::Arc,
@@ -19,17 +20,14 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 
-use super::{
-    Held, Shared,
-    connection::Connection,
-    replies::{Answered, Replies},
-};
+use super::{Held, LIMITS, Shared, connection::Connection};
 use crate::{
     base::close::LINGER_MS,
-    contract::methods::Request,
+    contract::methods::{Request, Response},
+    handoff::task_queue::TaskQueue,
     machine::unix_time::unix_ms,
     rpc::wire::WireError,
-    service::{Call, ServiceClient},
+    service::{Call, ReplySink, ServiceClient},
 };
 
 /// What one read takes at most; a gateway's calls are small, so this is hundreds of them.
@@ -47,6 +45,15 @@ const HALF_SENT_FREE_BYTES: usize = 8 * 1024;
 thread_local! {
     /// One for all connections of the thread: nothing stays in it from one run to the next.
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// An answer and the number of its call.
+type Answered = (u64, Response);
+
+impl ReplySink for TaskQueue<Answered> {
+    fn complete(&self, replies: Vec<Answered>) {
+        self.push_all(replies);
+    }
 }
 
 /// How a connection ended.
@@ -80,8 +87,10 @@ pub(super) struct ConnectionTask {
     stream: TcpStream,
     connection: Connection,
     services: ServiceClient,
-    replies: Arc<Replies>,
-    batch: Vec<Answered>,
+    /// What the services answered and the connection has not taken: no more than it has calls under
+    /// way.
+    replies: Arc<TaskQueue<Answered>>,
+    batch: VecDeque<Answered>,
     /// Ends when the peer has not read for too long.
     unread: Option<Pin<Box<Sleep>>>,
     /// Ends when the call that came after so many whole ones was not finished for too long.
@@ -109,8 +118,8 @@ impl ConnectionTask {
             stream,
             connection,
             services,
-            replies: Arc::default(),
-            batch: Vec::new(),
+            replies: Arc::new(TaskQueue::new(LIMITS.calls, |_| 1)),
+            batch: VecDeque::new(),
             unread: None,
             unfinished: None,
             idle: Box::pin(sleep(idle_timeout)),
@@ -153,7 +162,8 @@ impl ConnectionTask {
     }
 
     fn take_answers(&mut self, context: &Context<'_>) {
-        self.replies.take(&mut self.batch, context.waker());
+        self.replies
+            .take(usize::MAX, &mut self.batch, context.waker());
         for (number, response) in self.batch.drain(..) {
             self.connection.complete(number, &response);
         }

@@ -22,10 +22,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 
-use super::{
-    packing::Packer,
-    queue::{Commit, Queue},
-};
+use super::{packing::Packer, queue::Commit};
 use crate::{
     base::{back_off::BackOff, random::Random, send_buffer::SendBuffer},
     bus::redis::{
@@ -36,7 +33,8 @@ use crate::{
     },
     config::settings::Redis,
     contract::push_mac::PushKey,
-    metrics,
+    handoff::task_queue::TaskQueue,
+    metrics::{self, server::PublishDrop},
 };
 
 /// How long one address may take to be connected to: the next one may be nearer.
@@ -73,7 +71,7 @@ enum End {
 pub(super) async fn run(
     redis: Redis,
     push_key: Option<Arc<PushKey>>,
-    queue: Arc<Queue>,
+    queue: Arc<TaskQueue<Commit>>,
     metrics: Arc<metrics::Server>,
 ) {
     let random = Random::seeded(getrandom::u64().unwrap_or(0));
@@ -101,7 +99,7 @@ pub(super) async fn run(
 async fn attempt(
     redis: &Redis,
     push_key: &Option<Arc<PushKey>>,
-    queue: &Queue,
+    queue: &TaskQueue<Commit>,
     metrics: &metrics::Server,
     back_off: &mut BackOff,
 ) -> Option<String> {
@@ -153,7 +151,7 @@ async fn look_up(redis: &Redis) -> Result<Target, String> {
         .unwrap_or_else(|error| Err(error.to_string()))
 }
 
-async fn finished(queue: &Queue) {
+async fn finished(queue: &TaskQueue<Commit>) {
     poll_fn(|context| match queue.is_finished(context.waker()) {
         true => Poll::Ready(()),
         false => Poll::Pending,
@@ -191,7 +189,7 @@ struct PendingCommands {
 /// One connection. As a future it is done when the connection has ended.
 struct Session<'a> {
     stream: TcpStream,
-    queue: &'a Queue,
+    queue: &'a TaskQueue<Commit>,
     metrics: &'a metrics::Server,
     packer: Packer,
     commits: VecDeque<Commit>,
@@ -217,7 +215,7 @@ impl<'a> Session<'a> {
         stream: TcpStream,
         credentials: Option<&Credentials>,
         push_key: Option<Arc<PushKey>>,
-        queue: &'a Queue,
+        queue: &'a TaskQueue<Commit>,
         metrics: &'a metrics::Server,
     ) -> Self {
         let epoch = Instant::now();
@@ -493,7 +491,9 @@ impl Future for Session<'_> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        self.queue.close();
+        let dropped = self.queue.close().iter().map(Vec::len).sum::<usize>();
+        self.metrics
+            .push_dropped(PublishDrop::Disconnected, dropped as u64);
         self.metrics.publisher_connected.set(0);
         let unanswered = self.pending.iter();
         let lost: usize = unanswered

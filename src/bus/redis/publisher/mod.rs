@@ -20,20 +20,22 @@ mod tests;
 
 use std::sync::Arc;
 
-use self::queue::Queue;
+use self::queue::{Commit, queue};
 use crate::{
     config::settings::Redis,
     contract::{
         bus::{Channel, Publisher},
         push_mac::PushKey,
     },
-    metrics,
+    handoff::task_queue::{Refused, TaskQueue},
+    metrics::{self, server::PublishDrop},
     proto::PushMessage,
 };
 
 /// The store's handle on the publisher. The work is done by the task that [`publisher`] returns.
 pub struct RedisPublisher {
-    queue: Arc<Queue>,
+    queue: Arc<TaskQueue<Commit>>,
+    metrics: Arc<metrics::Server>,
 }
 
 /// A handle for the services, and the task behind it. The task ends once [`RedisPublisher::finish`]
@@ -47,9 +49,10 @@ pub fn publisher(
     Arc<RedisPublisher>,
     impl Future<Output = ()> + Send + 'static,
 ) {
-    let queue = Arc::new(Queue::new(Arc::clone(&metrics)));
+    let queue = Arc::new(queue());
     let handle = Arc::new(RedisPublisher {
         queue: Arc::clone(&queue),
+        metrics: Arc::clone(&metrics),
     });
     (handle, connection::run(redis, push_key, queue, metrics))
 }
@@ -63,6 +66,13 @@ impl RedisPublisher {
 
 impl Publisher for RedisPublisher {
     fn publish(&self, batch: Vec<(Channel, PushMessage)>) {
-        self.queue.add(batch);
+        let count = batch.len() as u64;
+        if let Err(refused) = self.queue.offer(batch) {
+            let reason = match refused {
+                Refused::Closed => PublishDrop::Disconnected,
+                Refused::Full => PublishDrop::QueueFull,
+            };
+            self.metrics.push_dropped(reason, count);
+        }
     }
 }

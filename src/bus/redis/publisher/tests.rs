@@ -1,6 +1,6 @@
 //! What is published, how it is packed, and what a Redis gets to see that comes, goes and refuses.
 
-use std::{collections::VecDeque, fs, path::Path, sync::Arc, task::Waker, time::Duration};
+use std::{collections::VecDeque, fs, path::Path, sync::Arc, time::Duration};
 
 use prost::Message;
 use redis::Value;
@@ -9,12 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    RedisPublisher,
-    packing::Packer,
-    publisher,
-    queue::{Commit, Queue},
-};
+use super::{RedisPublisher, packing::Packer, publisher, queue::Commit};
 use crate::{
     base::id::RouteId,
     config::settings::Redis,
@@ -225,7 +220,7 @@ struct FakeRedis {
 struct Session {
     stream: TcpStream,
     received: Vec<u8>,
-    waiting: std::collections::VecDeque<Vec<Vec<u8>>>,
+    waiting: VecDeque<Vec<Vec<u8>>>,
 }
 
 impl FakeRedis {
@@ -440,25 +435,6 @@ fn what_got_lost_is_made_up_for_before_the_end() {
         until("all answered", || numbers.publisher_connected.get() == 0).await;
         assert_eq!(numbers.publish_failures.get(), 1);
     });
-}
-
-#[test]
-fn what_waits_is_taken_in_order_and_no_more_than_there_is_room_for() {
-    let queue = Queue::new(Arc::default());
-    queue.open();
-    let texts = ["a", "b", "c", "d"].map(|letter| letter.repeat(1000));
-    for text in &texts {
-        queue.add(vec![(route(0), message(text))]);
-    }
-    queue.finish();
-    let mut taken = VecDeque::new();
-    let mut all = Vec::new();
-    for (room, expected, is_last) in [(1, 1, false), (1500, 2, false), (1 << 20, 1, true)] {
-        let found = queue.take(room, &mut taken, Waker::noop());
-        assert_eq!((taken.len(), found.is_finished), (expected, is_last));
-        all.extend(taken.drain(..).flatten().map(|(_, push)| push.text));
-    }
-    assert_eq!(all, texts);
 }
 
 #[test]

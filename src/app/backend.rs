@@ -60,7 +60,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         false => data_dir::lock_shared(&settings.gateway_service.data_dir)?,
     };
     // Held as long: ids that the services make themselves are this process's own.
-    let seat = data_dir::take_seat(&settings.gateway_service.data_dir, PROCESSES_MAX)?;
+    let slot = data_dir::take_slot(&settings.gateway_service.data_dir, PROCESSES_MAX)?;
     // Read again for each connection; a file that is of no use is better found at the start.
     Credentials::read(&settings.redis)?;
     let push_key = options::push_key(&settings)?;
@@ -76,7 +76,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
 
     let redis = process.settings.redis.clone();
     let (publisher, publishing) = publisher::publisher(redis, push_key, Arc::clone(&numbers));
-    let services = start_services(&process, seat.number, &publisher)?;
+    let services = start_services(&process, slot.number, &publisher)?;
     let gateways: Arc<discovery::Gateways> = Arc::default();
     let known_gateways = Arc::clone(&gateways);
     let server = Server::new(
@@ -131,13 +131,13 @@ fn bootstrap(
 
 fn start_services(
     process: &Bootstrap,
-    seat: u16,
+    slot: u16,
     publisher: &Arc<RedisPublisher>,
 ) -> Result<Services, StartupError> {
     let settings = &process.settings;
     let readiness = Arc::clone(&process.readiness);
     let services = service::start(
-        service_options(settings, WORKERS_MAX - 1 - seat),
+        service_options(settings, WORKERS_MAX - 1 - slot),
         Arc::clone(publisher) as _,
         Arc::clone(&process.registry.store),
         Arc::new(move |failing| readiness.set_store_failing(failing)),

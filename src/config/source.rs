@@ -21,7 +21,7 @@ const MISSPELT_LETTERS: usize = 2;
 /// No configuration is longer; a device or a log given by mistake is not read to its end.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
 
-/// What the surroundings say: the variables of the process and the name of the machine.
+/// The environment: the variables of the process and the name of the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     /// The variables, in any order.
@@ -31,7 +31,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The surroundings of this process.
+    /// That of this process.
     pub fn of_process() -> Self {
         Self {
             variables: std::env::vars_os().collect(),

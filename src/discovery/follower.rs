@@ -10,12 +10,15 @@ use log::warn;
 use super::{
     WatchOptions,
     notifier::Notifier,
-    pacing::{Complaints, ReadPacing},
+    pacing::ReadPacing,
     reading::{BrokenNodes, read},
     registry::{RegistryError, Session, State, States, Watch, pause},
     table::{PLACES, Place, Table},
 };
-use crate::{contract::methods::Service, metrics::Discovery};
+use crate::{
+    contract::methods::Service,
+    metrics::{Discovery, outage::Outage},
+};
 
 /// How soon setting the watches is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,32 +27,32 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Follower<'a> {
     interval: Duration,
     metrics: &'a Discovery,
-    news: &'a Notifier<'a>,
+    notifier: &'a Notifier<'a>,
     table: Table,
     broken: BrokenNodes,
-    complaints: Complaints,
+    unread: Outage,
     /// Whether calls to a service succeed.
     answers: &'a dyn Fn(Service) -> bool,
-    /// Of services without an instance.
-    empty: Complaints,
+    /// Of each place, that it has no instance.
+    empty: [Outage; PLACES],
 }
 
 impl<'a> Follower<'a> {
     pub(super) fn new(
         options: &WatchOptions,
         metrics: &'a Discovery,
-        news: &'a Notifier<'a>,
+        notifier: &'a Notifier<'a>,
         answers: &'a dyn Fn(Service) -> bool,
     ) -> Self {
         Self {
             answers,
             interval: options.interval,
             metrics,
-            news,
+            notifier,
             table: Table::new(options.static_instances.clone()),
             broken: BrokenNodes::default(),
-            complaints: Complaints::default(),
-            empty: Complaints::default(),
+            unread: Outage::default(),
+            empty: Default::default(),
         }
     }
 
@@ -61,7 +64,7 @@ impl<'a> Follower<'a> {
         let mut watch = loop {
             match session.watch(&paths).await {
                 Ok(watch) => break watch,
-                Err(error) => self.complain("watch", &error),
+                Err(error) => self.report("watch", &error),
             }
             pause(&mut states, RETRY_INTERVAL).await;
         };
@@ -117,7 +120,7 @@ impl<'a> Follower<'a> {
     fn offer(&self) {
         // A table with places that were never read would take away what is there.
         if self.table.is_complete() {
-            self.news.offer(self.table.endpoints());
+            self.notifier.offer(self.table.endpoints());
         }
     }
 
@@ -148,28 +151,26 @@ impl<'a> Follower<'a> {
                     self.broken.found(number, &reading.broken, self.metrics);
                     let now = Instant::now();
                     let is_empty = self.table.update(number, reading.found, now);
-                    if is_empty && self.empty.may_say(place.name(), now) {
-                        warn!(
-                            "no instance of {} is registered any more; going on with those there were",
-                            place.name()
-                        );
+                    let problem = format!("no instance of {} is registered any more", place.name());
+                    if is_empty && self.empty[number].report(&problem) {
+                        warn!("{problem}; going on with those there were");
                     }
                 }
                 Err(error) => {
                     all_well = false;
                     stale[number] = true;
-                    self.complain(place.name(), &error);
+                    self.report(place.name(), &error);
                 }
             }
         }
         if all_well {
-            self.complaints.clear();
+            self.unread.end();
         }
     }
 
-    fn complain(&mut self, what: &str, error: &RegistryError) {
+    fn report(&self, what: &str, error: &RegistryError) {
         let problem = format!("cannot read backends from ZooKeeper ({what}): {error}");
-        if self.complaints.may_say(&problem, Instant::now()) {
+        if self.unread.report(&problem) {
             warn!("{problem}; trying on");
         }
     }

@@ -5,9 +5,9 @@
 //! what makes the numbers that a predecessor of this id left behind ours to take over.
 //!
 //! A gateway goes on with its numbers while ZooKeeper is away. Should that last longer than its
-//! session, another gateway may lease them meanwhile. Then the number's mark (`mark`) parts their
-//! ids, and each begins its search at a place of its own and takes a number that was used a moment
-//! ago last, so that this takes an almost full house.
+//! session, another gateway may lease them meanwhile. Then the number's mark (`mark`) keeps their
+//! ids apart; and as each begins its search at a place of its own, and takes a number that was used
+//! a moment ago last, this happens only where almost all numbers are taken.
 
 use std::{
     collections::HashSet,

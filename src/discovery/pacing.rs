@@ -1,4 +1,4 @@
-//! When to read, when to complain: the rules that keep trouble elsewhere cheap here.
+//! When to read: the rule that keeps trouble elsewhere cheap here.
 //!
 //! Owns the waits. Pure: the time is handed in.
 
@@ -47,34 +47,6 @@ impl ReadPacing {
     }
 }
 
-/// The same complaint is repeated no sooner than this.
-const COMPLAINT_GAP: Duration = Duration::from_secs(30);
-
-/// Holds back a complaint that was made a moment ago.
-#[derive(Debug, Default)]
-pub(super) struct Complaints {
-    last: Option<(String, Instant)>,
-}
-
-impl Complaints {
-    /// Whether to say `what` now; remembers it if so.
-    pub(super) fn may_say(&mut self, what: &str, now: Instant) -> bool {
-        let is_repeated = self
-            .last
-            .as_ref()
-            .is_some_and(|(last, at)| last == what && now < *at + COMPLAINT_GAP);
-        if !is_repeated {
-            self.last = Some((what.to_owned(), now));
-        }
-        !is_repeated
-    }
-
-    /// All is well: the next complaint is said.
-    pub(super) fn clear(&mut self) {
-        self.last = None;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,17 +81,5 @@ mod tests {
         pacing.changed(later);
         pacing.changed(later + GATHER);
         assert_eq!(pacing.due(), Some(later + GATHER));
-    }
-
-    #[test]
-    fn a_complaint_is_made_once_in_a_while_and_a_new_one_at_once() {
-        let start = Instant::now();
-        let mut complaints = Complaints::default();
-        assert!(complaints.may_say("no way", start));
-        assert!(!complaints.may_say("no way", start + Duration::from_secs(1)));
-        assert!(complaints.may_say("no reason", start + Duration::from_secs(1)));
-        assert!(complaints.may_say("no reason", start + Duration::from_secs(32)));
-        complaints.clear();
-        assert!(complaints.may_say("no reason", start + Duration::from_secs(33)));
     }
 }

@@ -75,7 +75,7 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Duration
 
 /// A gateway's discovery at work.
 struct Gateway {
-    news: Rc<RefCell<Vec<Event>>>,
+    events: Rc<RefCell<Vec<Event>>>,
     status: Arc<Discovery>,
     task: JoinHandle<Result<(), WatchError>>,
     stop: oneshot::Sender<()>,
@@ -97,12 +97,12 @@ fn watch_options(hosts: &str, gateway_id: &str) -> WatchOptions {
 
 impl Gateway {
     fn start(options: WatchOptions) -> Self {
-        let news = Rc::new(RefCell::new(Vec::new()));
+        let events = Rc::new(RefCell::new(Vec::new()));
         let status = Arc::new(Discovery::default());
         let (stop, stopped) = oneshot::channel();
         let tell = {
-            let news = Rc::clone(&news);
-            move |piece| news.borrow_mut().push(piece)
+            let events = Rc::clone(&events);
+            move |event| events.borrow_mut().push(event)
         };
         let stop_order = async {
             let _ = stopped.await;
@@ -117,7 +117,7 @@ impl Gateway {
             stop_order,
         ));
         Self {
-            news,
+            events,
             status,
             task,
             stop,
@@ -132,16 +132,16 @@ impl Gateway {
     }
 
     fn table(&self) -> Option<Arc<Endpoints>> {
-        let news = self.news.borrow();
-        news.iter().rev().find_map(|piece| match piece {
+        let events = self.events.borrow();
+        events.iter().rev().find_map(|event| match event {
             Event::Endpoints(table) => Some(Arc::clone(table)),
             Event::IdLeases(_) => None,
         })
     }
 
     fn leases(&self) -> Vec<IdLease> {
-        let news = self.news.borrow();
-        let leases = news.iter().rev().find_map(|piece| match piece {
+        let events = self.events.borrow();
+        let leases = events.iter().rev().find_map(|event| match event {
             Event::IdLeases(leases) => Some(leases.clone()),
             Event::Endpoints(_) => None,
         });
@@ -161,8 +161,8 @@ impl Gateway {
 
     /// Whether a table without instances of `service` was told after one with some.
     fn ever_lost(&self, service: Service) -> bool {
-        let news = self.news.borrow();
-        let counts = news.iter().filter_map(|piece| match piece {
+        let events = self.events.borrow();
+        let counts = events.iter().filter_map(|event| match event {
             Event::Endpoints(table) => Some(table.of(service).len()),
             Event::IdLeases(_) => None,
         });

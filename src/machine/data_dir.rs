@@ -18,8 +18,9 @@ use crate::base::error::{ExitCode, StartupError};
 /// however that ends.
 const LOCK_FILE: &str = "lock";
 
-/// The files that are locked for numbers, each with its number behind it. They stay behind as well.
-const SEAT_FILE: &str = "seat.";
+/// The files that are locked for slots, each with its number behind it; older versions lock the
+/// same. They stay behind as well.
+const SLOT_FILE: &str = "seat.";
 
 /// Holds the data directory until it is dropped or the process ends.
 #[derive(Debug)]
@@ -150,7 +151,7 @@ fn take(data_dir: &Path, claim: Claim) -> Result<DataDirLock, StartupError> {
 /// A number that no other process with this directory has, for as long as this is held.
 #[derive(Debug)]
 #[must_use = "the number is given up when this is dropped"]
-pub struct Seat {
+pub struct Slot {
     /// From 0 on, the lowest that was free.
     pub number: u16,
     _file: File,
@@ -161,12 +162,12 @@ pub struct Seat {
 ///
 /// # Errors
 /// A directory that cannot be written, or that has `count` processes already.
-pub fn take_seat(data_dir: &Path, count: u16) -> Result<Seat, StartupError> {
+pub fn take_slot(data_dir: &Path, count: u16) -> Result<Slot, StartupError> {
     for number in 0..count {
-        let file = open_shared_lock_file(data_dir, &format!("{SEAT_FILE}{number}"))?;
+        let file = open_shared_lock_file(data_dir, &format!("{SLOT_FILE}{number}"))?;
         match file.try_lock() {
             Ok(()) => {
-                return Ok(Seat {
+                return Ok(Slot {
                     number,
                     _file: file,
                 });
@@ -255,15 +256,15 @@ mod tests {
     }
 
     #[test]
-    fn no_two_processes_have_the_same_seat() {
+    fn no_two_processes_have_the_same_slot() {
         let data_dir = TempDir::new().expect("a directory");
-        let first = take_seat(data_dir.path(), 2).expect("free");
-        let second = take_seat(data_dir.path(), 2).expect("free");
+        let first = take_slot(data_dir.path(), 2).expect("free");
+        let second = take_slot(data_dir.path(), 2).expect("free");
         assert_eq!((first.number, second.number), (0, 1));
-        let refused = take_seat(data_dir.path(), 2).expect_err("full");
+        let refused = take_slot(data_dir.path(), 2).expect_err("full");
         assert!(refused.cause.contains("2 already"), "{refused}");
         drop(first);
-        assert_eq!(take_seat(data_dir.path(), 2).expect("free").number, 0);
+        assert_eq!(take_slot(data_dir.path(), 2).expect("free").number, 0);
     }
 
     #[test]

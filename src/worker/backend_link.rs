@@ -37,7 +37,7 @@ pub fn dial(runtime: &Rc<Runtime>) -> Dial {
 
 /// Sees whether the server can be connected to.
 async fn check(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>) {
-    if let Err(error) = runtime.upstreams.connect(server.address).await {
+    if let Err(error) = runtime.outbound.connect(server.address).await {
         log::debug!("cannot connect to backend {}: {error}", server.address);
         remote.unreachable(&server);
         remote.refused(&server, &error);
@@ -78,8 +78,8 @@ async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purp
 /// One connection from its beginning to its end; says whether it was ever open.
 async fn serve_connection(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage) -> bool {
     let address = calls.server.address;
-    let upstream = match runtime.upstreams.connect(address).await {
-        Ok(upstream) => upstream,
+    let connection = match runtime.outbound.connect(address).await {
+        Ok(connection) => connection,
         Err(error) => {
             calls.remote.refused(calls.server, &error);
             if outage.report(&error) {
@@ -92,7 +92,7 @@ async fn serve_connection(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage)
     if !calls.remote.opened(calls.server, calls.connection) {
         return false;
     }
-    match upstream.carry(calls).await {
+    match connection.carry(calls).await {
         Ok(()) => log::debug!("closed a connection to backend {address}"),
         Err(error) => log::info!("lost a connection to backend {address}: {error}"),
     }

@@ -106,13 +106,13 @@ async fn serve_connection<B: Backend>(
     address: SocketAddr,
     credentials: Option<&Credentials>,
 ) -> Result<(), Box<dyn Error>> {
-    let upstream = runtime.upstreams.connect(address).await?;
+    let connection = runtime.outbound.connect(address).await?;
     let pushes = Pushes {
         core,
         send_buffer: core.bus.connected(credentials),
     };
     core.shard().metrics().bus_connections_total.inc();
-    upstream.carry(&pushes).await
+    connection.carry(&pushes).await
 }
 
 /// The resolver and the disk may take long: they are waited for elsewhere.
@@ -122,7 +122,7 @@ async fn look_up(runtime: &Runtime, redis: &Redis) -> Result<Target, String> {
     }
     let redis = redis.clone();
     let outcome = runtime
-        .upstreams
+        .outbound
         .elsewhere(move || Target::look_up(&redis))
         .await;
     outcome.map_err(|error| error.to_string())?

@@ -3,10 +3,10 @@
 //!
 //! - `run` the core's loop, and taking connections in: what is ready, what was handed over, what is
 //!   due → the shard → the sockets
-//! - [`listener`], [`poller`] where connections and readiness come from; other threads' news come
-//!   by [`handoff`](crate::handoff)
+//! - [`listener`], [`poller`] where connections and readiness come from; what other
+//!   threads hand over comes by [`handoff`](crate::handoff)
 //! - [`Runtime`] what its tasks run on: `tasks`, `timers`, and the sockets the core opens itself
-//! - `upstream`, [`backend_link`], [`bus_link`] the sockets the core opens itself
+//! - `outbound`, [`backend_link`], [`bus_link`] the sockets the core opens itself
 //!
 //! Nothing here decides anything about a client: that is the shard's.
 
@@ -15,13 +15,13 @@ pub mod bus_link;
 mod client;
 mod cross_waker;
 pub mod listener;
+mod outbound;
 pub mod poller;
 mod refused;
 mod run;
 mod runtime;
 mod tasks;
 mod timers;
-mod upstream;
 
 pub use self::{
     run::{Worker, WorkerParts},

@@ -22,7 +22,7 @@ use rustix::{
     },
 };
 
-use super::upstream::UpstreamKey;
+use super::outbound::OutboundKey;
 use crate::base::id::ConnectionKey;
 
 /// How many events one look at the set takes at most, so that no burst of sockets keeps a turn from
@@ -39,14 +39,14 @@ pub enum Source {
     /// A client's socket can be read or written.
     Connection(ConnectionKey),
     /// A socket that the core opened itself can be read or written.
-    Upstream(UpstreamKey),
+    Outbound(OutboundKey),
 }
 
 // Slots are slab indices, far below this.
 const LISTENER: u64 = u64::MAX;
 const INBOX: u64 = u64::MAX - 1;
-/// Marks the slot of an upstream.
-const UPSTREAM: u32 = 1 << 31;
+/// Marks the slot of an outbound connection.
+const OUTBOUND: u32 = 1 << 31;
 
 impl Source {
     fn encode(self) -> u64 {
@@ -54,7 +54,7 @@ impl Source {
             Self::Listener => LISTENER,
             Self::Inbox => INBOX,
             Self::Connection(key) => pack(key.generation, key.slot),
-            Self::Upstream(key) => pack(key.generation, key.slot | UPSTREAM),
+            Self::Outbound(key) => pack(key.generation, key.slot | OUTBOUND),
         }
     }
 
@@ -64,11 +64,11 @@ impl Source {
             INBOX => Self::Inbox,
             data => {
                 let (generation, slot) = ((data >> 32) as u32, data as u32);
-                if slot & UPSTREAM == 0 {
+                if slot & OUTBOUND == 0 {
                     Self::Connection(ConnectionKey { slot, generation })
                 } else {
-                    Self::Upstream(UpstreamKey {
-                        slot: slot & !UPSTREAM,
+                    Self::Outbound(OutboundKey {
+                        slot: slot & !OUTBOUND,
                         generation,
                     })
                 }
@@ -175,7 +175,7 @@ pub fn add(set: &OwnedFd, fd: impl AsFd, source: Source) -> io::Result<()> {
         // Level-triggered: accepting is bounded per turn, and the rest must be reported again.
         Source::Listener => EventFlags::IN,
         Source::Inbox => EventFlags::IN | EventFlags::ET,
-        Source::Connection(_) | Source::Upstream(_) => {
+        Source::Connection(_) | Source::Outbound(_) => {
             EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
         }
     };

@@ -264,7 +264,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
                 Source::Listener => self.accept(),
                 // What it is about has been taken.
                 Source::Inbox => {}
-                Source::Upstream(key) => self.runtime.upstreams.on_ready(key, readiness),
+                Source::Outbound(key) => self.runtime.outbound.on_ready(key, readiness),
                 Source::Connection(key) => {
                     self.guarded(Some(key), |worker| worker.on_connection(key, readiness));
                 }

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use super::{poller::Poller, tasks::Tasks, timers::Timers, upstream::Upstreams};
+use super::{outbound::OutboundConnections, poller::Poller, tasks::Tasks, timers::Timers};
 use crate::handoff::{event::CoreEvent, inbox::Inbox};
 
 /// Starts tasks, lets them pause, and opens sockets for them. Whatever wakes a task is here, or is
@@ -13,7 +13,7 @@ pub struct Runtime {
     /// Their pauses.
     pub timers: Rc<Timers>,
     /// The sockets they opened.
-    pub(super) upstreams: Rc<Upstreams>,
+    pub(super) outbound: Rc<OutboundConnections>,
 }
 
 impl Runtime {
@@ -22,7 +22,7 @@ impl Runtime {
         let timers = Rc::<Timers>::default();
         Rc::new(Self {
             tasks: Tasks::new(inbox),
-            upstreams: Upstreams::new(poller.set(), Rc::clone(&timers)),
+            outbound: OutboundConnections::new(poller.set(), Rc::clone(&timers)),
             timers,
         })
     }

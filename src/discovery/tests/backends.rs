@@ -133,8 +133,8 @@ fn what_an_earlier_run_left_is_replaced_at_once() {
         assert_eq!(stranger.owner("/UserService/Logout").await, Some(old));
         // A replaced node is never seen to be missing.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let was_lost = gateway.news.borrow().iter().any(
-            |piece| matches!(piece, Event::Endpoints(table) if table.of(Service::User).len() < 3),
+        let was_lost = gateway.events.borrow().iter().any(
+            |event| matches!(event, Event::Endpoints(table) if table.of(Service::User).len() < 3),
         );
         assert!(!was_lost);
         gateway.stop().await;

@@ -94,7 +94,7 @@ fn the_second_live_gateway_with_an_id_is_refused() {
         let WatchError::IdTaken { gateway_id, holder } = error.expect_err("refused");
         assert_eq!(gateway_id, "gw");
         assert!(holder.contains("127.0.0.1:6000"), "{holder}");
-        assert!(second.news.borrow().is_empty());
+        assert!(second.events.borrow().is_empty());
         // The first one is none the worse for it.
         let stranger = Stranger::connect(&hosts).await;
         stranger
@@ -135,7 +135,7 @@ fn a_holder_on_another_machine_that_vanishes_makes_room() {
         let gateway = Gateway::start(watch_options(&hosts, "gw"));
         eventually("it looks", || gateway.status.is_connected()).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert!(gateway.news.borrow().is_empty() && !gateway.status.is_registered());
+        assert!(gateway.events.borrow().is_empty() && !gateway.status.is_registered());
         stranger.delete(NODE).await;
         eventually("it goes on", || gateway.table().is_some()).await;
         gateway.stop().await;

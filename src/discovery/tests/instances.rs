@@ -72,7 +72,7 @@ fn what_stood_there_before_is_in_the_first_table() {
             .put("/GroupService/instances/g", &record(5002))
             .await;
         let gateway = Gateway::ready(&hosts, "gw").await;
-        let first = gateway.news.borrow().clone();
+        let first = gateway.events.borrow().clone();
         assert!(matches!(first[0], Event::IdLeases(_)), "{first:?}");
         assert_eq!(first.len(), 2, "{first:?}");
         assert_eq!(gateway.ports(Service::Group), [5002]);

@@ -13,7 +13,7 @@ fn gateway_and_backend_wait_for_a_zookeeper_that_is_not_there_yet() {
         let gateway = Gateway::start(watch_options(&hosts, "gw"));
         let backend = Backend::start(&hosts, 5001);
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert!(gateway.status.sessions() == 0 && gateway.news.borrow().is_empty());
+        assert!(gateway.status.sessions() == 0 && gateway.events.borrow().is_empty());
         assert!(!backend.status.is_registered());
         server.restart();
         eventually("they find each other", || {

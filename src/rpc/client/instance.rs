@@ -106,7 +106,7 @@ pub struct Server {
     /// Connections of the classic wire at most.
     pool_size: usize,
     connections: RefCell<Vec<Rc<Connection>>>,
-    /// Further connections that were asked for, and of which nothing has been heard yet.
+    /// Further connections that were asked for, and have not come to anything yet.
     expected_connections: Cell<usize>,
     queue: RefCell<VecDeque<Queued>>,
     connectivity: Cell<Connectivity>,

@@ -1,7 +1,7 @@
 //! Remote calls against servers that behave and misbehave, without a socket: the tests are the
 //! tasks that hold connections.
 
-mod misdeeds;
+mod faults;
 mod serial;
 mod world;
 

@@ -6,7 +6,7 @@ use super::{super::*, world::*};
 
 /// What a server does next.
 #[derive(Clone, Debug)]
-enum Deed {
+enum Step {
     /// A client logs in.
     Call,
     /// A server answers one of its calls, in two pieces.
@@ -25,16 +25,16 @@ enum Deed {
     Pass { length_ms: u64 },
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn step() -> impl Strategy<Value = Step> {
     let index = 0..100usize;
     prop_oneof![
-        4 => Just(Deed::Call),
+        4 => Just(Step::Call),
         4 => (index.clone(), index.clone(), index.clone())
-            .prop_map(|(line, call, cut)| Deed::Answer { line, call, cut }),
-        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Deed::Repeat { line, call }),
-        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Deed::Mislabel { line, call }),
-        1 => index.prop_map(|line| Deed::Lose { line }),
-        1 => (1..2000u64).prop_map(|length_ms| Deed::Pass { length_ms }),
+            .prop_map(|(line, call, cut)| Step::Answer { line, call, cut }),
+        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Step::Repeat { line, call }),
+        1 => (index.clone(), index.clone()).prop_map(|(line, call)| Step::Mislabel { line, call }),
+        1 => index.prop_map(|line| Step::Lose { line }),
+        1 => (1..2000u64).prop_map(|length_ms| Step::Pass { length_ms }),
     ]
 }
 
@@ -48,7 +48,7 @@ proptest! {
     /// Every answer carries the name of who asked. Whatever happens, nobody gets another's.
     #[test]
     fn nobody_gets_an_answer_that_was_for_somebody_else(
-        deeds in prop::collection::vec(deed(), 1..120),
+        steps in prop::collection::vec(step(), 1..120),
         classic: bool,
     ) {
         let wire = if classic { Wire::Classic } else { Wire::WithIds };
@@ -58,13 +58,13 @@ proptest! {
         let mut lines: Vec<(Line, Vec<Asked>)> = open.map(|line| (line, Vec::new())).collect();
         let mut answered: Vec<Asked> = Vec::new();
         let mut flows: Vec<(String, Flow<'_>)> = Vec::new();
-        for (number, deed) in deeds.into_iter().enumerate() {
-            match deed {
-                Deed::Call => {
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Call => {
                     let name = format!("user-{number}");
                     flows.push((name.clone(), world.login(&name)));
                 }
-                Deed::Answer { line, call, cut } => {
+                Step::Answer { line, call, cut } => {
                     let place = line % lines.len();
                     let (line, asked) = &mut lines[place];
                     if !asked.is_empty() && !line.is_closed() {
@@ -75,7 +75,7 @@ proptest! {
                     }
                 }
                 // Without numbers, such a reply is taken for the next one's: a server must not.
-                Deed::Repeat { line, call } if !classic => {
+                Step::Repeat { line, call } if !classic => {
                     let count = lines.len();
                     if !answered.is_empty() {
                         let call = &answered[call % answered.len()];
@@ -83,7 +83,7 @@ proptest! {
                         world.answer(&lines[line % count].0, &bytes);
                     }
                 }
-                Deed::Mislabel { line, call } if !classic => {
+                Step::Mislabel { line, call } if !classic => {
                     let count = lines.len();
                     let others = &lines[(line + 1) % count].1;
                     if !others.is_empty() {
@@ -91,14 +91,14 @@ proptest! {
                         world.answer(&lines[line % count].0, &reply(wire, id, "mislabelled"));
                     }
                 }
-                Deed::Repeat { .. } | Deed::Mislabel { .. } => {}
-                Deed::Lose { line } => {
+                Step::Repeat { .. } | Step::Mislabel { .. } => {}
+                Step::Lose { line } => {
                     let index = line % lines.len();
                     let server = Rc::clone(&lines[index].0.server);
                     world.lose(&lines[index].0);
                     lines[index] = (world.open_to(server, Purpose::Permanent), Vec::new());
                 }
-                Deed::Pass { length_ms } => world.pass(length_ms),
+                Step::Pass { length_ms } => world.pass(length_ms),
             }
             flows.retain_mut(|(name, flow)| match poll(flow) {
                 Some(Ok(answer)) => {

@@ -1,5 +1,5 @@
-//! The sockets a core opens itself: to backends and to Redis. Connecting, and carrying bytes both
-//! ways until one side ends.
+//! Outbound connections: the sockets a core opens itself, to backends and to Redis. Connecting, and
+//! carrying bytes both ways until one side ends.
 //!
 //! Owns the sockets and who waits for each. They are in the core's epoll set beside its clients, so
 //! that what backends answer is seen in the same turn as what clients say; the loop wakes the one
@@ -45,7 +45,7 @@ const READ_BYTES: usize = 64 * 1024;
 const READS_PER_POLL: usize = 4;
 
 /// The sockets of one core that it opened itself, by who waits for each.
-pub(super) struct Upstreams {
+pub(super) struct OutboundConnections {
     set: Rc<OwnedFd>,
     timers: Rc<Timers>,
     sockets: RefCell<Slab<Waiting>>,
@@ -55,7 +55,7 @@ pub(super) struct Upstreams {
 
 /// Names a socket for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamKey {
+pub struct OutboundKey {
     /// Index into the core's slab of them.
     pub slot: u32,
     /// Incremented with each socket.
@@ -74,7 +74,7 @@ struct Waiting {
     waker: Option<Waker>,
 }
 
-impl Upstreams {
+impl OutboundConnections {
     /// None yet, in the epoll set of their core and with its timers.
     pub fn new(set: Rc<OwnedFd>, timers: Rc<Timers>) -> Rc<Self> {
         Rc::new(Self {
@@ -86,8 +86,8 @@ impl Upstreams {
         })
     }
 
-    /// The loop heard of a socket: wakes the task that holds it.
-    pub(super) fn on_ready(&self, key: UpstreamKey, readiness: Readiness) {
+    /// The loop was told of a socket: wakes the task that holds it.
+    pub(super) fn on_ready(&self, key: OutboundKey, readiness: Readiness) {
         let waker = {
             let mut sockets = self.sockets.borrow_mut();
             let Some(socket) = sockets
@@ -106,16 +106,16 @@ impl Upstreams {
         }
     }
 
-    fn register<D: AsFd>(self: &Rc<Self>, descriptor: D) -> io::Result<Upstream<D>> {
+    fn register<D: AsFd>(self: &Rc<Self>, descriptor: D) -> io::Result<Outbound<D>> {
         let mut sockets = self.sockets.borrow_mut();
         let entry = sockets.vacant_entry();
         let generation = self.next_generation.get();
         self.next_generation.set(generation.wrapping_add(1));
-        let key = UpstreamKey {
+        let key = OutboundKey {
             slot: entry.key() as u32,
             generation,
         };
-        poller::add(&self.set, &descriptor, Source::Upstream(key))?;
+        poller::add(&self.set, &descriptor, Source::Outbound(key))?;
         entry.insert(Waiting {
             generation,
             readable: false,
@@ -124,10 +124,10 @@ impl Upstreams {
             waker: None,
         });
         drop(sockets);
-        Ok(Upstream {
+        Ok(Outbound {
             descriptor,
             key,
-            upstreams: Rc::clone(self),
+            outbound: Rc::clone(self),
         })
     }
 
@@ -135,7 +135,7 @@ impl Upstreams {
     ///
     /// # Errors
     /// Why that is not possible.
-    pub async fn connect(self: &Rc<Self>, address: SocketAddr) -> io::Result<Upstream> {
+    pub async fn connect(self: &Rc<Self>, address: SocketAddr) -> io::Result<Outbound> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking().cloexec(),
@@ -156,9 +156,9 @@ impl Upstreams {
                 if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        let upstream = self.register(socket)?;
+        let connection = self.register(socket)?;
         let opened = async {
-            poll_fn(|context| upstream.poll_writable(context)).await;
+            poll_fn(|context| connection.poll_writable(context)).await;
             Ok::<(), io::Error>(())
         };
         let too_late = async {
@@ -166,15 +166,15 @@ impl Upstreams {
             Err(io::ErrorKind::TimedOut.into())
         };
         opened.or(too_late).await?;
-        if let Some(error) = upstream.descriptor.take_error()? {
+        if let Some(error) = connection.descriptor.take_error()? {
             return Err(error);
         }
         // Where nobody listens, a socket may be given that very port for its own and end up
         // connected to itself.
-        if upstream.descriptor.local_addr()?.as_socket() == Some(address) {
+        if connection.descriptor.local_addr()?.as_socket() == Some(address) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        Ok(upstream)
+        Ok(connection)
     }
 
     /// What `work` comes to, which may block and has a thread of its own.
@@ -207,23 +207,23 @@ impl Upstreams {
 }
 
 /// One open socket, or another descriptor that can be waited for.
-pub struct Upstream<D = Socket> {
+pub struct Outbound<D = Socket> {
     descriptor: D,
-    key: UpstreamKey,
-    upstreams: Rc<Upstreams>,
+    key: OutboundKey,
+    outbound: Rc<OutboundConnections>,
 }
 
-impl<D> Drop for Upstream<D> {
+impl<D> Drop for Outbound<D> {
     fn drop(&mut self) {
         // Closing it takes it out of the epoll set.
-        self.upstreams
+        self.outbound
             .sockets
             .borrow_mut()
             .try_remove(self.key.slot as usize);
     }
 }
 
-impl Upstream {
+impl Outbound {
     /// Carries bytes both ways until either side ends; says why, or `Ok` if our side closed.
     ///
     /// # Errors
@@ -276,13 +276,13 @@ impl Upstream {
         context: &Context<'_>,
     ) -> Poll<Result<(), Box<dyn Error>>> {
         ready!(self.poll_readable(context));
-        let mut buffer = self.upstreams.buffer.borrow_mut();
+        let mut buffer = self.outbound.buffer.borrow_mut();
         match recv(&self.descriptor, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Poll::Ready(Err("the other side closed".into())),
             Ok((_, count)) => {
                 if count < buffer.len() {
                     // A short read empties the socket, and what comes later comes with an event;
-                    // but for an end that has been heard of.
+                    // but for an end that was told already.
                     self.with_waiting(|waiting| waiting.readable = waiting.ending);
                 }
                 Poll::Ready(handler.received(&buffer[..count]))
@@ -307,7 +307,7 @@ impl Upstream {
     }
 }
 
-impl<D> Upstream<D> {
+impl<D> Outbound<D> {
     fn poll_readable(&self, context: &Context<'_>) -> Poll<()> {
         self.poll(context, |waiting| waiting.readable)
     }
@@ -327,6 +327,6 @@ impl<D> Upstream<D> {
 
     fn with_waiting<T>(&self, look: impl FnOnce(&mut Waiting) -> T) -> T {
         // The slot is this socket's until it is dropped.
-        look(&mut self.upstreams.sockets.borrow_mut()[self.key.slot as usize])
+        look(&mut self.outbound.sockets.borrow_mut()[self.key.slot as usize])
     }
 }

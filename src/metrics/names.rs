@@ -181,7 +181,7 @@ table! {
     CORE_QUEUE_DEPTH = "im_gateway_core_queue_depth", Gauge of Count, ["core"],
         "Replies and pushes from other threads that the core has not yet taken.";
     CORE_LOOP_STALL = "im_gateway_core_loop_stall_seconds", Gauge of Seconds, ["core"],
-        "Longest turn of the core's loop in the last 15 to 30 seconds.";
+        "Longest turn of the core's loop in the last 15 to 30 seconds, with the flows that ran in it.";
     PANICS = "im_gateway_panics_total", Counter of Count, ["core"],
         "Panics caught while one connection, command or push was served.";
     STORE_COMMITS = "im_gateway_store_commits_total", Counter of Count, [],

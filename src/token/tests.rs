@@ -219,8 +219,9 @@ fn nothing_in_a_header_is_followed() {
     }
 }
 
-/// That each of the tokens, which have one thing wrong, is refused.
-fn assert_refused(bad: &[(&str, String)]) {
+/// That each of the `COUNT` tokens, which have one thing wrong, is refused. The caller names the
+/// count, so that no case is lost unseen.
+fn assert_refused<const COUNT: usize>(bad: &[(&str, String); COUNT]) {
     let tokens = tokens();
     for (what, token) in bad {
         assert_eq!(tokens.own(token, NOW), Err(TokenError::Invalid), "{what}");
@@ -232,7 +233,7 @@ fn a_token_of_another_shape_is_refused() {
     let good = signed(HEADER, &good_claims());
     let (message, signature) = good.rsplit_once('.').unwrap();
     let (header, claims) = message.split_once('.').unwrap();
-    assert_refused(&[
+    assert_refused::<19>(&[
         ("empty", String::new()),
         ("a dot", ".".into()),
         ("two dots", "..".into()),
@@ -273,7 +274,7 @@ fn a_token_with_a_wrong_signature_is_refused() {
     // character in the alphabet sets one of them.
     let (all_but_last, last) = good.split_at(good.len() - 1);
     let last_bit = format!("{all_but_last}{}", char::from(last.as_bytes()[0] + 1));
-    assert_refused(&[
+    assert_refused::<8>(&[
         (
             "other signature",
             format!("{message}.{}", base64url(&[0; 32])),
@@ -315,7 +316,7 @@ fn a_token_by_another_algorithm_is_refused() {
     let unsigned = |alg: &str| format!("{}.{claims}.", base64url(with_alg(alg).as_bytes()));
     let by = |alg: &str| signed(&with_alg(alg), &good_claims());
     let hashed = |alg: &str, algorithm| forged(&with_alg(alg), &good_claims(), SECRET, algorithm);
-    assert_refused(&[
+    assert_refused::<17>(&[
         ("none", unsigned("\"none\"")),
         ("None", unsigned("\"None\"")),
         ("NONE", unsigned("\"NONE\"")),
@@ -348,7 +349,7 @@ fn a_token_by_another_algorithm_is_refused() {
 #[test]
 fn a_token_with_a_wrong_header_is_refused() {
     let with_alg = |alg: &str| format!(r#"{{"typ":"JWT","alg":{alg}}}"#);
-    assert_refused(&[
+    assert_refused::<8>(&[
         ("header not JSON", signed("alg=HS256", &good_claims())),
         ("header a list", signed("[]", &good_claims())),
         ("header null", signed("null", &good_claims())),
@@ -384,7 +385,7 @@ fn a_token_with_a_wrong_header_is_refused() {
 #[test]
 fn a_token_with_claims_of_another_form_is_refused() {
     let with_claim = |name, value| signed(HEADER, &claims_with(name, value));
-    assert_refused(&[
+    assert_refused::<12>(&[
         ("claims not JSON", signed(HEADER, "sub=42")),
         ("claims empty", signed(HEADER, "{}")),
         ("claims a list", signed(HEADER, "[]")),
@@ -412,7 +413,7 @@ fn a_token_with_claims_of_another_form_is_refused() {
 #[test]
 fn a_token_for_no_user_is_refused() {
     let with_claim = |name, value| signed(HEADER, &claims_with(name, value));
-    assert_refused(&[
+    assert_refused::<16>(&[
         ("no sub", with_claim("sub", None)),
         ("sub null", with_claim("sub", Some("null"))),
         ("sub empty", with_claim("sub", Some("\"\""))),
@@ -444,7 +445,7 @@ fn a_token_for_no_user_is_refused() {
 #[test]
 fn a_token_with_wrong_times_or_sessions_is_refused() {
     let with_claim = |name, value| signed(HEADER, &claims_with(name, value));
-    assert_refused(&[
+    assert_refused::<13>(&[
         ("no exp", with_claim("exp", None)),
         ("exp text", with_claim("exp", Some("\"9999999999\""))),
         ("exp negative", with_claim("exp", Some("-1"))),

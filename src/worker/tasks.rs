@@ -3,7 +3,8 @@
 //! Owns a count of how often tasks ran. The executor has one queue, first in, first out. A loop
 //! that goes to its end and comes round without a task having run in between was alone in it:
 //! nobody is ready, and only an event or the clock can change that. So the loop may block its
-//! thread.
+//! thread. A wake from the thread of another core is such an event: it comes by the inbox, as
+//! [`CoreEvent::Wake`] (`cross_waker`).
 //!
 //! Invariant: every task of the executor but the loop is started here; `tests/layout.rs` sees to
 //! that.

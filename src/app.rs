@@ -13,6 +13,7 @@ pub mod doctor;
 mod embedded;
 mod gateway;
 mod issuers;
+mod listeners;
 mod options;
 mod user_journal;
 

@@ -90,3 +90,8 @@ fn any_bytes_from_redis_split_anyhow_bring_the_same_events() {
 fn any_data_of_a_node_is_an_instance_or_an_error() {
     exercise("record", targets::record);
 }
+
+#[test]
+fn any_beginning_of_a_connection_split_anyhow_is_the_same() {
+    exercise("preface", targets::preface);
+}

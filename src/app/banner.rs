@@ -16,22 +16,31 @@ pub(super) struct Banner {
 }
 
 impl Banner {
-    /// That of a gateway. `data`: where messages are kept, or who keeps them.
+    /// That of a gateway with these listeners, the one for lines first. `data`: where messages are
+    /// kept, or who keeps them.
     pub(super) fn of_gateway(
-        line_address: SocketAddr,
+        listeners: &[(String, SocketAddr)],
         ops_address: Option<SocketAddr>,
         data: String,
         workers: usize,
     ) -> Self {
+        let mut facts: Vec<_> = listeners
+            .iter()
+            .map(|(name, address)| match name.as_str() {
+                "line" => ("line protocol", address.to_string()),
+                "web" => ("web", address.to_string()),
+                name => ("listener", format!("{address}  ({name})")),
+            })
+            .collect();
+        facts.extend([
+            ("operations", operations(ops_address)),
+            ("data", data),
+            ("workers", workers.to_string()),
+        ]);
         Self {
             title: "",
-            facts: vec![
-                ("line protocol", line_address.to_string()),
-                ("operations", operations(ops_address)),
-                ("data", data),
-                ("workers", workers.to_string()),
-            ],
-            line_address: Some(line_address),
+            facts,
+            line_address: listeners.first().map(|(_, address)| *address),
         }
     }
 
@@ -117,10 +126,12 @@ mod tests {
     #[test]
     fn a_banner_has_a_line_for_each_fact_and_a_hint_for_a_person_at_a_gateway() {
         let address = SocketAddr::from(([127, 0, 0, 1], 7000));
-        let gateway = Banner::of_gateway(address, None, "/data".to_owned(), 2);
+        let listeners = [("line".to_owned(), address), ("more".to_owned(), address)];
+        let gateway = Banner::of_gateway(&listeners, None, "/data".to_owned(), 2);
         let version = env!("CARGO_PKG_VERSION");
         let facts = format!(
-            "im-gateway {version}\n  line protocol   127.0.0.1:7000\n  operations      off\n  \
+            "im-gateway {version}\n  line protocol   127.0.0.1:7000\n  listener        \
+             127.0.0.1:7000  (more)\n  operations      off\n  \
              data            /data\n  workers         2\n\n"
         );
         assert_eq!(gateway.text(false), facts);

@@ -82,7 +82,7 @@ fn discover(
 ) -> impl Future<Output = StartupError> + use<> {
     let options = WatchOptions::new(
         &gateway.process.settings,
-        gateway.line_address,
+        gateway.line_address(),
         gateway.process.ops_address,
         gateway.inboxes.len(),
     );

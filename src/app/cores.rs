@@ -4,7 +4,6 @@ use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
-use socket2::Socket;
 
 use super::{clock::Clock, options};
 use crate::{
@@ -16,9 +15,10 @@ use crate::{
     contract::{backend::Backend, bus::PushSource},
     flow::core::{Core, Gateway},
     handoff::{event::CoreEvent, inbox::Inbox},
+    limits::Exempt,
     metrics,
     shard::Shard,
-    worker::{Runtime, Worker, WorkerParts, poller::Poller},
+    worker::{Runtime, Worker, WorkerParts, listener::Listener, poller::Poller},
 };
 
 /// Locked memory glommio takes for file I/O, which the cores do none of.
@@ -36,7 +36,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a core's thread is given to build its worker from, which cannot move between threads.
 pub(super) struct CoreParts {
     pub(super) number: usize,
-    pub(super) listener: Socket,
+    pub(super) listeners: Vec<Listener>,
     pub(super) inbox: Arc<Inbox<CoreEvent>>,
     pub(super) metrics: Arc<metrics::Core>,
     pub(super) gateway: Arc<Gateway>,
@@ -151,7 +151,8 @@ fn worker<B: Backend + 'static, P: PushSource + 'static>(
     Worker::new(WorkerParts {
         core,
         inbox: parts.inbox,
-        listener: parts.listener,
+        listeners: parts.listeners,
+        trusted_proxies: Exempt::new(parts.settings.limits.trusted_proxies),
         send_buffer_bytes: parts.settings.network.send_buffer_bytes,
         poller,
         runtime,

@@ -4,13 +4,13 @@
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, thread};
 
-use socket2::Socket;
 use tokio::sync::oneshot;
 
 use super::{
     banner::Banner,
     bootstrap::{Bootstrap, Served},
     cores::{self, CoreParts},
+    listeners::Listeners,
     options,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     handoff::{event::CoreEvent, inbox::Inbox},
     machine::preflight,
     metrics,
-    worker::{Runtime, listener},
+    worker::Runtime,
 };
 
 /// Pushes that wait for a core at most; what does not fit is fetched from the store.
@@ -33,9 +33,8 @@ const INBOX_PUSHES: usize = 64 * 1024;
 pub(super) struct GatewayBootstrap {
     pub(super) process: Bootstrap,
     pub(super) inboxes: Vec<Arc<Inbox<CoreEvent>>>,
-    pub(super) line_address: SocketAddr,
     limits: preflight::Limits,
-    listeners: Vec<Socket>,
+    listeners: Listeners,
 }
 
 impl GatewayBootstrap {
@@ -47,11 +46,8 @@ impl GatewayBootstrap {
         let mut limits = preflight::preflight(options::wanted(&settings))?;
         limits.workers = limits.workers.min(MAX_CORES);
         assert!(limits.workers > 0, "a gateway has cores");
-        let (listeners, line_address) = listener::bind_all(
-            settings.gateway_service.listen,
-            limits.workers,
-            &options::socket_options(&settings),
-        )?;
+        let socket_options = options::socket_options(&settings);
+        let listeners = Listeners::bind(&settings, limits.workers, &socket_options)?;
         let registry = |clock: super::clock::Clock| {
             metrics::Registry::new(limits.workers, clock.started, clock.started_unix_ms)
         };
@@ -59,10 +55,14 @@ impl GatewayBootstrap {
         Ok(Self {
             process,
             inboxes: inboxes(limits.workers)?,
-            line_address,
             limits,
             listeners,
         })
+    }
+
+    /// Where the listener named `line` is.
+    pub(super) fn line_address(&self) -> SocketAddr {
+        self.listeners.addresses[0].1
     }
 
     /// Starts the cores, each made on its thread by what `factory_of` gives for its number, and
@@ -81,19 +81,23 @@ impl GatewayBootstrap {
         W: FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>> + Send + 'static,
     {
         let (process, workers) = (self.process, self.limits.workers);
-        assert_eq!(self.listeners.len(), workers, "a listener for each core");
+        let Listeners {
+            of_cores,
+            addresses,
+        } = self.listeners;
+        assert_eq!(of_cores.len(), workers, "listeners for each core");
         assert_eq!(self.inboxes.len(), workers, "an inbox for each core");
         let gateway = Arc::new(options::gateway(
             &process.settings,
             self.limits.max_connections,
         )?);
         let (sender, events) = crossbeam_channel::unbounded();
-        for (number, listener) in self.listeners.into_iter().enumerate() {
+        for (number, listeners) in of_cores.into_iter().enumerate() {
             let has_own = self.limits.quota.is_none() && workers <= self.limits.cpus.len();
             let cpu = has_own.then(|| self.limits.cpus[number]);
             let parts = CoreParts {
                 number,
-                listener,
+                listeners,
                 inbox: Arc::clone(&self.inboxes[number]),
                 metrics: Arc::clone(&process.registry.cores[number]),
                 gateway: Arc::clone(&gateway),
@@ -106,7 +110,7 @@ impl GatewayBootstrap {
 
         let (ready_sender, ready) = oneshot::channel();
         let (drained_sender, drained) = oneshot::channel();
-        let banner = Banner::of_gateway(self.line_address, process.ops_address, data, workers);
+        let banner = Banner::of_gateway(&addresses, process.ops_address, data, workers);
         thread::spawn(move || {
             cores::watch(workers, &events, || {
                 banner.print();

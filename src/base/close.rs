@@ -85,6 +85,51 @@ impl CloseReason {
     }
 }
 
+/// Why a connection was closed before its first request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Misfit {
+    /// It came past the proxies to a listener that is theirs alone.
+    UntrustedProxy,
+    /// A proxy did not say for whom it comes, or not in the form there is for it.
+    MalformedProxy,
+    /// A proxy did not say so in time.
+    LateProxy,
+    /// It is what its listener does not carry.
+    Carrier,
+    /// It did not begin in time.
+    Late,
+    /// Its client gave it up.
+    Lost,
+    /// The gateway is going down.
+    Shutdown,
+}
+
+impl Misfit {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 7] = [
+        Self::UntrustedProxy,
+        Self::MalformedProxy,
+        Self::LateProxy,
+        Self::Carrier,
+        Self::Late,
+        Self::Lost,
+        Self::Shutdown,
+    ];
+
+    /// The word used as metric label and as log field.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::MalformedProxy => "malformed_proxy",
+            Self::LateProxy => "late_proxy",
+            Self::Carrier => "carrier",
+            Self::Late => "late",
+            Self::Lost => "lost",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

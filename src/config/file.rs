@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::issuer::Issuers;
+use super::listener::{self, Listeners};
 use super::value::{BadValue, FromText, FromValue, Milliseconds, Seconds, Size};
 
 /// The names of a section's keys.
@@ -41,6 +42,8 @@ macro_rules! sections {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct File {
             $( $(#[$section_doc])* pub $section: $name, )*
+            /// Further listeners for clients.
+            pub(super) listener: Listeners,
         }
 
         /// Every section with its keys, in the order of the file.
@@ -98,6 +101,7 @@ macro_rules! sections {
                             had != self.$section
                         }
                     )*
+                    listener::SECTION => !std::mem::take(&mut self.listener).0.is_empty(),
                     _ => false,
                 }
             }
@@ -110,6 +114,7 @@ macro_rules! sections {
                             self.$section.$key = $default;
                         }
                     )* )*
+                    (listener::SECTION, _) => self.listener = Listeners::default(),
                     _ => {}
                 }
             }
@@ -140,6 +145,16 @@ sections! {
         banner: bool = true,
         /// The first of this gateway's worker numbers, where no ZooKeeper hands them out; -1: none.
         first_worker: i32 = -1,
+        /// Whether proxies say whose connections they pass on: `off` or `required`.
+        proxy_protocol: String = "off".to_owned(),
+    }
+
+    /// The listener for WebSocket and HTTP.
+    web: WebSection {
+        /// Address and port; empty: 127.0.0.1:8000 where the gateway serves alone; `off`: none.
+        listen: String = String::new(),
+        /// As in `[gateway_service]`.
+        proxy_protocol: String = "off".to_owned(),
     }
 
     /// The sockets of clients.
@@ -234,6 +249,8 @@ sections! {
         registrations_per_hour: u32 = 20,
         /// Networks that are not counted by address or rate.
         limit_exempt: Vec<String> = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
+        /// Proxies that are believed whose connections they pass on.
+        trusted_proxies: Vec<String> = Vec::new(),
     }
 
     /// Passwords and tokens.

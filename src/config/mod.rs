@@ -10,6 +10,7 @@
 
 pub mod file;
 mod issuer;
+mod listener;
 pub mod settings;
 pub mod source;
 mod validate;

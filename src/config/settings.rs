@@ -23,6 +23,8 @@ use crate::{
 pub struct Settings {
     /// `[gateway_service]`.
     pub gateway_service: GatewayService,
+    /// Where clients are taken in; the first is the one named `line`.
+    pub listeners: Vec<Listener>,
     /// `[network]`.
     pub network: Network,
     /// `[service_discovery]`.
@@ -53,11 +55,35 @@ pub struct Settings {
     pub log: Log,
 }
 
-/// `[gateway_service]`: the line listener and the process.
+/// A listener for clients: `[gateway_service]`, `[web]` or `[listener.<name>]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// What it is called: `line`, `web`, or the name of its table.
+    pub name: String,
+    /// Where it listens; port 0 means any free port.
+    pub address: SocketAddr,
+    /// What it carries; never empty.
+    pub carriers: Vec<Carrier>,
+    /// Whether proxies, and nobody else, connect to it and say for whom.
+    pub is_proxied: bool,
+    /// Nobody asked for it: it is left out where its address is taken.
+    pub is_default: bool,
+}
+
+/// What brings a client's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// Lines over TCP.
+    Line,
+    /// Messages of a WebSocket.
+    WebSocket,
+    /// Requests of HTTP.
+    Http,
+}
+
+/// `[gateway_service]`: the process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayService {
-    /// `host` and `port`: where the line protocol listens; port 0 means any free port.
-    pub listen: SocketAddr,
     /// Worker threads; 0 means one per CPU the process may use.
     pub thread_count: usize,
     /// Connections at one time over all workers, before the limit of open files is regarded.
@@ -137,8 +163,14 @@ pub enum Algorithm {
 impl Settings {
     /// Whether services and bus are outside of this process.
     pub fn is_cluster(&self) -> bool {
-        let discovery = &self.service_discovery;
-        !discovery.zookeeper_hosts.is_empty() || !discovery.static_instances.is_empty()
+        self.service_discovery.is_cluster()
+    }
+}
+
+impl ServiceDiscovery {
+    /// Whether backends are outside of this process.
+    pub(super) fn is_cluster(&self) -> bool {
+        !self.zookeeper_hosts.is_empty() || !self.static_instances.is_empty()
     }
 }
 
@@ -209,6 +241,8 @@ pub struct Limits {
     pub registrations_per_hour: u32,
     /// Networks that are not counted by address or rate.
     pub limit_exempt: Vec<IpNet>,
+    /// Proxies that are believed whose connections they pass on.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// `[auth]`: passwords and tokens.

@@ -13,6 +13,8 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::file::{File, SECTIONS};
+use super::listener::{self, Listeners};
+use super::value::FromValue as _;
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "IM_GATEWAY__";
@@ -155,6 +157,17 @@ pub fn parse(name: &str, text: &str, origins: &mut Origins) -> Result<File, Vec<
     for (section, value) in table.get_ref() {
         let offset = section.span().start;
         let section: &str = section.get_ref();
+        if section == listener::SECTION {
+            match Listeners::from_value(value) {
+                Ok(listeners) => values.listener = listeners,
+                Err(bad) => {
+                    let place = format!("{}: [{section}]", at(bad.offset));
+                    mistakes.push((bad.offset, place, bad.problem));
+                }
+            }
+            origins.set(section, listener::ANY_NAME, at(offset));
+            continue;
+        }
         let Some((_, keys)) = SECTIONS.iter().find(|(name, _)| *name == section) else {
             mistakes.push((
                 offset,
@@ -282,6 +295,9 @@ fn variable_name(section: &str, key: &str) -> String {
 }
 
 fn known(section: &str, key: &str) -> Option<(&'static str, &'static str)> {
+    if section == listener::SECTION {
+        return Some((listener::SECTION, listener::ANY_NAME));
+    }
     let (section, keys) = SECTIONS.iter().find(|(name, _)| *name == section)?;
     let key = keys.iter().find(|name| **name == key)?;
     Some((section, key))

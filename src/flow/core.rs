@@ -38,7 +38,7 @@ pub struct Gateway {
     /// Devices a user may be logged in on.
     pub max_devices: u32,
     /// Addresses to which limits by address and rate do not apply.
-    pub exempt: Exempt,
+    exempt: Exempt,
     /// Locks to change the one route of a user.
     pub(super) route_locks: RouteLocks,
     /// What services that are MPIM's are conceded.
@@ -107,6 +107,11 @@ impl Gateway {
             note_user: Some(note),
             ..self
         }
+    }
+
+    /// What a connection from `ip` is counted by; `None`: it is exempt.
+    pub fn counted(&self, ip: IpAddr) -> Option<IpAddr> {
+        (!self.exempt.contains(ip)).then_some(ip)
     }
 
     /// Whether the log is to say now that clocks differ: not more often than once a minute.

@@ -175,6 +175,13 @@ fn write_connections(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result 
             refused.try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))
         })
     })?;
+    writer.gauges(&names::PREFACES, cores, |core| core.prefaces.get())?;
+    writer.family(&names::PREFACES_FAILED, |family| {
+        cores.each(|number, core| {
+            let mut misfits = core.misfits.iter();
+            misfits.try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))
+        })
+    })?;
     writer.counters(&names::ACCEPT_ERRORS, cores, |core| {
         core.accept_errors_total.get()
     })?;

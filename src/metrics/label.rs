@@ -5,7 +5,7 @@
 //! nothing.
 
 use crate::{
-    base::close::CloseReason,
+    base::close::{CloseReason, Misfit},
     contract::{backend::CallError, methods::Service},
     limits::Refusal,
     protocol::{command::Verb, error_code::ErrorCode},
@@ -134,6 +134,16 @@ impl Label for CloseReason {
     }
 }
 
+impl Label for Misfit {
+    const ALL: &'static [Self] = &Misfit::ALL;
+    fn index(self) -> usize {
+        self as usize
+    }
+    fn word(self) -> &'static str {
+        Misfit::word(self)
+    }
+}
+
 impl Label for Service {
     const ALL: &'static [Self] = &Service::ALL;
     fn index(self) -> usize {
@@ -184,6 +194,7 @@ pub(super) mod tests {
         indexes_and_words_are_unique::<PasswordLoss>();
         indexes_and_words_are_unique::<CallError>();
         indexes_and_words_are_unique::<CloseReason>();
+        indexes_and_words_are_unique::<Misfit>();
         indexes_and_words_are_unique::<Service>();
         indexes_and_words_are_unique::<Verb>();
         indexes_and_words_are_unique::<ErrorCode>();

@@ -25,7 +25,7 @@ pub use label::{Label, PasswordLoss, PerLabel, PushDrop};
 pub use server::Server;
 
 use crate::{
-    base::close::CloseReason,
+    base::close::{CloseReason, Misfit},
     contract::{backend::CallError, methods::Service},
     limits::Refusal,
     metrics::outage::{Outage, Reason},
@@ -61,6 +61,10 @@ pub struct Core {
     pub connections_accepted_total: Counter,
     /// Connections turned away.
     connections_refused: PerLabel<Refusal, Counter, { <Refusal as Label>::ALL.len() }>,
+    /// Connections before their first request.
+    pub prefaces: Gauge,
+    /// Connections that ended before it.
+    misfits: PerLabel<Misfit, Counter, { Misfit::ALL.len() }>,
     /// Failures of `accept`.
     pub accept_errors_total: Counter,
     /// Connections that ended.
@@ -146,6 +150,8 @@ impl Core {
             sessions_authenticated: Gauge::default(),
             connections_accepted_total: Counter::default(),
             connections_refused: PerLabel::default(),
+            prefaces: Gauge::default(),
+            misfits: PerLabel::default(),
             accept_errors_total: Counter::default(),
             connections_closed: PerLabel::default(),
             commands: PerLabel::default(),
@@ -194,6 +200,11 @@ impl Core {
     /// How many instances of `service` can be called.
     pub fn instances_up(&self, service: Service) -> u64 {
         self.backend_instances_up.at(service).get()
+    }
+
+    /// Counts a connection that was closed before its first request.
+    pub fn misfit(&self, reason: Misfit) {
+        self.misfits.at(reason).inc();
     }
 
     /// A connection was turned away before it was served.

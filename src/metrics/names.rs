@@ -120,6 +120,10 @@ table! {
         "Connections taken from the listener.";
     CONNECTIONS_REFUSED = "im_gateway_connections_refused_total", Counter of Count, ["core", "reason"],
         "Connections turned away before they were served.";
+    PREFACES = "im_gateway_prefaces", Gauge of Count, ["core"],
+        "Connections taken from the listener of which it is not known yet what carries them.";
+    PREFACES_FAILED = "im_gateway_prefaces_failed_total", Counter of Count, ["core", "reason"],
+        "Connections that ended before their first request, by why.";
     ACCEPT_ERRORS = "im_gateway_accept_errors_total", Counter of Count, ["core"],
         "Failures to take a connection from the listener, as when file descriptors run out.";
     CONNECTIONS_CLOSED = "im_gateway_connections_closed_total", Counter of Count, ["core", "reason"],

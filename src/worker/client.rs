@@ -1,17 +1,11 @@
-//! One client's socket: what is known of it beyond what the kernel says.
+//! One client's connection: what is known of it beyond what the kernel says.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-};
+use std::net::{IpAddr, SocketAddr};
 
-use rustix::net::{
-    RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt::set_socket_send_buffer_size,
-};
+use super::transport::{Transfer, Transport};
+use crate::base::id::ConnectionKey;
 
-use crate::{base::id::ConnectionKey, machine::sys};
-
-/// A client's socket.
+/// A client's connection.
 pub struct Client {
     /// The session it belongs to.
     pub key: ConnectionKey,
@@ -27,25 +21,16 @@ pub struct Client {
     pub closed: bool,
     /// The kernel's send buffer has the size of a connection on which somebody has logged in.
     pub has_room: bool,
-    socket: OwnedFd,
-}
-
-/// What reading or writing came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
-    /// So many bytes.
-    Bytes(usize),
-    /// Nothing now; an event will tell.
-    WouldBlock,
-    /// The peer has closed its sending side.
-    End,
-    /// The connection is lost.
-    Lost,
+    transport: Transport,
 }
 
 impl Client {
-    /// Wraps an accepted, non-blocking socket.
-    pub fn new(key: ConnectionKey, socket: OwnedFd, counted_ip: Option<IpAddr>) -> Self {
+    /// Of the session with this key.
+    pub(super) fn new(
+        key: ConnectionKey,
+        transport: Transport,
+        counted_ip: Option<IpAddr>,
+    ) -> Self {
         Self {
             key,
             counted_ip,
@@ -54,62 +39,41 @@ impl Client {
             shut: false,
             closed: false,
             has_room: false,
-            socket,
+            transport,
         }
     }
 
     /// Reads what is there.
-    pub fn read(&self, into: &mut [u8]) -> Transfer {
-        loop {
-            return match recv(&self.socket, &mut *into, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => Transfer::End,
-                Ok((_, count)) => Transfer::Bytes(count),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::AGAIN) => Transfer::WouldBlock,
-                Err(_) => Transfer::Lost,
-            };
-        }
+    pub fn read(&mut self, into: &mut [u8]) -> Transfer {
+        self.transport.read(into)
     }
 
-    /// Writes as much as the kernel takes.
-    pub fn write(&self, bytes: &[u8]) -> Transfer {
-        loop {
-            return match send(
-                &self.socket,
-                bytes,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            ) {
-                Ok(count) => Transfer::Bytes(count),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::AGAIN) => Transfer::WouldBlock,
-                Err(_) => Transfer::Lost,
-            };
-        }
+    /// Writes as much as leaves.
+    pub fn write(&mut self, bytes: &[u8]) -> Transfer {
+        self.transport.write(bytes)
     }
 
     /// Somebody has logged in: the kernel may hold more for it.
     pub fn make_room(&mut self, send_buffer_bytes: usize) {
         self.has_room = true;
-        // Where it fails, the connection is slower, and right.
-        let _ = set_socket_send_buffer_size(&self.socket, send_buffer_bytes);
+        self.transport.make_room(send_buffer_bytes);
     }
 
-    /// How many of the bytes the kernel took the peer has not acknowledged; `None` where it cannot
-    /// be known.
+    /// How many of the bytes that left the peer has not acknowledged; `None` where it cannot be
+    /// known.
     pub fn unacknowledged(&self) -> Option<u64> {
-        sys::unacknowledged(&self.socket).ok()
+        self.transport.unacknowledged()
     }
 
     /// Closes our side, so that the client reads an end after its last line (`base/close.rs`).
     pub(super) fn close_writing(&mut self) {
         self.shut = true;
-        // It fails only where the connection is gone already.
-        let _ = shutdown(&self.socket, Shutdown::Write);
+        self.transport.close_writing();
     }
 }
 
 /// The address of an accepted socket as limits know it: an IPv4 client of an IPv6 listener is an
 /// IPv4 client.
-pub(super) fn canonical_ip(address: SocketAddr) -> IpAddr {
-    address.ip().to_canonical()
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::preface::Expected;
 use crate::base::error::{ExitCode, StartupError};
 
 /// Socket options of a listener and of the connections it accepts.
@@ -23,6 +24,14 @@ pub struct SocketOptions {
     pub send_buffer_bytes: usize,
     /// Kernel receive buffer in bytes.
     pub receive_buffer_bytes: usize,
+}
+
+/// A core's share of a listener.
+pub struct Listener {
+    /// Its listening socket.
+    pub socket: Socket,
+    /// What is expected of connections to it.
+    pub expected: Expected,
 }
 
 /// A peer that is silent gets so many probes, one each interval. The last one has had its interval
@@ -48,35 +57,21 @@ fn kernel_user_timeout(options: &SocketOptions) -> Option<Duration> {
     }
 }
 
-/// Binds `count` listeners to `address`. With port 0 the first one takes any free port and the
-/// others share it.
+/// Binds `count` listeners to `address`, which `key` of the configuration sets. With port 0 the
+/// first one takes any free port and the others share it.
 ///
 /// # Errors
 /// Where the address cannot be had; the message says why and what to do.
 pub fn bind_all(
     address: SocketAddr,
+    key: &str,
     count: usize,
     options: &SocketOptions,
 ) -> Result<(Vec<Socket>, SocketAddr), StartupError> {
     let explain = |error: io::Error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another program listens there: stop it, or set gateway_service.port to another port (0: any free one)"
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                "this machine has no such address: set gateway_service.host to one it has"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher port or grant it"
-            }
-            _ => "",
-        };
-        StartupError::new(
-            ExitCode::Preflight,
-            format!("cannot listen on {address}"),
-            error,
-            remedy,
-        )
+        let remedy = remedy(&error, key);
+        let what = format!("cannot listen on {address}");
+        StartupError::new(ExitCode::Preflight, what, error, remedy)
     };
     // SO_REUSEPORT would let a second gateway of the same user share the port unnoticed: find out
     // first without it.
@@ -94,6 +89,22 @@ pub fn bind_all(
         sockets.push(bind(bound, options).map_err(explain)?);
     }
     Ok((sockets, bound))
+}
+
+fn remedy(error: &io::Error, key: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another program listens there: stop it, or set {key} to another port (0: any free one)"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address: set {key} to one it has")
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher port or grant it"
+                .to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 fn probe(address: SocketAddr) -> io::Result<()> {
@@ -191,7 +202,8 @@ mod tests {
     #[test]
     fn accepted_connections_have_what_is_set_on_the_listener() {
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (listeners, address) = bind_all(local, 1, &options(60, 30)).expect("a listener");
+        let (listeners, address) =
+            bind_all(local, "a key", 1, &options(60, 30)).expect("a listener");
         let _client = std::net::TcpStream::connect(address).expect("connect");
         listeners[0].set_nonblocking(false).expect("blocking");
         let (socket, _) = listeners[0].accept().expect("accept");

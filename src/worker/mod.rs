@@ -5,6 +5,7 @@
 //!   due → the shard → the sockets
 //! - [`listener`], [`poller`] where connections and readiness come from; what other
 //!   threads hand over comes by [`handoff`](crate::handoff)
+//! - [`preface`] what comes before a connection's first request; `transport` how its bytes travel
 //! - [`Runtime`] what its tasks run on: `tasks`, `timers`, and the sockets the core opens itself
 //! - `outbound`, [`backend_link`], [`bus_link`] the sockets the core opens itself
 //!
@@ -17,11 +18,13 @@ mod cross_waker;
 pub mod listener;
 mod outbound;
 pub mod poller;
+pub mod preface;
 mod refused;
 mod run;
 mod runtime;
 mod tasks;
 mod timers;
+mod transport;
 
 pub use self::{
     run::{Worker, WorkerParts},

@@ -32,10 +32,12 @@ const EVENTS_PER_TURN: usize = 256;
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Connections wait to be accepted.
-    Listener,
+    /// Connections wait to be accepted at the listener of this number.
+    Listener(u8),
     /// Another thread left something in the core's inbox.
     Inbox,
+    /// A connection before its first request can be read.
+    Arrival(ConnectionKey),
     /// A client's socket can be read or written.
     Connection(ConnectionKey),
     /// A socket that the core opened itself can be read or written.
@@ -43,34 +45,40 @@ pub enum Source {
 }
 
 // Slots are slab indices, far below this.
-const LISTENER: u64 = u64::MAX;
-const INBOX: u64 = u64::MAX - 1;
+const INBOX: u64 = u64::MAX;
+/// The listener with the number 0; the others stand below it.
+const FIRST_LISTENER: u64 = INBOX - 1;
+const LAST_LISTENER: u64 = FIRST_LISTENER - u8::MAX as u64;
 /// Marks the slot of an outbound connection.
 const OUTBOUND: u32 = 1 << 31;
+/// Marks the slot of a connection before its first request.
+const ARRIVAL: u32 = 1 << 30;
 
 impl Source {
     fn encode(self) -> u64 {
         match self {
-            Self::Listener => LISTENER,
+            Self::Listener(number) => FIRST_LISTENER - u64::from(number),
             Self::Inbox => INBOX,
             Self::Connection(key) => pack(key.generation, key.slot),
+            Self::Arrival(key) => pack(key.generation, key.slot | ARRIVAL),
             Self::Outbound(key) => pack(key.generation, key.slot | OUTBOUND),
         }
     }
 
     fn decode(data: u64) -> Self {
         match data {
-            LISTENER => Self::Listener,
             INBOX => Self::Inbox,
+            LAST_LISTENER..=FIRST_LISTENER => Self::Listener((FIRST_LISTENER - data) as u8),
             data => {
                 let (generation, slot) = ((data >> 32) as u32, data as u32);
-                if slot & OUTBOUND == 0 {
-                    Self::Connection(ConnectionKey { slot, generation })
+                if slot & OUTBOUND != 0 {
+                    let slot = slot & !OUTBOUND;
+                    Self::Outbound(OutboundKey { slot, generation })
+                } else if slot & ARRIVAL != 0 {
+                    let slot = slot & !ARRIVAL;
+                    Self::Arrival(ConnectionKey { slot, generation })
                 } else {
-                    Self::Outbound(OutboundKey {
-                        slot: slot & !OUTBOUND,
-                        generation,
-                    })
+                    Self::Connection(ConnectionKey { slot, generation })
                 }
             }
         }
@@ -128,6 +136,16 @@ impl Poller {
         add(&self.set, fd, source)
     }
 
+    /// What happens to a descriptor that was added is about something else from now on; what it has
+    /// is told again.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub(super) fn watch_as(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+        let data = EventData::new_u64(source.encode());
+        Ok(epoll::modify(&*self.set, fd, data, interest(source))?)
+    }
+
     /// Takes a descriptor out without closing it.
     pub fn remove(&self, fd: impl AsFd) {
         // It can only fail where the descriptor is not in the set, which is what was asked for.
@@ -171,14 +189,18 @@ impl Poller {
 /// # Errors
 /// What `epoll_ctl` says.
 pub fn add(set: &OwnedFd, fd: impl AsFd, source: Source) -> io::Result<()> {
-    let interest = match source {
+    let data = EventData::new_u64(source.encode());
+    Ok(epoll::add(set, fd, data, interest(source))?)
+}
+
+/// What of a descriptor is to be told.
+fn interest(source: Source) -> EventFlags {
+    match source {
         // Level-triggered: accepting is bounded per turn, and the rest must be reported again.
-        Source::Listener => EventFlags::IN,
+        Source::Listener(_) => EventFlags::IN,
         Source::Inbox => EventFlags::IN | EventFlags::ET,
-        Source::Connection(_) | Source::Outbound(_) => {
+        Source::Connection(_) | Source::Arrival(_) | Source::Outbound(_) => {
             EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
         }
-    };
-    epoll::add(set, fd, EventData::new_u64(source.encode()), interest)?;
-    Ok(())
+    }
 }

@@ -7,6 +7,7 @@
 
 mod accept;
 mod acknowledge;
+mod arrive;
 
 use std::{
     cell::Cell,
@@ -18,14 +19,15 @@ use std::{
 };
 
 use futures_lite::FutureExt;
-use socket2::Socket;
 
-use self::accept::Accepting;
+use self::{accept::Accepting, arrive::Arrivals};
 use super::{
     Runtime,
-    client::{Client, Transfer},
+    client::Client,
+    listener::Listener,
     poller::{Poller, Readiness, Source},
     refused::Refused,
+    transport::Transfer,
 };
 use crate::{
     base::{close::CloseReason, id::ConnectionKey},
@@ -35,6 +37,7 @@ use crate::{
         event::{CoreEvent, CoreSummary},
         inbox::Inbox,
     },
+    limits::Exempt,
     metrics,
     session::job::Job,
     shard::{Effect, TICK_MS},
@@ -53,8 +56,10 @@ pub struct WorkerParts<B, P> {
     pub core: Rc<Core<B, P>>,
     /// Where other threads leave things for it.
     pub inbox: Arc<Inbox<CoreEvent>>,
-    /// Its listening socket.
-    pub listener: Socket,
+    /// Its share of each listener.
+    pub listeners: Vec<Listener>,
+    /// Who may say for whom it passes a connection on.
+    pub trusted_proxies: Exempt,
     /// The kernel's send buffer of a connection on which somebody has logged in.
     pub send_buffer_bytes: usize,
     /// Its epoll set.
@@ -72,8 +77,10 @@ pub struct Worker<B, P> {
     metrics: Arc<metrics::Core>,
     poller: Poller,
     runtime: Rc<Runtime>,
-    /// `None` once the core drains.
-    listener: Option<Socket>,
+    /// None once the core drains.
+    listeners: Vec<Listener>,
+    trusted_proxies: Exempt,
+    arrivals: Arrivals,
     send_buffer_bytes: usize,
     accepting: Accepting,
     refused: Refused,
@@ -99,7 +106,9 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Where the epoll set takes nothing more.
     pub fn new(parts: WorkerParts<B, P>) -> io::Result<Self> {
         let poller = parts.poller;
-        poller.add(&parts.listener, Source::Listener)?;
+        for (number, listener) in (0..).zip(&parts.listeners) {
+            poller.add(&listener.socket, Source::Listener(number))?;
+        }
         poller.add(&*parts.inbox, Source::Inbox)?;
         Ok(Self {
             core: parts.core,
@@ -107,7 +116,9 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             metrics: parts.metrics,
             poller,
             runtime: parts.runtime,
-            listener: Some(parts.listener),
+            listeners: parts.listeners,
+            trusted_proxies: parts.trusted_proxies,
+            arrivals: Arrivals::default(),
             send_buffer_bytes: parts.send_buffer_bytes,
             accepting: Accepting::default(),
             refused: Refused::default(),
@@ -148,7 +159,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
 
     fn has_drained(&self) -> bool {
         let shard = self.core.shard();
-        self.listener.is_none()
+        self.listeners.is_empty()
             && self.flows.get() == 0
             && shard.is_empty()
             && !shard.has_work()
@@ -261,7 +272,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         let mut ready = std::mem::take(&mut self.ready);
         for readiness in ready.drain(..) {
             match readiness.source {
-                Source::Listener => self.accept(),
+                Source::Listener(number) => self.accept(number),
+                Source::Arrival(key) => {
+                    self.guarded(None, |worker| worker.on_arrival(key, readiness))
+                }
                 // What it is about has been taken.
                 Source::Inbox => {}
                 Source::Outbound(key) => self.runtime.outbound.on_ready(key, readiness),
@@ -287,6 +301,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
         self.core.shard().tick();
         self.refused.tick(now_ms);
+        self.expire_arrivals(now_ms);
         self.resume_accepting(now_ms);
     }
 
@@ -525,8 +540,9 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
 
     fn drain(&mut self) {
         // Connections still in its queue are reset: their clients try the next gateway.
-        self.listener = None;
+        self.listeners.clear();
         self.refused.clear();
+        self.drop_arrivals();
         self.core.shard().drain();
     }
 }

@@ -29,6 +29,7 @@ mod durability;
 mod hung_backend;
 mod issued_tokens;
 mod limits;
+mod listeners;
 mod logging;
 mod operations;
 mod pipelining;

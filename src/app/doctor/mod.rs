@@ -16,7 +16,7 @@ use super::{issuers, options};
 use crate::{
     base::error::StartupError,
     bus::redis::credentials::Credentials,
-    config::Settings,
+    config::{Settings, settings::Listener},
     machine::{
         data_dir,
         preflight::{self, Check, Verdict},
@@ -30,7 +30,7 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
     let (_, mut checks) = preflight::inspect(options::wanted(settings));
     checks.extend(check_data(settings));
     checks.extend(named_files(settings));
-    checks.push(check_port("line port", settings.gateway_service.listen));
+    checks.extend(settings.listeners.iter().map(check_listener));
     checks.push(match settings.ops.listen {
         Some(address) => check_port("ops port", address),
         None => Check::ok("ops port", "off"),
@@ -143,6 +143,20 @@ pub fn table(checks: &[Check]) -> String {
         }
     }
     table
+}
+
+fn check_listener(listener: &Listener) -> Check {
+    let what = match listener.name.as_str() {
+        "line" => "line port",
+        "web" => "web port",
+        _ => "a listener's port",
+    };
+    let check = check_port(what, listener.address);
+    match check.verdict {
+        // A start goes on without it.
+        Verdict::Fail if listener.is_default => Check::warn(what, check.detail, check.remedy),
+        _ => check,
+    }
 }
 
 fn check_port(what: &'static str, address: SocketAddr) -> Check {

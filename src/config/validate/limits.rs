@@ -72,11 +72,8 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<Limits, Broken> {
             section.registrations_per_hour,
             MILLION,
         )?,
-        limit_exempt: section
-            .limit_exempt
-            .iter()
-            .map(|text| network_of(text, check))
-            .collect::<Result<_, _>>()?,
+        limit_exempt: networks("limit_exempt", &section.limit_exempt, check)?,
+        trusted_proxies: networks("trusted_proxies", &section.trusted_proxies, check)?,
     })
 }
 
@@ -126,12 +123,17 @@ fn login_delays_ms(section: &LimitsSection, check: &Check) -> Result<(u64, u64),
     Ok((first_ms, longest_ms))
 }
 
+fn networks(key: &'static str, texts: &[String], check: &Check) -> Result<Vec<IpNet>, Broken> {
+    let texts = texts.iter();
+    texts.map(|text| network_of(key, text, check)).collect()
+}
+
 /// A network such as `10.0.0.0/8`, or a single address.
-fn network_of(text: &str, check: &Check) -> Result<IpNet, Broken> {
+fn network_of(key: &'static str, text: &str, check: &Check) -> Result<IpNet, Broken> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address));
     }
     let wanted = "a network such as \"10.0.0.0/8\" or \"fd00::/8\"";
-    let network: IpNet = check.parse("limits", "limit_exempt", text, wanted)?;
+    let network: IpNet = check.parse(SECTION, key, text, wanted)?;
     Ok(network.trunc())
 }

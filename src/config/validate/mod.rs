@@ -8,11 +8,12 @@
 
 mod cluster;
 mod limits;
+mod listeners;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -83,10 +84,13 @@ impl Broken {
 /// The settings, or the first rule that is broken, in the order of the file.
 fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken> {
     let check = Check;
+    let service_discovery = cluster::service_discovery(values, &check)?;
+    let listeners = listeners::listeners(values, &check, service_discovery.is_cluster())?;
     let settings = Settings {
         gateway_service: gateway_service(values, &check, environment)?,
+        listeners,
         network: network(values, &check)?,
-        service_discovery: cluster::service_discovery(values, &check)?,
+        service_discovery,
         load_balancer: cluster::load_balancer(values, &check)?,
         ops: ops(values, &check)?,
         metrics: Metrics {
@@ -121,14 +125,17 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
         return Err(check.broken("gateway_service", "first_worker", problem));
     }
     if let Some(ops) = settings.ops.listen
-        && overlap(ops, settings.gateway_service.listen)
+        && let Some(taken) = settings
+            .listeners
+            .iter()
+            .find(|one| overlap(ops, one.address))
     {
         return Err(check.broken(
             "ops",
             "listen",
             format!(
-                "{ops} is taken by the line listener on {}",
-                settings.gateway_service.listen
+                "{ops} is taken by the listener {:?} on {}",
+                taken.name, taken.address
             ),
         ));
     }
@@ -141,6 +148,16 @@ fn assert_consistent(settings: &Settings) {
     let limits = &settings.limits;
     assert!(limits.login_line_bytes <= limits.max_line_bytes);
     assert!(limits.max_devices > 0 && limits.commands_burst > 0);
+    assert!(
+        settings
+            .listeners
+            .iter()
+            .all(|one| !one.carriers.is_empty())
+    );
+    assert!(
+        !settings.listeners.is_empty(),
+        "the line listener is always there"
+    );
     let service = &settings.gateway_service;
     assert!(service.max_connections > 0 && !service.gateway_id.is_empty());
     assert!(
@@ -236,12 +253,6 @@ fn gateway_service(
 ) -> Result<GatewayService, Broken> {
     const SECTION: &str = "gateway_service";
     let section = &values.gateway_service;
-    let host: IpAddr = check.parse(
-        SECTION,
-        "host",
-        &section.host,
-        "an IP address such as \"127.0.0.1\", \"0.0.0.0\" or \"::\"",
-    )?;
     let threads = check.in_range(SECTION, "thread_count", section.thread_count, (0, 64))?;
     // A connection's slot number has 32 bits, and a million connections take some GiB: more is a
     // slip of the hand.
@@ -258,7 +269,6 @@ fn gateway_service(
         (Seconds::from_ms(0), Seconds::from_ms(3_600_000)),
     )?;
     Ok(GatewayService {
-        listen: SocketAddr::new(host, section.port),
         thread_count: threads as usize,
         max_connections: connections as usize,
         connection_timeout_ms: timeout(

@@ -65,7 +65,7 @@ fn an_address_with_a_scheme_is_told_the_form_that_is_wanted() {
 fn the_defaults_come_out_in_runtime_types() {
     let settings = settings_of("").expect("valid");
     assert_eq!(
-        settings.gateway_service.listen,
+        settings.listeners[0].address,
         "127.0.0.1:6000".parse().unwrap()
     );
     assert_eq!(settings.gateway_service.connection_timeout_ms, 300_000);
@@ -226,7 +226,7 @@ fn where_nobody_hands_out_worker_numbers_they_have_to_be_set() {
 #[test]
 fn port_zero_never_collides() {
     let settings = settings_of("[gateway_service]\nport = 0\n[ops]\nlisten = '127.0.0.1:0'\n");
-    assert_eq!(settings.expect("valid").gateway_service.listen.port(), 0);
+    assert_eq!(settings.expect("valid").listeners[0].address.port(), 0);
 }
 
 #[test]

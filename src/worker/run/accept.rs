@@ -5,20 +5,16 @@ use std::{io, net::SocketAddr, os::fd::OwnedFd};
 
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-use super::Worker;
+use super::{Worker, arrive::Arrival};
 use crate::{
     base::{
         accept_pause::{AcceptPause, Pause},
-        close::CloseReason,
+        close::Misfit,
     },
     contract::{backend::Backend, bus::PushSource},
     limits::Refusal,
     protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
-    session::Peer,
-    worker::{
-        client::{Client, canonical_ip},
-        poller::Source,
-    },
+    worker::{client::canonical, poller::Source, preface::Preface, transport::Transport},
 };
 
 /// Connections accepted per turn.
@@ -35,29 +31,33 @@ pub(super) struct Accepting {
 impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Tries again what was paused, once its pause is over.
     pub(super) fn resume_accepting(&mut self, now_ms: u64) {
-        if let Some(listener) = &self.listener
-            && self
-                .accepting
-                .paused_until_ms
-                .is_some_and(|until_ms| until_ms <= now_ms)
-        {
-            let is_back = self.poller.add(listener, Source::Listener).is_ok();
-            self.accepting.paused_until_ms =
-                (!is_back).then(|| now_ms + self.accepting.pause.again().ms);
+        let is_over = |until_ms: &mut u64| *until_ms <= now_ms;
+        if self.accepting.paused_until_ms.take_if(is_over).is_none() {
+            return;
+        }
+        let mut listeners = (0..).zip(&self.listeners);
+        let are_back = listeners.all(|(number, listener)| {
+            let added = self.poller.add(&listener.socket, Source::Listener(number));
+            added.is_ok()
+        });
+        if !are_back {
+            self.stop_accepting();
+            self.accepting.paused_until_ms = Some(now_ms + self.accepting.pause.again().ms);
         }
     }
 
-    pub(super) fn accept(&mut self) {
+    pub(super) fn accept(&mut self, number: u8) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else {
+            let Some(listener) = self.listeners.get(usize::from(number)) else {
                 return;
             };
-            match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match acceptfrom_with(&listener.socket, flags) {
                 Ok((socket, address)) => {
                     self.accepting.pause.accepted();
                     // Without an address the peer is gone already.
                     if let Some(address) = address.and_then(|address| address.try_into().ok()) {
-                        self.admit(socket, address);
+                        self.admit(number, socket, address);
                     }
                 }
                 Err(rustix::io::Errno::AGAIN) => return,
@@ -81,37 +81,43 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
         let now_ms = self.core.shard().now().monotonic_us / 1000;
         self.accepting.paused_until_ms = Some(now_ms + pause.ms);
-        if let Some(listener) = &self.listener {
-            self.poller.remove(listener);
+        self.stop_accepting();
+    }
+
+    fn stop_accepting(&mut self) {
+        for listener in &self.listeners {
+            self.poller.remove(&listener.socket);
         }
     }
 
-    fn admit(&mut self, socket: OwnedFd, address: SocketAddr) {
-        let ip = canonical_ip(address);
-        let exempt = self.core.gateway.exempt.contains(ip);
-        let counted_ip = (!exempt).then_some(ip);
+    fn admit(&mut self, number: u8, socket: OwnedFd, address: SocketAddr) {
+        let expected = self.listeners[usize::from(number)].expected;
+        let address = canonical(address);
+        if expected.proxy && !self.trusted_proxies.contains(address.ip()) {
+            self.metrics.misfit(Misfit::UntrustedProxy);
+            return;
+        }
+        // A proxy is not counted for itself, but for whom it comes.
+        let counted_ip = match expected.proxy {
+            true => None,
+            false => self.core.gateway.counted(address.ip()),
+        };
         let admitted = self.core.gateway.admission().admit(counted_ip);
         if let Err(refusal) = admitted {
             self.refuse(socket, refusal);
             return;
         }
-        let key = self.core.shard().accept(Peer {
-            ip,
-            port: address.port(),
-            exempt,
-        });
-        let watched = self.poller.add(&socket, Source::Connection(key));
-        let slot = key.slot as usize;
-        if slot >= self.clients.len() {
-            self.clients.resize_with(slot + 1, || None);
-        }
-        self.clients[slot] = Some(Client::new(key, socket, counted_ip));
-        if watched.is_err() {
-            self.drop_client(key, CloseReason::ConnectionLost);
-        }
+        let now_ms = self.core.shard().now().monotonic_us / 1000;
+        self.arrive(Arrival::new(
+            Transport::new(socket),
+            address,
+            counted_ip,
+            Preface::new(expected),
+            now_ms,
+        ));
     }
 
-    fn refuse(&mut self, socket: OwnedFd, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, socket: OwnedFd, refusal: Refusal) {
         let words = match refusal {
             Refusal::MaxConnections => "the gateway is full",
             Refusal::PerIp => "too many from this address",

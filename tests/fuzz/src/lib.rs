@@ -3,6 +3,8 @@
 //!
 //! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
 
+use std::net::SocketAddr;
+
 use im_gateway::{
     base::{id::RouteId, receive_buffer::ReceiveBuffer},
     bus::redis::subscriber::{BusEvent, Subscriber},
@@ -19,6 +21,7 @@ use im_gateway::{
         reply::Reply,
     },
     rpc::wire::mprpc::{self, FramingError},
+    worker::preface::{Expected, Preface, Step, proxy::HEADER_MAX_BYTES},
 };
 
 /// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line
@@ -334,6 +337,57 @@ pub fn record(data: &[u8]) {
         match outcome {
             Ok(address) => assert!(address.port() != 0 && !address.ip().is_unspecified()),
             Err(error) => assert!(error.to_string().len() < 1024),
+        }
+    }
+}
+
+/// Whatever a connection begins with is the same whether it comes whole, byte by byte, or in
+/// pieces, and is known before more is kept than a proxy's header has. The first byte chooses what
+/// the listener expects, the second the size of the pieces.
+pub fn preface(data: &[u8]) {
+    let [choice, piece, stream @ ..] = data else {
+        return;
+    };
+    let lines = choice & 2 == 0;
+    let expected = Expected {
+        proxy: choice & 1 == 1,
+        lines,
+        http: !lines || choice & 4 == 0,
+    };
+    let whole = preface_of(expected, stream, stream.len().max(1));
+    assert_eq!(whole, preface_of(expected, stream, 1));
+    assert_eq!(whole, preface_of(expected, stream, usize::from(*piece) + 1));
+}
+
+/// What is done at last about `stream` that comes in pieces of `piece` bytes, for whom it is, and
+/// how many bytes of it were taken away.
+fn preface_of(
+    expected: Expected,
+    stream: &[u8],
+    piece: usize,
+) -> (Step, Option<SocketAddr>, usize) {
+    let (mut preface, mut client) = (Preface::new(expected), None);
+    let (mut come, mut taken) = (0, 0);
+    loop {
+        match preface.step(&stream[taken..come]) {
+            Step::Wait => {
+                assert!(come - taken < HEADER_MAX_BYTES, "it is known by then");
+                if come == stream.len() {
+                    return (Step::Wait, client, taken);
+                }
+                come = stream.len().min(come + piece);
+            }
+            Step::Proxied {
+                length,
+                client: named,
+            } => {
+                assert!(
+                    preface.awaits_proxy() != expected.proxy,
+                    "there is one header"
+                );
+                (taken, client) = (taken + length, named);
+            }
+            end => return (end, client, taken),
         }
     }
 }

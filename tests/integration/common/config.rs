@@ -23,7 +23,8 @@ impl Config {
                 data_directory.display().to_string(),
             )
             .set("gateway_service", "drain_timeout", "10s")
-            .set("ops", "listen", "127.0.0.1:0");
+            .set("ops", "listen", "127.0.0.1:0")
+            .set("web", "listen", "off");
         config
     }
 
@@ -52,6 +53,25 @@ impl Config {
             keys.insert(key.to_string(), value.into());
         }
         self
+    }
+
+    /// Adds a listener on a free port.
+    pub fn listener(&mut self, name: &str, carriers: &[&str]) -> &mut Self {
+        let mut table = toml::Table::new();
+        table.insert("address".to_owned(), "127.0.0.1:0".into());
+        table.insert("carriers".to_owned(), carriers.to_vec().into());
+        self.set("listener", name, table)
+    }
+
+    /// Adds one that takes proxies on this machine alone.
+    pub fn proxied_listener(&mut self, name: &str, carriers: &[&str]) -> &mut Self {
+        self.listener(name, carriers);
+        let table = self.table["listener"][name].as_table_mut();
+        let proxied = toml::Value::from("required");
+        table
+            .expect("a table")
+            .insert("proxy_protocol".to_owned(), proxied);
+        self.limit("trusted_proxies", vec!["127.0.0.1"])
     }
 
     /// Where everything is kept.

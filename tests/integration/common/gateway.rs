@@ -93,6 +93,11 @@ impl Gateway {
         self.process.address()
     }
 
+    /// Where the further listener of this name is.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        self.process.address_of(&format!("({name})"))
+    }
+
     /// Where the operations listener is.
     pub fn http_address(&self) -> SocketAddr {
         self.process.http_address().expect("an operations listener")

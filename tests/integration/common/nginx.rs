@@ -16,25 +16,39 @@ use super::{DEADLINE, POLL_INTERVAL};
 
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
+/// What nginx does at an address for these gateways, as it is written.
+type Configuration = fn(SocketAddr, &[SocketAddr]) -> String;
+
 /// A running nginx. Dropping it ends it.
 pub struct Nginx {
     directory: TempDir,
     address: SocketAddr,
+    configuration: Configuration,
     child: Child,
 }
 
 impl Nginx {
     /// Starts one before these gateways and waits until it takes connections.
     pub fn start(gateways: &[SocketAddr]) -> Self {
+        Self::start_as(gateways, configuration)
+    }
+
+    /// The same with the configuration that is shipped: it says for whom it connects.
+    pub fn start_with_addresses(gateways: &[SocketAddr]) -> Self {
+        Self::start_as(gateways, shipped_configuration)
+    }
+
+    fn start_as(gateways: &[SocketAddr], configuration: Configuration) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .and_then(|listener| listener.local_addr())
             .expect("a free port");
-        write_configuration(directory.path(), address, gateways);
+        write_configuration(directory.path(), &configuration(address, gateways));
         let child = spawn(directory.path());
         let mut nginx = Self {
             directory,
             address,
+            configuration,
             child,
         };
         nginx.wait_until_it_listens();
@@ -49,7 +63,8 @@ impl Nginx {
     /// Passes new connections on to these gateways from now on; those there are stay where they
     /// are.
     pub fn set_gateways(&self, gateways: &[SocketAddr]) {
-        write_configuration(self.directory.path(), self.address, gateways);
+        let text = (self.configuration)(self.address, gateways);
+        write_configuration(self.directory.path(), &text);
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("its own child");
     }
 
@@ -108,22 +123,16 @@ fn program() -> &'static str {
     }
 }
 
-fn write_configuration(directory: &Path, address: SocketAddr, gateways: &[SocketAddr]) {
-    // Without the module's file the module is built in.
-    let module = match Path::new(STREAM_MODULE).exists() {
-        true => format!("load_module {STREAM_MODULE};\n"),
-        false => String::new(),
-    };
-    let servers: String = gateways
-        .iter()
+fn servers(gateways: &[SocketAddr]) -> String {
+    let gateways = gateways.iter();
+    gateways
         .map(|gateway| format!("        server {gateway} max_fails=1 fail_timeout=1s;\n"))
-        .collect();
-    let text = format!(
-        "{module}\
-         daemon off;\n\
-         worker_processes 1;\n\
-         pid {directory}/nginx.pid;\n\
-         error_log {directory}/error.log warn;\n\
+        .collect()
+}
+
+fn configuration(address: SocketAddr, gateways: &[SocketAddr]) -> String {
+    format!(
+        "worker_processes 1;\n\
          events {{ worker_connections 1024; }}\n\
          stream {{\n    \
              upstream gateways {{\n{servers}    }}\n    \
@@ -133,7 +142,40 @@ fn write_configuration(directory: &Path, address: SocketAddr, gateways: &[Socket
                  proxy_connect_timeout 1s;\n    \
              }}\n\
          }}\n",
-        directory = directory.display()
+        servers = servers(gateways)
+    )
+}
+
+/// `conf/nginx.conf` with these addresses in the place of its own.
+fn shipped_configuration(address: SocketAddr, gateways: &[SocketAddr]) -> String {
+    let mut text = include_str!("../../../conf/nginx.conf").to_owned();
+    let server = "        server 127.0.0.1:6001 max_fails=1 fail_timeout=2s;\n";
+    for (shipped, own) in [
+        ("load_module modules/ngx_stream_module.so;\n", String::new()),
+        ("worker_processes auto;", "worker_processes 1;".to_owned()),
+        (
+            "worker_connections 16384;",
+            "worker_connections 1024;".to_owned(),
+        ),
+        (server, servers(gateways)),
+        ("listen 6000;", format!("listen {address};")),
+    ] {
+        assert!(text.contains(shipped), "conf/nginx.conf has no {shipped:?}");
+        text = text.replacen(shipped, &own, 1);
+    }
+    text
+}
+
+/// Writes the file, with what a test's own nginx needs to run in `directory`.
+fn write_configuration(directory: &Path, text: &str) {
+    // Without the module's file the module is built in.
+    let module = match Path::new(STREAM_MODULE).exists() {
+        true => format!("load_module {STREAM_MODULE};\n"),
+        false => String::new(),
+    };
+    let shown = directory.display();
+    let text = format!(
+        "{module}daemon off;\npid {shown}/nginx.pid;\nerror_log {shown}/error.log warn;\n{text}"
     );
     fs::write(directory.join("nginx.conf"), text).expect("write nginx's configuration");
 }

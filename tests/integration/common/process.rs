@@ -146,6 +146,11 @@ impl Process {
         self.address
     }
 
+    /// The address on the first line of its banner that has `word` in it.
+    pub fn address_of(&self, word: &str) -> SocketAddr {
+        address_on(&self.output().0, word).expect("a line of the banner")
+    }
+
     /// Where the operations listener is, if there is one.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http_address

@@ -1,0 +1,238 @@
+//! What comes before a connection's first request: for whom a proxy passes it on, and by its first
+//! bytes what carries it.
+//!
+//! ```text
+//!   accepted ──► proxy header ──► first bytes ──► lines
+//!        └─────────────────────►      │    └────► HTTP (a WebSocket begins so, too)
+//!                 (no proxies)        └─────────► refused
+//! ```
+//!
+//! Sans-IO: who owns the connection hands over all that was read of it and not taken, and does what
+//! the answer says. Invariant: what was decided about some bytes stays whatever follows, so that it
+//! does not matter in which pieces they come.
+
+pub mod proxy;
+
+use std::net::SocketAddr;
+
+use self::proxy::Header;
+use crate::base::close::Misfit;
+
+/// The methods of HTTP with the space behind them, and what HTTP/2 begins with.
+const METHODS: [&[u8]; 10] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"OPTIONS ",
+    b"PATCH ",
+    b"CONNECT ",
+    b"TRACE ",
+    b"PRI ",
+];
+
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What is expected at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// A proxy header before everything else.
+    pub proxy: bool,
+    /// Lines.
+    pub lines: bool,
+    /// HTTP.
+    pub http: bool,
+}
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// Lines.
+    Lines,
+    /// HTTP.
+    Http,
+}
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// More has to be read.
+    Wait,
+    /// A proxy header of so many bytes has come, and is to be taken away.
+    Proxied {
+        /// Its length.
+        length: usize,
+        /// Whose connection it is; `None`: the proxy's own.
+        client: Option<SocketAddr>,
+    },
+    /// It is known what carries it; all that was not taken away is its beginning.
+    Known(Carrier),
+    /// It is to be closed.
+    Refused(Misfit),
+}
+
+/// Where a connection is before its first request.
+#[derive(Clone, Copy, Debug)]
+pub struct Preface {
+    expected: Expected,
+}
+
+impl Preface {
+    /// Of a connection that was just accepted.
+    pub fn new(expected: Expected) -> Self {
+        assert!(
+            expected.lines || expected.http,
+            "a listener carries something"
+        );
+        Self { expected }
+    }
+
+    /// Whether the header of a proxy is still to come.
+    pub fn awaits_proxy(&self) -> bool {
+        self.expected.proxy
+    }
+
+    /// What to do, after `bytes` have come and nothing of them was taken away.
+    pub fn step(&mut self, bytes: &[u8]) -> Step {
+        if self.expected.proxy {
+            return match proxy::read(bytes) {
+                Header::Incomplete => Step::Wait,
+                Header::Malformed => Step::Refused(Misfit::MalformedProxy),
+                Header::Complete { length, client } => {
+                    self.expected.proxy = false;
+                    Step::Proxied { length, client }
+                }
+            };
+        }
+        match (self.expected.lines, self.expected.http) {
+            (true, false) => Step::Known(Carrier::Lines),
+            (lines, _) => match first_word(bytes) {
+                None => Step::Wait,
+                Some(Carrier::Lines) if !lines || bytes[0] == TLS_HANDSHAKE => {
+                    Step::Refused(Misfit::Carrier)
+                }
+                Some(carrier) => Step::Known(carrier),
+            },
+        }
+    }
+}
+
+/// What begins like this; `None`: that cannot be said yet.
+fn first_word(bytes: &[u8]) -> Option<Carrier> {
+    if METHODS.iter().any(|method| bytes.starts_with(method)) {
+        Some(Carrier::Http)
+    } else if METHODS.iter().any(|method| method.starts_with(bytes)) {
+        None
+    } else {
+        Some(Carrier::Lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: Expected = Expected {
+        proxy: false,
+        lines: true,
+        http: true,
+    };
+
+    /// What becomes of `bytes` that come in pieces of `size`: whose they are, and the end.
+    fn run(expected: Expected, bytes: &[u8], size: usize) -> (Option<SocketAddr>, Step, Vec<u8>) {
+        let (mut preface, mut kept, mut client) = (Preface::new(expected), Vec::new(), None);
+        let mut pieces = bytes.chunks(size);
+        loop {
+            match preface.step(&kept) {
+                Step::Wait => match pieces.next() {
+                    Some(piece) => kept.extend_from_slice(piece),
+                    None => return (client, Step::Wait, kept),
+                },
+                Step::Proxied {
+                    length,
+                    client: named,
+                } => {
+                    client = named;
+                    kept.drain(..length);
+                }
+                end => {
+                    kept.extend(pieces.flatten());
+                    return (client, end, kept);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn carriers_are_told_apart_by_their_first_bytes_wherever_those_are_split() {
+        for (bytes, carrier) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Carrier::Http),
+            (b"OPTIONS * HTTP/1.1\r\n", Carrier::Http),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Carrier::Http),
+            (b"login:alice:secret\n", Carrier::Lines),
+            (b"GETTER\n", Carrier::Lines),
+            (b"PULL 7\n", Carrier::Lines),
+            (b"\n", Carrier::Lines),
+            (b"get / HTTP/1.1\r\n", Carrier::Lines),
+        ] {
+            for size in 1..=bytes.len() {
+                let end = run(BOTH, bytes, size);
+                assert_eq!(end, (None, Step::Known(carrier), bytes.to_vec()));
+            }
+        }
+        assert_eq!(run(BOTH, b"GE", 1).1, Step::Wait);
+    }
+
+    #[test]
+    fn lines_alone_are_not_waited_for() {
+        let lines = Expected {
+            http: false,
+            ..BOTH
+        };
+        assert_eq!(Preface::new(lines).step(b""), Step::Known(Carrier::Lines));
+        assert_eq!(
+            Preface::new(lines).step(b"GET / HTTP/1.1\r\n"),
+            Step::Known(Carrier::Lines)
+        );
+    }
+
+    #[test]
+    fn what_a_listener_does_not_carry_is_refused() {
+        let http = Expected {
+            lines: false,
+            ..BOTH
+        };
+        let refused = Step::Refused(Misfit::Carrier);
+        assert_eq!(run(http, b"login:alice:secret\n", 3).1, refused);
+        assert_eq!(run(http, b"\x16\x03\x01", 1).1, refused);
+        assert_eq!(run(BOTH, b"\x16\x03\x01", 1).1, refused);
+    }
+
+    #[test]
+    fn behind_a_proxy_the_header_comes_first_and_once() {
+        let expected = Expected {
+            proxy: true,
+            ..BOTH
+        };
+        let header = b"PROXY TCP4 192.0.2.1 10.0.0.1 50123 6000\r\n";
+        let client = Some(SocketAddr::from(([192, 0, 2, 1], 50123)));
+        for (request, carrier) in [
+            (&b"ping\n"[..], Carrier::Lines),
+            (b"GET /", Carrier::Http),
+            // Who is believed once is not believed twice.
+            (header, Carrier::Lines),
+        ] {
+            let bytes = [header, request].concat();
+            for size in 1..=bytes.len() {
+                let end = run(expected, &bytes, size);
+                assert_eq!(end, (client, Step::Known(carrier), request.to_vec()));
+            }
+        }
+        assert_eq!(
+            run(expected, b"ping\n", 1).1,
+            Step::Refused(Misfit::MalformedProxy)
+        );
+    }
+}

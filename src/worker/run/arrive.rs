@@ -1,0 +1,291 @@
+//! From an accepted connection to a session: carries out what the preface says of its first bytes.
+//!
+//! Owns the connections of which it is not known yet what carries them. Bounded: each keeps no more
+//! than a proxy's header has, and has the time to log in for it, a proxy's header a second of that.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use slab::Slab;
+
+use super::Worker;
+use crate::{
+    base::{
+        close::{CloseReason, Misfit},
+        id::ConnectionKey,
+    },
+    contract::{backend::Backend, bus::PushSource},
+    session::Peer,
+    worker::{
+        client::{Client, canonical},
+        poller::{Poller, Readiness, Source},
+        preface::{Carrier, Preface, Step, proxy::HEADER_MAX_BYTES},
+        transport::{Transfer, Transport},
+    },
+};
+
+/// How long a proxy may take to say for whom it passes a connection on.
+const PROXY_TIME_MS: u64 = 1000;
+
+/// Until there is something to be had by HTTP.
+const NOT_FOUND: &[u8] =
+    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// A connection before its first request.
+pub(super) struct Arrival {
+    pub(super) transport: Transport,
+    /// The client's, or the proxy's until it has said for whom it comes.
+    pub(super) address: SocketAddr,
+    /// What it is counted by.
+    pub(super) counted_ip: Option<IpAddr>,
+    pub(super) preface: Preface,
+    /// What was read of it and not taken.
+    bytes: Vec<u8>,
+    generation: u32,
+    accepted_ms: u64,
+}
+
+impl Arrival {
+    /// Of a connection that was accepted and counted.
+    pub(super) fn new(
+        transport: Transport,
+        address: SocketAddr,
+        counted_ip: Option<IpAddr>,
+        preface: Preface,
+        accepted_ms: u64,
+    ) -> Self {
+        Self {
+            transport,
+            address,
+            counted_ip,
+            preface,
+            bytes: Vec::new(),
+            generation: 0,
+            accepted_ms,
+        }
+    }
+
+    /// Why it is to be closed now; `None`: it has time.
+    fn is_late(&self, now_ms: u64, login_timeout_ms: u64) -> Option<Misfit> {
+        let (time_ms, misfit) = match self.preface.awaits_proxy() {
+            true => (PROXY_TIME_MS, Misfit::LateProxy),
+            false => (login_timeout_ms, Misfit::Late),
+        };
+        (now_ms >= self.accepted_ms + time_ms).then_some(misfit)
+    }
+}
+
+/// The connections of one core before their first request.
+#[derive(Default)]
+pub(super) struct Arrivals {
+    slots: Slab<Arrival>,
+    next_generation: u32,
+}
+
+impl Arrivals {
+    fn insert(&mut self, arrival: Arrival) -> ConnectionKey {
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let generation = self.next_generation;
+        let slot = self.slots.insert(Arrival {
+            generation,
+            ..arrival
+        });
+        let slot = u32::try_from(slot).expect("fewer connections than descriptors");
+        ConnectionKey { slot, generation }
+    }
+
+    fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Arrival> {
+        let arrival = self.slots.get_mut(key.slot as usize)?;
+        (arrival.generation == key.generation).then_some(arrival)
+    }
+
+    fn remove(&mut self, key: ConnectionKey) -> Option<Arrival> {
+        self.get_mut(key)?;
+        Some(self.slots.remove(key.slot as usize))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (ConnectionKey, &Arrival)> {
+        self.slots.iter().map(|(slot, arrival)| {
+            let key = ConnectionKey {
+                slot: slot as u32,
+                generation: arrival.generation,
+            };
+            (key, arrival)
+        })
+    }
+}
+
+impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
+    /// Takes in a connection that was accepted and counted: at once where nothing has to be known
+    /// of it, else when that is known.
+    pub(super) fn arrive(&mut self, mut arrival: Arrival) {
+        if let Step::Known(carrier) = arrival.preface.step(&[]) {
+            self.enter(arrival, carrier, |poller, transport, source| {
+                poller.add(transport, source)
+            });
+            return;
+        }
+        let key = self.arrivals.insert(arrival);
+        self.metrics.prefaces.inc();
+        let watched = self.arrivals.get_mut(key).map(|arrival| {
+            self.poller
+                .add(&arrival.transport, Source::Arrival(key))
+                .is_ok()
+        });
+        if watched != Some(true) {
+            self.turn_away(key, Misfit::Lost);
+        }
+    }
+
+    /// There is something to read of a connection before its first request.
+    pub(super) fn on_arrival(&mut self, key: ConnectionKey, readiness: Readiness) {
+        if readiness.broken {
+            self.turn_away(key, Misfit::Lost);
+        }
+        // It ends: what is kept is bounded, and past that bound everything is known.
+        while let Some(arrival) = self.arrivals.get_mut(key) {
+            match arrival.transport.read(&mut self.buffer[..HEADER_MAX_BYTES]) {
+                Transfer::Bytes(count) => {
+                    arrival.bytes.extend_from_slice(&self.buffer[..count]);
+                    self.step(key);
+                }
+                Transfer::WouldBlock => return,
+                Transfer::End | Transfer::Lost => self.turn_away(key, Misfit::Lost),
+            }
+        }
+    }
+
+    /// Does what the preface says until it wants more, or the connection is none of its any more.
+    fn step(&mut self, key: ConnectionKey) {
+        while let Some(arrival) = self.arrivals.get_mut(key) {
+            match arrival.preface.step(&arrival.bytes) {
+                Step::Wait => return,
+                Step::Proxied { length, client } => {
+                    arrival.bytes.drain(..length);
+                    self.name(key, client);
+                }
+                Step::Known(carrier) => {
+                    if let Some(arrival) = self.forget(key) {
+                        self.enter(arrival, carrier, |poller, transport, source| {
+                            poller.watch_as(transport, source)
+                        });
+                    }
+                }
+                Step::Refused(misfit) => self.turn_away(key, misfit),
+            }
+        }
+    }
+
+    /// A proxy has said for whom it comes: that is who is counted. `None`: for itself.
+    fn name(&mut self, key: ConnectionKey, client: Option<SocketAddr>) {
+        let Some(arrival) = self.arrivals.get_mut(key) else {
+            return;
+        };
+        arrival.address = client.map_or(arrival.address, canonical);
+        let counted_ip = self.core.gateway.counted(arrival.address.ip());
+        let mut admission = self.core.gateway.admission();
+        // It was counted as nobody's; under one lock nobody takes its place.
+        admission.release(None);
+        let admitted = admission.admit(counted_ip);
+        drop(admission);
+        match admitted {
+            Ok(()) => arrival.counted_ip = counted_ip,
+            Err(refusal) => {
+                if let Some(arrival) = self.forget(key) {
+                    self.refuse(arrival.transport.into_socket(), refusal);
+                }
+            }
+        }
+    }
+
+    /// Nothing more of it is a preface.
+    fn forget(&mut self, key: ConnectionKey) -> Option<Arrival> {
+        let arrival = self.arrivals.remove(key)?;
+        self.metrics.prefaces.dec();
+        Some(arrival)
+    }
+
+    /// It is known what carries the connection: it gets what that takes. `watch` has the core hear
+    /// of its session from now on.
+    fn enter(
+        &mut self,
+        arrival: Arrival,
+        carrier: Carrier,
+        watch: impl FnOnce(&Poller, &Transport, Source) -> io::Result<()>,
+    ) {
+        let Arrival {
+            transport,
+            address,
+            counted_ip,
+            bytes,
+            ..
+        } = arrival;
+        if carrier == Carrier::Http {
+            self.core.gateway.admission().release(counted_ip);
+            let now_ms = self.core.shard().now().monotonic_us / 1000;
+            self.refused
+                .refuse(transport.into_socket(), NOT_FOUND, now_ms);
+            return;
+        }
+        let key = self.core.shard().accept(Peer {
+            ip: address.ip(),
+            port: address.port(),
+            exempt: counted_ip.is_none(),
+        });
+        let watched = watch(&self.poller, &transport, Source::Connection(key));
+        let slot = key.slot as usize;
+        if slot >= self.clients.len() {
+            self.clients.resize_with(slot + 1, || None);
+        }
+        let mut client = Client::new(key, transport, counted_ip);
+        // What the socket has, an event will tell; what was read of it already, none would.
+        client.readable = !bytes.is_empty();
+        self.clients[slot] = Some(client);
+        if watched.is_err() {
+            self.drop_client(key, CloseReason::ConnectionLost);
+        } else if !bytes.is_empty() {
+            self.guarded(Some(key), |worker| {
+                let job = worker.core.shard().feed(key, &bytes);
+                if let Some(job) = job {
+                    worker.start_job(job);
+                }
+                worker.read(key);
+            });
+        }
+    }
+
+    /// Closes a connection before its first request.
+    fn turn_away(&mut self, key: ConnectionKey, misfit: Misfit) {
+        if let Some(arrival) = self.forget(key) {
+            self.metrics.misfit(misfit);
+            self.core.gateway.admission().release(arrival.counted_ip);
+            let address = arrival.address;
+            log::debug!(
+                "{address} is closed before its first request: {}",
+                misfit.word()
+            );
+        }
+    }
+
+    /// Closes those that have had their time.
+    pub(super) fn expire_arrivals(&mut self, now_ms: u64) {
+        let login_timeout_ms = self.core.shard().options().login_timeout_ms;
+        let late = self.arrivals.keys().filter_map(|(key, arrival)| {
+            let misfit = arrival.is_late(now_ms, login_timeout_ms)?;
+            Some((key, misfit))
+        });
+        for (key, misfit) in late.collect::<Vec<_>>() {
+            self.turn_away(key, misfit);
+        }
+    }
+
+    /// The core drains: those that have not begun will begin elsewhere.
+    pub(super) fn drop_arrivals(&mut self) {
+        let keys: Vec<_> = self.arrivals.keys().map(|(key, _)| key).collect();
+        for key in keys {
+            self.turn_away(key, Misfit::Shutdown);
+        }
+    }
+}

@@ -120,9 +120,15 @@ impl Registry for Memory {
 }
 
 impl MemorySession {
-    fn version(&self, path: &str) -> Option<Version> {
-        let store = self.store.borrow();
-        store.entries.get(path).map(|(_, _, version)| *version)
+    /// Puts an entry of session `owner` where what stands there is still as it was `seen`.
+    fn put_if(&self, path: &str, seen: Option<Version>, data: &[u8], owner: u64) -> bool {
+        let mut store = self.store.borrow_mut();
+        let stands = store.entries.get(path).map(|(_, _, version)| *version);
+        let is_as_seen = stands == seen;
+        if is_as_seen {
+            store.put(path, data, owner);
+        }
+        is_as_seen
     }
 }
 
@@ -196,11 +202,7 @@ impl Session for MemorySession {
         seen: Option<Version>,
         data: &[u8],
     ) -> Result<bool, RegistryError> {
-        if self.version(path) != seen {
-            return Ok(false);
-        }
-        self.store.borrow_mut().put(path, data, self.number);
-        Ok(true)
+        Ok(self.put_if(path, seen, data, self.number))
     }
 
     async fn replace(&self, path: &str, seen: Version, data: &[u8]) -> Result<bool, RegistryError> {
@@ -218,11 +220,7 @@ impl Session for MemorySession {
         seen: Option<Version>,
         data: &[u8],
     ) -> Result<bool, RegistryError> {
-        if self.version(path) != seen {
-            return Ok(false);
-        }
-        self.store.borrow_mut().put(path, data, 0);
-        Ok(true)
+        Ok(self.put_if(path, seen, data, 0))
     }
 
     async fn watch(&self, paths: &[String]) -> Result<Self::Watch, RegistryError> {

@@ -11,15 +11,7 @@ use crate::{
 /// asked.
 fn try_login(world: &World, address: [u8; 4]) -> (Option<ErrorCode>, Option<proto::LoginRequest>) {
     let before = world.calls.borrow().len();
-    let job = {
-        let mut shard = world.core.shard();
-        let key = shard.accept(Peer {
-            ip: address.into(),
-            port: 40_000,
-            exempt: false,
-        });
-        shard.feed(key, b"login:alice:secret\n").expect("a job")
-    };
+    let (_, job) = world.connect(address, b"login:alice:secret\n");
     let core = Rc::clone(&world.core);
     let code = Rc::new(Cell::new(None));
     let told = Rc::clone(&code);
@@ -103,16 +95,7 @@ fn try_registration(
     service: impl FnMut(&Request) -> Result<Response, CallError> + 'static,
 ) -> (ErrorCode, String) {
     let world = World::new(0, service);
-    let job = {
-        let mut shard = world.core.shard();
-        let key = shard.accept(Peer {
-            ip: HOME.into(),
-            port: 40_000,
-            exempt: true,
-        });
-        let job = shard.feed(key, b"register:alice:secret\n");
-        job.expect("a job")
-    };
+    let (_, job) = world.connect(LOCALHOST, b"register:alice:secret\n");
     let core = Rc::clone(&world.core);
     let told = Rc::new(RefCell::new(None));
     let heard = Rc::clone(&told);

@@ -29,9 +29,9 @@ use crate::{
     },
     flow::core::{Core, Gateway},
     metrics,
-    proto::{self, Code},
+    proto::{self, Code, PushMessage},
     protocol::reply::Reply,
-    session::Peer,
+    session::{Peer, job::Job},
     shard::{
         Effect, Now, Shard,
         fixtures::{gateway, options},
@@ -39,6 +39,8 @@ use crate::{
 };
 
 type Flow = Pin<Box<dyn Future<Output = ()>>>;
+
+const LOCALHOST: [u8; 4] = [127, 0, 0, 1];
 
 /// So long a pause is one between two passes.
 const FOR_EVER: Duration = Duration::from_secs(1);
@@ -162,13 +164,8 @@ impl World {
         user: UserId,
         groups: &[(GroupId, Option<u64>)],
     ) -> (ConnectionKey, SessionId) {
+        let (key, job) = self.connect(LOCALHOST, b"login:somebody:secret\n");
         let mut shard = self.core.shard();
-        let key = shard.accept(Peer {
-            ip: std::net::Ipv4Addr::LOCALHOST.into(),
-            port: 1,
-            exempt: true,
-        });
-        let job = shard.feed(key, b"login:somebody:secret\n").expect("a job");
         let session_id = shard.next_session_id();
         assert!(shard.attach(key, user, "somebody".into(), session_id));
         shard.set_baseline(key, Some(0));
@@ -183,6 +180,30 @@ impl World {
         };
         assert!(shard.complete(&job, &[reply]).is_none());
         (key, session_id)
+    }
+
+    /// A connection from `address`, limited anywhere but here, whose first line brings about a job.
+    fn connect(&self, address: [u8; 4], line: &[u8]) -> (ConnectionKey, Job) {
+        let mut shard = self.core.shard();
+        let key = shard.accept(Peer {
+            ip: address.into(),
+            port: 1,
+            exempt: address == LOCALHOST,
+        });
+        let job = shard.feed(key, line).expect("a job");
+        (key, job)
+    }
+
+    /// Pushes a message to somebody on this core.
+    fn push(&self, message: PushMessage) {
+        self.core.shard().on_push(Arc::new(message));
+    }
+
+    /// The kernel takes all that is to be sent over a connection.
+    fn send_all(&self, key: ConnectionKey) {
+        let mut shard = self.core.shard();
+        let count = shard.unsent(key).len();
+        shard.sent(key, count, false);
     }
 
     /// Whose routes were bound.

@@ -1,7 +1,7 @@
 //! A pull comes behind what was pushed: that is confirmed first, if it arrives at all.
 
 use super::*;
-use crate::{flow::commands, proto::PushMessage, session::job::Job};
+use crate::{base::id::MessageId, flow::commands};
 
 /// A user to whom number 1 was pushed; the kernel has it. The user pulls.
 fn pushed_and_pulling(said_before: &[u8]) -> (World, ConnectionKey, Job) {
@@ -15,21 +15,23 @@ fn pushed_and_pulling(said_before: &[u8]) -> (World, ConnectionKey, Job) {
         })),
     });
     let (key, _) = world.log_in(7, &[]);
-    let mut shard = world.core.shard();
-    assert!(shard.feed(key, said_before).is_none());
-    shard.on_push(Arc::new(PushMessage {
-        msg_id: 9,
+    assert!(world.core.shard().feed(key, said_before).is_none());
+    push_and_send(&world, key, 9, 7);
+    let job = world.core.shard().feed(key, b"pull\n").expect("a job");
+    (world, key, job)
+}
+
+/// Number 1 of `to`'s inbox, which the kernel takes.
+fn push_and_send(world: &World, key: ConnectionKey, msg_id: MessageId, to: UserId) {
+    world.push(PushMessage {
+        msg_id,
         from: 8,
-        to: 7,
-        text: "hello".into(),
+        to,
+        text: "number 1".into(),
         seq: 1,
         ..Default::default()
-    }));
-    let count = shard.unsent(key).len();
-    shard.sent(key, count, false);
-    let job = shard.feed(key, b"pull\n").expect("a job");
-    drop(shard);
-    (world, key, job)
+    });
+    world.send_all(key);
 }
 
 fn flow(world: &World, job: Job) -> Flow {
@@ -68,17 +70,8 @@ fn what_the_client_has_is_confirmed_before_it_pulls() {
 fn a_pull_confirms_what_its_own_user_has_and_nothing_of_others() {
     let (world, key, job) = pushed_and_pulling(b"\n");
     let (other, _) = world.log_in(6, &[]);
+    push_and_send(&world, other, 10, 6);
     let mut shard = world.core.shard();
-    shard.on_push(Arc::new(PushMessage {
-        msg_id: 10,
-        from: 8,
-        to: 6,
-        text: "hello".into(),
-        seq: 1,
-        ..Default::default()
-    }));
-    let count = shard.unsent(other).len();
-    shard.sent(other, count, false);
     shard.acknowledged(other, 0);
     shard.acknowledged(key, 0);
     drop(shard);
@@ -133,20 +126,10 @@ fn what_was_pushed_is_pulled_as_a_repeat_although_the_service_has_forgotten_it()
         _ => Err(CallError::Unavailable),
     });
     let (key, _) = world.log_in(7, &[]);
-    let mut shard = world.core.shard();
-    assert!(shard.feed(key, b"set:ack:manual\n").is_none());
-    shard.on_push(Arc::new(PushMessage {
-        msg_id: 9,
-        from: 8,
-        to: 7,
-        text: "number 1".into(),
-        seq: 1,
-        ..Default::default()
-    }));
-    let count = shard.unsent(key).len();
-    shard.sent(key, count, false);
-    let job = shard.feed(key, b"pull\n").expect("a job");
-    drop(shard);
+    let manual = world.core.shard().feed(key, b"set:ack:manual\n");
+    assert!(manual.is_none());
+    push_and_send(&world, key, 9, 7);
+    let job = world.core.shard().feed(key, b"pull\n").expect("a job");
     assert!(go_on(&mut flow(&world, job)));
     let shard = world.core.shard();
     let said = String::from_utf8(shard.unsent(key).to_vec()).expect("text");
@@ -173,10 +156,9 @@ fn two_with_much_to_pull(count: u64) -> (World, [(ConnectionKey, Job); 2]) {
     });
     let jobs = [7, 8].map(|user| {
         let (key, _) = world.log_in(user, &[]);
-        let mut shard = world.core.shard();
-        let said = shard.unsent(key).len();
-        shard.sent(key, said, false);
-        let job = shard.feed(key, b"pull:1000\n").expect("a job");
+        world.send_all(key);
+        let job = world.core.shard().feed(key, b"pull:1000\n");
+        let job = job.expect("a job");
         (key, job)
     });
     (world, jobs)
@@ -244,7 +226,7 @@ fn what_is_pushed_between_two_slices_comes_again_as_a_repeat() {
     // All that is stored, so that none is waited for.
     for seq in 1..=100 {
         let stored = stored(7, seq);
-        world.core.shard().on_push(Arc::new(PushMessage {
+        world.push(PushMessage {
             msg_id: stored.msg_id,
             from: stored.from,
             to: stored.to,
@@ -252,7 +234,7 @@ fn what_is_pushed_between_two_slices_comes_again_as_a_repeat() {
             text: stored.text,
             seq,
             ..Default::default()
-        }));
+        });
     }
     assert!(go_on(&mut flow));
     let said = lines(&world, key);

@@ -313,15 +313,7 @@ fn a_log_in_that_fails_after_the_password_is_told_to_the_service_that_took_it() 
         })),
         _ => Err(CallError::Unsupported),
     });
-    let job = {
-        let mut shard = world.core.shard();
-        let key = shard.accept(Peer {
-            ip: std::net::Ipv4Addr::LOCALHOST.into(),
-            port: 1,
-            exempt: true,
-        });
-        shard.feed(key, b"login:alice:secret\n").expect("a job")
-    };
+    let (_, job) = world.connect(LOCALHOST, b"login:alice:secret\n");
     let core = Rc::clone(&world.core);
     let mut login: Flow = Box::pin(async move {
         let replies = commands::run(&core, &job).await;

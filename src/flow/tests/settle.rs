@@ -37,15 +37,7 @@ fn settling(world: &World) -> Option<Flow> {
 fn log_in_by_password(world: &World) -> Reply {
     // The first pause of these worlds is over at once, and the login's patience must not be.
     world.pauses.borrow_mut().push(Duration::ZERO);
-    let job = {
-        let mut shard = world.core.shard();
-        let key = shard.accept(Peer {
-            ip: std::net::Ipv4Addr::LOCALHOST.into(),
-            port: 1,
-            exempt: true,
-        });
-        shard.feed(key, b"LOGIN alice secret\n").expect("a job")
-    };
+    let (_, job) = world.connect(LOCALHOST, b"LOGIN alice secret\n");
     let core = Rc::clone(&world.core);
     let reply = Rc::new(RefCell::new(None));
     let into = Rc::clone(&reply);

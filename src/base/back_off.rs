@@ -6,6 +6,11 @@
 
 use super::random::Random;
 
+/// Waits between attempts to reach a server, a registry or a bus: whatever was restarted is used
+/// again within about a second.
+const FIRST_CONNECT_MS: u64 = 50;
+const LONGEST_CONNECT_MS: u64 = 1000;
+
 /// See the module's description.
 #[derive(Clone, Debug)]
 pub struct BackOff {
@@ -25,6 +30,11 @@ impl BackOff {
             next_ms: first_ms,
             random,
         }
+    }
+
+    /// The waits of whoever tries for ever to reach something outside of this process.
+    pub fn connecting(random: Random) -> Self {
+        Self::new(FIRST_CONNECT_MS, LONGEST_CONNECT_MS, random)
     }
 
     /// The next wait.

@@ -16,12 +16,11 @@ use super::{
     table::{PLACES, Place, Table},
 };
 use crate::{
+    base::back_off::BackOff,
     contract::methods::Service,
+    machine::random_seed::random,
     metrics::{Discovery, outage::Outage},
 };
-
-/// How soon setting the watches is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Follows the instances, over all sessions.
 pub(super) struct Follower<'a> {
@@ -61,12 +60,13 @@ impl<'a> Follower<'a> {
         let mut states = session.states();
         // Watched before read: what changes in between is told.
         let paths = Place::ALL.map(Place::path);
+        let mut back_off = BackOff::connecting(random());
         let mut watch = loop {
             match session.watch(&paths).await {
                 Ok(watch) => break watch,
                 Err(error) => self.report("watch", &error),
             }
-            pause(&mut states, RETRY_INTERVAL).await;
+            pause(&mut states, Duration::from_millis(back_off.next_ms())).await;
         };
         let mut stale = [true; PLACES];
         let mut pacing = ReadPacing::default();

@@ -16,15 +16,17 @@ use super::{
     zookeeper::Zookeeper,
 };
 use crate::{
+    base::back_off::BackOff,
     config::settings::{BackendProcess, ServiceDiscovery},
     contract::{
         endpoints::{Record, Wire, parse_method_node},
         methods::Service,
     },
+    machine::random_seed::random,
     metrics::Discovery,
 };
 
-/// How often nodes that others have, or that could not be made, are tried for.
+/// How often nodes that others have are tried for.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often it is made sure that all nodes are there.
@@ -180,6 +182,7 @@ impl Registration {
     async fn keep(&mut self, session: &impl Session, metrics: &Discovery, gateways: &Gateways) {
         let mut states = session.states();
         let mut was_registered = false;
+        let mut back_off = BackOff::connecting(random());
         loop {
             let (outcomes, error) = self.hold_all(session).await;
             let (is_registered, others) = self.judge(&outcomes);
@@ -192,21 +195,22 @@ impl Registration {
             if let Ok(addresses) = claim::addresses(session).await {
                 gateways.set(addresses);
             }
-            match error {
+            let wait = match error {
                 None => {
                     metrics.unregistered.end();
+                    back_off.reset();
+                    match others {
+                        true => RETRY_INTERVAL,
+                        false => CHECK_INTERVAL,
+                    }
                 }
                 Some(error) => {
                     let problem = format!("cannot register in ZooKeeper: {error}");
                     if metrics.unregistered.report(&problem) {
                         warn!("{problem}; trying on");
                     }
+                    Duration::from_millis(back_off.next_ms())
                 }
-            }
-            let wait = if others {
-                RETRY_INTERVAL
-            } else {
-                CHECK_INTERVAL
             };
             pause(&mut states, wait).await;
         }

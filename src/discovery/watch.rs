@@ -21,13 +21,14 @@ use super::{
     zookeeper::Zookeeper,
 };
 use crate::{
-    base::id::{FIRST_SERVICE_WORKER, IdLease},
+    base::{
+        back_off::BackOff,
+        id::{FIRST_SERVICE_WORKER, IdLease},
+    },
     contract::methods::Service,
+    machine::random_seed::random,
     metrics::Discovery,
 };
-
-/// How soon a registration that failed is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Follows ZooKeeper and tells the gateway what it finds, until `stop` is fulfilled; then closes
 /// the session, so that the gateway's nodes vanish at once. Without ZooKeeper it tells what is
@@ -128,6 +129,7 @@ impl Registration<'_> {
     /// the id says about himself when that is another gateway.
     async fn keep(&mut self, session: &impl Session) -> String {
         let mut states = session.states();
+        let mut back_off = BackOff::connecting(random());
         loop {
             let problem = match self.claim.hold(session).await {
                 Err(ClaimError::Taken(holder)) => return holder,
@@ -143,13 +145,14 @@ impl Registration<'_> {
                 // Looked at again as often as everything is, and after each reconnection.
                 None => {
                     self.metrics.unregistered.end();
+                    back_off.reset();
                     pause(&mut states, self.options.interval.min(RAISE_EVERY)).await;
                 }
                 Some(problem) => {
                     if self.metrics.unregistered.report(&problem) {
                         warn!("the gateway is not registered: {problem}; trying on");
                     }
-                    pause(&mut states, RETRY_INTERVAL).await;
+                    pause(&mut states, Duration::from_millis(back_off.next_ms())).await;
                 }
             }
         }

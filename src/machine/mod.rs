@@ -2,6 +2,7 @@
 
 pub mod data_dir;
 pub mod preflight;
+pub mod random_seed;
 pub mod secret_file;
 pub mod sys;
 pub mod unix_time;

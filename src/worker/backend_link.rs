@@ -15,10 +15,6 @@ use crate::{
     rpc::client::{Connection, Dial, Purpose, Remote, Server},
 };
 
-/// Pauses between attempts: a server that was restarted is used again within about a second.
-const FIRST_PAUSE_MS: u64 = 50;
-const LONGEST_PAUSE_MS: u64 = 1000;
-
 /// What starts the tasks that hold connections to servers.
 pub fn dial(runtime: &Rc<Runtime>) -> Dial {
     let runtime = Rc::clone(runtime);
@@ -45,7 +41,7 @@ async fn check(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>) {
 }
 
 async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
-    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, remote.random());
+    let mut back_off = BackOff::connecting(remote.random());
     let mut connecting = true;
     let outage = Outage::default();
     loop {

@@ -29,10 +29,6 @@ use crate::{
     metrics::PushDrop,
 };
 
-/// Pauses between attempts: pushes come again within about a second of Redis being back.
-const FIRST_PAUSE_MS: u64 = 50;
-const LONGEST_PAUSE_MS: u64 = 1000;
-
 /// Keeps the connection to `redis`, for ever; `random` spreads the attempts of many.
 pub async fn keep<B: Backend>(
     core: Rc<Core<B, Rc<Subscriber>>>,
@@ -40,7 +36,7 @@ pub async fn keep<B: Backend>(
     redis: Redis,
     random: Random,
 ) {
-    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, random);
+    let mut back_off = BackOff::connecting(random);
     loop {
         let end = attempt(&core, &runtime, &redis).await;
         if end.listened {

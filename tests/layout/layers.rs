@@ -41,7 +41,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "bus",
-        &["base", "config", "contract", "handoff", "metrics", "proto"],
+        &[
+            "base", "config", "contract", "handoff", "machine", "metrics", "proto",
+        ],
     ),
     (
         "rpc",

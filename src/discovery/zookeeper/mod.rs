@@ -16,14 +16,7 @@ use zookeeper_client as zk;
 
 pub(super) use self::session::ZookeeperSession;
 use super::registry::{Registry, RegistryError};
-use crate::{
-    base::{back_off::BackOff, random::Random},
-    metrics::Discovery,
-};
-
-/// The first wait after a failure, and the longest: how long ZooKeeper's return may go unnoticed.
-const FIRST_PAUSE_MS: u64 = 50;
-const LONGEST_PAUSE_MS: u64 = 2000;
+use crate::{base::back_off::BackOff, machine::random_seed::random, metrics::Discovery};
 
 /// How many of its earlier sessions a process remembers. Their nodes are gone after a session
 /// time-out, so the last few are all that can matter.
@@ -79,11 +72,7 @@ impl<'a> Zookeeper<'a> {
             client: None,
             earlier: VecDeque::new(),
             has_failed: false,
-            back_off: BackOff::new(
-                FIRST_PAUSE_MS,
-                LONGEST_PAUSE_MS,
-                Random::seeded(getrandom::u64().unwrap_or(0)),
-            ),
+            back_off: BackOff::connecting(random()),
             begun: Instant::now(),
         }
     }

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{packing::Packer, queue::Commit};
 use crate::{
-    base::{back_off::BackOff, random::Random, send_buffer::SendBuffer},
+    base::{back_off::BackOff, send_buffer::SendBuffer},
     bus::redis::{
         connection::{Connection, ConnectionError, Due, Received, answer},
         credentials::Credentials,
@@ -34,14 +34,12 @@ use crate::{
     config::settings::Redis,
     contract::push_mac::PushKey,
     handoff::task_queue::TaskQueue,
+    machine::random_seed::random,
     metrics::{self, server::PublishDrop},
 };
 
 /// How long one address may take to be connected to: the next one may be nearer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pauses between attempts.
-const FIRST_PAUSE_MS: u64 = 50;
-const LONGEST_PAUSE_MS: u64 = 2000;
 /// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a
 /// connection there is no more than one in this time.
 const CATCH_UP_PAUSE_MS: u64 = 1_000;
@@ -74,8 +72,7 @@ pub(super) async fn run(
     queue: Arc<TaskQueue<Commit>>,
     metrics: Arc<metrics::Server>,
 ) {
-    let random = Random::seeded(getrandom::u64().unwrap_or(0));
-    let mut back_off = BackOff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, random);
+    let mut back_off = BackOff::connecting(random());
     loop {
         let Some(reason) = attempt(&redis, &push_key, &queue, &metrics, &mut back_off).await else {
             return;

@@ -36,6 +36,9 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
         },
         throttle_timeout_ms: 10_000,
         banner: false,
+        web: im_gateway::protocol::http::upgrade::WebRules::default(),
+        ping_interval_ms: 30_000,
+        ping_timeout_ms: 60_000,
         judge: Judge::default(),
     };
     let mut shard = Shard::new(options, MessageIds::new(0), Arc::new(metrics::Core::new()));
@@ -44,11 +47,14 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
         unix_ms: 1_760_000_000_000,
     });
     let keys = (1..=connections).map(|number| {
-        let key = shard.accept(Peer {
-            ip: Ipv4Addr::LOCALHOST.into(),
-            port: 1,
-            exempt: true,
-        });
+        let key = shard.accept(
+            Peer {
+                ip: Ipv4Addr::LOCALHOST.into(),
+                port: 1,
+                exempt: true,
+            },
+            im_gateway::protocol::codec::Codec::Line,
+        );
         let job = shard.feed(key, b"auth:token\n").expect("a job");
         shard.attach(key, number.into(), String::new(), number.into());
         shard.set_baseline(key, Some(0));

@@ -10,7 +10,7 @@ use crate::{
     flow::core::Gateway,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
     machine::{preflight::Wanted, secret_file},
-    protocol::command::Judge,
+    protocol::{command::Judge, http::upgrade::WebRules},
     rpc::client::RemoteOptions,
     shard::{ShardOptions, input::room_before_login},
     token::Tokens,
@@ -129,6 +129,12 @@ pub(super) fn shard_options(settings: &Settings) -> ShardOptions {
         },
         throttle_timeout_ms: limits.throttle_timeout_ms,
         banner: settings.gateway_service.banner,
+        web: WebRules {
+            paths: settings.web.paths.clone(),
+            allowed_origins: settings.web.allowed_origins.clone(),
+        },
+        ping_interval_ms: settings.web.ping_interval_ms,
+        ping_timeout_ms: settings.web.ping_timeout_ms,
         judge: if concessions(settings).user_service_decides {
             Judge::UserService
         } else {

@@ -155,6 +155,14 @@ sections! {
         listen: String = String::new(),
         /// As in `[gateway_service]`.
         proxy_protocol: String = "off".to_owned(),
+        /// Where a WebSocket may begin, beside `/ws`.
+        paths: Vec<String> = Vec::new(),
+        /// The origins whose pages may begin one; empty: those of the host that is asked.
+        allowed_origins: Vec<String> = Vec::new(),
+        /// A client that says nothing is pinged so often.
+        ping_interval: Seconds = Seconds::from_ms(30_000),
+        /// A client from which nothing came for so long is closed.
+        ping_timeout: Seconds = Seconds::from_ms(60_000),
     }
 
     /// The sockets of clients.

@@ -25,6 +25,8 @@ pub struct Settings {
     pub gateway_service: GatewayService,
     /// Where clients are taken in; the first is the one named `line`.
     pub listeners: Vec<Listener>,
+    /// `[web]`.
+    pub web: Web,
     /// `[network]`.
     pub network: Network,
     /// `[service_discovery]`.
@@ -101,6 +103,19 @@ pub struct GatewayService {
     /// The first of this gateway's worker numbers, one for each worker, where no ZooKeeper hands
     /// them out and backends are elsewhere: there it is always set.
     pub first_worker: Option<u16>,
+}
+
+/// `[web]`: WebSocket and HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Web {
+    /// Where a WebSocket may begin, beside `/ws`.
+    pub paths: Vec<String>,
+    /// The origins whose pages may begin one; empty: those of the host that is asked.
+    pub allowed_origins: Vec<String>,
+    /// A client that says nothing is pinged so often.
+    pub ping_interval_ms: u64,
+    /// A client from which nothing came for so long is closed.
+    pub ping_timeout_ms: u64,
 }
 
 /// `[network]`: the sockets of clients.

@@ -1,49 +1,311 @@
-//! How values travel: which bytes stand for a reply or a push on a connection.
+//! How values travel: from the bytes of a connection to requests, and from replies and pushes to
+//! bytes.
 //!
 //! Owns the choice between the forms and nothing of any of them: a session and its core name this
-//! alone, so that a further form is a variant here and a module beside the lines'. What depends on
+//! alone, so that a further form is a variant here and a module beside the others. What depends on
 //! a form (how text is escaped, where a message ends) stays in its module.
+//!
+//! Two things make up a codec: the carrier, which cuts the stream into messages (lines, or
+//! WebSocket frames), and the form of a message (a line, or a JSON object).
 
 use super::{
-    command::{Dialect, Tag},
+    command::{Tag, parse_line, trim_blanks},
+    http::{
+        head::{self, Head},
+        response::Status,
+    },
+    json,
+    line::{Split, split_line},
     push::Push,
     reply::Reply,
+    request::{BadRequest, ReplyTo, Request},
+    websocket::{self, Assembly, Frame, FrameError, HEAD_BYTES_MAX, Opcode},
 };
+use crate::base::close::CloseReason;
 
-/// A form in which a connection's commands, replies and pushes travel.
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A line of text.
+    Line,
+    /// A JSON object.
+    Json,
+}
+
+/// How a connection's requests, replies and pushes travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Codec {
     /// Lines of text.
     #[default]
     Line,
+    /// HTTP, until a handshake has been answered: nothing but that is said on it.
+    Http,
+    /// WebSocket messages. A request says its form by itself; pushes have this one.
+    WebSocket(Form),
+}
+
+/// What stands at the front of a connection's input.
+#[derive(Debug)]
+pub enum Front<'a> {
+    /// A request, or what should be one, of so many bytes.
+    Request(Result<Request<'a>, BadRequest>, usize),
+    /// The head of an HTTP request, of so many bytes.
+    Head(Head<'a>, usize),
+    /// A head that no server should read further.
+    BadHead(Status),
+    /// Nothing that asks for anything, of so many bytes.
+    Nothing(usize),
+    /// What is to be answered with [`Codec::write_pong`], of so many bytes.
+    Ping(&'a [u8], usize),
+    /// The peer says that it closes.
+    Close,
+    /// The beginning of a message; more bytes are needed.
+    Incomplete,
+    /// A message longer than allowed, whether its end has come yet or not.
+    TooLong,
+    /// What no peer may send.
+    Broken(FrameError),
+}
+
+/// What a connection keeps between two reads, beside its unhandled bytes.
+#[derive(Debug, Default)]
+pub struct Partial {
+    /// The beginning of a message in fragments.
+    assembly: Option<Box<Assembly>>,
+}
+
+impl Partial {
+    /// How much it holds, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.assembly
+            .as_ref()
+            .map_or(0, |assembly| assembly.held_bytes())
+    }
 }
 
 impl Codec {
-    /// How many forms there are: a push is encoded once for each of them that is spoken.
-    pub const COUNT: usize = 1;
+    /// How many forms of a push there are: each is encoded once for all connections that need it.
+    pub const COUNT: usize = 3;
 
-    /// The form's place among all of them.
+    /// The place of this codec's pushes among all of them.
     pub fn index(self) -> usize {
-        self as usize
+        match self {
+            // Nobody is pushed anything before the handshake is answered.
+            Self::Line | Self::Http => 0,
+            Self::WebSocket(Form::Line) => 1,
+            Self::WebSocket(Form::Json) => 2,
+        }
     }
 
-    /// Appends what `reply` is in this form to `out`. `dialect` is the one its command was in.
-    pub fn write_reply(
+    /// What a message may take in the stream beside its own bytes.
+    pub fn overhead_bytes(self) -> usize {
+        match self {
+            Self::Line => 0,
+            Self::Http => head::HEAD_BYTES_MAX,
+            Self::WebSocket(_) => HEAD_BYTES_MAX,
+        }
+    }
+
+    /// Takes the first message off `input`. It may have `max_bytes`, a line's terminator counted.
+    /// `partial` is the connection's, `scratch` is lent until the next call.
+    pub fn front<'a>(
         self,
-        reply: &Reply,
-        tag: Option<&Tag>,
-        dialect: Dialect,
+        input: &'a [u8],
+        max_bytes: usize,
+        partial: &mut Partial,
+        scratch: &'a mut Vec<u8>,
+    ) -> Front<'a> {
+        match self {
+            Self::Line => match split_line(input, max_bytes) {
+                Split::Line { text, consumed } if trim_blanks(text).is_empty() => {
+                    Front::Nothing(consumed)
+                }
+                Split::Line { text, consumed } => {
+                    Front::Request(parse_line(text).map(Request::Line), consumed)
+                }
+                Split::Incomplete => Front::Incomplete,
+                Split::TooLong => Front::TooLong,
+            },
+            Self::Http => match head::read_head(input) {
+                Ok(None) => Front::Incomplete,
+                Ok(Some((head, consumed))) => Front::Head(head, consumed),
+                Err(status) => Front::BadHead(status),
+            },
+            Self::WebSocket(_) => {
+                match websocket::read_frame(input, max_bytes, &mut partial.assembly, scratch) {
+                    Ok(None) => Front::Incomplete,
+                    Ok(Some((frame, consumed))) => of_frame(frame, consumed),
+                    Err(FrameError::TooLong) => Front::TooLong,
+                    Err(error) => Front::Broken(error),
+                }
+            }
+        }
+    }
+
+    /// Whether a message may be whole in `input`; it is not for certain.
+    pub fn may_have_message(self, input: &[u8]) -> bool {
+        match self {
+            Self::Line => memchr::memchr(b'\n', input).is_some(),
+            Self::Http | Self::WebSocket(_) => !input.is_empty(),
+        }
+    }
+
+    /// Appends `reply` in the form of what it answers to `out`.
+    pub fn write_reply(self, reply: &Reply, tag: Option<&Tag>, to: &ReplyTo, out: &mut Vec<u8>) {
+        let start = out.len();
+        match to {
+            ReplyTo::Line(dialect) => reply.write(tag, *dialect, out),
+            ReplyTo::Json(id) => json::reply::write(reply, id.as_deref(), out),
+            // Who has the connection answers a handshake.
+            ReplyTo::Upgrade(_) => return,
+        }
+        self.end_message(start, out);
+    }
+
+    /// Appends a part of what was pulled: `messages` as [`Codec::write_pulled_message`] writes
+    /// them.
+    /// `more` is said in the last part.
+    pub fn write_pulled(
+        self,
+        (messages, count): (&[u8], usize),
+        more: Option<bool>,
+        id: Option<&str>,
         out: &mut Vec<u8>,
     ) {
+        let start = out.len();
+        json::reply::write_pulled((messages, count), more, id, out);
+        self.end_message(start, out);
+    }
+
+    /// Appends `push` in the form of this codec's pushes to `out`.
+    pub fn write_push(self, push: &Push<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
         match self {
-            Self::Line => reply.write(tag, dialect, out),
+            Self::Line | Self::WebSocket(Form::Line) => push.write(out),
+            Self::WebSocket(Form::Json) => json::push::write(push, out),
+            Self::Http => return,
+        }
+        self.end_message(start, out);
+    }
+
+    /// Appends the answer to a ping.
+    pub fn write_pong(self, payload: &[u8], out: &mut Vec<u8>) {
+        debug_assert!(
+            matches!(self, Self::WebSocket(_)),
+            "others know no pings of their own"
+        );
+        websocket::write_control(Opcode::Pong, payload, out);
+    }
+
+    /// Appends a ping, if the carrier has them.
+    pub fn write_ping(self, out: &mut Vec<u8>) {
+        if let Self::WebSocket(_) = self {
+            websocket::write_control(Opcode::Ping, b"", out);
         }
     }
 
-    /// Appends what `push` is in this form to `out`.
-    pub fn write_push(self, push: &Push<'_>, out: &mut Vec<u8>) {
-        match self {
-            Self::Line => push.write(out),
+    /// Appends what tells the peer that the connection ends, and why.
+    pub fn write_end(self, end: End, out: &mut Vec<u8>) {
+        if let Some(word) = end.reason.kick_word() {
+            self.write_push(&Push::Kick { reason: word }, out);
         }
+        if let Self::WebSocket(_) = self {
+            let code = end.broken.map_or(close_code(end.reason), FrameError::code);
+            websocket::write_close(code, end.reason.word(), out);
+        }
+    }
+
+    /// The last end of a message in `bytes` up to `sent`; a message begins where `bytes` do.
+    pub fn last_end(self, bytes: &[u8], sent: usize) -> usize {
+        match self {
+            Self::Http => 0,
+            Self::Line => memchr::memrchr(b'\n', &bytes[..sent]).map_or(0, |end| end + 1),
+            Self::WebSocket(_) => frame_ends(bytes)
+                .take_while(|end| *end <= sent)
+                .last()
+                .unwrap_or(0),
+        }
+    }
+
+    /// The first end of a message in `bytes` from `sent` on; a message begins where `bytes` do.
+    pub fn first_end(self, bytes: &[u8], sent: usize) -> usize {
+        if sent == 0 {
+            return 0;
+        }
+        let end = match self {
+            Self::Http => None,
+            Self::Line => memchr::memchr(b'\n', &bytes[sent - 1..]).map(|end| sent + end),
+            Self::WebSocket(_) => frame_ends(bytes).find(|end| *end >= sent),
+        };
+        end.unwrap_or(bytes.len())
+    }
+
+    /// What begins at `start` is a message.
+    fn end_message(self, start: usize, out: &mut Vec<u8>) {
+        if let Self::WebSocket(_) = self {
+            if out.len() > start && out.last() == Some(&b'\n') {
+                out.pop();
+            }
+            websocket::frame(Opcode::Text, start, out);
+        }
+    }
+}
+
+/// Appends a message that was pulled, after those that `out` holds already.
+pub fn write_pulled_message(push: &Push<'_>, out: &mut Vec<u8>) {
+    if !out.is_empty() {
+        out.push(b',');
+    }
+    json::push::write_message(push, out);
+}
+
+/// Why a connection ends, as its peer is told.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// The reason.
+    pub reason: CloseReason,
+    /// What the peer sent that no peer may send.
+    pub broken: Option<FrameError>,
+}
+
+fn of_frame(frame: Frame<'_>, consumed: usize) -> Front<'_> {
+    match frame {
+        Frame::Text(text) if text.starts_with('{') => Front::Request(
+            json::request::read(text).map(|json| Request::Json(Box::new(json))),
+            consumed,
+        ),
+        Frame::Text(text) if trim_blanks(text.as_bytes()).is_empty() => Front::Nothing(consumed),
+        Frame::Text(text) => {
+            Front::Request(parse_line(text.as_bytes()).map(Request::Line), consumed)
+        }
+        Frame::Binary(_) => Front::Broken(FrameError::Unsupported),
+        Frame::Ping(payload) => Front::Ping(payload, consumed),
+        Frame::Close(_) => Front::Close,
+        Frame::Nothing => Front::Nothing(consumed),
+    }
+}
+
+/// The ends of the whole frames in `bytes`.
+fn frame_ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(0), |begin| {
+        let end = begin + websocket::written_length(bytes.get(*begin..)?)?;
+        (end <= bytes.len()).then_some(end)
+    })
+    .skip(1)
+}
+
+fn close_code(reason: CloseReason) -> u16 {
+    match reason {
+        CloseReason::ClientClosed | CloseReason::Quit | CloseReason::ConnectionLost => 1000,
+        CloseReason::Shutdown => 1001,
+        CloseReason::Protocol => 1008,
+        CloseReason::Internal => 1011,
+        CloseReason::Replaced => 4001,
+        CloseReason::Idle => 4002,
+        CloseReason::SlowConsumer => 4003,
+        CloseReason::Admin => 4004,
+        CloseReason::AuthTimeout => 4005,
+        CloseReason::RateLimited => 4006,
+        CloseReason::Revoked => 4007,
     }
 }

@@ -8,13 +8,14 @@
 use std::{borrow::Cow, fmt};
 
 use super::{
-    arguments::{Arguments, BLANKS, is_device_name, is_foreign_name, is_group_name, positive},
+    arguments::{Arguments, BLANKS},
     error_code::ErrorCode,
     escape::{is_plain, unescape},
+    request::BadRequest,
+    rules::{self, Numbered, positive},
 };
 use crate::base::{
     id::{GroupId, MessageId, UserId},
-    names::{hides_nothing, is_user_name},
     secret::Secret,
 };
 
@@ -24,12 +25,12 @@ pub use super::{
 };
 
 /// How many messages `pull` hands out where the client names no number.
-const PULL_LIMIT_DEFAULT: u32 = 100;
+pub(super) const PULL_LIMIT_DEFAULT: u32 = 100;
 /// How many messages one `pull` can ask for.
 pub const PULL_LIMIT_MAX: u32 = 1000;
 /// How many members of a group one `group_members` can ask for, and shows where the client names no
 /// number.
-const MEMBERS_LIMIT_MAX: u32 = 1000;
+pub(super) const MEMBERS_LIMIT_MAX: u32 = 1000;
 
 /// A line taken apart as far as its command word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub struct Line<'a> {
 impl Line<'_> {
     /// The dialect to answer the line in, on a connection that `speaks` one: the line's own, or
     /// else that of a word that only one of them has, or else what the connection speaks.
-    pub fn answer_dialect(&self, speaks: Dialect) -> Dialect {
+    pub(super) fn answer_dialect(&self, speaks: Dialect) -> Dialect {
         self.dialect.or(self.word_of).unwrap_or(speaks)
     }
 
@@ -73,24 +74,13 @@ impl fmt::Debug for Line<'_> {
     }
 }
 
-/// A line that is no command: what to reply. Counts toward `protocol_error_limit`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadLine {
-    /// The client's mark, where it could be read.
-    pub tag: Option<Tag>,
-    /// [`ErrorCode::BadRequest`] or [`ErrorCode::UnknownCommand`].
-    pub code: ErrorCode,
-    /// The human-readable words of the reply.
-    pub words: Cow<'static, str>,
-}
-
 /// Arguments that do not fit their command: the human-readable words of a
 /// [`ErrorCode::BadArgument`] reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadArgument(pub Cow<'static, str>);
 
 impl BadArgument {
-    const fn new(words: &'static str) -> Self {
+    pub(super) const fn new(words: &'static str) -> Self {
         Self(Cow::Borrowed(words))
     }
 }
@@ -106,6 +96,14 @@ pub enum AckMode {
 }
 
 impl AckMode {
+    /// The mode of a word, in any case.
+    pub(super) fn of(word: &str) -> Result<Self, BadArgument> {
+        [Self::Auto, Self::Manual]
+            .into_iter()
+            .find(|mode| mode.word().eq_ignore_ascii_case(word))
+            .ok_or(BadArgument::new("ack is auto or manual"))
+    }
+
     /// The word on the wire.
     pub fn word(self) -> &'static str {
         match self {
@@ -117,24 +115,41 @@ impl AckMode {
 
 /// The message ids of an `ack`, at least one; all were checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MessageIdList<'a> {
-    text: &'a str,
-    dialect: Dialect,
+pub struct MessageIdList<'a>(Ids<'a>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids<'a> {
+    /// As they stand in a line.
+    Words {
+        text: &'a str,
+        dialect: Dialect,
+    },
+    Numbers(&'a [MessageId]),
 }
 
 impl<'a> MessageIdList<'a> {
-    /// The ids in the order given; their number is bounded by the length of a line.
-    pub fn iter(&self) -> impl Iterator<Item = MessageId> + use<'a> {
-        self.words().filter_map(positive)
+    /// Ids that were read already.
+    pub(super) fn of_numbers(ids: &'a [MessageId]) -> Self {
+        debug_assert!(!ids.is_empty() && ids.iter().all(|id| *id > 0));
+        Self(Ids::Numbers(ids))
     }
 
-    fn words(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        let dialect = self.dialect;
-        self.text
-            .split(dialect.separator())
-            .map(|word| word.trim_end_matches(BLANKS))
-            .filter(move |word| dialect == Dialect::Colon || !word.is_empty())
+    /// The ids in the order given; their number is bounded by the length of a request.
+    pub fn iter(&self) -> impl Iterator<Item = MessageId> + use<'a> {
+        let (words, numbers) = match self.0 {
+            Ids::Words { text, dialect } => (Some(words(text, dialect)), &[][..]),
+            Ids::Numbers(numbers) => (None, numbers),
+        };
+        let words = words.into_iter().flatten().filter_map(positive);
+        words.chain(numbers.iter().copied())
     }
+}
+
+/// The words of a list.
+fn words(text: &str, dialect: Dialect) -> impl Iterator<Item = &str> {
+    text.split(dialect.separator())
+        .map(|word| word.trim_end_matches(BLANKS))
+        .filter(move |word| dialect == Dialect::Colon || !word.is_empty())
 }
 
 /// What a client asks for.
@@ -152,8 +167,10 @@ pub enum Command<'a> {
         user: &'a str,
         password: Secret<&'a str>,
     },
+    /// `user` is whose token it must be, where the client says it.
     Auth {
         token: Secret<&'a str>,
+        user: Option<UserId>,
     },
     Refresh,
     Logout,
@@ -218,10 +235,15 @@ pub enum Command<'a> {
 ///
 /// `line` comes without its terminator. Empty lines are to be skipped before: here they are
 /// [`ErrorCode::BadRequest`]. Blanks before the tag and before the command word mean nothing.
-pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
+pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadRequest> {
     let (tag, line) = split_tag(trim_blanks(line))?;
     let line = trim_blanks(line);
-    let bad = |code, words| BadLine { tag, code, words };
+    let bad = |code, words| BadRequest {
+        tag,
+        to: None,
+        code,
+        words,
+    };
     let Ok(line) = std::str::from_utf8(line) else {
         return Err(bad(ErrorCode::BadRequest, "the line is not UTF-8".into()));
     };
@@ -260,7 +282,7 @@ pub fn parse_line(line: &[u8]) -> Result<Line<'_>, BadLine> {
 }
 
 /// The line without the blanks it begins with.
-pub fn trim_blanks(line: &[u8]) -> &[u8] {
+pub(super) fn trim_blanks(line: &[u8]) -> &[u8] {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     &line[line.iter().take_while(|byte| is_blank(byte)).count()..]
 }
@@ -275,7 +297,7 @@ fn unknown_command(word: &str) -> Cow<'static, str> {
 
 /// Takes the tag off the front, if there is one. Looks at bytes, so that even a line that is no
 /// text gets its tag back.
-fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
+fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadRequest> {
     let Some(marked) = line.strip_prefix(b"@") else {
         return Ok((None, line));
     };
@@ -285,8 +307,9 @@ fn split_tag(line: &[u8]) -> Result<(Option<Tag>, &[u8]), BadLine> {
         .and_then(|end| Some((Tag::new(&marked[..end])?, &marked[end + 1..])));
     match tag {
         Some((tag, rest)) => Ok((Some(tag), rest)),
-        None => Err(BadLine {
+        None => Err(BadRequest {
             tag: None,
+            to: None,
             code: ErrorCode::BadRequest,
             words: "a tag is @, 1 to 32 letters, digits, _ or -, and a space".into(),
         }),
@@ -311,7 +334,7 @@ pub fn parse_arguments<'a>(line: &Line<'a>, dialect: Dialect) -> Result<Command<
 }
 
 /// The same, where `judge` says which names and passwords are good.
-pub fn parse_arguments_for<'a>(
+pub(super) fn parse_arguments_for<'a>(
     line: &Line<'a>,
     dialect: Dialect,
     judge: Judge,
@@ -332,35 +355,26 @@ pub fn parse_arguments_for<'a>(
         }),
         Verb::Ack => message_ids(verb, arguments.last(), dialect).map(|ids| Command::Ack { ids }),
         Verb::Pull => pull_limit(arguments.last()).map(|limit| Command::Pull { limit }),
-        Verb::Register => credentials(
-            verb,
-            (arguments, dialect),
-            judge,
-            6..=128,
-            "a password is 6 to 128 bytes long",
-        )
-        .map(|(user, password)| Command::Register { user, password }),
-        // A password too short to be anyone's is a wrong one, and looks like one.
-        Verb::Login => credentials(
-            verb,
-            (arguments, dialect),
-            judge,
-            1..=128,
-            "a password is at most 128 bytes long",
-        )
-        .map(|(user, password)| Command::Login { user, password }),
+        Verb::Register => {
+            let (user, password) = credentials(verb, (arguments, dialect), judge)?;
+            let password = rules::new_password(password, judge)?;
+            Ok(Command::Register { user, password })
+        }
+        Verb::Login => {
+            let (user, password) = credentials(verb, (arguments, dialect), judge)?;
+            let password = rules::password(password, judge)?;
+            Ok(Command::Login { user, password })
+        }
         Verb::Auth => match arguments.last() {
             "" => Err(BadArgument::new(verb.usage())),
             token => Ok(Command::Auth {
                 token: Secret::new(token),
+                user: None,
             }),
         },
         Verb::Password => match arguments.text() {
             "" => Err(BadArgument::new(verb.usage())),
-            new if (6..=128).contains(&new.len()) => Ok(Command::Password {
-                new: Secret::new(new),
-            }),
-            _ => Err(BadArgument::new("a password is 6 to 128 bytes long")),
+            new => rules::new_password(new, Judge::Gateway).map(|new| Command::Password { new }),
         },
         Verb::Refresh => bare(Command::Refresh),
         Verb::Logout => match arguments.last() {
@@ -380,7 +394,7 @@ pub fn parse_arguments_for<'a>(
         Verb::Profile => number(verb, arguments, Numbered::User).map(Command::Profile),
         Verb::Search => match arguments.last() {
             "" => Err(BadArgument::new(verb.usage())),
-            prefix => user_name(prefix).map(|prefix| Command::Search { prefix }),
+            prefix => rules::user_name(prefix).map(|prefix| Command::Search { prefix }),
         },
         Verb::WhoAmI => bare(Command::WhoAmI),
         Verb::Help => match arguments.last() {
@@ -395,35 +409,6 @@ pub fn parse_arguments_for<'a>(
         Verb::Panic => bare(Command::Panic),
     }
 }
-
-/// What a number in an argument stands for.
-#[derive(Clone, Copy)]
-enum Numbered {
-    User,
-    Group,
-    Message,
-}
-
-impl Numbered {
-    /// The number that `text` is, or words that help whoever wrote a name instead.
-    fn parse(self, text: &str) -> Result<i64, BadArgument> {
-        positive(text).ok_or_else(|| {
-            let is_name = !text.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+');
-            match self {
-                Self::User if is_name && is_user_name(text) => BadArgument(
-                    format!("a user is meant by number, which search:{text} finds").into(),
-                ),
-                Self::Group if is_name => {
-                    BadArgument::new("a group is meant by number; groups lists yours")
-                }
-                Self::User | Self::Group | Self::Message => NOT_A_NUMBER,
-            }
-        })
-    }
-}
-
-const NOT_A_NUMBER: BadArgument =
-    BadArgument::new("an id is a decimal number from 1 to 9223372036854775807");
 
 fn number(verb: Verb, arguments: Arguments<'_>, of: Numbered) -> Result<i64, BadArgument> {
     match arguments.last() {
@@ -440,9 +425,7 @@ fn numbered_text<'a>(
     let number = arguments.middle().ok_or(BadArgument::new(verb.usage()))?;
     let number = to.parse(number)?;
     let text = unescape(arguments.text());
-    if text.trim().is_empty() {
-        return Err(BadArgument::new("the text is empty"));
-    }
+    rules::says_something(&text)?;
     Ok((number, text))
 }
 
@@ -450,11 +433,10 @@ fn message_ids(verb: Verb, text: &str, dialect: Dialect) -> Result<MessageIdList
     if text.is_empty() {
         return Err(BadArgument::new(verb.usage()));
     }
-    let ids = MessageIdList { text, dialect };
-    for word in ids.words() {
+    for word in words(text, dialect) {
         Numbered::Message.parse(word)?;
     }
-    Ok(ids)
+    Ok(MessageIdList(Ids::Words { text, dialect }))
 }
 
 fn pull_limit(text: &str) -> Result<u32, BadArgument> {
@@ -462,13 +444,10 @@ fn pull_limit(text: &str) -> Result<u32, BadArgument> {
 }
 
 fn page_limit(text: &str, default: u32, most: u32) -> Result<u32, BadArgument> {
-    if text.is_empty() {
-        return Ok(default);
+    match text {
+        "" => Ok(default),
+        text => rules::limit(positive(text), most),
     }
-    positive(text)
-        .and_then(|limit| u32::try_from(limit).ok())
-        .filter(|limit| *limit <= most)
-        .ok_or(BadArgument::new("a limit is 1 to 1000"))
 }
 
 fn group_members<'a>(verb: Verb, mut arguments: Arguments<'a>) -> Result<Command<'a>, BadArgument> {
@@ -499,34 +478,19 @@ fn group_members<'a>(verb: Verb, mut arguments: Arguments<'a>) -> Result<Command
     })
 }
 
-fn user_name(text: &str) -> Result<&str, BadArgument> {
-    if is_user_name(text) {
-        Ok(text)
-    } else {
-        Err(BadArgument::new(
-            "a user name is 1 to 64 bytes without spaces, control characters, : or ,",
-        ))
-    }
-}
-
 fn credentials<'a>(
     verb: Verb,
     (mut arguments, dialect): (Arguments<'a>, Dialect),
     judge: Judge,
-    password_bytes: std::ops::RangeInclusive<usize>,
-    password_rule: &'static str,
-) -> Result<(&'a str, Secret<&'a str>), BadArgument> {
+) -> Result<(&'a str, &'a str), BadArgument> {
     let user = arguments.middle().ok_or(BadArgument::new(verb.usage()))?;
     let user = match (judge, dialect) {
-        (Judge::UserService, Dialect::Space) if is_foreign_name(user) => user,
-        _ => user_name(user)?,
+        (Judge::UserService, Dialect::Space) if rules::is_foreign_name(user) => user,
+        _ => rules::user_name(user)?,
     };
     match arguments.text() {
         "" => Err(BadArgument::new(verb.usage())),
-        password if judge == Judge::UserService || password_bytes.contains(&password.len()) => {
-            Ok((user, Secret::new(password)))
-        }
-        _ => Err(BadArgument::new(password_rule)),
+        password => Ok((user, password)),
     }
 }
 
@@ -534,19 +498,9 @@ fn setting<'a>(verb: Verb, mut arguments: Arguments<'a>) -> Result<Command<'a>, 
     let key = arguments.middle().ok_or(BadArgument::new(verb.usage()))?;
     let value = arguments.last();
     if key.eq_ignore_ascii_case("ack") {
-        [AckMode::Auto, AckMode::Manual]
-            .into_iter()
-            .find(|mode| mode.word().eq_ignore_ascii_case(value))
-            .map(Command::SetAck)
-            .ok_or(BadArgument::new("ack is auto or manual"))
+        AckMode::of(value).map(Command::SetAck)
     } else if key.eq_ignore_ascii_case("device") {
-        if is_device_name(value) {
-            Ok(Command::SetDevice(value))
-        } else {
-            Err(BadArgument::new(
-                "a device name is 1 to 16 letters, digits, _ or -",
-            ))
-        }
+        rules::device_name(value).map(Command::SetDevice)
     } else {
         Err(BadArgument::new(verb.usage()))
     }
@@ -558,21 +512,12 @@ fn new_group(verb: Verb, text: &str, dialect: Dialect) -> Result<Command<'_>, Ba
         Dialect::Space => text.split_once(' ').unwrap_or((text, "")),
     };
     if name.is_empty() {
-        Err(BadArgument::new(verb.usage()))
-    } else if !hides_nothing(name) {
-        Err(BadArgument::new(
-            "a group name holds no invisible or direction-changing characters",
-        ))
-    } else if is_group_name(name) {
-        Ok(Command::CreateGroup {
-            name,
-            description: description.trim_matches(' '),
-        })
-    } else {
-        Err(BadArgument::new(
-            "a group name is 1 to 64 bytes without control characters or :",
-        ))
+        return Err(BadArgument::new(verb.usage()));
     }
+    Ok(Command::CreateGroup {
+        name: rules::group_name(name)?,
+        description: description.trim_matches(' '),
+    })
 }
 
 #[cfg(test)]

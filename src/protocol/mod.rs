@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - Any split of a byte stream into buffers gives the same lines ([`mod@line`]).
-//! - No input panics; a bad line is a value ([`command::BadLine`]), never the end of the stream.
+//! - No input panics; a bad line is a value ([`request::BadRequest`]), never the end of the stream.
 //! - Whatever text a reply or push carries, it is written as exactly one line, whose fields are the
 //!   ones given ([`escape`]).
 //!
@@ -17,10 +17,15 @@ pub mod codec;
 pub mod command;
 pub mod error_code;
 pub mod escape;
+pub mod http;
+pub mod json;
 pub mod line;
 pub mod push;
 pub mod reply;
+pub mod request;
+pub mod websocket;
 
 mod arguments;
+mod rules;
 mod tag;
 mod verb;

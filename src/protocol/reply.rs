@@ -131,7 +131,8 @@ pub enum Reply {
     },
 }
 
-const WELCOME: &str = concat!(
+/// What a new connection is told, with the space before it.
+pub(super) const WELCOME: &str = concat!(
     " welcome to im-gateway/",
     env!("CARGO_PKG_VERSION"),
     ", try help"

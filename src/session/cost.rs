@@ -127,6 +127,7 @@ mod tests {
         };
         let call = Call::Auth {
             token: crate::base::secret::Secret::new(String::new()),
+            user: None,
         };
         let of_many = Circumstances {
             groups: 500,

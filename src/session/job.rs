@@ -8,8 +8,9 @@ use crate::{
         secret::Secret,
     },
     protocol::{
-        command::{Command, Dialect, Tag, Verb},
+        command::{Command, Tag, Verb},
         reply::Reply,
+        request::ReplyTo,
     },
 };
 
@@ -40,10 +41,10 @@ impl Job {
 /// One command of a job, with all that its reply will need.
 #[derive(Debug)]
 pub struct Asked {
-    /// What its reply starts with.
+    /// The client's mark, by which a repeat is known.
     pub tag: Option<Tag>,
-    /// In which dialect it is answered.
-    pub dialect: Dialect,
+    /// What its reply is written for.
+    pub to: ReplyTo,
     /// Which command it is.
     pub verb: Verb,
     /// What it asks for.
@@ -69,6 +70,7 @@ pub enum Call {
     },
     Auth {
         token: Secret<String>,
+        user: Option<UserId>,
     },
     Refresh,
     Logout,
@@ -133,8 +135,9 @@ impl Call {
                 user: user.to_owned(),
                 password: Secret::new((*password.expose()).to_owned()),
             },
-            Command::Auth { token } => Self::Auth {
+            Command::Auth { token, user } => Self::Auth {
                 token: Secret::new((*token.expose()).to_owned()),
+                user,
             },
             Command::Refresh => Self::Refresh,
             Command::Logout => Self::Logout,

@@ -14,6 +14,7 @@ use crate::{
         mutation::{Mutation, is_seeded},
     },
     proto::{PushKind, PushMessage},
+    protocol::codec::Codec,
 };
 
 /// A message on its way to a client, named as the store counts it.
@@ -56,6 +57,7 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Buffer {
+    /// A message begins where they do.
     bytes: Vec<u8>,
     /// How many of `bytes` the kernel has.
     sent: usize,
@@ -139,7 +141,7 @@ impl Outbox {
     }
 
     /// Notes that the kernel took `count` bytes.
-    pub fn advance(&mut self, count: usize, now_ms: u64, pool: &mut BufferPool) {
+    pub fn advance(&mut self, count: usize, codec: Codec, now_ms: u64, pool: &mut BufferPool) {
         let awaited = self.awaits();
         let Some(buffer) = &mut self.buffer else {
             return;
@@ -155,12 +157,12 @@ impl Outbox {
             buffer.bytes.shrink_to(POOLED_CAPACITY);
             self.release_if_done(pool);
         } else if buffer.sent >= COMPACT_FROM && buffer.sent * 2 >= buffer.bytes.len() {
-            // The last of them stays: it tells whether a line was begun.
-            let gone = buffer.sent - 1;
+            // What is kept begins with a message.
+            let gone = codec.last_end(&buffer.bytes, buffer.sent);
             buffer.bytes.drain(..gone);
             buffer.bytes.shrink_to(buffer.bytes.len() * 2);
             self.base += gone as u64;
-            buffer.sent = 1;
+            buffer.sent -= gone;
         }
         if !awaited
             && self.awaits()
@@ -235,17 +237,11 @@ impl Outbox {
         })
     }
 
-    /// Gives up everything unsent but the rest of a line that was begun, so that the client still
-    /// reads whole lines. What was sent may still be acknowledged.
-    pub fn drop_unsent_lines(&mut self) {
+    /// Gives up everything unsent but the rest of a message that was begun, so that the client
+    /// still reads whole messages. What was sent may still be acknowledged.
+    pub fn drop_unsent(&mut self, codec: Codec) {
         if let Some(buffer) = &mut self.buffer {
-            let begun = buffer.sent > 0 && buffer.bytes[buffer.sent - 1] != b'\n';
-            let keep = if begun {
-                memchr::memchr(b'\n', &buffer.bytes[buffer.sent..])
-                    .map_or(buffer.bytes.len(), |end| buffer.sent + end + 1)
-            } else {
-                buffer.sent
-            };
+            let keep = codec.first_end(&buffer.bytes, buffer.sent);
             buffer.bytes.truncate(keep);
             let sent_ever = self.base + buffer.sent as u64;
             buffer.marks.retain(|(end, _)| *end <= sent_ever);
@@ -331,13 +327,13 @@ mod tests {
         let mut pool = BufferPool::default();
         let mut outbox = outbox(&["line\n", "line\n"], &mut pool);
         assert!(!outbox.awaits());
-        outbox.advance(7, AT, &mut pool);
+        outbox.advance(7, Codec::Line, AT, &mut pool);
         assert!(outbox.awaits());
         assert_eq!(confirmed(&mut outbox, 7, &mut pool), [0; 0]);
         assert_eq!(confirmed(&mut outbox, 3, &mut pool), [0; 0]);
         assert_eq!(confirmed(&mut outbox, 2, &mut pool), [1]);
         assert!(!outbox.awaits(), "the second is not sent in full");
-        outbox.advance(3, AT, &mut pool);
+        outbox.advance(3, Codec::Line, AT, &mut pool);
         assert!(outbox.unsent().is_empty() && outbox.awaits());
         for outstanding in (1..=5).rev() {
             assert_eq!(confirmed(&mut outbox, outstanding, &mut pool), [0; 0]);
@@ -359,7 +355,7 @@ mod tests {
             assert_eq!(outbox.end(), written.len() as u64);
             let take = outbox.unsent().len() * (round as usize % 5) / 5;
             read.extend_from_slice(&outbox.unsent()[..take]);
-            outbox.advance(take, AT, &mut pool);
+            outbox.advance(take, Codec::Line, AT, &mut pool);
             acknowledged += (read.len() - acknowledged) * (round as usize % 3) / 2;
             let outstanding = (read.len() - acknowledged) as u64;
             seqs.extend(confirmed(&mut outbox, outstanding, &mut pool));
@@ -370,7 +366,7 @@ mod tests {
             assert!(outbox.is_confirmed(bytes_of(next)));
         }
         read.extend_from_slice(outbox.unsent());
-        outbox.advance(outbox.unsent().len(), AT, &mut pool);
+        outbox.advance(outbox.unsent().len(), Codec::Line, AT, &mut pool);
         seqs.extend(confirmed(&mut outbox, 0, &mut pool));
         assert_eq!(read, written);
         assert_eq!(seqs, (0..2000).collect::<Vec<_>>());
@@ -380,8 +376,9 @@ mod tests {
     fn what_was_sent_is_not_kept_behind_what_is_not() {
         let (mut outbox, mut pool) = (Outbox::default(), BufferPool::default());
         for _ in 0..1000 {
-            outbox.bytes(&mut pool).extend_from_slice(&[b'x'; 500]);
-            outbox.advance(outbox.unsent().len() - 1, AT, &mut pool);
+            let line = [&[b'x'; 499][..], b"\n"].concat();
+            outbox.bytes(&mut pool).extend_from_slice(&line);
+            outbox.advance(outbox.unsent().len() - 1, Codec::Line, AT, &mut pool);
             assert!(outbox.bytes(&mut pool).capacity() <= 4 * COMPACT_FROM);
         }
     }
@@ -390,11 +387,11 @@ mod tests {
     fn giving_up_unsent_lines_keeps_the_rest_of_a_begun_one() {
         let mut pool = BufferPool::default();
         let mut outbox = outbox(&["one\n", "two\n", "three\n"], &mut pool);
-        outbox.advance(5, AT, &mut pool);
-        outbox.drop_unsent_lines();
+        outbox.advance(5, Codec::Line, AT, &mut pool);
+        outbox.drop_unsent(Codec::Line);
         assert_eq!(outbox.unsent(), b"wo\n");
-        outbox.advance(3, AT, &mut pool);
-        outbox.drop_unsent_lines();
+        outbox.advance(3, Codec::Line, AT, &mut pool);
+        outbox.drop_unsent(Codec::Line);
         assert!(outbox.unsent().is_empty());
         let had = confirmed(&mut outbox, 0, &mut pool);
         assert_eq!(had, [1], "what was sent before is still confirmed");
@@ -407,9 +404,9 @@ mod tests {
         outbox.bytes(&mut pool).extend_from_slice(&line);
         outbox.bytes(&mut pool).extend_from_slice(b"another\n");
         for _ in 0..49 {
-            outbox.advance(100, AT, &mut pool);
+            outbox.advance(100, Codec::Line, AT, &mut pool);
         }
-        outbox.drop_unsent_lines();
+        outbox.drop_unsent(Codec::Line);
         assert_eq!(outbox.unsent(), &line[4900..]);
     }
 
@@ -419,7 +416,7 @@ mod tests {
         for _ in 0..1000 {
             outbox.bytes(&mut pool).extend_from_slice(b"NOTICE\n");
             outbox.mark(None, &mut pool);
-            outbox.advance(7, AT, &mut pool);
+            outbox.advance(7, Codec::Line, AT, &mut pool);
         }
         let marks = |outbox: &Outbox| outbox.buffer.as_ref().map_or(0, |b| b.marks.len());
         assert_eq!(marks(&outbox), 2);

@@ -26,9 +26,9 @@ impl FailedBehind {
         })
     }
 
-    /// A line of `length` bytes, its end included, is handled; `None`: it was read later, at least
-    /// its end.
-    pub fn next_line(&mut self, length: usize) -> Option<&Reply> {
+    /// A message of `length` bytes, its end included, is handled; `None`: it was read later, at
+    /// least its end.
+    pub fn next_message(&mut self, length: usize) -> Option<&Reply> {
         self.bytes = self.bytes.checked_sub(length)?;
         Some(&self.reply)
     }
@@ -57,10 +57,10 @@ mod tests {
     fn lines_that_were_read_before_the_failure_share_its_answer_and_later_ones_do_not() {
         let timeout = failed(ErrorCode::Timeout);
         let mut behind = FailedBehind::of(&timeout, 25).expect("bytes behind it");
-        assert_eq!(behind.next_line(10), Some(&timeout));
-        assert_eq!(behind.next_line(10), Some(&timeout));
+        assert_eq!(behind.next_message(10), Some(&timeout));
+        assert_eq!(behind.next_message(10), Some(&timeout));
         // Its beginning was read before, its end was not.
-        assert_eq!(behind.next_line(10), None);
+        assert_eq!(behind.next_message(10), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One line: what it says, whether it may be said now, and the answer where the gateway gives it
+//! One request: what it says, whether it may be said now, and the answer where the gateway gives it
 //! alone.
 
 use std::borrow::Cow;
@@ -8,30 +8,31 @@ use crate::{
     base::{close::CloseReason, id::ConnectionKey},
     limits::Patience,
     protocol::{
-        command::{AckMode, BadLine, Command, Dialect, Tag, Verb, parse_arguments_for, parse_line},
+        command::{AckMode, Command, Dialect, Tag, Verb},
         error_code::ErrorCode,
         reply::Reply,
+        request::{BadRequest, ReplyTo, Request},
     },
     session::job::{Asked, Call},
 };
 
-/// A line, looked at.
-pub(super) enum ReadLine<'a> {
+/// A request, looked at.
+pub(super) enum ReadRequest<'a> {
     /// It makes no sense.
-    Bad(BadLine),
+    Bad(&'a BadRequest),
     /// It is a command, or would be one, but for what stands in its place.
     Command {
         /// The dialect that the client speaks from here on.
         spoken: Dialect,
-        /// The one it is answered in.
-        dialect: Dialect,
+        /// What its reply is written for.
+        to: ReplyTo,
         verb: Verb,
         tag: Option<Tag>,
         command: Result<Command<'a>, (ErrorCode, Cow<'static, str>)>,
     },
 }
 
-impl ReadLine<'_> {
+impl ReadRequest<'_> {
     /// Whether it asks for a message to be stored.
     pub(super) fn is_send(&self) -> bool {
         matches!(
@@ -45,66 +46,72 @@ impl ReadLine<'_> {
 }
 
 impl Shard {
-    /// What one line says: tag, command word, permission, arguments are looked at in this order.
+    /// What one request says: tag, command word, permission, arguments are looked at in this order.
     /// Changes nothing.
-    pub(super) fn read_line<'a>(&self, key: ConnectionKey, line: &'a [u8]) -> ReadLine<'a> {
+    pub(super) fn read_request<'a>(
+        &self,
+        key: ConnectionKey,
+        request: &'a Result<Request<'a>, BadRequest>,
+    ) -> ReadRequest<'a> {
         let session = &self.connections[key.slot as usize].session;
-        let line = match parse_line(line) {
-            Ok(line) => line,
-            Err(bad) => return ReadLine::Bad(bad),
+        let request = match request {
+            Ok(request) => request,
+            Err(bad) => return ReadRequest::Bad(bad),
         };
-        let dialect = line.answer_dialect(session.dialect);
+        let (verb, to) = (request.verb(), request.reply_to(session.dialect));
+        let dialect = to.dialect();
         let permitted = if self.draining {
             Err((
                 ErrorCode::ShuttingDown,
                 Cow::from("the gateway is going down"),
             ))
         } else {
-            permission(line.verb, dialect, session.login().is_some())
+            permission(verb, dialect, session.login().is_some())
                 .map_err(|(code, words)| (code, Cow::from(words)))
         };
         let command = permitted.and_then(|()| {
-            parse_arguments_for(&line, dialect, self.options.judge)
+            request
+                .command(dialect, self.options.judge)
                 .map_err(|bad| (ErrorCode::BadArgument, bad.0))
         });
-        ReadLine::Command {
-            spoken: line.spoken_dialect(session.dialect),
-            dialect,
-            verb: line.verb,
-            tag: line.tag,
+        ReadRequest::Command {
+            spoken: request.spoken_dialect(session.dialect),
+            to,
+            verb,
+            tag: request.tag(),
             command,
         }
     }
 
-    /// Does what a line of `length` bytes says, or gives what a service has to do.
+    /// Does what a request of `length` bytes says, or gives what a service has to do.
     pub(super) fn take_up(
         &mut self,
         key: ConnectionKey,
-        line: ReadLine<'_>,
+        request: ReadRequest<'_>,
         length: usize,
     ) -> Option<Asked> {
-        let (spoken, dialect, verb, tag, command) = match line {
-            ReadLine::Bad(bad) => {
-                self.line_handled(key, length);
-                self.refuse_bad_line(key, bad);
+        let (spoken, to, verb, tag, command) = match request {
+            ReadRequest::Bad(bad) => {
+                self.message_handled(key, length);
+                self.refuse_bad_request(key, bad);
                 return None;
             }
-            ReadLine::Command {
+            ReadRequest::Command {
                 spoken,
-                dialect,
+                to,
                 verb,
                 tag,
                 command,
-            } => (spoken, dialect, verb, tag, command),
+            } => (spoken, to, verb, tag, command),
         };
         self.connections[key.slot as usize].session.dialect = spoken;
-        let failed = self.line_handled(key, length);
+        let failed = self.message_handled(key, length);
         let reply = match (command.map(Call::of), failed) {
             (Ok(Ok(call)), Some(failed)) if call.is_send() => failed,
             (Ok(Ok(call)), _) => {
                 return Some(Asked {
                     tag,
-                    dialect,
+                    to,
                     verb,
                     call,
                     started_us: self.now.monotonic_us,
@@ -115,29 +122,32 @@ impl Shard {
         };
         self.metrics
             .command(verb, !matches!(reply, Reply::Error { .. }));
-        self.reply(key.slot, tag.as_ref(), dialect, &reply);
+        self.reply(key.slot, tag.as_ref(), &to, &reply);
         if reply == Reply::Bye {
             self.end(key, CloseReason::Quit);
         }
         None
     }
 
-    /// A line of `length` bytes is handled: what it is answered if it is a send and was read before
-    /// one that failed.
-    pub(super) fn line_handled(&mut self, key: ConnectionKey, length: usize) -> Option<Reply> {
+    /// A message of `length` bytes is handled: what it is answered if it is a send and was read
+    /// before one that failed.
+    pub(super) fn message_handled(&mut self, key: ConnectionKey, length: usize) -> Option<Reply> {
         let behind = &mut self.connections[key.slot as usize].session.failed_behind;
-        let reply = behind.as_mut()?.next_line(length).cloned();
+        let reply = behind.as_mut()?.next_message(length).cloned();
         if reply.is_none() {
             *behind = None;
         }
         reply
     }
 
-    /// A line that makes no sense; after too many of them the connection is closed.
-    fn refuse_bad_line(&mut self, key: ConnectionKey, bad: BadLine) {
+    /// A request that makes no sense; after too many of them the connection is closed.
+    fn refuse_bad_request(&mut self, key: ConnectionKey, bad: &BadRequest) {
         let slot = key.slot;
+        let to = match &bad.to {
+            Some(to) => to.clone(),
+            None => ReplyTo::Line(self.connections[slot as usize].session.dialect),
+        };
         let session = &mut self.connections[slot as usize].session;
-        let dialect = session.dialect;
         let patience = session.bad_lines.note(
             self.now.monotonic_us / 1000,
             self.options.protocol_error_limit,
@@ -145,10 +155,10 @@ impl Shard {
         self.metrics.protocol_errors_total.inc();
         let words = match patience {
             Patience::Short(left) => with_warning(&bad.words, left),
-            Patience::Ample | Patience::Over => bad.words,
+            Patience::Ample | Patience::Over => bad.words.clone(),
         };
         let reply = Reply::error(bad.code, words);
-        self.reply(slot, bad.tag.as_ref(), dialect, &reply);
+        self.reply(slot, bad.tag.as_ref(), &to, &reply);
         if patience == Patience::Over {
             self.end(key, CloseReason::Protocol);
         }

@@ -6,7 +6,7 @@
 use super::{Shard, TICK_MS};
 use crate::{
     base::{close::CloseReason, id::ConnectionKey},
-    protocol::push::Push,
+    protocol::{codec::Codec, push::Push},
     session::Session,
 };
 
@@ -19,6 +19,8 @@ enum Due {
     Later(u64),
     /// To be told that it has been silent for long.
     IdleNotice,
+    /// To be asked for a sign of life.
+    Ping,
     /// To be ended.
     End(CloseReason),
     /// It has ended and had its time.
@@ -29,9 +31,13 @@ impl Shard {
     /// Looks at everything that is due. To be called every [`super::TICK_MS`].
     pub fn tick(&mut self) {
         let now_ms = self.now_ms();
-        let connection_timeout_ms = self.options.connection_timeout_ms;
+        let silence = Silence {
+            connection_timeout_ms: self.options.connection_timeout_ms,
+            ping_interval_ms: self.options.ping_interval_ms,
+            ping_timeout_ms: self.options.ping_timeout_ms,
+        };
         let (connections, expired) = (&mut self.connections, &mut self.expired);
-        let (mut ending, mut silent) = (Vec::new(), Vec::new());
+        let (mut ending, mut silent, mut pinged) = (Vec::new(), Vec::new(), Vec::new());
         self.wheel.advance(now_ms, |key| {
             let connection = connections
                 .get_mut(key.slot as usize)
@@ -40,7 +46,8 @@ impl Shard {
                 // It was armed anew, for an earlier time, and that entry has come up already.
                 return None;
             }
-            match due(&connection.session, now_ms, connection_timeout_ms) {
+            let is_pinged = matches!(connection.codec, Codec::WebSocket(_));
+            match due(&connection.session, is_pinged, now_ms, silence) {
                 Due::Later(due_ms) => {
                     connection.armed_ms = due_ms;
                     return Some(due_ms);
@@ -48,6 +55,12 @@ impl Shard {
                 Due::IdleNotice => {
                     connection.session.idle_notice_ms = Some(now_ms);
                     silent.push(key);
+                    connection.armed_ms = now_ms + TICK_MS;
+                    return Some(connection.armed_ms);
+                }
+                Due::Ping => {
+                    connection.session.idle_notice_ms = Some(now_ms);
+                    pinged.push(key);
                     connection.armed_ms = now_ms + TICK_MS;
                     return Some(connection.armed_ms);
                 }
@@ -62,6 +75,13 @@ impl Shard {
         }
         for key in silent {
             self.notice_silence(key);
+        }
+        for key in pinged {
+            let connection = &mut self.connections[key.slot as usize];
+            connection
+                .codec
+                .write_ping(connection.outbox.bytes(&mut self.pool));
+            self.mark_dirty(key.slot);
         }
         for key in std::mem::take(&mut self.throttled) {
             if let Some(connection) = self.connection_mut(key) {
@@ -91,7 +111,17 @@ fn idle_notice_time_ms(connection_timeout_ms: u64) -> u64 {
     (connection_timeout_ms / 2).clamp(TICK_MS, IDLE_NOTICE_MS)
 }
 
-fn due(session: &Session, now_ms: u64, connection_timeout_ms: u64) -> Due {
+/// How long a client may be silent.
+#[derive(Clone, Copy)]
+struct Silence {
+    connection_timeout_ms: u64,
+    ping_interval_ms: u64,
+    ping_timeout_ms: u64,
+}
+
+/// What a session is due for. One that `is_pinged` is not told of its silence: its program answers
+/// pings, nobody has to say anything.
+fn due(session: &Session, is_pinged: bool, now_ms: u64, silence: Silence) -> Due {
     if session.ended.is_some() {
         return if now_ms >= session.deadline_ms {
             Due::Gone
@@ -103,9 +133,24 @@ fn due(session: &Session, now_ms: u64, connection_timeout_ms: u64) -> Due {
     if is_anonymous && now_ms >= session.deadline_ms {
         return Due::End(CloseReason::AuthTimeout);
     }
-    let notice_time_ms = idle_notice_time_ms(connection_timeout_ms);
+    if is_pinged {
+        let pinged_ms = session.idle_notice_ms.unwrap_or(session.alive_ms);
+        let ping_ms = pinged_ms + silence.ping_interval_ms;
+        let end_ms = session.alive_ms + silence.ping_timeout_ms;
+        let login_ms = if is_anonymous {
+            session.deadline_ms
+        } else {
+            u64::MAX
+        };
+        return match now_ms {
+            _ if now_ms >= end_ms => Due::End(CloseReason::Idle),
+            _ if now_ms >= ping_ms => Due::Ping,
+            _ => Due::Later(ping_ms.min(end_ms).min(login_ms)),
+        };
+    }
+    let notice_time_ms = idle_notice_time_ms(silence.connection_timeout_ms);
     let idle_ms = match session.idle_notice_ms {
-        None => session.alive_ms + connection_timeout_ms.saturating_sub(notice_time_ms),
+        None => session.alive_ms + silence.connection_timeout_ms.saturating_sub(notice_time_ms),
         Some(notice_ms) => notice_ms + notice_time_ms,
     };
     if now_ms < idle_ms {

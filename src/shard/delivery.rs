@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     Effect, Shard,
     encoded_push::{EncodedPush, push_of},
-    window::{admit, note_had, note_pulled},
+    window::{admit, note_had},
 };
 use crate::{
     base::{
@@ -13,8 +13,8 @@ use crate::{
         id::{ConnectionKey, MessageId, Stream, UserId},
     },
     proto::{AckRange, PushMessage},
-    protocol::command::AckMode,
-    session::{Login, outbox::Delivery},
+    protocol::{command::AckMode, request::ReplyTo},
+    session::{Login, job::Job, outbox::Delivery},
 };
 
 /// Confirmations of one call: one push to a large group makes many in one turn.
@@ -54,7 +54,9 @@ impl Shard {
         };
         let was_congested = connection.congested(&self.options);
         connection.blocked = blocked;
-        connection.outbox.advance(count, now_ms, &mut self.pool);
+        connection
+            .outbox
+            .advance(count, connection.codec, now_ms, &mut self.pool);
         let unsent = connection.outbox.unsent().len() as u64;
         let counted = std::mem::replace(&mut connection.counted_unsent, unsent);
         self.metrics.outbox_bytes.add(unsent);
@@ -241,34 +243,50 @@ impl Shard {
         }
     }
 
-    /// Sends messages that `user` has pulled, in order.
-    pub fn deliver_pulled(&mut self, key: ConnectionKey, user: UserId, messages: &[PushMessage]) {
+    /// Sends messages that `job` has pulled, in order: as pushes before the reply, or in the reply.
+    pub fn deliver_pulled(&mut self, job: &Job, messages: &[PushMessage]) {
+        let (key, to) = (job.key, &job.commands[0].to);
         for message in messages {
-            let (message_id, delivery) = (message.msg_id, Delivery::of(user, message));
+            let (message_id, delivery) = (message.msg_id, Delivery::of(job.user, message));
             let Some(connection) = self
-                .connections
-                .get_mut(key.slot as usize)
-                .filter(|c| c.generation == key.generation && c.session.ended.is_none())
+                .connection_mut(key)
+                .filter(|connection| connection.session.ended.is_none())
             else {
                 return;
             };
-            let before = connection.outbox.end();
-            let out = connection.outbox.bytes(&mut self.pool);
-            connection.codec.write_push(&push_of(message), out);
-            let length = (connection.outbox.end() - before) as usize;
-            connection.outbox.asked_for(length, &mut self.pool);
             let ack_mode = connection.session.ack_mode;
-            let login = connection.session.login_mut();
-            if let Some(window) = login.and_then(|login| login.window.as_mut()) {
-                note_pulled(window, ack_mode, message_id, delivery, &self.options);
+            let confirms = delivery.filter(|_| ack_mode == AckMode::Auto);
+            match to {
+                ReplyTo::Line(_) | ReplyTo::Upgrade(_) => {
+                    self.push_pulled(key, message, confirms);
+                }
+                ReplyTo::Json(id) => {
+                    self.page_in(key, id.as_deref(), &push_of(message), confirms);
+                }
             }
-            if let (AckMode::Auto, Some(delivery)) = (ack_mode, delivery) {
-                connection.outbox.mark(Some(delivery), &mut self.pool);
-            }
+            self.note_pulled(key, ack_mode, message_id, delivery);
             self.metrics.messages_sent_total.inc();
-            self.mark_dirty(key.slot);
             self.note_fetched(key, message_id, delivery);
         }
+    }
+
+    /// Sends a message that was pulled as a push.
+    fn push_pulled(
+        &mut self,
+        key: ConnectionKey,
+        message: &PushMessage,
+        confirms: Option<Delivery>,
+    ) {
+        let connection = &mut self.connections[key.slot as usize];
+        let before = connection.outbox.end();
+        let out = connection.outbox.bytes(&mut self.pool);
+        connection.codec.write_push(&push_of(message), out);
+        let length = (connection.outbox.end() - before) as usize;
+        connection.outbox.asked_for(length, &mut self.pool);
+        if confirms.is_some() {
+            connection.outbox.mark(confirms, &mut self.pool);
+        }
+        self.mark_dirty(key.slot);
     }
 
     /// The session was sent a message from the store by itself. If that has still to be pushed, it

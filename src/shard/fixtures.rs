@@ -8,7 +8,7 @@ use crate::{
     contract::mpim::Concessions,
     flow::core::Gateway,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
-    protocol::command::Judge,
+    protocol::{command::Judge, http::upgrade::WebRules},
     token::Tokens,
 };
 
@@ -29,6 +29,9 @@ pub(crate) fn options() -> ShardOptions {
         },
         throttle_timeout_ms: 1_000,
         banner: false,
+        web: WebRules::default(),
+        ping_interval_ms: 30_000,
+        ping_timeout_ms: 60_000,
         judge: Judge::default(),
     }
 }

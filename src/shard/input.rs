@@ -1,8 +1,8 @@
-//! From bytes to answers: cuts lines, asks each what it wants, answers what needs no backend, hands
-//! out the rest as jobs.
+//! From bytes to answers: has requests cut, asks each what it wants, answers what needs no backend,
+//! hands out the rest as jobs.
 //!
-//! Owns the order of checks a line goes through. Invariant: while a job of a connection is out,
-//! none of its lines is looked at, so replies come in the order of the commands.
+//! Owns the order of checks a request goes through. Invariant: while a job of a connection is out,
+//! none of its requests is looked at, so replies come in the order of the commands.
 
 use smallvec::SmallVec;
 
@@ -14,10 +14,12 @@ use crate::{
         mutation::{Mutation, is_seeded},
     },
     protocol::{
-        command::{Verb, trim_blanks},
+        codec::{Codec, Form, Front, Partial},
+        command::Verb,
         error_code::ErrorCode,
-        line::{Split, split_line},
         reply::Reply,
+        request::{BadRequest, ReplyTo, Request},
+        websocket::FrameError,
     },
     session::{
         cost::{self, Circumstances},
@@ -30,9 +32,23 @@ use crate::{
 /// length.
 const LINES_BEFORE_LOGIN: usize = 4;
 
+/// What a frame before login may have at least, in bytes: it may bring a token.
+const LOGIN_FRAME_BYTES: usize = 4096;
+
 /// The same in bytes.
 pub fn room_before_login(login_line_bytes: usize) -> usize {
     LINES_BEFORE_LOGIN * login_line_bytes
+}
+
+/// How it goes on after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// With the next one.
+    Next,
+    /// It leaves, and what follows waits for its answer.
+    Last,
+    /// It waits itself.
+    NotYet,
 }
 
 impl Connection {
@@ -42,12 +58,14 @@ impl Connection {
         !is_busy && self.session.ended.is_none() && !self.congested(options)
     }
 
-    /// The longest line that it may say, in bytes.
-    fn max_line_bytes(&self, options: &ShardOptions) -> usize {
-        if self.session.login().is_some() {
-            options.max_line_bytes
-        } else {
-            options.login_line_bytes
+    /// The longest message that it may send, in bytes.
+    fn max_message_bytes(&self, options: &ShardOptions) -> usize {
+        match (self.session.login(), self.codec) {
+            (Some(_), _) => options.max_line_bytes,
+            (None, Codec::Line) => options.login_line_bytes,
+            (None, Codec::Http | Codec::WebSocket(_)) => options
+                .login_line_bytes
+                .max(LOGIN_FRAME_BYTES.min(options.max_line_bytes)),
         }
     }
 
@@ -60,20 +78,22 @@ impl Connection {
     /// read on, so that sends leave together as soon as it is answered.
     fn room_for_input(&self, options: &ShardOptions) -> usize {
         match (self.session.busy, self.session.login()) {
-            (false, _) => options.max_line_bytes,
+            (false, _) => options.max_line_bytes + self.codec.overhead_bytes(),
             (true, Some(_)) => PIPELINE_BYTES,
             (true, None) => 0,
         }
     }
 
-    /// Whether a whole line waits to be handled.
-    fn has_line(&self) -> bool {
-        memchr::memchr(b'\n', &self.input[self.handled..]).is_some()
+    /// Whether a whole message may wait to be handled.
+    fn may_have_message(&self) -> bool {
+        self.codec.may_have_message(&self.input[self.handled..])
     }
 
     pub(super) fn drop_input(&mut self) {
         self.input = Vec::new();
         self.handled = 0;
+        self.partial = Partial::default();
+        self.page = None;
     }
 
     /// So much is unsent that nothing should be added by its own commands: pushes need the rest of
@@ -128,7 +148,7 @@ impl Shard {
         }
         if connection.input.is_empty() {
             // The common case: whole lines, handled where they were read to.
-            let (consumed, job) = self.handle_lines(key, chunk);
+            let (consumed, job) = self.handle_messages(key, chunk);
             self.keep_rest(key, &chunk[consumed..]);
             self.check_invariants();
             job
@@ -143,7 +163,7 @@ impl Shard {
     pub fn end_of_input(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.connection_mut(key) {
             connection.session.input_ended = true;
-            if connection.has_line() {
+            if connection.may_have_message() {
                 self.resume_later(key);
             }
         }
@@ -203,7 +223,8 @@ impl Shard {
             connection.session.failed_behind = FailedBehind::of(last, read_behind).map(Box::new);
         }
         for (command, reply) in job.commands.iter().zip(replies) {
-            self.reply(job.key.slot, command.tag.as_ref(), command.dialect, reply);
+            self.reply(job.key.slot, command.tag.as_ref(), &command.to, reply);
+            self.connections[job.key.slot as usize].page = None;
             if matches!(reply, Reply::LoggedIn { .. }) {
                 self.activate(job.key);
             }
@@ -244,7 +265,7 @@ impl Shard {
             && connection.session.input_ended
             && connection.takes_input(&self.options)
             && connection.session.throttled_since_ms == 0
-            && !connection.has_line()
+            && !connection.may_have_message()
         {
             // Only the beginning of a line can be left, and its end will not come.
             self.end(key, CloseReason::ClientClosed);
@@ -255,7 +276,7 @@ impl Shard {
         let connection = self.connection_mut(key)?;
         let input = std::mem::take(&mut connection.input);
         let before = std::mem::take(&mut connection.handled);
-        let (consumed, job) = self.handle_lines(key, &input[before..]);
+        let (consumed, job) = self.handle_messages(key, &input[before..]);
         self.put_back(key, input, before + consumed);
         job
     }
@@ -288,47 +309,114 @@ impl Shard {
         }
     }
 
-    /// Handles the lines of `bytes` until a job comes up or something stops the input; says how far
-    /// it came. Sends that follow each other make one job.
-    fn handle_lines(&mut self, key: ConnectionKey, bytes: &[u8]) -> (usize, Option<Job>) {
+    /// Handles the messages of `bytes` until a job comes up or something stops the input; says how
+    /// far it came. Sends that follow each other make one job.
+    fn handle_messages(&mut self, key: ConnectionKey, bytes: &[u8]) -> (usize, Option<Job>) {
         let mut consumed = 0;
         let mut commands = SmallVec::new();
+        let mut scratch = std::mem::take(&mut self.scratch);
         while let Some(connection) = self.connections.get_mut(key.slot as usize) {
             if !connection.takes_input(&self.options) {
                 break;
             }
-            let max_line_bytes = connection.max_line_bytes(&self.options);
-            let (line, length) = match split_line(&bytes[consumed..], max_line_bytes) {
-                Split::Line { text, consumed } => (text, consumed),
-                Split::Incomplete => {
-                    connection.session.throttled_since_ms = 0;
-                    break;
+            let max_bytes = connection.max_message_bytes(&self.options);
+            let (codec, rest) = (connection.codec, &bytes[consumed..]);
+            let begun = connection.partial.held_bytes();
+            match codec.front(rest, max_bytes, &mut connection.partial, &mut scratch) {
+                Front::Request(request, length) => {
+                    let step = self.take_up_request(key, &request, length, &mut commands);
+                    if step != Step::NotYet {
+                        consumed += length;
+                    }
+                    if step != Step::Next {
+                        break;
+                    }
                 }
-                Split::TooLong if !commands.is_empty() => break,
-                Split::TooLong => {
-                    self.refuse_long_line(key, max_line_bytes);
+                Front::Head(head, length) => {
+                    consumed += length;
+                    commands.extend(self.take_up_head(key, &head));
+                    if !commands.is_empty() {
+                        break;
+                    }
+                }
+                Front::BadHead(status) => {
+                    let words = "this is not a request of HTTP/1.1";
+                    self.refuse_head(key, status, ErrorCode::BadRequest, words);
                     consumed = bytes.len();
                     break;
                 }
-            };
-            if !trim_blanks(line).is_empty() {
-                let line = self.read_line(key, line);
-                let follows = line.is_send();
-                if !commands.is_empty() && !follows || !self.within_rate(key) {
+                Front::Incomplete => {
+                    connection.session.throttled_since_ms = 0;
                     break;
                 }
-                commands.extend(self.take_up(key, line, length));
-                if !commands.is_empty() && !follows || commands.len() == self.options.pipeline_limit
-                {
+                // What is before it is answered first.
+                Front::TooLong | Front::Broken(_) | Front::Close if !commands.is_empty() => break,
+                Front::Nothing(length) => {
                     consumed += length;
+                    self.message_handled(key, length);
+                }
+                Front::Ping(payload, length) => {
+                    consumed += length;
+                    self.pong(key, payload);
+                    self.message_handled(key, length);
+                }
+                Front::TooLong => {
+                    debug_assert!(begun <= max_bytes, "fragments are bounded");
+                    self.refuse_long_message(key, max_bytes);
+                    consumed = bytes.len();
                     break;
                 }
-            } else {
-                self.line_handled(key, length);
+                Front::Broken(error) => {
+                    self.refuse_broken_frame(key, error);
+                    consumed = bytes.len();
+                    break;
+                }
+                Front::Close => {
+                    self.end(key, CloseReason::ClientClosed);
+                    consumed = bytes.len();
+                    break;
+                }
             }
-            consumed += length;
         }
+        self.scratch = scratch;
         (consumed, self.job_of(key, commands))
+    }
+
+    /// Takes up one request, if it may leave together with the `commands` before it.
+    fn take_up_request(
+        &mut self,
+        key: ConnectionKey,
+        request: &Result<Request<'_>, BadRequest>,
+        length: usize,
+        commands: &mut SmallVec<[Asked; 1]>,
+    ) -> Step {
+        self.settle_form(key, request);
+        let read = self.read_request(key, request);
+        let follows = read.is_send();
+        if !commands.is_empty() && !follows || !self.within_rate(key) {
+            return Step::NotYet;
+        }
+        commands.extend(self.take_up(key, read, length));
+        if !commands.is_empty() && !follows || commands.len() == self.options.pipeline_limit {
+            Step::Last
+        } else {
+            Step::Next
+        }
+    }
+
+    /// Where the handshake did not say in which form pushes come, the first request does.
+    fn settle_form(&mut self, key: ConnectionKey, request: &Result<Request<'_>, BadRequest>) {
+        let connection = &mut self.connections[key.slot as usize];
+        if connection.has_form {
+            return;
+        }
+        connection.has_form = true;
+        let form = match request {
+            Ok(Request::Json(_)) => Form::Json,
+            Err(bad) if matches!(bad.to, Some(ReplyTo::Json(_))) => Form::Json,
+            Ok(Request::Line(_)) | Err(_) => Form::Line,
+        };
+        connection.codec = Codec::WebSocket(form);
     }
 
     /// Has `commands` leave, if there are any: until they are answered, no further line is looked
@@ -349,13 +437,48 @@ impl Shard {
         })
     }
 
-    fn refuse_long_line(&mut self, key: ConnectionKey, max_line_bytes: usize) {
-        let dialect = self.connections[key.slot as usize].session.dialect;
-        let words = format!("a line may be {max_line_bytes} bytes long");
-        let reply = Reply::error(ErrorCode::LineTooLong, words);
+    fn refuse_long_message(&mut self, key: ConnectionKey, max_bytes: usize) {
+        let connection = &mut self.connections[key.slot as usize];
+        let what = match connection.codec {
+            Codec::WebSocket(_) => {
+                connection.broken = Some(FrameError::TooLong);
+                "a message"
+            }
+            Codec::Line | Codec::Http => "a line",
+        };
+        let words = format!("{what} may be {max_bytes} bytes long");
+        self.refuse_and_end(key, ErrorCode::LineTooLong, words);
+    }
+
+    fn refuse_broken_frame(&mut self, key: ConnectionKey, error: FrameError) {
+        self.connections[key.slot as usize].broken = Some(error);
+        self.refuse_and_end(key, ErrorCode::BadRequest, error.words().to_owned());
+    }
+
+    /// What came cannot be answered as a request, and nothing after it can be read.
+    fn refuse_and_end(&mut self, key: ConnectionKey, code: ErrorCode, words: String) {
+        let to = self.form_of_replies(key);
         self.metrics.protocol_errors_total.inc();
-        self.reply(key.slot, None, dialect, &reply);
+        self.reply(key.slot, None, &to, &Reply::error(code, words));
         self.end(key, CloseReason::Protocol);
+    }
+
+    /// What a reply is written for that answers no request.
+    pub(super) fn form_of_replies(&self, key: ConnectionKey) -> ReplyTo {
+        let connection = &self.connections[key.slot as usize];
+        match connection.codec {
+            Codec::WebSocket(Form::Json) => ReplyTo::Json(None),
+            Codec::WebSocket(Form::Line) | Codec::Line | Codec::Http => {
+                ReplyTo::Line(connection.session.dialect)
+            }
+        }
+    }
+
+    fn pong(&mut self, key: ConnectionKey, payload: &[u8]) {
+        let connection = &mut self.connections[key.slot as usize];
+        let out = connection.outbox.bytes(&mut self.pool);
+        connection.codec.write_pong(payload, out);
+        self.mark_dirty(key.slot);
     }
 
     /// Takes one command from the client's budget. Over it, the client waits; for too long, and it
@@ -379,13 +502,13 @@ impl Shard {
             session.throttled_since_ms = now_ms.max(1);
         }
         if now_ms.saturating_sub(session.throttled_since_ms) >= throttle_timeout_ms {
-            let dialect = session.dialect;
             let reply = Reply::Error {
                 code: ErrorCode::RateLimited,
                 retry_ms: Some(retry_ms),
                 words: "too many commands".into(),
             };
-            self.reply(key.slot, None, dialect, &reply);
+            let to = self.form_of_replies(key);
+            self.reply(key.slot, None, &to, &reply);
             self.end(key, CloseReason::RateLimited);
         } else {
             self.throttle(key);

@@ -11,6 +11,8 @@
 //! - [`push`] what the bus brings → the sessions it is for, in order
 //! - `encoded_push` a push → its bytes, once per codec
 //! - [`delivery`] one push → one connection, and what that confirms
+//! - `web` handshakes, and what else is asked by HTTP
+//! - `page` what was pulled, gathered into objects
 //! - [`acknowledgement`] what peers have of what they were sent, and when they are asked
 //! - [`window`] what a client that confirms for itself still owes, and what was held back from it
 //! - [`resync`] what is asked for again after pushes may have been lost, and at what pace
@@ -27,15 +29,18 @@ mod client_log;
 mod command;
 pub mod deadlines;
 pub mod delivery;
+mod effect;
 mod encoded_push;
 pub mod input;
 mod invariants;
 pub mod login;
 mod options;
+mod page;
 pub mod push;
 pub mod resync;
 pub mod sequencer;
 pub mod unsettled;
+mod web;
 mod wheel;
 pub mod window;
 
@@ -52,33 +57,30 @@ use std::{
 use slab::Slab;
 use smallvec::SmallVec;
 
-pub use self::options::ShardOptions;
+pub use self::{effect::Effect, options::ShardOptions};
 use crate::{
     base::{
         close::{CloseReason, LINGER_MS},
-        id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, Stream, UserId},
+        id::{ConnectionKey, GroupId, IdLease, MessageId, MessageIds, SessionId, UserId},
     },
     limits::TokenBucket,
     metrics,
     proto::{AckRange, PushMessage},
     protocol::{
-        codec::Codec,
+        codec::{Codec, End, Partial},
         command::{Dialect, Tag},
         push::Push,
         reply::Reply,
+        request::ReplyTo,
+        websocket::FrameError,
     },
     session::{
         Peer, Session,
         outbox::{BufferPool, Outbox},
     },
     shard::{
-        acknowledgement::Questions,
-        client_log::ClientLog,
-        encoded_push::Buffers,
-        resync::{Resync, ResyncPermit, ResyncTarget},
-        sequencer::{Fetch, Sequencer},
-        unsettled::{Settling, Unsettled},
-        wheel::Wheel,
+        acknowledgement::Questions, client_log::ClientLog, encoded_push::Buffers, page::Page,
+        resync::Resync, sequencer::Sequencer, unsettled::Unsettled, wheel::Wheel,
     },
 };
 
@@ -94,49 +96,6 @@ pub struct Now {
 /// Fetches of one core from the store at one time: after the bus was away, everybody's messages are
 /// resynced.
 pub const FETCHES: usize = 64;
-
-/// What the shard wants done with backends or the bus, beside answering commands.
-#[derive(Debug)]
-pub enum Effect {
-    /// Confirm what was delivered.
-    Confirm(Vec<AckRange>),
-    /// A session is gone: forget its route.
-    Unbind {
-        /// Its user.
-        user: UserId,
-        /// The session.
-        session_id: SessionId,
-        /// The User Service is told by somebody else that the user logged out.
-        is_told: bool,
-    },
-    /// Messages are missing.
-    Fetch {
-        /// Of which stream.
-        stream: Stream,
-        /// Which numbers.
-        fetch: Fetch,
-    },
-    /// Pushes of it may have been lost.
-    Resync {
-        /// What to ask for.
-        target: ResyncTarget,
-        /// To be kept for as long as that takes.
-        permit: ResyncPermit,
-    },
-    /// Users have logged in although a service was away: make up for it.
-    Settle(Settling),
-    /// Listen to a group that a local user has just joined.
-    Subscribe(GroupId),
-    /// No local user is in the group any more.
-    Unsubscribe(GroupId),
-    /// A session has room again for what was held back.
-    CatchUp {
-        /// Its connection.
-        key: ConnectionKey,
-        /// The session.
-        session_id: SessionId,
-    },
-}
 
 /// One connection: its session, what came and was not handled, what was said and not sent.
 #[derive(Debug)]
@@ -157,6 +116,14 @@ pub struct Connection {
     blocked: bool,
     /// The form in which it speaks.
     codec: Codec,
+    /// The form of its pushes is settled: at the handshake, or by its first request.
+    has_form: bool,
+    /// Beside `input`: what is kept of a message in fragments.
+    partial: Partial,
+    /// What came on it that no peer may send.
+    broken: Option<FrameError>,
+    /// What was pulled and is to be answered in one object.
+    page: Option<Box<Page>>,
     /// The session.
     pub session: Session,
     /// What was read and not handled, from `handled` on.
@@ -233,6 +200,8 @@ pub struct Shard {
     acks: Vec<AckRange>,
     /// Where a push is encoded.
     encodings: Buffers,
+    /// Where a message is unmasked.
+    scratch: Vec<u8>,
     draining: bool,
     client_log: ClientLog,
     resync: Resync,
@@ -285,6 +254,7 @@ impl Shard {
             questions: Questions::default(),
             acks: Vec::new(),
             encodings: Buffers::default(),
+            scratch: Vec::new(),
             draining: false,
             client_log: ClientLog::default(),
             resync: Resync::default(),
@@ -354,8 +324,8 @@ impl Shard {
         self.ids.avoid_others();
     }
 
-    /// Takes in a new connection and greets it.
-    pub fn accept(&mut self, peer: Peer) -> ConnectionKey {
+    /// Takes in a new connection that begins with `codec`, and greets it where that is lines.
+    pub fn accept(&mut self, peer: Peer, codec: Codec) -> ConnectionKey {
         self.next_generation = self.next_generation.wrapping_add(1);
         let generation = self.next_generation;
         let session = Session::new(
@@ -375,7 +345,11 @@ impl Shard {
             to_be_asked: false,
             armed_ms: due_ms,
             blocked: false,
-            codec: Codec::Line,
+            codec,
+            has_form: true,
+            partial: Partial::default(),
+            broken: None,
+            page: None,
             session,
             input: Vec::new(),
             handled: 0,
@@ -386,8 +360,9 @@ impl Shard {
         self.wheel.schedule(key, due_ms);
         self.metrics.connections.inc();
         self.metrics.connections_accepted_total.inc();
-        if self.options.banner {
-            self.reply(slot, None, Dialect::Colon, &Reply::Welcome);
+        if self.options.banner && codec == Codec::Line {
+            let to = ReplyTo::Line(Dialect::Colon);
+            self.reply(slot, None, &to, &Reply::Welcome);
         }
         key
     }
@@ -445,15 +420,12 @@ impl Shard {
         connection.session.deadline_ms = now_ms + LINGER_MS;
         connection.drop_input();
         if reason == CloseReason::SlowConsumer {
-            connection.outbox.drop_unsent_lines();
+            connection.outbox.drop_unsent(connection.codec);
         }
         let peer = connection.session.peer.address();
         let user = connection.session.login().map_or(0, |login| login.user);
         self.log_out(key.slot, false);
-        if let Some(word) = reason.kick_word() {
-            self.say(key.slot, &Push::Kick { reason: word });
-        }
-        self.mark_dirty(key.slot);
+        self.write_end(key.slot, reason);
         self.arm(key, now_ms + LINGER_MS);
         self.metrics.connections.dec();
         self.metrics.connection_closed(reason);
@@ -501,13 +473,30 @@ impl Shard {
             .collect()
     }
 
-    fn reply(&mut self, slot: u32, tag: Option<&Tag>, dialect: Dialect, reply: &Reply) {
+    fn reply(&mut self, slot: u32, tag: Option<&Tag>, to: &ReplyTo, reply: &Reply) {
         if let Reply::Error { code, .. } = reply {
             self.metrics.error(*code);
         }
+        match (reply, to) {
+            (Reply::PullDone { more, .. }, ReplyTo::Json(id)) => {
+                return self.send_page(self.key_of(slot), id.as_deref(), Some(*more));
+            }
+            (reply, ReplyTo::Upgrade(upgrade)) => {
+                return self.complete_upgrade(self.key_of(slot), upgrade, reply);
+            }
+            _ => {}
+        }
         let connection = &mut self.connections[slot as usize];
         let out = connection.outbox.bytes(&mut self.pool);
-        connection.codec.write_reply(reply, tag, dialect, out);
+        connection.codec.write_reply(reply, tag, to, out);
+        self.mark_dirty(slot);
+    }
+
+    fn write_end(&mut self, slot: u32, reason: CloseReason) {
+        let connection = &mut self.connections[slot as usize];
+        let broken = connection.broken;
+        let out = connection.outbox.bytes(&mut self.pool);
+        connection.codec.write_end(End { reason, broken }, out);
         self.mark_dirty(slot);
     }
 

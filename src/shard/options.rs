@@ -1,6 +1,9 @@
 //! The rules that a shard applies.
 
-use crate::{limits::Rate, protocol::command::Judge};
+use crate::{
+    limits::Rate,
+    protocol::{command::Judge, http::upgrade::WebRules},
+};
 
 /// The rules a shard applies; each is a key of the configuration.
 #[derive(Clone, Debug)]
@@ -30,6 +33,12 @@ pub struct ShardOptions {
     pub throttle_timeout_ms: u64,
     /// Whether a new connection is greeted.
     pub banner: bool,
+    /// Who may begin a WebSocket.
+    pub web: WebRules,
+    /// The time between two pings of a WebSocket whose client says nothing.
+    pub ping_interval_ms: u64,
+    /// The time without a frame after which a WebSocket is closed.
+    pub ping_timeout_ms: u64,
     /// Who says which names and passwords are good.
     pub judge: Judge,
 }

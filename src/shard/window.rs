@@ -243,6 +243,34 @@ impl Shard {
         }
     }
 
+    /// The client pulled a message. What it never confirms is noted up to a bound: past it, its
+    /// window is full anyway.
+    pub(super) fn note_pulled(
+        &mut self,
+        key: ConnectionKey,
+        ack_mode: AckMode,
+        message_id: MessageId,
+        delivery: Option<Delivery>,
+    ) {
+        let Some(window) = self
+            .connections
+            .get_mut(key.slot as usize)
+            .filter(|connection| connection.generation == key.generation)
+            .and_then(|connection| connection.session.login_mut())
+            .and_then(|login| login.window.as_mut())
+        else {
+            return;
+        };
+        if ack_mode == AckMode::Manual && window.unconfirmed.len() < window_bound(&self.options) {
+            window.unconfirmed.insert(message_id);
+        }
+        let is_ahead =
+            delivery.is_some_and(|delivery| delivery.seq > window.last_sent(delivery.stream));
+        if is_ahead {
+            note_had(window, message_id, &self.options);
+        }
+    }
+
     pub(super) fn window_mut(&mut self, key: ConnectionKey) -> Option<&mut Window> {
         self.connection_mut(key)?
             .session
@@ -295,24 +323,6 @@ pub(super) fn admit(
     }
     note_sent(window, delivery);
     true
-}
-
-/// The client pulled a message. What it never confirms is noted up to a bound: past it, its window
-/// is full anyway.
-pub(super) fn note_pulled(
-    window: &mut Window,
-    ack_mode: AckMode,
-    message_id: MessageId,
-    delivery: Option<Delivery>,
-    options: &super::ShardOptions,
-) {
-    if ack_mode == AckMode::Manual && window.unconfirmed.len() < window_bound(options) {
-        window.unconfirmed.insert(message_id);
-    }
-    let ahead = delivery.is_some_and(|delivery| delivery.seq > window.last_sent(delivery.stream));
-    if ahead {
-        note_had(window, message_id, options);
-    }
 }
 
 /// The client has a message that has still to be sent to it, and is not sent it then.

@@ -21,7 +21,7 @@ use log::LevelFilter;
 
 use super::{
     file::File,
-    settings::{Accounts, Auth, GatewayService, Log, Metrics, Network, Ops, Settings},
+    settings::{Accounts, Auth, GatewayService, Log, Metrics, Network, Ops, Settings, Web},
     source::{Environment, Mistake, Origins},
     value::{Seconds, Size},
 };
@@ -89,6 +89,7 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
     let settings = Settings {
         gateway_service: gateway_service(values, &check, environment)?,
         listeners,
+        web: web(values, &check)?,
         network: network(values, &check)?,
         service_discovery,
         load_balancer: cluster::load_balancer(values, &check)?,
@@ -334,6 +335,40 @@ fn data_dir(values: &File, environment: &Environment) -> PathBuf {
         },
         None => PathBuf::from("./data"),
     }
+}
+
+fn web(values: &File, check: &Check) -> Result<Web, Broken> {
+    const SECTION: &str = "web";
+    let section = &values.web;
+    let (shortest, hour) = (Seconds::from_ms(1000), Seconds::from_ms(3_600_000));
+    let interval = section.ping_interval;
+    let interval = check.in_range(SECTION, "ping_interval", interval, (shortest, hour))?;
+    let longest = Seconds::from_ms(24 * 3_600_000);
+    let timeout = section.ping_timeout;
+    let timeout = check.in_range(SECTION, "ping_timeout", timeout, (shortest, longest))?;
+    if timeout <= interval {
+        let problem = format!("{timeout} is not more than ping_interval ({interval})");
+        return Err(check.broken(SECTION, "ping_timeout", problem));
+    }
+    if let Some(path) = section.paths.iter().find(|path| !path.starts_with('/')) {
+        let problem = format!("{path:?} is not a path such as \"/chat\"");
+        return Err(check.broken(SECTION, "paths", problem));
+    }
+    let is_origin = |origin: &&String| origin.contains("://") && !origin.ends_with('/');
+    if let Some(origin) = section
+        .allowed_origins
+        .iter()
+        .find(|origin| !is_origin(origin))
+    {
+        let problem = format!("{origin:?} is not an origin such as \"https://app.example\"");
+        return Err(check.broken(SECTION, "allowed_origins", problem));
+    }
+    Ok(Web {
+        paths: section.paths.clone(),
+        allowed_origins: section.allowed_origins.clone(),
+        ping_interval_ms: interval.as_ms(),
+        ping_timeout_ms: timeout.as_ms(),
+    })
 }
 
 fn network(values: &File, check: &Check) -> Result<Network, Broken> {

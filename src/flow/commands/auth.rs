@@ -210,11 +210,15 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
     token: &Secret<String>,
+    user: Option<UserId>,
 ) -> Result<Reply, Failure> {
     let grant = match verify(core, token)? {
         Verified::Own(grant) => grant,
         Verified::Issued(issued) => issued::grant(core, issued).await?,
     };
+    if user.is_some_and(|user| user != grant.user) {
+        return Err(NOT_VALID);
+    }
     let login = Login {
         user: grant.user,
         name: "",

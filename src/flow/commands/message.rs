@@ -91,7 +91,7 @@ async fn hand_out<B: Backend, P: PushSource>(
         }
         // Each slice by itself: some of it may have been pushed while the ones before were sent.
         mark_what_was_pushed(core, job, slice);
-        core.shard().deliver_pulled(job.key, job.user, slice);
+        core.shard().deliver_pulled(job, slice);
     }
     Reply::PullDone {
         count: messages.len(),

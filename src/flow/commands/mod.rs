@@ -45,10 +45,16 @@ async fn run_one<B: Backend, P: PushSource>(
     // large.
     let outcome = match &command.call {
         Call::Register { user, password } => {
-            Box::pin(auth::register(core, (job, command.dialect), user, password)).await
+            Box::pin(auth::register(
+                core,
+                (job, command.to.dialect()),
+                user,
+                password,
+            ))
+            .await
         }
         Call::Login { user, password } => Box::pin(auth::login(core, job, user, password)).await,
-        Call::Auth { token } => Box::pin(auth::auth(core, job, token)).await,
+        Call::Auth { token, user } => Box::pin(auth::auth(core, job, token, *user)).await,
         Call::Refresh => sessions::refresh(core, job),
         Call::Logout => sessions::logout(core, job).await,
         Call::Password { new } => sessions::password(core, job, new).await,

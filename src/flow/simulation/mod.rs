@@ -65,6 +65,9 @@ fn options(seed: u64) -> ShardOptions {
     ShardOptions {
         max_line_bytes: 8192,
         login_line_bytes: 512,
+        web: crate::protocol::http::upgrade::WebRules::default(),
+        ping_interval_ms: 30_000,
+        ping_timeout_ms: 60_000,
         pipeline_limit: 4,
         protocol_error_limit: 10,
         login_timeout_ms: 5_000,
@@ -335,7 +338,9 @@ impl Simulation {
                 port: 1,
                 exempt: true,
             };
-            let key = self.cores[core].shard().accept(peer);
+            let key = self.cores[core]
+                .shard()
+                .accept(peer, crate::protocol::codec::Codec::Line);
             let user = 1 + self.random.below(USERS) as UserId;
             let device = format!("d{}", self.random.below(3));
             let mut client = Client::new(core, key, user, device);

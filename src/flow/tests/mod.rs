@@ -185,11 +185,14 @@ impl World {
     /// A connection from `address`, limited anywhere but here, whose first line brings about a job.
     fn connect(&self, address: [u8; 4], line: &[u8]) -> (ConnectionKey, Job) {
         let mut shard = self.core.shard();
-        let key = shard.accept(Peer {
-            ip: address.into(),
-            port: 1,
-            exempt: address == LOCALHOST,
-        });
+        let key = shard.accept(
+            Peer {
+                ip: address.into(),
+                port: 1,
+                exempt: address == LOCALHOST,
+            },
+            crate::protocol::codec::Codec::Line,
+        );
         let job = shard.feed(key, line).expect("a job");
         (key, job)
     }

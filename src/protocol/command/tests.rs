@@ -137,6 +137,7 @@ fn every_command_of_the_contract_is_understood() {
             "auth:a.b.c",
             Command::Auth {
                 token: Secret::new("a.b.c"),
+                user: None,
             },
         ),
         ("refresh", Command::Refresh),

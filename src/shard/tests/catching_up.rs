@@ -151,7 +151,7 @@ fn what_was_pulled_before_its_reader_was_throttled_does_not_come_again() {
     let mut shard = shard();
     let key = connect(&mut shard);
     log_in(&mut shard, key, 7, 0, &[]);
-    shard.deliver_pulled(key, 7, &[(*direct(7, 150)).clone()]);
+    shard.deliver_pulled(&pull(key, 7), &[(*direct(7, 150)).clone()]);
     assert_eq!(texts(&read(&mut shard, key)), ["d150"]);
     lose_much(&mut shard);
     let mut came: Vec<String> = texts(&read(&mut shard, key))

@@ -74,7 +74,7 @@ fn what_was_pulled_long_ago_does_not_widen_the_queue() {
             text: "x".repeat(900),
             ..Default::default()
         };
-        shard.deliver_pulled(key, 7, &[message]);
+        shard.deliver_pulled(&pull(key, 7), &[message]);
         let count = shard.unsent(key).len() - 1;
         shard.sent(key, count, true);
     }

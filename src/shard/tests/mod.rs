@@ -10,16 +10,23 @@ mod membership;
 mod pipeline;
 mod pushes;
 mod resync;
+mod websocket;
 mod window;
 
 use std::sync::Arc;
+
+use smallvec::smallvec;
 
 use super::{Effect, Now, Shard, fixtures::options};
 use crate::{
     base::id::{ConnectionKey, GroupId, MessageIds, SessionId, Stream, UserId},
     metrics,
     proto::{PushKind, PushMessage},
-    protocol::reply::Reply,
+    protocol::{
+        command::{Dialect, Verb},
+        reply::Reply,
+        request::ReplyTo,
+    },
     session::{
         Peer,
         job::{Asked, Call, Job},
@@ -45,20 +52,26 @@ fn at(shard: &mut Shard, now_ms: u64) {
 
 fn connect(shard: &mut Shard) -> ConnectionKey {
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
-    shard.accept(Peer {
-        ip,
-        port: 1,
-        exempt: true,
-    })
+    shard.accept(
+        Peer {
+            ip,
+            port: 1,
+            exempt: true,
+        },
+        crate::protocol::codec::Codec::Line,
+    )
 }
 
 fn connect_limited(shard: &mut Shard) -> ConnectionKey {
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
-    shard.accept(Peer {
-        ip,
-        port: 1,
-        exempt: false,
-    })
+    shard.accept(
+        Peer {
+            ip,
+            port: 1,
+            exempt: false,
+        },
+        crate::protocol::codec::Codec::Line,
+    )
 }
 
 /// Everything the connection has to send, as if its socket took it and its peer acknowledged it.
@@ -109,6 +122,22 @@ fn begin_log_in(
         shard.add_member(key, *group, Some(*last_seq));
     }
     job
+}
+
+/// A `pull` of `user` that is under way.
+fn pull(key: ConnectionKey, user: UserId) -> Job {
+    Job {
+        key,
+        user,
+        session_id: 0,
+        commands: smallvec![Asked {
+            tag: None,
+            to: ReplyTo::Line(Dialect::Colon),
+            verb: Verb::Pull,
+            call: Call::Pull { limit: 100 },
+            started_us: 0,
+        }],
+    }
 }
 
 fn finish_log_in(shard: &mut Shard, job: &Job, user: UserId) {

@@ -196,7 +196,7 @@ fn what_was_pulled_before_its_turn_is_pushed_to_the_users_other_session_only() {
     log_in(&mut shard, one, 7, 0, &[(3, 0)]);
     log_in(&mut shard, two, 7, 0, &[(3, 0)]);
     let pulled = [(*direct(7, 1)).clone(), (*grouped(3, 1, 70, 0)).clone()];
-    shard.deliver_pulled(one, 7, &pulled);
+    shard.deliver_pulled(&pull(one, 7), &pulled);
     assert_eq!(texts(&read(&mut shard, one)), ["d1", "g1"]);
     for seq in 1..=2 {
         shard.on_push(direct(7, seq));
@@ -212,7 +212,7 @@ fn what_was_pulled_and_never_has_its_turn_is_forgotten() {
     let key = connect(&mut shard);
     log_in(&mut shard, key, 7, 0, &[(3, 0)]);
     let pulled = [(*direct(7, 2)).clone(), (*grouped(3, 2, 70, 0)).clone()];
-    shard.deliver_pulled(key, 7, &pulled);
+    shard.deliver_pulled(&pull(key, 7), &pulled);
     let is_remembered = |shard: &Shard| {
         let login = shard.connection(key).and_then(|c| c.session.login());
         login.expect("a login").pulled_ahead.is_some()

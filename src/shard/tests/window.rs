@@ -74,7 +74,7 @@ fn what_was_pulled_meanwhile_is_not_sent_again() {
     for seq in 1..=5 {
         shard.on_push(direct(7, seq));
     }
-    shard.deliver_pulled(key, 7, &fetched(4, 4));
+    shard.deliver_pulled(&pull(key, 7), &fetched(4, 4));
     assert_eq!(texts(&read(&mut shard, key)), ["d1", "d2", "d3", "d4"]);
     shard.confirmed(key, &[1001, 1002, 1003, 1004]);
     let session_id = session_id(&shard, key);
@@ -163,7 +163,7 @@ fn a_client_that_pulls_and_never_confirms_is_accounted_for_within_bounds() {
     let mut shard = shard();
     let key = manual(&mut shard, &[]);
     for seq in 1..=5_000 {
-        shard.deliver_pulled(key, 7, &fetched(seq, seq));
+        shard.deliver_pulled(&pull(key, 7), &fetched(seq, seq));
         read(&mut shard, key);
     }
     let login = shard

@@ -13,7 +13,9 @@ use crate::{
     },
     contract::{backend::Backend, bus::PushSource},
     limits::Refusal,
-    protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
+    protocol::{
+        codec::Codec, command::Dialect, error_code::ErrorCode, reply::Reply, request::ReplyTo,
+    },
     worker::{client::canonical, poller::Source, preface::Preface, transport::Transport},
 };
 
@@ -126,7 +128,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         let code = ErrorCode::TooManyConnections;
         self.metrics.error(code);
         let mut line = Vec::new();
-        Reply::error(code, words).write(None, Dialect::Colon, &mut line);
+        let (reply, to) = (Reply::error(code, words), ReplyTo::Line(Dialect::Colon));
+        Codec::Line.write_reply(&reply, None, &to, &mut line);
         let now_ms = self.core.shard().now().monotonic_us / 1000;
         self.refused.refuse(socket, &line, now_ms);
     }

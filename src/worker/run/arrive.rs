@@ -17,6 +17,7 @@ use crate::{
         id::ConnectionKey,
     },
     contract::{backend::Backend, bus::PushSource},
+    protocol::codec::Codec,
     session::Peer,
     worker::{
         client::{Client, canonical},
@@ -28,10 +29,6 @@ use crate::{
 
 /// How long a proxy may take to say for whom it passes a connection on.
 const PROXY_TIME_MS: u64 = 1000;
-
-/// Until there is something to be had by HTTP.
-const NOT_FOUND: &[u8] =
-    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// A connection before its first request.
 pub(super) struct Arrival {
@@ -222,18 +219,16 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             bytes,
             ..
         } = arrival;
-        if carrier == Carrier::Http {
-            self.core.gateway.admission().release(counted_ip);
-            let now_ms = self.core.shard().now().monotonic_us / 1000;
-            self.refused
-                .refuse(transport.into_socket(), NOT_FOUND, now_ms);
-            return;
-        }
-        let key = self.core.shard().accept(Peer {
+        let peer = Peer {
             ip: address.ip(),
             port: address.port(),
             exempt: counted_ip.is_none(),
-        });
+        };
+        let codec = match carrier {
+            Carrier::Lines => Codec::Line,
+            Carrier::Http => Codec::Http,
+        };
+        let key = self.core.shard().accept(peer, codec);
         let watched = watch(&self.poller, &transport, Source::Connection(key));
         let slot = key.slot as usize;
         if slot >= self.clients.len() {

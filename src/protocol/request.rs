@@ -1,0 +1,111 @@
+//! One request of a client, in whichever form it came: its command, what its reply says that it
+//! answers, and the mark by which a repeat is known.
+//!
+//! In two steps, so that the session can judge between them whether the command is allowed at all:
+//! the command word first, then the arguments.
+
+use std::borrow::Cow;
+
+use super::{
+    codec::Form,
+    command::{BadArgument, Command, Dialect, Judge, Line, Tag, Verb, parse_arguments_for},
+    error_code::ErrorCode,
+    json::request::JsonRequest,
+};
+
+/// What a reply is written for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// A line, in this dialect. The reply repeats the line's tag.
+    Line(Dialect),
+    /// A JSON request; its `id`, as it is written in JSON.
+    Json(Option<Box<str>>),
+    /// A handshake, which waits for its login.
+    Upgrade(Box<Upgrade>),
+}
+
+/// A handshake that is good, but for its login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// What it is answered.
+    pub answer: String,
+    /// The form of pushes, where the client has said it.
+    pub form: Option<Form>,
+}
+
+impl ReplyTo {
+    /// The dialect that was spoken.
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Line(dialect) => *dialect,
+            Self::Json(_) | Self::Upgrade(_) => Dialect::Colon,
+        }
+    }
+}
+
+/// What is no request: what to reply. Counts toward `protocol_error_limit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRequest {
+    /// The client's mark, where it could be read.
+    pub tag: Option<Tag>,
+    /// What the reply is written for; `None`: a line, in the dialect of the connection.
+    pub to: Option<ReplyTo>,
+    /// [`ErrorCode::BadRequest`] or [`ErrorCode::UnknownCommand`].
+    pub code: ErrorCode,
+    /// The human-readable words of the reply.
+    pub words: Cow<'static, str>,
+}
+
+/// A request taken apart as far as its command word.
+#[derive(Debug)]
+pub enum Request<'a> {
+    /// A line.
+    Line(Line<'a>),
+    /// A JSON object.
+    Json(Box<JsonRequest<'a>>),
+}
+
+impl Request<'_> {
+    /// The command's name.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Line(line) => line.verb,
+            Self::Json(request) => request.verb(),
+        }
+    }
+
+    /// The client's mark.
+    pub fn tag(&self) -> Option<Tag> {
+        match self {
+            Self::Line(line) => line.tag,
+            Self::Json(request) => request.tag(),
+        }
+    }
+
+    /// What the reply is written for, on a connection that `speaks` a dialect.
+    pub fn reply_to(&self, speaks: Dialect) -> ReplyTo {
+        match self {
+            Self::Line(line) => ReplyTo::Line(line.answer_dialect(speaks)),
+            Self::Json(request) => request.reply_to(),
+        }
+    }
+
+    /// The dialect that the connection speaks from this request on.
+    pub fn spoken_dialect(&self, speaks: Dialect) -> Dialect {
+        match self {
+            Self::Line(line) => line.spoken_dialect(speaks),
+            Self::Json(_) => speaks,
+        }
+    }
+
+    /// The typed command; `dialect` is what a line is answered in.
+    ///
+    /// # Errors
+    /// Arguments that do not fit it.
+    pub fn command(&self, dialect: Dialect, judge: Judge) -> Result<Command<'_>, BadArgument> {
+        match self {
+            Self::Line(line) => parse_arguments_for(line, dialect, judge),
+            Self::Json(request) => request.command(judge),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A connection that begins with HTTP: its handshake, and what it is answered where it asks for
+//! something else.
+//!
+//! Owns the way from a request's head to a WebSocket. A handshake that brings a token is answered
+//! once the login is: until then the connection is busy, as with any command.
+
+use super::Shard;
+use crate::{
+    base::{close::CloseReason, id::ConnectionKey},
+    protocol::{
+        codec::{Codec, Form},
+        command::Verb,
+        error_code::ErrorCode,
+        http::{
+            head::Head,
+            response::{self, Status},
+            upgrade::{Handshake, handshake},
+        },
+        reply::Reply,
+        request::{ReplyTo, Upgrade},
+    },
+    session::job::{Asked, Call},
+};
+
+/// The letters of a device's name that the gateway makes up.
+const DEVICE_LETTERS: usize = 4;
+
+impl Shard {
+    /// Does what a request's head asks for, or gives the login that it needs first.
+    pub(super) fn take_up_head(&mut self, key: ConnectionKey, head: &Head<'_>) -> Option<Asked> {
+        if head.path == "/health" {
+            let (status, body) = match self.draining {
+                false => (Status::Ok, r#"{"status":"ok"}"#),
+                true => (Status::Unavailable, r#"{"status":"shutting_down"}"#),
+            };
+            self.respond(key, |out| response::write(status, body, out));
+            return None;
+        }
+        match handshake(head, &self.options.web) {
+            Ok(_) if self.draining => {
+                let words = "the gateway is going down";
+                self.refuse_head(key, Status::Unavailable, ErrorCode::ShuttingDown, words);
+                None
+            }
+            Ok(handshake) => self.begin_handshake(key, handshake),
+            Err((status, words)) => {
+                self.refuse_head(key, status, code_of(status), words);
+                None
+            }
+        }
+    }
+
+    fn begin_handshake(&mut self, key: ConnectionKey, handshake: Handshake) -> Option<Asked> {
+        let device = match &handshake.device {
+            Some(name) => name.clone(),
+            None => self.device_name(),
+        };
+        let session = &mut self.connections[key.slot as usize].session;
+        session.device = Some(device.into());
+        session.ack_mode = handshake.ack_mode;
+        let upgrade = Upgrade {
+            answer: handshake.answer(),
+            form: handshake.form(),
+        };
+        let Some(token) = handshake.token else {
+            self.upgrade(key, &upgrade);
+            return None;
+        };
+        Some(Asked {
+            tag: None,
+            to: ReplyTo::Upgrade(Box::new(upgrade)),
+            verb: Verb::Auth,
+            call: Call::Auth { token, user: None },
+            started_us: self.now.monotonic_us,
+        })
+    }
+
+    /// A name of its own, so that two pages of one user do not displace each other.
+    fn device_name(&mut self) -> String {
+        let mut number = self.next_session_id();
+        let letters = (0..DEVICE_LETTERS).map(|_| {
+            let letter = b'a' + (number % 26) as u8;
+            number /= 26;
+            char::from(letter)
+        });
+        "web-".chars().chain(letters).collect()
+    }
+
+    /// The login that a handshake needed was answered.
+    pub(super) fn complete_upgrade(
+        &mut self,
+        key: ConnectionKey,
+        upgrade: &Upgrade,
+        reply: &Reply,
+    ) {
+        match reply {
+            Reply::Error { code, words, .. } => {
+                self.refuse_head(key, Status::of(*code), *code, words);
+            }
+            _ => self.upgrade(key, upgrade),
+        }
+    }
+
+    /// From here on the connection is a WebSocket.
+    fn upgrade(&mut self, key: ConnectionKey, upgrade: &Upgrade) {
+        let now_ms = self.now_ms();
+        let ping_interval_ms = self.options.ping_interval_ms;
+        let connection = &mut self.connections[key.slot as usize];
+        assert_eq!(
+            connection.codec,
+            Codec::Http,
+            "a connection is upgraded once"
+        );
+        let out = connection.outbox.bytes(&mut self.pool);
+        out.extend_from_slice(upgrade.answer.as_bytes());
+        connection.codec = Codec::WebSocket(upgrade.form.unwrap_or(Form::Json));
+        connection.has_form = upgrade.form.is_some();
+        self.mark_dirty(key.slot);
+        self.arm(key, now_ms + ping_interval_ms);
+    }
+
+    pub(super) fn refuse_head(
+        &mut self,
+        key: ConnectionKey,
+        status: Status,
+        code: ErrorCode,
+        words: &str,
+    ) {
+        self.metrics.error(code);
+        if matches!(status, Status::BadRequest | Status::HeadTooLong) {
+            self.metrics.protocol_errors_total.inc();
+        }
+        self.respond(key, |out| response::write_error(status, code, words, out));
+    }
+
+    /// Answers, and closes.
+    fn respond(&mut self, key: ConnectionKey, write: impl FnOnce(&mut Vec<u8>)) {
+        let connection = &mut self.connections[key.slot as usize];
+        write(connection.outbox.bytes(&mut self.pool));
+        self.mark_dirty(key.slot);
+        self.end(key, CloseReason::Quit);
+    }
+}
+
+fn code_of(status: Status) -> ErrorCode {
+    match status {
+        Status::NotFound => ErrorCode::NotFound,
+        Status::Forbidden => ErrorCode::Forbidden,
+        _ => ErrorCode::BadRequest,
+    }
+}

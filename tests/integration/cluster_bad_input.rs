@@ -5,6 +5,7 @@ use im_gateway::proto::{LoginResponse, PushBatch, PushKind, PushMessage};
 use prost::Message;
 
 use crate::common::cluster::{Cluster, gateway_id};
+use crate::common::znodes::Znodes;
 use crate::common::{Client, assert_error, eventually, text};
 
 /// Nobody's number.
@@ -33,36 +34,34 @@ fn assert_reach_each_other(alice: &mut Client, bob: &mut Client, count: usize) {
     bob.assert_no_push();
 }
 
-#[test]
-fn broken_nodes_are_left_out_and_counted() {
-    let mut cluster = Cluster::start(1, 1);
-    let mut alice = cluster.register(0, "alice");
-    let mut bob = cluster.register(0, "bob");
-    let nodes = cluster.ground.znodes();
+/// Data of nodes that name no instance.
+const BROKEN: [&[u8]; 18] = [
+    b"",
+    b"\0",
+    b"{",
+    b"{}",
+    b"[]",
+    b"null",
+    b"127.0.0.1:5001",
+    b"\xff\xfe\xfd",
+    b"{\"addr\":\"\xff\"}",
+    br#"{"addr":5}"#,
+    br#"{"addr":""}"#,
+    br#"{"addr":"localhost:5001"}"#,
+    br#"{"addr":"127.0.0.1"}"#,
+    br#"{"addr":"127.0.0.1:99999"}"#,
+    br#"{"addr":"127.0.0.1:5001","rpc":"smoke"}"#,
+    br#"{"addr":"127.0.0.1:5001","weight":-1}"#,
+    br#"{"addr":"127.0.0.1:5001","weight":1e99}"#,
+    br#"{"addr":"127.0.0.1:5001","methods":"Login"}"#,
+];
+
+/// Puts nodes that name no instance under every service; how many are under each at least.
+fn put_broken_nodes(nodes: &Znodes) -> usize {
     let deep = "[".repeat(20_000);
     let long = vec![b'x'; 500_000];
-    let broken: [&[u8]; 20] = [
-        b"",
-        b"\0",
-        b"{",
-        b"{}",
-        b"[]",
-        b"null",
-        b"127.0.0.1:5001",
-        b"\xff\xfe\xfd",
-        b"{\"addr\":\"\xff\"}",
-        br#"{"addr":5}"#,
-        br#"{"addr":""}"#,
-        br#"{"addr":"localhost:5001"}"#,
-        br#"{"addr":"127.0.0.1"}"#,
-        br#"{"addr":"127.0.0.1:99999"}"#,
-        br#"{"addr":"127.0.0.1:5001","rpc":"smoke"}"#,
-        br#"{"addr":"127.0.0.1:5001","weight":-1}"#,
-        br#"{"addr":"127.0.0.1:5001","weight":1e99}"#,
-        br#"{"addr":"127.0.0.1:5001","methods":"Login"}"#,
-        deep.as_bytes(),
-        &long,
-    ];
+    let large = [deep.as_bytes(), &long];
+    let broken = BROKEN.iter().chain(&large);
     for service in [
         "UserService",
         "PresenceService",
@@ -70,7 +69,7 @@ fn broken_nodes_are_left_out_and_counted() {
         "GroupService",
     ] {
         nodes.make_path(&format!("/{service}/instances"));
-        for (number, data) in broken.iter().enumerate() {
+        for (number, data) in broken.clone().enumerate() {
             nodes.make_ephemeral(&format!("/{service}/instances/broken-{number}"), data);
         }
         for name in ["a b", "ünïcödé", "%00%2e", &"n".repeat(200)] {
@@ -79,9 +78,19 @@ fn broken_nodes_are_left_out_and_counted() {
         nodes.make_ephemeral(&format!("/{service}/NoSuchMethod"), b"127.0.0.1:1");
         nodes.make_ephemeral(&format!("/{service}/no such method"), b"\xff");
     }
+    BROKEN.len() + large.len()
+}
+
+#[test]
+fn broken_nodes_are_left_out_and_counted() {
+    let mut cluster = Cluster::start(1, 1);
+    let mut alice = cluster.register(0, "alice");
+    let mut bob = cluster.register(0, "bob");
+    let nodes = cluster.ground.znodes();
+    let broken = put_broken_nodes(&nodes);
     let gateway = &cluster.gateways[0];
     eventually("what is broken is counted", || {
-        gateway.metric("discovery_bad_records", &[]) >= 4.0 * broken.len() as f64
+        gateway.metric("discovery_bad_records", &[]) >= 4.0 * broken as f64
     });
     assert_reach_each_other(&mut alice, &mut bob, 20);
 

@@ -39,6 +39,42 @@ fn forged(from: &Client, to: &Client, seq: u64) -> PushMessage {
     }
 }
 
+/// Payloads that nobody with the secret published, and where.
+fn forgeries(alice: &Client, bob: &Client, group: u64) -> [(String, Vec<u8>); 8] {
+    let (channel, group_channel) = (push_channel(), format!("im:group:{group}"));
+    let to_bob = |kind: PushKind| PushMessage {
+        kind: kind.into(),
+        text: "admin".to_string(),
+        group_id: group as i64,
+        ..forged(alice, bob, 1)
+    };
+    let of_group = PushMessage {
+        to: 0,
+        ..to_bob(PushKind::Message)
+    };
+    let mut sealed_for_another = forged(alice, bob, 1).encode_to_vec();
+    let key = PushKey::new(&PUSH_SECRET);
+    key.of_channel("im:push:gateway-0#1")
+        .seal(&mut sealed_for_another, 0);
+    let batch = PushBatch {
+        messages: vec![forged(alice, bob, 1)],
+    };
+    let to_core = |payload| (channel.clone(), payload);
+    [
+        to_core(forged(alice, bob, 1).encode_to_vec()),
+        to_core(to_bob(PushKind::Kick).encode_to_vec()),
+        to_core(to_bob(PushKind::Notice).encode_to_vec()),
+        to_core(to_bob(PushKind::GroupLeft).encode_to_vec()),
+        (group_channel, of_group.encode_to_vec()),
+        (
+            "im:broadcast".to_string(),
+            to_bob(PushKind::CatchUp).encode_to_vec(),
+        ),
+        to_core(sealed_for_another),
+        to_core(batch.encode_to_vec()),
+    ]
+}
+
 #[test]
 fn with_a_secret_everything_forged_is_dropped_and_counted_and_everything_real_arrives() {
     let mut cluster = Cluster::start_signed(1, 1, one_core);
@@ -49,40 +85,7 @@ fn with_a_secret_everything_forged_is_dropped_and_counted_and_everything_real_ar
     let mut bus = cluster.ground.bus();
     let gateway = &cluster.gateways[0];
     let count = |reason| gateway.metric("push_dropped_total", &[("reason", reason)]);
-    let (channel, group_channel) = (push_channel(), format!("im:group:{group}"));
-    let to_bob = |kind: PushKind| PushMessage {
-        kind: kind.into(),
-        text: "admin".to_string(),
-        group_id: group as i64,
-        ..forged(&alice, &bob, 1)
-    };
-    let of_group = PushMessage {
-        to: 0,
-        ..to_bob(PushKind::Message)
-    };
-    let mut sealed_for_another = forged(&alice, &bob, 1).encode_to_vec();
-    let key = PushKey::new(&PUSH_SECRET);
-    key.of_channel("im:push:gateway-0#1")
-        .seal(&mut sealed_for_another, 0);
-    let forgeries = [
-        (&channel, forged(&alice, &bob, 1).encode_to_vec()),
-        (&channel, to_bob(PushKind::Kick).encode_to_vec()),
-        (&channel, to_bob(PushKind::Notice).encode_to_vec()),
-        (&channel, to_bob(PushKind::GroupLeft).encode_to_vec()),
-        (&group_channel, of_group.encode_to_vec()),
-        (
-            &"im:broadcast".to_string(),
-            to_bob(PushKind::CatchUp).encode_to_vec(),
-        ),
-        (&channel, sealed_for_another),
-        (
-            &channel,
-            PushBatch {
-                messages: vec![forged(&alice, &bob, 1)],
-            }
-            .encode_to_vec(),
-        ),
-    ];
+    let forgeries = forgeries(&alice, &bob, group);
     for round in 0..40 {
         for (channel, payload) in &forgeries {
             assert_eq!(bus.publish(channel, payload), 1, "the core listens");
@@ -106,8 +109,10 @@ fn with_a_secret_everything_forged_is_dropped_and_counted_and_everything_real_ar
         ..Default::default()
     }
     .encode_to_vec();
-    key.of_channel(&channel).seal(&mut kick, 0);
-    bus.publish(&channel, &kick);
+    PushKey::new(&PUSH_SECRET)
+        .of_channel(&push_channel())
+        .seal(&mut kick, 0);
+    bus.publish(&push_channel(), &kick);
     assert_eq!(bob.push().get("reason"), Some("admin"));
     let (_, stderr) = gateway.output();
     assert!(

@@ -21,8 +21,6 @@ const LONGER: &[(&str, usize)] = &[
     ("try_answer", 99),
     ("talk", 92),
     ("measure", 85),
-    ("every_rule_names_the_key_it_is_about", 93),
-    ("nobody_gets_an_answer_that_was_for_somebody_else", 83),
     (
         "whatever_the_bus_and_the_store_do_each_number_comes_out_once_and_in_order",
         81,
@@ -30,11 +28,6 @@ const LONGER: &[(&str, usize)] = &[
     (
         "every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9",
         81,
-    ),
-    ("broken_nodes_are_left_out_and_counted", 77),
-    (
-        "with_a_secret_everything_forged_is_dropped_and_counted_and_everything_real_arrives",
-        76,
     ),
     ("it_answers_as_mpim_does", 94),
     ("what_is_not_the_gateways_own_valid_token_is_refused", 90),

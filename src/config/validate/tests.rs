@@ -106,95 +106,98 @@ fn a_value_out_of_its_range_is_named_with_its_line_and_its_range() {
     );
 }
 
+/// Settings that break a rule, and the key that is to be named.
+const BROKEN: &[(&str, &str)] = &[
+    ("[gateway_service]\nhost = 'localhost'", "host"),
+    ("[gateway_service]\nthread_count = 65", "thread_count"),
+    ("[gateway_service]\nmax_connections = 0", "max_connections"),
+    (
+        "[gateway_service]\nconnection_timeout = 0",
+        "connection_timeout",
+    ),
+    ("[gateway_service]\ngateway_id = 'a#b'", "gateway_id"),
+    ("[gateway_service]\ngateway_id = 'a b'", "gateway_id"),
+    ("[gateway_service]\ndrain_timeout = '2h'", "drain_timeout"),
+    ("[network]\ntcp_keepalive = '1500ms'", "tcp_keepalive"),
+    ("[network]\ntcp_keepalive = '10h'", "tcp_keepalive"),
+    ("[network]\nsend_buffer_size = 10", "send_buffer_size"),
+    (
+        "[network]\nreceive_buffer_size = '1GiB'",
+        "receive_buffer_size",
+    ),
+    (
+        "[service_discovery]\nzookeeper_hosts = 'zk1'",
+        "zookeeper_hosts",
+    ),
+    (
+        "[service_discovery]\nzookeeper_hosts = 'zk1:2181/'",
+        "zookeeper_hosts",
+    ),
+    (
+        "[service_discovery]\nzookeeper_hosts = ':2181'",
+        "zookeeper_hosts",
+    ),
+    (
+        "[service_discovery]\nhealth_check_interval = 0",
+        "health_check_interval",
+    ),
+    ("[load_balancer]\nalgorithm = 'random'", "algorithm"),
+    ("[load_balancer]\nmax_retries = 101", "max_retries"),
+    ("[load_balancer]\nretry_interval = 0", "retry_interval"),
+    (
+        "[service_discovery]\nstatic_instances = ['user grpc 10.0.0.5:5001']",
+        "static_instances",
+    ),
+    (
+        "[service_discovery]\nstatic_instances = ['user mprpc backend:5001']",
+        "static_instances",
+    ),
+    ("[gateway_service]\ngateway_id = '..'", "gateway_id"),
+    ("[gateway_service]\nfirst_worker = 960", "first_worker"),
+    ("[gateway_service]\nfirst_worker = -2", "first_worker"),
+    ("[rpc]\npool_size = 0", "pool_size"),
+    ("[rpc]\nrpc_max_reply = '10B'", "rpc_max_reply"),
+    ("[redis]\naddress = 'localhost'", "address"),
+    ("[presence]\nroute_lifetime = '10ms'", "route_lifetime"),
+    ("[backend]\nadvertise = '0.0.0.0:5001'", "advertise"),
+    ("[backend]\nadvertise = '10.0.0.5:0'", "advertise"),
+    ("[backend]\nforeign_users = true", "foreign_users"),
+    ("[backend]\nservices = []", "services"),
+    ("[backend]\nservices = ['mail']", "services"),
+    ("[backend]\nlayouts = ['etcd']", "layouts"),
+    ("[backend]\nlayouts = []", "layouts"),
+    ("[backend]\nweight = 1000001", "weight"),
+    (
+        "[load_balancer]\ncircuit_breaker_threshold = 0",
+        "circuit_breaker_threshold",
+    ),
+    ("[ops]\nlisten = '8100'", "listen"),
+    ("[ops]\nlisten = '127.0.0.1:6000'", "listen"),
+    ("[ops]\nlisten = '0.0.0.0:6000'", "listen"),
+    ("[limits]\nlogin_line_bytes = 9000", "login_line_bytes"),
+    ("[limits]\nmax_line_bytes = 9", "max_line_bytes"),
+    (
+        "[limits]\noutbound_queue_bytes = '16KiB'",
+        "outbound_queue_bytes",
+    ),
+    ("[limits]\nlogin_delay_max = '500ms'", "login_delay_max"),
+    ("[limits]\nmax_devices = 0", "max_devices"),
+    ("[limits]\ninbox_limit = 0", "inbox_limit"),
+    ("[limits]\nlimit_exempt = ['10.0.0.0/33']", "limit_exempt"),
+    (
+        "[limits]\nregistrations_per_hour = 0",
+        "registrations_per_hour",
+    ),
+    ("[auth]\npassword_threads = 0", "password_threads"),
+    ("[auth]\nregistration = 'shut'", "registration"),
+    ("[accounts]\nnames = 'latin'", "names"),
+    ("[rpc]\nrpc_timeout = 0", "rpc_timeout"),
+    ("[log]\nlevel = 'loud'", "level"),
+];
+
 #[test]
 fn every_rule_names_the_key_it_is_about() {
-    for (text, key) in [
-        ("[gateway_service]\nhost = 'localhost'", "host"),
-        ("[gateway_service]\nthread_count = 65", "thread_count"),
-        ("[gateway_service]\nmax_connections = 0", "max_connections"),
-        (
-            "[gateway_service]\nconnection_timeout = 0",
-            "connection_timeout",
-        ),
-        ("[gateway_service]\ngateway_id = 'a#b'", "gateway_id"),
-        ("[gateway_service]\ngateway_id = 'a b'", "gateway_id"),
-        ("[gateway_service]\ndrain_timeout = '2h'", "drain_timeout"),
-        ("[network]\ntcp_keepalive = '1500ms'", "tcp_keepalive"),
-        ("[network]\ntcp_keepalive = '10h'", "tcp_keepalive"),
-        ("[network]\nsend_buffer_size = 10", "send_buffer_size"),
-        (
-            "[network]\nreceive_buffer_size = '1GiB'",
-            "receive_buffer_size",
-        ),
-        (
-            "[service_discovery]\nzookeeper_hosts = 'zk1'",
-            "zookeeper_hosts",
-        ),
-        (
-            "[service_discovery]\nzookeeper_hosts = 'zk1:2181/'",
-            "zookeeper_hosts",
-        ),
-        (
-            "[service_discovery]\nzookeeper_hosts = ':2181'",
-            "zookeeper_hosts",
-        ),
-        (
-            "[service_discovery]\nhealth_check_interval = 0",
-            "health_check_interval",
-        ),
-        ("[load_balancer]\nalgorithm = 'random'", "algorithm"),
-        ("[load_balancer]\nmax_retries = 101", "max_retries"),
-        ("[load_balancer]\nretry_interval = 0", "retry_interval"),
-        (
-            "[service_discovery]\nstatic_instances = ['user grpc 10.0.0.5:5001']",
-            "static_instances",
-        ),
-        (
-            "[service_discovery]\nstatic_instances = ['user mprpc backend:5001']",
-            "static_instances",
-        ),
-        ("[gateway_service]\ngateway_id = '..'", "gateway_id"),
-        ("[gateway_service]\nfirst_worker = 960", "first_worker"),
-        ("[gateway_service]\nfirst_worker = -2", "first_worker"),
-        ("[rpc]\npool_size = 0", "pool_size"),
-        ("[rpc]\nrpc_max_reply = '10B'", "rpc_max_reply"),
-        ("[redis]\naddress = 'localhost'", "address"),
-        ("[presence]\nroute_lifetime = '10ms'", "route_lifetime"),
-        ("[backend]\nadvertise = '0.0.0.0:5001'", "advertise"),
-        ("[backend]\nadvertise = '10.0.0.5:0'", "advertise"),
-        ("[backend]\nforeign_users = true", "foreign_users"),
-        ("[backend]\nservices = []", "services"),
-        ("[backend]\nservices = ['mail']", "services"),
-        ("[backend]\nlayouts = ['etcd']", "layouts"),
-        ("[backend]\nlayouts = []", "layouts"),
-        ("[backend]\nweight = 1000001", "weight"),
-        (
-            "[load_balancer]\ncircuit_breaker_threshold = 0",
-            "circuit_breaker_threshold",
-        ),
-        ("[ops]\nlisten = '8100'", "listen"),
-        ("[ops]\nlisten = '127.0.0.1:6000'", "listen"),
-        ("[ops]\nlisten = '0.0.0.0:6000'", "listen"),
-        ("[limits]\nlogin_line_bytes = 9000", "login_line_bytes"),
-        ("[limits]\nmax_line_bytes = 9", "max_line_bytes"),
-        (
-            "[limits]\noutbound_queue_bytes = '16KiB'",
-            "outbound_queue_bytes",
-        ),
-        ("[limits]\nlogin_delay_max = '500ms'", "login_delay_max"),
-        ("[limits]\nmax_devices = 0", "max_devices"),
-        ("[limits]\ninbox_limit = 0", "inbox_limit"),
-        ("[limits]\nlimit_exempt = ['10.0.0.0/33']", "limit_exempt"),
-        (
-            "[limits]\nregistrations_per_hour = 0",
-            "registrations_per_hour",
-        ),
-        ("[auth]\npassword_threads = 0", "password_threads"),
-        ("[auth]\nregistration = 'shut'", "registration"),
-        ("[accounts]\nnames = 'latin'", "names"),
-        ("[rpc]\nrpc_timeout = 0", "rpc_timeout"),
-        ("[log]\nlevel = 'loud'", "level"),
-    ] {
+    for (text, key) in BROKEN {
         let error = settings_of(text).expect_err(text);
         let start = format!("im.toml line 2: {} {key}: ", text.lines().next().unwrap());
         assert!(error.starts_with(&start), "{error}");

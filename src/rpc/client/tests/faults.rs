@@ -44,6 +44,102 @@ fn receive_in_two(world: &World, line: &Line, (head, rest): (&[u8], &[u8])) {
     let _ = received(head).and_then(|()| received(rest));
 }
 
+/// Servers under test conditions of their own, and those who wait for their answers.
+struct Servers<'a> {
+    world: &'a World,
+    wire: Wire,
+    /// Each connection, with the calls that came over it and are not answered.
+    lines: Vec<(Line, Vec<Asked>)>,
+    answered: Vec<Asked>,
+    flows: Vec<(String, Flow<'a>)>,
+}
+
+impl<'a> Servers<'a> {
+    fn new(world: &'a World, wire: Wire) -> Self {
+        world.list(&[wire, wire, wire]);
+        let lines = world.open().into_iter();
+        Self {
+            world,
+            wire,
+            lines: lines.map(|line| (line, Vec::new())).collect(),
+            answered: Vec::new(),
+            flows: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, number: usize, step: &Step) {
+        let (world, count) = (self.world, self.lines.len());
+        let has_ids = self.wire == Wire::WithIds;
+        match *step {
+            Step::Call => {
+                let name = format!("user-{number}");
+                self.flows.push((name.clone(), world.login(&name)));
+            }
+            Step::Answer { line, call, cut } => {
+                let (line, asked) = &mut self.lines[line % count];
+                if !asked.is_empty() && !line.is_closed() {
+                    let call = asked.remove(call % asked.len());
+                    let bytes = reply(self.wire, call.header.call_id, &call.username);
+                    receive_in_two(world, line, bytes.split_at(cut % bytes.len()));
+                    self.answered.push(call);
+                }
+            }
+            Step::Repeat { line, call } => {
+                // Without numbers, such a reply is taken for the next one's: a server must not.
+                if has_ids && !self.answered.is_empty() {
+                    let call = &self.answered[call % self.answered.len()];
+                    let bytes = reply(self.wire, call.header.call_id, "repeated");
+                    world.answer(&self.lines[line % count].0, &bytes);
+                }
+            }
+            Step::Mislabel { line, call } => {
+                let others = &self.lines[(line + 1) % count].1;
+                if has_ids && !others.is_empty() {
+                    let id = others[call % others.len()].header.call_id;
+                    let bytes = reply(self.wire, id, "mislabelled");
+                    world.answer(&self.lines[line % count].0, &bytes);
+                }
+            }
+            Step::Lose { line } => self.lose(line % count),
+            Step::Pass { length_ms } => world.pass(length_ms),
+        }
+    }
+
+    /// A connection is lost, with what was asked over it, and made again.
+    fn lose(&mut self, index: usize) {
+        let (line, asked) = &mut self.lines[index];
+        self.world.lose(line);
+        *line = self
+            .world
+            .open_to(Rc::clone(&line.server), Purpose::Permanent);
+        asked.clear();
+    }
+
+    /// Whoever has an answer has its own; connections that are wanted are made.
+    fn go_on(&mut self) {
+        self.flows.retain_mut(|(name, flow)| match poll(flow) {
+            Some(Ok(answer)) => {
+                assert_eq!(answer.token, *name);
+                false
+            }
+            Some(Err(_)) => false,
+            None => true,
+        });
+        let dialled: Vec<_> = self.world.dialled.borrow_mut().drain(..).collect();
+        for (server, purpose) in dialled {
+            let line = self.world.open_to(server, purpose);
+            self.lines.push((line, Vec::new()));
+        }
+        for index in 0..self.lines.len() {
+            if self.lines[index].0.is_closed() {
+                self.lose(index);
+            }
+            let (line, asked) = &mut self.lines[index];
+            asked.extend(line.asked());
+        }
+    }
+}
+
 proptest! {
     /// Every answer carries the name of who asked. Whatever happens, nobody gets another's.
     #[test]
@@ -53,79 +149,15 @@ proptest! {
     ) {
         let wire = if classic { Wire::Classic } else { Wire::WithIds };
         let world = World::new(|options| options.breaker_threshold = 1000);
-        world.list(&[wire, wire, wire]);
-        let open = world.open().into_iter();
-        let mut lines: Vec<(Line, Vec<Asked>)> = open.map(|line| (line, Vec::new())).collect();
-        let mut answered: Vec<Asked> = Vec::new();
-        let mut flows: Vec<(String, Flow<'_>)> = Vec::new();
-        for (number, step) in steps.into_iter().enumerate() {
-            match step {
-                Step::Call => {
-                    let name = format!("user-{number}");
-                    flows.push((name.clone(), world.login(&name)));
-                }
-                Step::Answer { line, call, cut } => {
-                    let place = line % lines.len();
-                    let (line, asked) = &mut lines[place];
-                    if !asked.is_empty() && !line.is_closed() {
-                        let call = asked.remove(call % asked.len());
-                        let bytes = reply(wire, call.header.call_id, &call.username);
-                        receive_in_two(&world, line, bytes.split_at(cut % bytes.len()));
-                        answered.push(call);
-                    }
-                }
-                // Without numbers, such a reply is taken for the next one's: a server must not.
-                Step::Repeat { line, call } if !classic => {
-                    let count = lines.len();
-                    if !answered.is_empty() {
-                        let call = &answered[call % answered.len()];
-                        let bytes = reply(wire, call.header.call_id, "repeated");
-                        world.answer(&lines[line % count].0, &bytes);
-                    }
-                }
-                Step::Mislabel { line, call } if !classic => {
-                    let count = lines.len();
-                    let others = &lines[(line + 1) % count].1;
-                    if !others.is_empty() {
-                        let id = others[call % others.len()].header.call_id;
-                        world.answer(&lines[line % count].0, &reply(wire, id, "mislabelled"));
-                    }
-                }
-                Step::Repeat { .. } | Step::Mislabel { .. } => {}
-                Step::Lose { line } => {
-                    let index = line % lines.len();
-                    let server = Rc::clone(&lines[index].0.server);
-                    world.lose(&lines[index].0);
-                    lines[index] = (world.open_to(server, Purpose::Permanent), Vec::new());
-                }
-                Step::Pass { length_ms } => world.pass(length_ms),
-            }
-            flows.retain_mut(|(name, flow)| match poll(flow) {
-                Some(Ok(answer)) => {
-                    assert_eq!(answer.token, *name);
-                    false
-                }
-                Some(Err(_)) => false,
-                None => true,
-            });
-            let dialled: Vec<_> = world.dialled.borrow_mut().drain(..).collect();
-            for (server, purpose) in dialled {
-                lines.push((world.open_to(server, purpose), Vec::new()));
-            }
-            for (line, asked) in &mut lines {
-                let is_closed = line.is_closed();
-                if is_closed {
-                    world.lose(line);
-                    *line = world.open_to(Rc::clone(&line.server), Purpose::Permanent);
-                    asked.clear();
-                }
-                asked.extend(line.asked());
-            }
+        let mut servers = Servers::new(&world, wire);
+        for (number, step) in steps.iter().enumerate() {
+            servers.take(number, step);
+            servers.go_on();
         }
-        drop(flows);
+        drop(servers.flows);
         world.pass(TIMEOUT_MS);
         prop_assert!(world.remote.calls.is_empty());
-        for (line, _) in &lines {
+        for (line, _) in &servers.lines {
             prop_assert_eq!(line.server.outstanding(), 0);
         }
     }

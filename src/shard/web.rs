@@ -29,6 +29,11 @@ impl Shard {
     /// Does what a request's head asks for, or gives the login that it needs first.
     pub(super) fn take_up_head(&mut self, key: ConnectionKey, head: &Head<'_>) -> Option<Asked> {
         if head.path == "/health" {
+            if head.method != "GET" {
+                let words = "health is asked for with GET";
+                self.refuse_head(key, Status::MethodNotAllowed, ErrorCode::BadRequest, words);
+                return None;
+            }
             let (status, body) = match self.draining {
                 false => (Status::Ok, r#"{"status":"ok"}"#),
                 true => (Status::Unavailable, r#"{"status":"shutting_down"}"#),

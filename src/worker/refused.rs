@@ -20,11 +20,11 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Sends the line that says why, and closes our side. The socket is new: its send buffer has
-    /// room for the line.
-    pub fn refuse(&mut self, socket: OwnedFd, line: &[u8], now_ms: u64) {
+    /// Sends the answer that says why, and closes our side. The socket is new: its send buffer has
+    /// room for the answer.
+    pub fn refuse(&mut self, socket: OwnedFd, answer: &[u8], now_ms: u64) {
         // Both fail only where the client has gone already.
-        let _ = send(&socket, line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _ = send(&socket, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         let _ = shutdown(&socket, Shutdown::Write);
         if self.sockets.len() >= LINGERING {
             self.sockets.pop_front();

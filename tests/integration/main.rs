@@ -49,5 +49,7 @@ mod sessions;
 mod shutdown;
 mod slow_consumer;
 mod tokens;
+mod websocket;
+mod websocket_frames;
 #[path = "../support/zookeeper.rs"]
 mod zookeeper_server;

@@ -335,6 +335,7 @@ fn pings_are_answered_and_silence_is_asked_and_ended() {
 fn other_requests_are_answered_and_the_connection_closed() {
     for (request, status) in [
         ("GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "200"),
+        ("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n", "405"),
         ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n", "404"),
         ("GET /ws HTTP/1.1\r\nHost: a\r\n\r\n", "426"),
         ("POST /ws HTTP/1.1\r\nHost: a\r\n\r\n", "405"),

@@ -89,6 +89,11 @@ impl Preface {
         Self { expected }
     }
 
+    /// What is still expected.
+    pub fn expected(&self) -> Expected {
+        self.expected
+    }
+
     /// Whether the header of a proxy is still to come.
     pub fn awaits_proxy(&self) -> bool {
         self.expected.proxy

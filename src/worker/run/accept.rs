@@ -14,9 +14,19 @@ use crate::{
     contract::{backend::Backend, bus::PushSource},
     limits::Refusal,
     protocol::{
-        codec::Codec, command::Dialect, error_code::ErrorCode, reply::Reply, request::ReplyTo,
+        codec::Codec,
+        command::Dialect,
+        error_code::ErrorCode,
+        http::response::{self, Status},
+        reply::Reply,
+        request::ReplyTo,
     },
-    worker::{client::canonical, poller::Source, preface::Preface, transport::Transport},
+    worker::{
+        client::canonical,
+        poller::Source,
+        preface::{Expected, Preface},
+        transport::Transport,
+    },
 };
 
 /// Connections accepted per turn.
@@ -106,7 +116,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         };
         let admitted = self.core.gateway.admission().admit(counted_ip);
         if let Err(refusal) = admitted {
-            self.refuse(socket, refusal);
+            self.refuse(socket, refusal, expected);
             return;
         }
         let now_ms = self.core.shard().now().monotonic_us / 1000;
@@ -119,7 +129,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         ));
     }
 
-    pub(super) fn refuse(&mut self, socket: OwnedFd, refusal: Refusal) {
+    /// Tells a connection why it is not taken in, in the form of what its listener carries.
+    pub(super) fn refuse(&mut self, socket: OwnedFd, refusal: Refusal, expected: Expected) {
         let words = match refusal {
             Refusal::MaxConnections => "the gateway is full",
             Refusal::PerIp => "too many from this address",
@@ -127,10 +138,14 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.metrics.connection_refused(refusal);
         let code = ErrorCode::TooManyConnections;
         self.metrics.error(code);
-        let mut line = Vec::new();
-        let (reply, to) = (Reply::error(code, words), ReplyTo::Line(Dialect::Colon));
-        Codec::Line.write_reply(&reply, None, &to, &mut line);
+        let mut answer = Vec::new();
+        if expected.lines {
+            let (reply, to) = (Reply::error(code, words), ReplyTo::Line(Dialect::Colon));
+            Codec::Line.write_reply(&reply, None, &to, &mut answer);
+        } else {
+            response::write_error(Status::of(code), code, words, &mut answer);
+        }
         let now_ms = self.core.shard().now().monotonic_us / 1000;
-        self.refused.refuse(socket, &line, now_ms);
+        self.refused.refuse(socket, &answer, now_ms);
     }
 }

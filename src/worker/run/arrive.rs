@@ -191,7 +191,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             Ok(()) => arrival.counted_ip = counted_ip,
             Err(refusal) => {
                 if let Some(arrival) = self.forget(key) {
-                    self.refuse(arrival.transport.into_socket(), refusal);
+                    let expected = arrival.preface.expected();
+                    self.refuse(arrival.transport.into_socket(), refusal, expected);
                 }
             }
         }

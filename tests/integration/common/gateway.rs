@@ -98,6 +98,19 @@ impl Gateway {
         self.process.address_of(&format!("({name})"))
     }
 
+    /// Starts a gateway that also listens for WebSockets.
+    pub fn start_with_web(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::start(|config| {
+            config.set("web", "listen", "127.0.0.1:0");
+            configure(config);
+        })
+    }
+
+    /// Where WebSockets and HTTP are.
+    pub fn web_address(&self) -> SocketAddr {
+        self.process.address_of("  web ")
+    }
+
     /// Where the operations listener is.
     pub fn http_address(&self) -> SocketAddr {
         self.process.http_address().expect("an operations listener")

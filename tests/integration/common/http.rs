@@ -31,7 +31,12 @@ pub fn request(address: SocketAddr, method: &str, path: &str) -> io::Result<Resp
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
-    let answer = String::from_utf8_lossy(&bytes);
+    parse(&bytes)
+}
+
+/// An answer that has come in full.
+pub fn parse(bytes: &[u8]) -> io::Result<Response> {
+    let answer = String::from_utf8_lossy(bytes);
     let (head, body) = answer
         .split_once("\r\n\r\n")
         .ok_or_else(|| io::Error::other("no end of headers"))?;

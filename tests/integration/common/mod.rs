@@ -1,5 +1,5 @@
-//! What the tests share: processes and whole clusters of them, a line client, a reader of pushes,
-//! HTTP, waiting, randomness.
+//! What the tests share: processes and whole clusters of them, a line client, a WebSocket client,
+//! a reader of pushes, HTTP, waiting, randomness.
 //!
 //! Waiting is always for a condition, and [`DEADLINE`] only turns a hang into a failure.
 
@@ -19,6 +19,7 @@ pub mod push;
 pub mod random;
 pub mod tcp_server;
 pub mod text;
+pub mod websocket;
 pub mod znodes;
 
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ pub use client::{Client, Received};
 pub use gateway::Gateway;
 pub use process::run_to_exit;
 pub use push::Push;
+pub use websocket::WebSocket;
 
 /// After this long a wait has failed. Generous, because the machine may be busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(20);

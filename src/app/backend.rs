@@ -134,6 +134,7 @@ fn start_services(
     slot: u16,
     publisher: &Arc<RedisPublisher>,
 ) -> Result<Services, StartupError> {
+    assert!(slot < PROCESSES_MAX, "slot {slot} has no worker number");
     let settings = &process.settings;
     let readiness = Arc::clone(&process.readiness);
     let services = service::start(

@@ -122,6 +122,10 @@ impl Journal {
             return self.write_anew();
         }
         self.lines += 1;
+        assert!(
+            self.lines <= 2 * self.known.len() + SPARE_LINES + 1,
+            "a file with too many lines is written anew"
+        );
         self.file.write_all(line(name, user).as_bytes())
     }
 

@@ -38,16 +38,17 @@ impl LocalBus {
         gateway_id: &str,
         inboxes: impl IntoIterator<Item = Arc<Inbox<CoreEvent>>>,
     ) -> Arc<Self> {
+        let cores: Vec<CoreQueue> = inboxes
+            .into_iter()
+            .enumerate()
+            .map(|(core, inbox)| CoreQueue {
+                route: RouteId::new(gateway_id, core),
+                inbox,
+            })
+            .collect();
+        assert!(cores.len() <= MAX_CORES, "a bit for each core");
         Arc::new(Self {
-            cores: inboxes
-                .into_iter()
-                .take(MAX_CORES)
-                .enumerate()
-                .map(|(core, inbox)| CoreQueue {
-                    route: RouteId::new(gateway_id, core),
-                    inbox,
-                })
-                .collect(),
+            cores,
             groups: Mutex::default(),
             unaware: AtomicU64::new(0),
         })
@@ -55,6 +56,7 @@ impl LocalBus {
 
     /// The end of core number `core`.
     pub fn source(self: &Arc<Self>, core: usize) -> LocalSource {
+        assert!(core < self.cores.len(), "there is no core {core}");
         LocalSource {
             bus: Arc::clone(self),
             core,
@@ -122,6 +124,7 @@ impl PushSource for LocalSource {
     fn unsubscribe(&self, group: GroupId) {
         let mut groups = self.bus.groups();
         if let Some(cores) = groups.get_mut(&group) {
+            assert!(*cores != 0, "a group that nobody listens to is forgotten");
             *cores &= !(1 << self.core);
             if *cores == 0 {
                 groups.remove(&group);

@@ -70,6 +70,7 @@ pub(super) struct Sources {
 
 /// Serves for as long as the runtime lives.
 pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limits) {
+    assert!(limits.connections > 0, "nobody would be answered");
     let mut router = router(sources);
     if listener
         .local_addr()

@@ -52,6 +52,10 @@ impl Supervisor {
     /// One that is told by `notify` and, with a `watchdog`, restarts the process unless fed that
     /// often.
     pub(super) fn new(notify: Arc<Notify>, watchdog: Option<Duration>) -> Self {
+        assert!(
+            watchdog.is_none_or(|limit| !limit.is_zero()),
+            "nothing can be fed all the time"
+        );
         Self {
             notify,
             watchdog,

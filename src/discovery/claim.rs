@@ -80,6 +80,7 @@ pub(super) async fn addresses(
         }
         found.insert(record.addr.ip().to_canonical());
     }
+    assert!(found.len() <= GATEWAYS_MAX, "no more are read");
     Ok(Some(found))
 }
 

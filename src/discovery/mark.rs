@@ -67,9 +67,14 @@ pub(super) fn first_end(now_ms: u64, from_ms: u64) -> Option<u64> {
 pub(super) fn next_end(now_ms: u64, until_ms: u64, elapsed: Duration) -> u64 {
     let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let onward = until_ms.saturating_add(elapsed_ms);
-    onward
+    let end = onward
         .max(now_ms.saturating_add(AHEAD_MS))
-        .min(ID_TIME_END_UNIX_MS)
+        .min(ID_TIME_END_UNIX_MS);
+    assert!(
+        end >= until_ms.min(ID_TIME_END_UNIX_MS),
+        "a lease is never cut short"
+    );
+    end
 }
 
 /// The mark of `number`, if it ever had one.

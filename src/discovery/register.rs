@@ -178,6 +178,18 @@ impl Registration {
         }
     }
 
+    /// Only nodes of ours are replaced, and each has a path of its own.
+    fn check(&self) {
+        let paths: HashSet<&str> = self.nodes.iter().map(|node| node.path.as_str()).collect();
+        assert_eq!(paths.len(), self.nodes.len(), "no node fights another");
+        assert!(
+            self.replaced
+                .iter()
+                .all(|path| paths.contains(path.as_str())),
+            "what others have elsewhere is left alone"
+        );
+    }
+
     /// Has all nodes for as long as the session lasts.
     async fn keep(&mut self, session: &impl Session, metrics: &Discovery, gateways: &Gateways) {
         let mut states = session.states();
@@ -227,6 +239,7 @@ impl Registration {
                 Outcome::Others
             }));
         }
+        self.check();
         (outcomes, last_error)
     }
 

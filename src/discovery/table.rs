@@ -119,6 +119,7 @@ impl Table {
                 found: Some(found),
                 kept_until: None,
             };
+            self.assert_invariants();
             return false;
         }
         let is_first = known.kept_until.is_none();

@@ -28,6 +28,7 @@ impl Reason {
     pub fn set(&self, reason: Option<String>) -> bool {
         let reason = reason.map(|mut reason| {
             reason.truncate(reason.floor_char_boundary(REASON_BYTES));
+            assert!(reason.len() <= REASON_BYTES, "a reason is kept in part");
             reason
         });
         std::mem::replace(&mut *locked(&self.0), reason).is_some()

@@ -131,8 +131,10 @@ impl Connection {
         }
         let received = self.reader.next(bytes).map_err(ConnectionError::from);
         let received = received.and_then(|value| value.map(|value| self.judge(value)).transpose());
-        if received.is_err() {
-            self.die();
+        match &received {
+            Ok(None) => assert!(bytes.is_empty(), "what came is taken whole"),
+            Ok(Some(_)) => assert!(self.is_open(), "what is dead says nothing"),
+            Err(_) => self.die(),
         }
         received
     }
@@ -217,6 +219,7 @@ impl Connection {
         if self.due_ms().is_none_or(|due_ms| now_ms < due_ms) {
             return Ok(Due::Nothing);
         }
+        assert!(self.is_open(), "only what is open has something due");
         if let Phase::Idle { .. } = self.phase {
             self.asked(now_ms);
             return Ok(Due::Probe);

@@ -48,6 +48,8 @@ use crate::{
 const SUBSCRIBE_TIMEOUT_MS: u64 = 1_000;
 /// Channels in one command.
 const CHANNELS_PER_COMMAND: usize = 500;
+/// Channels that every core listens to.
+const OWN_CHANNELS: usize = 4;
 /// The longest value that is read: far above what one publish of ours carries.
 const VALUE_MAX_BYTES: usize = 16 * 1024 * 1024;
 
@@ -137,6 +139,11 @@ impl Subscriber {
         }
         // What listening begins with covers them.
         self.late.borrow_mut().clear();
+        assert_eq!(
+            names.len(),
+            OWN_CHANNELS + self.groups.borrow().len(),
+            "all that is wanted is subscribed to"
+        );
         self.unconfirmed.set(names.len() + 1);
         send_buffer.append(|bytes| {
             let mut connection = self.connection.borrow_mut();
@@ -268,6 +275,7 @@ impl Subscriber {
                 on_event(BusEvent::LateGroup(group));
             }
         }
+        self.check();
         self.wake_waiting();
         self.count_confirmation(on_event)
     }
@@ -277,9 +285,14 @@ impl Subscriber {
         &self,
         on_event: &mut impl FnMut(BusEvent),
     ) -> Result<(), ConnectionError> {
-        let unconfirmed = self.unconfirmed.get().saturating_sub(1);
+        let unconfirmed = self.unconfirmed.get();
+        if self.is_listening() {
+            assert_eq!(unconfirmed, 0, "a core that listens waits for nothing");
+            return Ok(());
+        }
+        let unconfirmed = unconfirmed.saturating_sub(1);
         self.unconfirmed.set(unconfirmed);
-        if unconfirmed > 0 || self.is_listening() {
+        if unconfirmed > 0 {
             return Ok(());
         }
         let mut connection = self.connection.borrow_mut();
@@ -308,6 +321,12 @@ impl Subscriber {
             Err(_) => self.close(&send_buffer, "it does not answer"),
         }
         self.wake_waiting();
+    }
+
+    /// Whoever is late is wanted, and not confirmed.
+    fn check(&self) {
+        let (groups, late) = (self.groups.borrow(), self.late.borrow());
+        debug_assert!(late.iter().all(|group| groups.get(group) == Some(&false)));
     }
 
     fn wake_waiting(&self) {
@@ -353,6 +372,7 @@ impl PushSource for Rc<Subscriber> {
                 return Poll::Pending;
             }
             self.late.borrow_mut().insert(group);
+            self.check();
             Poll::Ready(())
         })
         .await;
@@ -360,6 +380,7 @@ impl PushSource for Rc<Subscriber> {
 
     fn unsubscribe(&self, group: GroupId) {
         self.late.borrow_mut().remove(&group);
+        self.check();
         if self.groups.borrow_mut().remove(&group).is_some() && self.connection.borrow().is_open() {
             self.say("UNSUBSCRIBE", group);
         }

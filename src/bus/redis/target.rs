@@ -40,6 +40,7 @@ impl Target {
         if addresses.is_empty() {
             return Err("the name has no address".to_owned());
         }
+        assert!(addresses.len() <= ADDRESSES_MAX, "an attempt has an end");
         Ok(Self {
             addresses,
             credentials,

@@ -106,6 +106,7 @@ impl Registry for Zookeeper<'_> {
     type Session = ZookeeperSession;
 
     async fn begin(&mut self) -> ZookeeperSession {
+        assert!(self.client.is_none(), "one session after the other");
         loop {
             if self.has_failed {
                 tokio::time::sleep(Duration::from_millis(self.back_off.next_ms())).await;

@@ -107,6 +107,8 @@ impl Remote {
         // It may have been done already.
         let mut unsettled = None;
         loop {
+            assert_eq!(tried.len(), retries as usize, "each retry has a failure");
+            assert!(retries <= self.options.max_retries, "a call has an end");
             let server = match self.choose::<M>(&tried) {
                 Some(server) => server,
                 // Everybody who can be asked has been: a second time, then.

@@ -204,6 +204,23 @@ impl Server {
         self.connectivity.set(to);
     }
 
+    /// What holds between any two of the calls below.
+    fn check(&self) {
+        let waiting = self.queue.borrow().len();
+        assert!(waiting <= QUEUE_CALLS, "{waiting} calls wait");
+        assert!(
+            self.connectivity() != Connectivity::Down || waiting == 0,
+            "{waiting} calls wait for nothing"
+        );
+        let connections = self.connections.borrow().len() + self.expected_connections.get();
+        // The permanent one may come back after further ones have taken its place.
+        assert!(
+            self.wire != Wire::Classic || connections <= self.pool_size + 1,
+            "{connections} connections of {}",
+            self.pool_size
+        );
+    }
+
     /// Whether it can tell that it is alive without being asked anything else.
     pub(super) fn can_be_pinged(&self) -> bool {
         // With ids, even "unknown method" is an answer.
@@ -264,6 +281,7 @@ impl Server {
         if connecting && self.connectivity() == Connectivity::Down {
             self.set_connectivity(Connectivity::Connecting);
         }
+        self.check();
         connection
     }
 
@@ -273,6 +291,7 @@ impl Server {
         connection.enter(State::Open);
         self.set_connectivity(Connectivity::Up);
         self.send_queued(connection, calls);
+        self.check();
     }
 
     /// A connection could not be opened, or is gone: what was out over it is lost.
@@ -295,6 +314,7 @@ impl Server {
         for queued in self.queue.borrow_mut().drain(..) {
             calls.finish(queued.number, self.queue_id, Outcome::NotWritten);
         }
+        self.check();
     }
 
     /// Whether a further connection would help the calls that wait; it is expected then, and must
@@ -348,9 +368,9 @@ impl Server {
                     return Err(Refused::Full);
                 }
                 queue.push_back(Queued::of(call));
-                assert!(queue.len() <= QUEUE_CALLS, "a queue has an end");
             }
         }
+        self.check();
         self.outstanding.set(self.outstanding.get() + 1);
         Ok(())
     }
@@ -417,6 +437,7 @@ impl Server {
         bytes: &[u8],
         calls: &Calls<Outcome>,
     ) -> Result<u64, WireError> {
+        debug_assert!(self.has(connection), "a connection of this server");
         let mut strays = 0;
         connection.wire.borrow_mut().receive(bytes, |reply| {
             connection.useful.set(true);
@@ -468,6 +489,8 @@ impl Server {
 
     fn ping_over(&self, connection: &Connection, now_ms: u64, timeout_ms: u64) {
         let number = self.next_ping.get();
+        assert!(number >= FIRST_PING, "the number of a call");
+        assert!(connection.pinged_ms.get().is_none(), "one ping at a time");
         self.next_ping.set(number.wrapping_add(1).max(FIRST_PING));
         // One that cannot even be written will not be answered either: it is overdue in its turn.
         with_arguments(&PingRequest::default(), |args| {

@@ -173,6 +173,11 @@ impl Remote {
         metrics: Arc<metrics::Core>,
         mut dependencies: Dependencies,
     ) -> Rc<Self> {
+        assert!(options.timeout_ms > 0, "no call would be answered");
+        assert!(
+            options.pool_size > 0 && options.connections_per_instance > 0,
+            "no call would be sent"
+        );
         let mut random = dependencies.random.split();
         Rc::new(Self {
             options,
@@ -254,6 +259,10 @@ impl Remote {
                 server.retire();
             }
         }
+        assert!(
+            self.servers.borrow().values().all(|one| !one.is_retired()),
+            "who is listed is not retired"
+        );
         for server in new {
             let permanent = match server.wire {
                 Wire::Classic => 1,

@@ -39,6 +39,13 @@ impl SerialCalls {
                 }
             }
         }
+        assert!(
+            of_method
+                .iter()
+                .flatten()
+                .all(|permit| *permit < sets.len()),
+            "each method's permit is there"
+        );
         Self {
             permits: sets.iter().map(|_| Mutex::default()).collect(),
             of_method,

@@ -113,6 +113,7 @@ impl Server {
         gateways: Gateways,
         metrics: Arc<metrics::Server>,
     ) -> Self {
+        assert!(max_connections > 0, "nobody would be served");
         let max_connections = max_connections.min(CONNECTIONS_MAX);
         Self {
             offer: Offer::of(services),

@@ -257,6 +257,7 @@ impl ConnectionTask {
             has_written |= wrote;
             has_read |= read;
         }
+        assert!(self.batch.is_empty(), "what was answered is passed on");
         if self.is_draining && self.connection.is_done() {
             return Err(End::Drained);
         }
@@ -279,6 +280,11 @@ impl ConnectionTask {
                 return Err(End::Stalled);
             }
         }
+        assert_eq!(
+            self.unread.is_some(),
+            !self.connection.output().is_empty(),
+            "what is unread is timed"
+        );
         if !self.connection.is_mid_call() {
             self.unfinished = None;
             return Ok(());

@@ -95,6 +95,7 @@ fn write_call_with(
         + number_field(args_size)
         + number_field(head.call_id)
         + number_field(head.timeout_ms.into());
+    let begin = into.len();
     into.reserve(LENGTH_BYTES + header_len + args_size as usize);
     into.extend_from_slice(&(header_len as u32).to_le_bytes());
     // Written field by field: no copies of the names for each call. A test holds it to the
@@ -114,11 +115,25 @@ fn write_call_with(
             encode_varint(number, into);
         }
     }
+    assert_eq!(
+        into.len(),
+        begin + LENGTH_BYTES + header_len,
+        "a header is as long as it says"
+    );
     encode(into);
+    assert_eq!(
+        into.len(),
+        begin + LENGTH_BYTES + header_len + args_len,
+        "arguments are as long as they say"
+    );
 }
 
 /// Appends the length in front of a classic reply; the message follows.
 pub fn write_classic_length(len: usize, into: &mut Vec<u8>) {
+    assert!(
+        u32::try_from(len).is_ok(),
+        "{len} bytes cannot be announced"
+    );
     into.extend_from_slice(&(len as u32).to_le_bytes());
 }
 
@@ -129,6 +144,10 @@ pub(crate) fn write_reply_header(
     body_len: usize,
     into: &mut Vec<u8>,
 ) {
+    assert!(
+        u32::try_from(body_len).is_ok(),
+        "{body_len} bytes cannot be announced"
+    );
     let header = ReplyHeader {
         call_id,
         status: status.into(),

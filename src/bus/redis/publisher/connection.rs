@@ -257,10 +257,15 @@ impl<'a> Session<'a> {
             self.connection.is_logged_in(),
             "what is sent before the login is refused"
         );
+        let end = self.sent + self.output.len() as u64;
+        assert!(
+            self.pending.back().is_none_or(|last| last.end < end),
+            "what is expected was packed"
+        );
         self.pending.push_back(PendingCommands {
             command,
             count,
-            end: self.sent + self.output.len() as u64,
+            end,
             since_ms,
         });
     }
@@ -309,6 +314,13 @@ impl<'a> Session<'a> {
     fn write(&mut self, context: &mut Context<'_>, now_ms: u64) -> Result<bool, End> {
         let begun = self.sent;
         let written = self.write_out(context);
+        if self.output.is_empty() {
+            let last = self.pending.back().map(|last| last.end);
+            assert!(
+                last.is_none_or(|end| end == self.sent),
+                "all that has left is expected to be answered"
+            );
+        }
         if self.sent > begun {
             let waiting = self.pending.iter_mut().rev();
             waiting
@@ -350,6 +362,7 @@ impl<'a> Session<'a> {
         while let Some(received) = self.connection.next(&mut bytes)? {
             match received {
                 Received::LoggedIn => {
+                    assert!(self.pending.is_empty(), "the login comes first");
                     // From here on pushes are kept, and the first thing to leave makes up for
                     // those that were not.
                     self.queue.open();

@@ -61,7 +61,16 @@ impl Packer {
             return 1;
         }
         let groups = groups(commit);
+        debug_assert_eq!(
+            groups.iter().map(|group| group.pushes.len()).sum::<usize>(),
+            commit.len(),
+            "each push is in one group"
+        );
         for group in &groups {
+            assert!(
+                group.bytes <= PAYLOAD_BYTES || group.pushes.len() == 1,
+                "a payload does not grow without end"
+            );
             self.publish(group.channel, &group.pushes, into);
         }
         groups.len()
@@ -86,6 +95,7 @@ impl Packer {
     }
 
     fn publish(&mut self, channel: &Channel, pushes: &[&PushMessage], into: &mut Vec<u8>) {
+        assert!(!pushes.is_empty(), "nothing is no payload");
         let channel = channels::name(channel);
         let key = self.key.as_ref().map(|key| key.of_channel(&channel));
         self.payload.clear();

@@ -95,3 +95,13 @@ fn any_data_of_a_node_is_an_instance_or_an_error() {
 fn any_beginning_of_a_connection_split_anyhow_is_the_same() {
     exercise("preface", targets::preface);
 }
+
+#[test]
+fn any_stream_of_frames_split_anyhow_is_the_same_messages() {
+    exercise("websocket", targets::websocket);
+}
+
+#[test]
+fn any_head_split_anyhow_is_the_same_and_nothing_of_it_is_given_back() {
+    exercise("head", targets::head);
+}

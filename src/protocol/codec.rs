@@ -162,8 +162,7 @@ impl Codec {
         self.end_message(start, out);
     }
 
-    /// Appends a part of what was pulled: `messages` as [`Codec::write_pulled_message`] writes
-    /// them.
+    /// Appends a part of what was pulled: `messages` as [`write_pulled_message`] writes them.
     /// `more` is said in the last part.
     pub fn write_pulled(
         self,

@@ -9,7 +9,7 @@
 //! what is kept between two calls is the beginning of one fragmented message.
 
 /// The longest head of a frame, in bytes: two, a length of eight, a mask of four.
-pub(super) const HEAD_BYTES_MAX: usize = 14;
+pub const HEAD_BYTES_MAX: usize = 14;
 /// What a control frame may carry, in bytes.
 const CONTROL_BYTES_MAX: usize = 125;
 
@@ -106,14 +106,14 @@ pub enum Frame<'a> {
 
 /// The beginning of a fragmented message.
 #[derive(Debug, Default)]
-pub(super) struct Assembly {
+pub struct Assembly {
     opcode: Option<Opcode>,
     payload: Vec<u8>,
 }
 
 impl Assembly {
     /// How much of a message it holds, in bytes.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.payload.len()
     }
 }
@@ -193,7 +193,7 @@ impl Head {
 ///
 /// # Errors
 /// What no peer may send: the connection is to be closed with the error's code.
-pub(super) fn read_frame<'a>(
+pub fn read_frame<'a>(
     bytes: &[u8],
     max_bytes: usize,
     assembly: &mut Option<Box<Assembly>>,
@@ -330,7 +330,7 @@ pub fn frame(opcode: Opcode, start: usize, out: &mut Vec<u8>) {
 }
 
 /// Appends a close frame; its words are cut to what fits.
-pub(super) fn write_close(code: u16, words: &str, out: &mut Vec<u8>) {
+pub fn write_close(code: u16, words: &str, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&code.to_be_bytes());
     let fits = words.floor_char_boundary(CONTROL_BYTES_MAX - 2);
@@ -339,7 +339,7 @@ pub(super) fn write_close(code: u16, words: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends a pong, or a ping.
-pub(super) fn write_control(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+pub fn write_control(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     debug_assert!(payload.len() <= CONTROL_BYTES_MAX);
     let start = out.len();
     out.extend_from_slice(payload);

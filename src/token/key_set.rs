@@ -18,7 +18,7 @@ const SET_BYTES_MAX: usize = 256 * 1024;
 /// Why a set cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadKeySet {
-    /// It is longer than [`SET_BYTES_MAX`].
+    /// It is longer than `SET_BYTES_MAX`.
     #[error("a key set has at most {SET_BYTES_MAX} bytes")]
     TooLong,
     /// It is no set.

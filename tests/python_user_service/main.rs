@@ -6,6 +6,8 @@
 
 mod document;
 mod gateway;
+#[path = "../support/python.rs"]
+mod python;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod service;

@@ -24,50 +24,8 @@ pub const REPLY_MAX: usize = 1 << 20;
 /// The folder with the package `protobuf`, to be put on Python's path.
 fn python_packages() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = home.join("python-protobuf");
-        if !folder.exists() {
-            fs::create_dir_all(home).expect("the target directory");
-            let new = tempfile::tempdir_in(home).expect("a folder");
-            install(new.path(), &new.path().join("packages"));
-            // Another run may have been faster; then its folder is as good.
-            let _ = fs::rename(new.path().join("packages"), &folder);
-        }
-        assert!(folder.join("google/protobuf").exists(), "{folder:?}");
-        folder
-    })
-}
-
-fn install(folder: &Path, packages: &Path) {
-    let own = Path::new("python3").to_owned();
-    let has_pip = Command::new(&own)
-        .args(["-m", "pip", "--version"])
-        .output()
-        .expect("python3 is needed; on Debian: apt-get install python3 python3-venv")
-        .status
-        .success();
-    let python = if has_pip {
-        own
-    } else {
-        let venv = folder.join("venv");
-        run(Command::new(&own).args(["-m", "venv"]).arg(&venv));
-        venv.join("bin/python")
-    };
-    run(Command::new(python)
-        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
-        .arg(packages)
-        .arg("protobuf>=4.22,<8"));
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("python3 starts");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    FOLDER
+        .get_or_init(|| crate::python::packages("protobuf", "protobuf>=4.22,<8", "google/protobuf"))
 }
 
 /// The example, running.

@@ -1,7 +1,7 @@
 //! The head of a request.
 //!
 //! Invariants: any split of a byte stream gives the same head; a head is at most
-//! [`HEAD_BYTES_MAX`] long; what could be read in two ways (line ends without CR, folded lines, two
+//! `HEAD_BYTES_MAX` long; what could be read in two ways (line ends without CR, folded lines, two
 //! lengths, a length beside a coding) is no head.
 
 use super::response::Status;

@@ -3,6 +3,10 @@
 //!
 //! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
 
+mod web;
+
+pub use web::{head, websocket};
+
 use std::net::SocketAddr;
 
 use im_gateway::{

@@ -179,6 +179,8 @@ pub struct Window {
     pub catching_up: bool,
     /// The last number sent of each stream.
     pub last_sent: HashMap<Stream, u64>,
+    /// Of a stream that went back: up to which number messages may have been sent before.
+    pub repeats_to: HashMap<Stream, u64>,
 }
 
 /// Who is at the other end.

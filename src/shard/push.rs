@@ -163,9 +163,13 @@ impl Shard {
         for slot in self.slots_in(stream) {
             let login = self.connections[slot as usize].session.login_mut();
             let Some(login) = login else { continue };
-            let window = login.window.as_mut();
-            if let Some(last) = window.and_then(|window| window.last_sent.get_mut(&stream)) {
-                *last = (*last).min(step_back.to);
+            if let Some(window) = &mut login.window
+                && let Some(last) = window.last_sent.get_mut(&stream)
+                && *last > step_back.to
+            {
+                let repeats_to = window.repeats_to.entry(stream).or_default();
+                *repeats_to = (*repeats_to).max((*last).min(step_back.end));
+                *last = step_back.to;
             }
             match stream {
                 Stream::Direct(_) => step_back.correct(&mut login.baseline),

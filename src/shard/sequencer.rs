@@ -157,6 +157,11 @@ impl<T: Numbered> Sequencer<T> {
         }
     }
 
+    /// Up to which number what comes out may have come out before: the stream went back.
+    pub(super) fn repeats_to(&self) -> u64 {
+        self.gap.as_ref().map_or(0, |gap| gap.repeats_to)
+    }
+
     /// Whether number `seq` has had its turn, and not with another message than `id` as far as is
     /// remembered.
     pub(super) fn has_passed(&self, seq: u64, id: MessageId) -> bool {

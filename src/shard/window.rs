@@ -47,7 +47,8 @@ impl Shard {
         }
     }
 
-    /// From now on the client confirms for itself: a window of what it has not confirmed.
+    /// From now on the client confirms for itself: a window of what it has not confirmed. A stream
+    /// here may not be as far yet as the session's baseline.
     pub(super) fn open_window(&mut self, key: ConnectionKey) {
         let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
             return;
@@ -58,7 +59,10 @@ impl Shard {
         let streams = login.streams();
         let window = Window {
             last_sent: streams
-                .map(|stream| (stream, self.last(stream).unwrap_or(0)))
+                .map(|stream| {
+                    let last = self.last(stream).unwrap_or(0);
+                    (stream, last.max(self.baseline(key.slot, stream)))
+                })
                 .collect(),
             ..Window::default()
         };
@@ -103,6 +107,8 @@ impl Shard {
     /// what follows at the pace at which it reads.
     pub(super) fn throttle_by_window(&mut self, key: ConnectionKey, delivery: Delivery) {
         let is_new = self.window_mut(key).is_none();
+        let sequencer = self.sequencer(delivery.stream);
+        let repeats_to = sequencer.map_or(0, |sequencer| sequencer.repeats_to());
         self.open_window(key);
         let Some(window) = self.window_mut(key) else {
             return;
@@ -111,6 +117,7 @@ impl Shard {
         if is_new {
             let last_sent = delivery.seq.saturating_sub(1);
             window.last_sent.insert(delivery.stream, last_sent);
+            window.repeats_to.insert(delivery.stream, repeats_to);
         }
         self.catch_up_if_throttled(key);
     }
@@ -217,7 +224,13 @@ impl Shard {
             window.throttled = false;
         }
         let nothing = messages.is_empty();
-        for message in messages.into_iter().map(Arc::new) {
+        let repeats_to = self.window_mut(key).map_or(0, |window| {
+            let repeats_to = window.repeats_to.get(&catch_up.stream);
+            repeats_to.copied().unwrap_or(0)
+        });
+        for mut message in messages {
+            message.redelivery |= message.seq <= repeats_to;
+            let message = Arc::new(message);
             let queued = self.encode_once(&message, |shard, push| {
                 shard.deliver(key.slot, push, Origin::Store)
             });

@@ -161,3 +161,65 @@ fn what_was_pulled_before_its_reader_was_throttled_does_not_come_again() {
     came.extend(catch_up(&mut shard, key));
     assert_eq!(came, [numbers(1, 149), numbers(151, 200)].concat());
 }
+
+#[test]
+fn a_session_that_catches_up_is_not_sent_what_came_before_its_login() {
+    let mut shard = shard();
+    let other = connect(&mut shard);
+    log_in(&mut shard, other, 7, 0, &[]);
+    shard.on_push(direct(7, 1));
+    // The service said that the inbox ends at 3; here it has come to 1.
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 3, &[(9, 0)]);
+    shard.catch_up_from(key, Stream::Group(9), 0);
+    let fetch = Fetch { after: 1, to: 0 };
+    let lost = (2..=4).map(|seq| direct(7, seq));
+    shard.fetched(Stream::Direct(7), fetch, page(lost));
+    assert_eq!(catch_up(&mut shard, key), ["d4"]);
+}
+
+#[test]
+fn what_may_have_come_before_is_marked_when_it_is_caught_up_with() {
+    let mut shard = shard();
+    let key = connect(&mut shard);
+    log_in(&mut shard, key, 7, 0, &[]);
+    for seq in 1..=40 {
+        shard.on_push(direct(7, seq));
+    }
+    read(&mut shard, key);
+    // Number 10 was another message's, and what came before it is not remembered any more: the
+    // stream goes back, and there is no room for all of it.
+    let stored = |seq: u64| {
+        let message = (*direct(7, seq)).clone();
+        let msg_id = message.msg_id + i64::from(seq == 10);
+        let text = "x".repeat(700);
+        Arc::new(PushMessage {
+            msg_id,
+            text,
+            ..message
+        })
+    };
+    shard.on_push(Arc::new(PushMessage {
+        msg_id: 1,
+        ..(*direct(7, 5)).clone()
+    }));
+    let fetch = Fetch { after: 8, to: 40 };
+    shard.fetched(Stream::Direct(7), fetch, page((9..=40).map(stored)));
+    let fetch = Fetch { after: 4, to: 0 };
+    shard.fetched(Stream::Direct(7), fetch, page((5..=41).map(stored)));
+    let next = shard.next_catch_up(key, session_id(&shard, key));
+    assert_eq!(next.expect("it is throttled").after, 7);
+    let mut said = read(&mut shard, key);
+    while let Some(next) = shard.next_catch_up(key, session_id(&shard, key)) {
+        let page = (next.after + 1..=next.to).map(|seq| (*stored(seq)).clone());
+        shard.caught_up(key, next, page.collect());
+        said += &read(&mut shard, key);
+    }
+    let number = |line: &str| line.split_once(" seq=")?.1.split(' ').next()?.parse().ok();
+    let came: Vec<u64> = said.lines().filter_map(number).collect();
+    assert_eq!(came.last(), Some(&41));
+    for line in said.lines() {
+        let Some(seq) = number(line) else { continue };
+        assert_eq!(line.contains(" dup=1 "), seq < 41, "{line}");
+    }
+}

@@ -15,6 +15,7 @@ mod gateway;
 mod issuers;
 mod listeners;
 mod options;
+pub mod tokens;
 mod user_journal;
 
 use self::gateway::GatewayBootstrap;

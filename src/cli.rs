@@ -3,7 +3,7 @@
 //! Owns what is printed on standard output. Never decides how the gateway runs: that is
 //! [`crate::app`].
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -11,7 +11,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     app::{self, doctor},
-    base::error::{ExitCode, StartupError},
+    base::{
+        error::{ExitCode, StartupError},
+        secret::Secret,
+    },
     config::{self, Environment, Settings},
     contract::methods::Service,
     logging,
@@ -77,12 +80,31 @@ enum Command {
     DefaultConfig,
     /// Check whether this machine can run the gateway: 0 if so, 4 if not
     Doctor(ConfigFile),
+    /// Make a token, or say what one says
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// Print the version
     Version {
         /// As a JSON object
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+enum TokenCommand {
+    /// Print a token for a user: whoever has it is that user until it expires
+    Make {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The user's number
+        #[arg(long, value_name = "UID", value_parser = clap::value_parser!(i64).range(1..))]
+        user: i64,
+    },
+    /// Say whether the token on standard input is good, and whom it logs in: 0 if it is, 1 if not
+    Check(ConfigFile),
 }
 
 /// Reads the arguments of the process. Wrong ones end it with a message and exit code 2.
@@ -123,6 +145,21 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
                 return Ok(process::ExitCode::from(ExitCode::Preflight as u8));
             }
         }
+        Command::Token {
+            command: TokenCommand::Make { file, user },
+        } => {
+            let token = app::tokens::make(&settings(&file)?, user)?;
+            print(&format!("{}\n", token.expose()))?;
+        }
+        Command::Token {
+            command: TokenCommand::Check(file),
+        } => {
+            let verdict = app::tokens::check(&settings(&file)?, &read_token()?)?;
+            print(&format!("{verdict}\n"))?;
+            if !verdict.is_good() {
+                return Ok(process::ExitCode::from(ExitCode::Runtime as u8));
+            }
+        }
         Command::Version { json: true } => {
             let version = serde_json::json!({ "name": "im-gateway", "version": VERSION });
             print(&format!("{version}\n"))?;
@@ -130,6 +167,19 @@ pub fn dispatch(cli: Cli) -> Result<process::ExitCode, StartupError> {
         Command::Version { json: false } => print(&format!("im-gateway {VERSION}\n"))?,
     }
     Ok(process::ExitCode::SUCCESS)
+}
+
+/// A token on standard input: as an argument, others on this machine could see it.
+fn read_token() -> Result<Secret<String>, StartupError> {
+    /// More than any token is good with.
+    const TOKEN_BYTES_MAX: u64 = 64 * 1024;
+    let mut token = String::new();
+    let read = io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut token);
+    read.map_err(|error| {
+        let what = "cannot read a token from standard input";
+        StartupError::new(ExitCode::Runtime, what, error, "")
+    })?;
+    Ok(Secret::new(token.trim().to_owned()))
 }
 
 /// Begins to log, with what may be wrong in the configuration and is no error.

@@ -374,3 +374,34 @@ fn a_reader_that_stops_early_is_no_error() {
     let printed = output(&mut command);
     assert_eq!((code(&printed), stderr(&printed)), (0, String::new()));
 }
+
+#[test]
+fn a_token_is_made_and_looked_at_and_none_stands_among_the_arguments() {
+    let gateway = Gateway::new();
+    let file = gateway.file("[gateway_service]\ndata_dir = \"data\"\n");
+    std::fs::create_dir(gateway.directory.path().join("data")).expect("a directory");
+    let config = format!("--config={}", file.display());
+    let made = output(&mut gateway.command(&["token", "make", &config, "--user", "42"]));
+    assert_eq!(code(&made), 0, "{made:?}");
+    let token = String::from_utf8(made.stdout).expect("text");
+    let look = |token: &str| {
+        let mut check = gateway.command(&["token", "check", &config]);
+        check.stdin(std::process::Stdio::piped());
+        check.stdout(std::process::Stdio::piped());
+        let mut check = check.spawn().expect("the program starts");
+        let mut input = check.stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut input, token.as_bytes()).expect("it is read");
+        drop(input);
+        check.wait_with_output().expect("it ends")
+    };
+    let good = look(&token);
+    assert_eq!(code(&good), 0, "{good:?}");
+    assert!(good.stdout.starts_with(b"good: user 42, "), "{good:?}");
+    let bad = look(&token.replace('.', "x."));
+    assert_eq!(
+        (code(&bad), &bad.stdout[..]),
+        (1, &b"not good: the token is not valid\n"[..])
+    );
+    let nobody = output(&mut gateway.command(&["token", "make", &config, "--user", "0"]));
+    assert_eq!(code(&nobody), 2, "{nobody:?}");
+}

@@ -46,16 +46,21 @@ pub(super) fn socket_options(settings: &Settings) -> SocketOptions {
     }
 }
 
-pub(super) fn gateway(
-    settings: &Settings,
-    max_connections: usize,
-) -> Result<Gateway, StartupError> {
+/// What signs and verifies tokens.
+pub(super) fn tokens(settings: &Settings) -> Result<Tokens, StartupError> {
     let secret = secret_file::load_or_create(&settings.auth.token_secret_file)?;
     let lifetime = Duration::from_secs(settings.auth.token_lifetime_seconds);
     let clock_leeway = Duration::from_secs(settings.auth.clock_leeway_seconds);
     let tokens = Tokens::new(secret.expose(), lifetime, clock_leeway)
-        .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?
-        .with_issuers(issuers::load(&settings.auth.issuers)?);
+        .map_err(|error| StartupError::new(ExitCode::Preflight, "cannot sign tokens", error, ""))?;
+    Ok(tokens.with_issuers(issuers::load(&settings.auth.issuers)?))
+}
+
+pub(super) fn gateway(
+    settings: &Settings,
+    max_connections: usize,
+) -> Result<Gateway, StartupError> {
+    let tokens = tokens(settings)?;
     let limits = &settings.limits;
     let concessions = concessions(settings);
     let remember_users = concessions.remember_users;

@@ -73,6 +73,13 @@ pub struct IssuedGrant {
     pub(super) good_until_s: u64,
 }
 
+impl IssuedGrant {
+    /// Until when it is good, in seconds since 1970, leeway included.
+    pub fn good_until_s(&self) -> u64 {
+        self.good_until_s
+    }
+}
+
 /// What of a header is looked at.
 #[derive(Deserialize)]
 struct Header {

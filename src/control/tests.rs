@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::metrics::Carrier;
 use harness::{Answer, Control, FRESH_MS, Manager, PATIENCE, STALE_MS, Setup, registry};
 
 const ROUTES: [&str; 4] = ["/livez", "/readyz", "/health", "/metrics"];
@@ -55,8 +56,10 @@ fn other_paths_are_not_found() {
 #[test]
 fn health_tells_version_and_figures() {
     let control = Control::started();
-    control.registry.cores[0].connections.set(3);
-    control.registry.cores[1].connections.set(4);
+    control.registry.cores[0].connections(Carrier::Line).set(3);
+    control.registry.cores[1]
+        .connections(Carrier::WebSocket)
+        .set(4);
     control.registry.cores[1].sessions_authenticated.set(2);
     let answer = control.get("/health");
     let json = answer.json();
@@ -335,8 +338,8 @@ fn the_deadline_ends_a_drain_and_counts_who_is_left() {
     };
     let mut control = Control::start(setup);
     control.cores_up();
-    control.registry.cores[0].connections.set(2);
-    control.registry.cores[1].connections.set(3);
+    control.registry.cores[0].connections(Carrier::Line).set(2);
+    control.registry.cores[1].connections(Carrier::Line).set(3);
     control.signal(StopSignal::Terminate);
     let expected = Outcome::DeadlineHit {
         connections_left: 5,

@@ -12,7 +12,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    encoding::{DescriptorEncoder, text},
     metrics::MetricType,
     registry,
 };
@@ -20,7 +20,8 @@ use prometheus_client::{
 use crate::{contract::methods::Service, logging};
 
 use super::{
-    Core, Histogram, Registry, Server,
+    Core, Counter, Histogram, Label, PerLabel, Registry, Server,
+    family::Family,
     names::{self, Kind, Metric, Unit},
     process::ProcessUsage,
 };
@@ -162,34 +163,29 @@ impl Collector for Scrape {
 }
 
 fn write_connections(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
-    writer.gauges(&names::CONNECTIONS, cores, |core| core.connections.get())?;
+    writer.family(&names::CONNECTIONS, |family| {
+        cores.each(|number, core| {
+            let mut open = core.connections.iter();
+            open.try_for_each(|(carrier, count)| family.gauge(&[number, carrier], count.get()))
+        })
+    })?;
     writer.gauges(&names::SESSIONS_AUTHENTICATED, cores, |core| {
         core.sessions_authenticated.get()
     })?;
     writer.counters(&names::CONNECTIONS_ACCEPTED, cores, |core| {
         core.connections_accepted_total.get()
     })?;
-    writer.family(&names::CONNECTIONS_REFUSED, |family| {
-        cores.each(|number, core| {
-            let mut refused = core.connections_refused.iter();
-            refused.try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))
-        })
+    writer.counters_by(&names::HTTP_RESPONSES, cores, |core| &core.http_responses)?;
+    writer.counters_by(&names::CONNECTIONS_REFUSED, cores, |core| {
+        &core.connections_refused
     })?;
     writer.gauges(&names::PREFACES, cores, |core| core.prefaces.get())?;
-    writer.family(&names::PREFACES_FAILED, |family| {
-        cores.each(|number, core| {
-            let mut misfits = core.misfits.iter();
-            misfits.try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))
-        })
-    })?;
+    writer.counters_by(&names::PREFACES_FAILED, cores, |core| &core.misfits)?;
     writer.counters(&names::ACCEPT_ERRORS, cores, |core| {
         core.accept_errors_total.get()
     })?;
-    writer.family(&names::CONNECTIONS_CLOSED, |family| {
-        cores.each(|number, core| {
-            let mut closed = core.connections_closed.iter();
-            closed.try_for_each(|(reason, count)| family.counter(&[number, reason], count.get()))
-        })
+    writer.counters_by(&names::CONNECTIONS_CLOSED, cores, |core| {
+        &core.connections_closed
     })
 }
 
@@ -216,12 +212,7 @@ fn write_commands(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
                 })
         })
     })?;
-    writer.family(&names::ERRORS, |family| {
-        cores.each(|number, core| {
-            let mut errors = core.errors.iter();
-            errors.try_for_each(|(code, count)| family.counter(&[number, code], count.get()))
-        })
-    })
+    writer.counters_by(&names::ERRORS, cores, |core| &core.errors)
 }
 
 fn write_messages(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
@@ -471,10 +462,7 @@ impl Writer<'_> {
         let encoder =
             self.encoder
                 .encode_descriptor(metric.base(), metric.help, unit.as_ref(), kind)?;
-        samples(&mut Family {
-            encoder,
-            label_names: metric.labels,
-        })
+        samples(&mut Family::new(encoder, metric.labels))
     }
 
     /// A counter with no label but the core.
@@ -486,6 +474,21 @@ impl Writer<'_> {
     ) -> fmt::Result {
         self.family(metric, |family| {
             cores.each(|number, core| family.counter(&[number], value(core)))
+        })
+    }
+
+    /// A counter with the core and one other label.
+    fn counters_by<L: Label, const N: usize>(
+        &mut self,
+        metric: &Metric,
+        cores: &NumberedCores,
+        counts: impl Fn(&Core) -> &PerLabel<L, Counter, N>,
+    ) -> fmt::Result {
+        self.family(metric, |family| {
+            cores.each(|number, core| {
+                let mut counts = counts(core).iter();
+                counts.try_for_each(|(word, count)| family.counter(&[number, word], count.get()))
+            })
         })
     }
 
@@ -528,73 +531,5 @@ impl Writer<'_> {
         self.family(metric, |family| {
             value.map_or(Ok(()), |value| family.gauge(&[], value))
         })
-    }
-}
-
-/// One family whose head is written. Label values are given in the order of the label names in the
-/// table.
-struct Family<'a> {
-    encoder: MetricEncoder<'a>,
-    label_names: &'static [&'static str],
-}
-
-impl Family<'_> {
-    fn counter(&mut self, labels: &[&str], value: u64) -> fmt::Result {
-        self.sample(labels, |sample| {
-            sample.encode_counter::<NoLabelSet, u64, f64>(&value, None)
-        })
-    }
-
-    fn counter_seconds(&mut self, labels: &[&str], value: f64) -> fmt::Result {
-        self.sample(labels, |sample| {
-            sample.encode_counter::<NoLabelSet, f64, f64>(&value, None)
-        })
-    }
-
-    fn gauge(&mut self, labels: &[&str], value: u64) -> fmt::Result {
-        self.sample(labels, |sample| sample.encode_gauge(&value))
-    }
-
-    fn gauge_seconds(&mut self, labels: &[&str], value: f64) -> fmt::Result {
-        self.sample(labels, |sample| sample.encode_gauge(&value))
-    }
-
-    fn histogram(&mut self, labels: &[&str], histogram: &Histogram) -> fmt::Result {
-        let reading = histogram.snapshot();
-        self.sample(labels, |sample| {
-            sample.encode_histogram::<NoLabelSet>(
-                reading.sum,
-                reading.count,
-                &reading.buckets,
-                None,
-            )
-        })
-    }
-
-    fn info(&mut self, labels: &[&str]) -> fmt::Result {
-        let labels = self.labelled(labels);
-        self.encoder.encode_info(&labels)
-    }
-
-    fn sample(
-        &mut self,
-        labels: &[&str],
-        write: impl FnOnce(&mut MetricEncoder) -> fmt::Result,
-    ) -> fmt::Result {
-        // An empty set of labels would be written as an empty pair of braces.
-        if labels.is_empty() {
-            return write(&mut self.encoder);
-        }
-        let labels = self.labelled(labels);
-        write(&mut self.encoder.encode_family(&labels)?)
-    }
-
-    fn labelled<'v>(&self, values: &[&'v str]) -> Vec<(&'static str, &'v str)> {
-        debug_assert_eq!(values.len(), self.label_names.len());
-        self.label_names
-            .iter()
-            .copied()
-            .zip(values.iter().copied())
-            .collect()
     }
 }

@@ -5,8 +5,8 @@ use crate::{
     base::close::CloseReason,
     contract::{backend::CallError, methods::Service},
     limits::Refusal,
-    metrics::{PushDrop, server::ServerRefusal},
-    protocol::{command::Verb, error_code::ErrorCode},
+    metrics::{Carrier, PushDrop, server::ServerRefusal},
+    protocol::{command::Verb, error_code::ErrorCode, http::response::Status},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -159,7 +159,9 @@ fn families_are_exactly_those_of_the_table() {
 fn what_a_core_counts_stands_under_its_number() {
     let registry = registry(2);
     let core = &registry.cores[1];
-    core.connections.set(7);
+    core.connections(Carrier::Line).set(4);
+    core.connections(Carrier::WebSocket).set(3);
+    core.http_response(Status::SwitchingProtocols);
     for _ in 0..3 {
         core.connection_closed(CloseReason::Replaced);
     }
@@ -175,8 +177,16 @@ fn what_a_core_counts_stands_under_its_number() {
 
     let families = parse(&text(&registry, false, Format::OpenMetrics).unwrap());
     let of = |name: &str, labels: &[(&str, &str)]| value(&families, name, labels);
-    assert_eq!(of("im_gateway_connections", &[("core", "1")]), 7.0);
-    assert_eq!(of("im_gateway_connections", &[("core", "0")]), 0.0);
+    for (core, carrier, count) in [
+        ("1", "line", 4.0),
+        ("1", "websocket", 3.0),
+        ("0", "line", 0.0),
+    ] {
+        let labels = [("core", core), ("carrier", carrier)];
+        assert_eq!(of("im_gateway_connections", &labels), count, "{labels:?}");
+    }
+    let upgraded = [("core", "1"), ("status", "101")];
+    assert_eq!(of("im_gateway_http_responses_total", &upgraded), 1.0);
     let replaced = [("core", "1"), ("reason", "replaced")];
     assert_eq!(of("im_gateway_connections_closed_total", &replaced), 3.0);
     let command = [

@@ -8,7 +8,7 @@ use crate::{
     base::close::{CloseReason, Misfit},
     contract::{backend::CallError, methods::Service},
     limits::Refusal,
-    protocol::{command::Verb, error_code::ErrorCode},
+    protocol::{codec::Carrier, command::Verb, error_code::ErrorCode, http::response::Status},
 };
 
 /// A closed set of label values.
@@ -100,6 +100,11 @@ macro_rules! labels {
 pub(super) use labels;
 
 labels! {
+    Carrier {
+        Line => "line",
+        Http => "http",
+        WebSocket => "websocket",
+    }
     Refusal {
         MaxConnections => "max_connections",
         PerIp => "per_ip",
@@ -174,6 +179,16 @@ impl Label for ErrorCode {
     }
 }
 
+impl Label for Status {
+    const ALL: &'static [Self] = &Status::ALL;
+    fn index(self) -> usize {
+        self as usize
+    }
+    fn word(self) -> &'static str {
+        self.number()
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -189,6 +204,8 @@ pub(super) mod tests {
 
     #[test]
     fn each_label_value_has_its_own_cell_and_word() {
+        indexes_and_words_are_unique::<Carrier>();
+        indexes_and_words_are_unique::<Status>();
         indexes_and_words_are_unique::<Refusal>();
         indexes_and_words_are_unique::<PushDrop>();
         indexes_and_words_are_unique::<PasswordLoss>();

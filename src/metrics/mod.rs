@@ -11,6 +11,7 @@
 pub mod cell;
 mod discovery;
 pub mod exposition;
+mod family;
 pub mod label;
 pub mod names;
 pub mod outage;
@@ -24,12 +25,14 @@ pub use discovery::Discovery;
 pub use label::{Label, PasswordLoss, PerLabel, PushDrop};
 pub use server::Server;
 
+pub use crate::protocol::codec::Carrier;
+
 use crate::{
     base::close::{CloseReason, Misfit},
     contract::{backend::CallError, methods::Service},
     limits::Refusal,
     metrics::outage::{Outage, Reason},
-    protocol::{command::Verb, error_code::ErrorCode},
+    protocol::{command::Verb, error_code::ErrorCode, http::response::Status},
 };
 
 /// How commands of one kind were answered.
@@ -54,11 +57,13 @@ pub struct Core {
     /// When the core last came round; for `/livez`, not exposed.
     pub heartbeat: Heartbeat,
     /// Open client connections.
-    pub connections: Gauge,
+    connections: PerLabel<Carrier, Gauge, { <Carrier as Label>::ALL.len() }>,
     /// Connections that are logged in.
     pub sessions_authenticated: Gauge,
     /// Connections taken from the listener.
     pub connections_accepted_total: Counter,
+    /// Answers to HTTP requests.
+    http_responses: PerLabel<Status, Counter, { Status::ALL.len() }>,
     /// Connections turned away.
     connections_refused: PerLabel<Refusal, Counter, { <Refusal as Label>::ALL.len() }>,
     /// Connections before their first request.
@@ -146,9 +151,10 @@ impl Core {
     pub fn new() -> Self {
         Self {
             heartbeat: Heartbeat::default(),
-            connections: Gauge::default(),
+            connections: PerLabel::default(),
             sessions_authenticated: Gauge::default(),
             connections_accepted_total: Counter::default(),
+            http_responses: PerLabel::default(),
             connections_refused: PerLabel::default(),
             prefaces: Gauge::default(),
             misfits: PerLabel::default(),
@@ -200,6 +206,16 @@ impl Core {
     /// How many instances of `service` can be called.
     pub fn instances_up(&self, service: Service) -> u64 {
         self.backend_instances_up.at(service).get()
+    }
+
+    /// Open client connections of this carrier.
+    pub fn connections(&self, carrier: Carrier) -> &Gauge {
+        self.connections.at(carrier)
+    }
+
+    /// An HTTP request was answered.
+    pub fn http_response(&self, status: Status) {
+        self.http_responses.at(status).inc();
     }
 
     /// Counts a connection that was closed before its first request.
@@ -396,9 +412,10 @@ impl Registry {
 
     /// Open connections: of the clients of all cores, or of the gateways of a backend process.
     pub fn connections(&self) -> u64 {
-        let cores = self.cores.iter().map(|core| core.connections.get());
+        let carriers = self.cores.iter().flat_map(|core| core.connections.iter());
+        let clients = carriers.map(|(_, count)| count.get());
         let server = self.server.iter().map(|server| server.connections.get());
-        cores.chain(server).sum()
+        clients.chain(server).sum()
     }
 
     /// Logged-in connections of all cores.

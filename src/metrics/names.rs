@@ -112,12 +112,14 @@ macro_rules! table {
 }
 
 table! {
-    CONNECTIONS = "im_gateway_connections", Gauge of Count, ["core"],
-        "Open client connections.";
+    CONNECTIONS = "im_gateway_connections", Gauge of Count, ["core", "carrier"],
+        "Open client connections, by what carries them.";
     SESSIONS_AUTHENTICATED = "im_gateway_sessions_authenticated", Gauge of Count, ["core"],
         "Connections that are logged in.";
     CONNECTIONS_ACCEPTED = "im_gateway_connections_accepted_total", Counter of Count, ["core"],
         "Connections taken from the listener.";
+    HTTP_RESPONSES = "im_gateway_http_responses_total", Counter of Count, ["core", "status"],
+        "HTTP requests of clients answered, WebSocket handshakes (101) among them.";
     CONNECTIONS_REFUSED = "im_gateway_connections_refused_total", Counter of Count, ["core", "reason"],
         "Connections turned away before they were served.";
     PREFACES = "im_gateway_prefaces", Gauge of Count, ["core"],

@@ -32,6 +32,17 @@ pub enum Form {
     Json,
 }
 
+/// What cuts a connection's stream into messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// Line ends.
+    Line,
+    /// HTTP.
+    Http,
+    /// WebSocket frames.
+    WebSocket,
+}
+
 /// How a connection's requests, replies and pushes travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Codec {
@@ -86,6 +97,15 @@ impl Partial {
 impl Codec {
     /// How many forms of a push there are: each is encoded once for all connections that need it.
     pub const COUNT: usize = 3;
+
+    /// What carries its messages.
+    pub fn carrier(self) -> Carrier {
+        match self {
+            Self::Line => Carrier::Line,
+            Self::Http => Carrier::Http,
+            Self::WebSocket(_) => Carrier::WebSocket,
+        }
+    }
 
     /// The place of this codec's pushes among all of them.
     pub fn index(self) -> usize {

@@ -26,7 +26,11 @@ use super::Shard;
 #[cfg(any(test, debug_assertions))]
 use super::{Connection, unsettled::Lack};
 #[cfg(any(test, debug_assertions))]
-use crate::{base::id::ConnectionKey, protocol::command::PULL_LIMIT_MAX, session::Login};
+use crate::{
+    base::id::ConnectionKey,
+    protocol::{codec::Carrier, command::PULL_LIMIT_MAX},
+    session::Login,
+};
 
 /// Connections that one entry may cost to check.
 #[cfg(debug_assertions)]
@@ -266,14 +270,19 @@ impl Shard {
     }
 
     fn assert_gauges(&self) {
-        let (mut open, mut ready, mut unsent) = (0, 0, 0);
+        let (mut ready, mut unsent) = (0, 0);
         for (_, connection) in &self.connections {
             let session = &connection.session;
-            open += u64::from(session.ended.is_none());
             ready += u64::from(session.login().is_some_and(|login| login.ready));
             unsent += connection.counted_unsent;
         }
-        assert_eq!(self.metrics.connections.get(), open, "I11: connections");
+        for carrier in [Carrier::Line, Carrier::Http, Carrier::WebSocket] {
+            let open = self.connections.iter().filter(|(_, connection)| {
+                connection.session.ended.is_none() && connection.codec.carrier() == carrier
+            });
+            let counted = self.metrics.connections(carrier).get();
+            assert_eq!(counted, open.count() as u64, "I11: {carrier:?}");
+        }
         let counted = self.metrics.sessions_authenticated.get();
         assert_eq!(counted, ready, "I11: logins");
         assert_eq!(self.metrics.outbox_bytes.get(), unsent, "I11: unsent bytes");

@@ -358,7 +358,7 @@ impl Shard {
         }) as u32;
         let key = ConnectionKey { slot, generation };
         self.wheel.schedule(key, due_ms);
-        self.metrics.connections.inc();
+        self.metrics.connections(codec.carrier()).inc();
         self.metrics.connections_accepted_total.inc();
         if self.options.banner && codec == Codec::Line {
             let to = ReplyTo::Line(Dialect::Colon);
@@ -423,11 +423,12 @@ impl Shard {
             connection.outbox.drop_unsent(connection.codec);
         }
         let peer = connection.session.peer.address();
+        let carrier = connection.codec.carrier();
         let user = connection.session.login().map_or(0, |login| login.user);
         self.log_out(key.slot, false);
         self.write_end(key.slot, reason);
         self.arm(key, now_ms + LINGER_MS);
-        self.metrics.connections.dec();
+        self.metrics.connections(carrier).dec();
         self.metrics.connection_closed(reason);
         self.client_log.closed(reason, peer, user, now_ms);
     }

@@ -8,7 +8,7 @@ use super::Shard;
 use crate::{
     base::{close::CloseReason, id::ConnectionKey},
     protocol::{
-        codec::{Codec, Form},
+        codec::{Carrier, Codec, Form},
         command::Verb,
         error_code::ErrorCode,
         http::{
@@ -38,7 +38,7 @@ impl Shard {
                 false => (Status::Ok, r#"{"status":"ok"}"#),
                 true => (Status::Unavailable, r#"{"status":"shutting_down"}"#),
             };
-            self.respond(key, |out| response::write(status, body, out));
+            self.respond(key, status, |out| response::write(status, body, out));
             return None;
         }
         match handshake(head, &self.options.web) {
@@ -120,6 +120,9 @@ impl Shard {
         out.extend_from_slice(upgrade.answer.as_bytes());
         connection.codec = Codec::WebSocket(upgrade.form.unwrap_or(Form::Json));
         connection.has_form = upgrade.form.is_some();
+        self.metrics.connections(Carrier::Http).dec();
+        self.metrics.connections(Carrier::WebSocket).inc();
+        self.metrics.http_response(Status::SwitchingProtocols);
         self.mark_dirty(key.slot);
         self.arm(key, now_ms + ping_interval_ms);
     }
@@ -135,11 +138,14 @@ impl Shard {
         if matches!(status, Status::BadRequest | Status::HeadTooLong) {
             self.metrics.protocol_errors_total.inc();
         }
-        self.respond(key, |out| response::write_error(status, code, words, out));
+        self.respond(key, status, |out| {
+            response::write_error(status, code, words, out);
+        });
     }
 
     /// Answers, and closes.
-    fn respond(&mut self, key: ConnectionKey, write: impl FnOnce(&mut Vec<u8>)) {
+    fn respond(&mut self, key: ConnectionKey, status: Status, write: impl FnOnce(&mut Vec<u8>)) {
+        self.metrics.http_response(status);
         let connection = &mut self.connections[key.slot as usize];
         write(connection.outbox.bytes(&mut self.pool));
         self.mark_dirty(key.slot);

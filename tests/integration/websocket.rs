@@ -232,7 +232,23 @@ fn requests_that_are_no_handshake_get_their_status() {
     ] {
         assert_eq!(status(method, path), expected, "{method} {path}");
     }
-    WebSocket::open(web, "/chat", &[]).assert_no_push();
+    let mut socket = WebSocket::open(web, "/chat", &[]);
+    socket.assert_no_push();
+    for (status, count) in [
+        ("101", 1.0),
+        ("200", 2.0),
+        ("404", 1.0),
+        ("405", 2.0),
+        ("426", 2.0),
+    ] {
+        let counted = gateway.metric("http_responses_total", &[("status", status)]);
+        assert_eq!(counted, count, "{status}");
+    }
+    let open = |carrier| gateway.metric("connections", &[("carrier", carrier)]);
+    assert_eq!(
+        [open("websocket"), open("http"), open("line")],
+        [1.0, 0.0, 0.0]
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::protocol::error_code::ErrorCode;
     reason = "the variants are the statuses of the standard, by their names"
 )]
 pub enum Status {
+    SwitchingProtocols,
     Ok,
     BadRequest,
     Unauthorized,
@@ -27,6 +28,31 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them, by their numbers.
+    pub const ALL: [Self; 16] = [
+        Self::SwitchingProtocols,
+        Self::Ok,
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::BodyTooLong,
+        Self::UpgradeRequired,
+        Self::TooManyRequests,
+        Self::HeadTooLong,
+        Self::Internal,
+        Self::NotImplemented,
+        Self::Unavailable,
+        Self::TimedOut,
+    ];
+
+    /// Its number, in digits.
+    pub fn number(self) -> &'static str {
+        &self.line()[..3]
+    }
+
     /// The status of an error's code.
     pub fn of(code: ErrorCode) -> Self {
         match code {
@@ -52,6 +78,7 @@ impl Status {
     /// Number and words of the status line.
     fn line(self) -> &'static str {
         match self {
+            Self::SwitchingProtocols => "101 Switching Protocols",
             Self::Ok => "200 OK",
             Self::BadRequest => "400 Bad Request",
             Self::Unauthorized => "401 Unauthorized",

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::*;
 use crate::{
     base::close::CloseReason,
+    protocol::codec::Carrier,
     session::{Login, Membership, Phase},
     shard::Connection,
 };
@@ -98,7 +99,7 @@ fn nothing_waits_without_a_reason() {
 
 #[test]
 fn gauges_and_the_wheel_tell_what_there_is() {
-    let open = violated_by(|shard, _| shard.metrics.connections.inc());
+    let open = violated_by(|shard, _| shard.metrics.connections(Carrier::Line).inc());
     let forgotten = violated_by(|shard, _| shard.wheel.advance(u64::MAX, |_| None));
     assert_eq!([open, forgotten], ["I11", "I12"]);
 }

@@ -143,7 +143,9 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             let (reply, to) = (Reply::error(code, words), ReplyTo::Line(Dialect::Colon));
             Codec::Line.write_reply(&reply, None, &to, &mut answer);
         } else {
-            response::write_error(Status::of(code), code, words, &mut answer);
+            let status = Status::of(code);
+            self.metrics.http_response(status);
+            response::write_error(status, code, words, &mut answer);
         }
         let now_ms = self.core.shard().now().monotonic_us / 1000;
         self.refused.refuse(socket, &answer, now_ms);

@@ -6,6 +6,7 @@
 pub mod backend;
 mod banner;
 mod bootstrap;
+mod certificates;
 mod clock;
 mod cluster;
 mod cores;

@@ -18,7 +18,7 @@ use crate::{
     limits::Exempt,
     metrics,
     shard::Shard,
-    worker::{Runtime, Worker, WorkerParts, listener::Listener, poller::Poller},
+    worker::{HandshakeLimits, Runtime, Worker, WorkerParts, listener::Listener, poller::Poller},
 };
 
 /// Locked memory glommio takes for file I/O, which the cores do none of.
@@ -153,6 +153,11 @@ fn worker<B: Backend + 'static, P: PushSource + 'static>(
         inbox: parts.inbox,
         listeners: parts.listeners,
         trusted_proxies: Exempt::new(parts.settings.limits.trusted_proxies),
+        handshakes: HandshakeLimits {
+            at_once: parts.settings.tls.handshakes,
+            per_second: parts.settings.tls.handshakes_per_second,
+            timeout_ms: parts.settings.tls.handshake_timeout_ms,
+        },
         send_buffer_bytes: parts.settings.network.send_buffer_bytes,
         poller,
         runtime,

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{
     banner::Banner,
     bootstrap::{Bootstrap, Served},
+    certificates,
     cores::{self, CoreParts},
     listeners::Listeners,
     options,
@@ -81,23 +82,20 @@ impl GatewayBootstrap {
         W: FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>> + Send + 'static,
     {
         let (process, workers) = (self.process, self.limits.workers);
-        let Listeners {
-            of_cores,
-            addresses,
-        } = self.listeners;
-        assert_eq!(of_cores.len(), workers, "listeners for each core");
+        let listeners = self.listeners;
+        assert_eq!(listeners.of_cores.len(), workers, "listeners for each core");
         assert_eq!(self.inboxes.len(), workers, "an inbox for each core");
         let gateway = Arc::new(options::gateway(
             &process.settings,
             self.limits.max_connections,
         )?);
         let (sender, events) = crossbeam_channel::unbounded();
-        for (number, listeners) in of_cores.into_iter().enumerate() {
+        for (number, of_core) in listeners.of_cores.into_iter().enumerate() {
             let has_own = self.limits.quota.is_none() && workers <= self.limits.cpus.len();
             let cpu = has_own.then(|| self.limits.cpus[number]);
             let parts = CoreParts {
                 number,
-                listeners,
+                listeners: of_core,
                 inbox: Arc::clone(&self.inboxes[number]),
                 metrics: Arc::clone(&process.registry.cores[number]),
                 gateway: Arc::clone(&gateway),
@@ -110,7 +108,7 @@ impl GatewayBootstrap {
 
         let (ready_sender, ready) = oneshot::channel();
         let (drained_sender, drained) = oneshot::channel();
-        let banner = Banner::of_gateway(&addresses, process.ops_address, data, workers);
+        let banner = Banner::of_gateway(&listeners.addresses, process.ops_address, data, workers);
         thread::spawn(move || {
             cores::watch(workers, &events, || {
                 banner.print();
@@ -132,7 +130,10 @@ impl GatewayBootstrap {
             name: "a core",
             leftover: "were still open",
         };
-        process.run(served, background_task)
+        process.run(
+            served,
+            certificates::follow(listeners.acceptors, background_task),
+        )
     }
 }
 

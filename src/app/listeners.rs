@@ -1,16 +1,17 @@
 //! The listeners for clients: each bound once for every core.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    base::error::StartupError,
+    base::error::{ExitCode, StartupError},
     config::{
         Settings,
         settings::{Carrier, Listener as ListenerSettings},
     },
+    tls::Acceptor,
     worker::{
         listener::{self, Listener, SocketOptions},
-        preface::Expected,
+        preface::{Expected, Security},
     },
 };
 
@@ -18,6 +19,8 @@ use crate::{
 pub(super) struct Listeners {
     /// Of each core, its share of each.
     pub(super) of_cores: Vec<Vec<Listener>>,
+    /// What those with TLS begin connections with, each with the name of its listener.
+    pub(super) acceptors: Vec<(String, Arc<Acceptor>)>,
     /// What each is called and where it is; the first is the one named `line`.
     pub(super) addresses: Vec<(String, SocketAddr)>,
 }
@@ -31,7 +34,7 @@ impl Listeners {
         options: &SocketOptions,
     ) -> Result<Self, StartupError> {
         let mut of_cores: Vec<Vec<Listener>> = (0..cores).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
+        let (mut addresses, mut acceptors) = (Vec::new(), Vec::new());
         for listener in &settings.listeners {
             let bound = listener::bind_all(listener.address, &key_of(listener), cores, options);
             let (sockets, address) = match bound {
@@ -47,13 +50,21 @@ impl Listeners {
             };
             addresses.push((listener.name.clone(), address));
             let expected = expected(listener);
+            let acceptor = acceptor(listener)?;
+            acceptors.extend(acceptor.clone().map(|one| (listener.name.clone(), one)));
             for (shares, socket) in of_cores.iter_mut().zip(sockets) {
-                shares.push(Listener { socket, expected });
+                let acceptor = acceptor.clone();
+                shares.push(Listener {
+                    socket,
+                    expected,
+                    acceptor,
+                });
             }
         }
         assert!(!addresses.is_empty(), "the line listener is always there");
         Ok(Self {
             of_cores,
+            acceptors,
             addresses,
         })
     }
@@ -63,9 +74,24 @@ fn expected(listener: &ListenerSettings) -> Expected {
     let carries = |carrier| listener.carriers.contains(&carrier);
     Expected {
         proxy: listener.is_proxied,
+        tls: match (&listener.tls, listener.is_tls_optional) {
+            (None, _) => Security::Off,
+            (Some(_), true) => Security::Optional,
+            (Some(_), false) => Security::Required,
+        },
         lines: carries(Carrier::Line),
         http: carries(Carrier::Http) || carries(Carrier::WebSocket),
     }
+}
+
+/// What a listener begins TLS connections with, if there are some.
+pub(super) fn acceptor(listener: &ListenerSettings) -> Result<Option<Arc<Acceptor>>, StartupError> {
+    let acceptor = listener.tls.clone().map(Acceptor::load).transpose();
+    let acceptor = acceptor.map_err(|problem| {
+        let what = format!("the listener {:?} cannot speak TLS", listener.name);
+        StartupError::new(ExitCode::Preflight, what, problem, "")
+    })?;
+    Ok(acceptor.map(Arc::new))
 }
 
 /// What sets its address.

@@ -96,6 +96,12 @@ pub enum Misfit {
     LateProxy,
     /// It is what its listener does not carry.
     Carrier,
+    /// It came without TLS to a listener that takes nothing else.
+    Plain,
+    /// Its TLS handshake failed.
+    Handshake,
+    /// Its TLS handshake was not over in time.
+    LateHandshake,
     /// It did not begin in time.
     Late,
     /// Its client gave it up.
@@ -106,11 +112,14 @@ pub enum Misfit {
 
 impl Misfit {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::UntrustedProxy,
         Self::MalformedProxy,
         Self::LateProxy,
         Self::Carrier,
+        Self::Plain,
+        Self::Handshake,
+        Self::LateHandshake,
         Self::Late,
         Self::Lost,
         Self::Shutdown,
@@ -123,6 +132,9 @@ impl Misfit {
             Self::MalformedProxy => "malformed_proxy",
             Self::LateProxy => "late_proxy",
             Self::Carrier => "carrier",
+            Self::Plain => "plain",
+            Self::Handshake => "handshake",
+            Self::LateHandshake => "late_handshake",
             Self::Late => "late",
             Self::Lost => "lost",
             Self::Shutdown => "shutdown",

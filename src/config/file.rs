@@ -10,6 +10,7 @@ use toml::de::DeValue;
 
 use super::issuer::Issuers;
 use super::listener::{self, Listeners};
+use super::tls::Certificates;
 use super::value::{BadValue, FromText, FromValue, Milliseconds, Seconds, Size};
 
 /// The names of a section's keys.
@@ -147,6 +148,8 @@ sections! {
         first_worker: i32 = -1,
         /// Whether proxies say whose connections they pass on: `off` or `required`.
         proxy_protocol: String = "off".to_owned(),
+        /// Whether clients come by TLS: `off`, `optional` or `required`.
+        tls: String = "off".to_owned(),
     }
 
     /// The listener for WebSocket and HTTP.
@@ -155,6 +158,8 @@ sections! {
         listen: String = String::new(),
         /// As in `[gateway_service]`.
         proxy_protocol: String = "off".to_owned(),
+        /// As in `[gateway_service]`.
+        tls: String = "off".to_owned(),
         /// Where a WebSocket may begin, beside `/ws`.
         paths: Vec<String> = Vec::new(),
         /// The origins whose pages may begin one; empty: those of the host that is asked.
@@ -163,6 +168,24 @@ sections! {
         ping_interval: Seconds = Seconds::from_ms(30_000),
         /// A client from which nothing came for so long is closed.
         ping_timeout: Seconds = Seconds::from_ms(60_000),
+    }
+
+    /// What listeners with TLS show clients and ask of them.
+    tls: TlsSection {
+        /// Certificates with their keys; the first is shown to who names none of their hosts.
+        certificates: Certificates = Certificates::default(),
+        /// Who signs the certificates of clients.
+        client_ca_file: String = String::new(),
+        /// Whether clients show certificates: `off`, `optional` or `required`.
+        client_certificates: String = "off".to_owned(),
+        /// The oldest version: `1.2` or `1.3`.
+        min_version: String = "1.2".to_owned(),
+        /// How long a handshake may take.
+        handshake_timeout: Seconds = Seconds::from_ms(10_000),
+        /// Handshakes of a core under way at one time.
+        handshakes: u32 = 4096,
+        /// Handshakes that a core begins in a second.
+        handshakes_per_second: u32 = 2000,
     }
 
     /// The sockets of clients.

@@ -4,7 +4,10 @@
 
 use toml::{Spanned, de::DeValue};
 
-use super::value::{BadValue, FromValue, Table};
+use super::{
+    tls::TlsTable,
+    value::{BadValue, FromValue, Table},
+};
 
 /// The section whose keys are names of listeners.
 pub(super) const SECTION: &str = "listener";
@@ -21,6 +24,10 @@ pub(super) struct ListenerTable {
     pub(super) address: String,
     pub(super) carriers: Vec<String>,
     pub(super) proxy_protocol: String,
+    /// `tls`: whether there is TLS at all.
+    pub(super) tls: String,
+    /// What it is like.
+    pub(super) own_tls: TlsTable,
 }
 
 impl FromValue for Listeners {
@@ -43,6 +50,8 @@ impl FromValue for ListenerTable {
             address: table.take("address")?,
             carriers: table.take("carriers")?,
             proxy_protocol: table.take("proxy_protocol")?,
+            tls: table.take("tls")?,
+            own_tls: TlsTable::take_from(&mut table)?,
         };
         table.finish()?;
         Ok(read)

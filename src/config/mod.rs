@@ -13,6 +13,7 @@ mod issuer;
 mod listener;
 pub mod settings;
 pub mod source;
+mod tls;
 mod validate;
 pub mod value;
 

@@ -27,6 +27,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// `[web]`.
     pub web: Web,
+    /// `[tls]`: its limits. What listeners show is theirs.
+    pub tls: TlsLimits,
     /// `[network]`.
     pub network: Network,
     /// `[service_discovery]`.
@@ -68,8 +70,56 @@ pub struct Listener {
     pub carriers: Vec<Carrier>,
     /// Whether proxies, and nobody else, connect to it and say for whom.
     pub is_proxied: bool,
+    /// What TLS is like there; `None`: there is none.
+    pub tls: Option<TlsSettings>,
+    /// Whether clients may come without TLS where there is some.
+    pub is_tls_optional: bool,
     /// Nobody asked for it: it is left out where its address is taken.
     pub is_default: bool,
+}
+
+/// What a listener with TLS shows clients and asks of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsSettings {
+    /// Its certificates; never empty. The first is shown to who names none of their hosts.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether clients show certificates, and the file with those of who signs them.
+    pub client_certificates: ClientCertificates,
+    /// Whether TLS 1.2 is refused.
+    pub is_1_3_alone: bool,
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CertificateFiles {
+    /// The file with the certificate and those that lead to who signed it.
+    pub certificate: PathBuf,
+    /// The file with the private key.
+    pub key: PathBuf,
+    /// The hosts that it is shown for, in small letters; empty: those that it names itself.
+    pub names: Vec<String>,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientCertificates {
+    /// They are not asked for any.
+    Off,
+    /// They may show one that these have signed.
+    Optional(PathBuf),
+    /// They must.
+    Required(PathBuf),
+}
+
+/// `[tls]`: how many handshakes there may be, for all listeners.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TlsLimits {
+    /// How long one may take.
+    pub handshake_timeout_ms: u64,
+    /// Of a core, under way at one time.
+    pub handshakes: usize,
+    /// Of a core, begun in a second.
+    pub handshakes_per_second: u32,
 }
 
 /// What brings a client's requests.

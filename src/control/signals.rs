@@ -101,7 +101,10 @@ async fn ignore(name: &'static str, mut signal: Signal) {
     while signal.recv().await.is_some() {
         match name {
             "SIGHUP" => {
-                warn!("SIGHUP: the configuration cannot be reloaded; restart to apply changes");
+                warn!(
+                    "SIGHUP: certificates are read again; the configuration is not, restart to \
+                     apply changes"
+                );
             }
             _ => warn!("{name}: it has no meaning here; SIGTERM ends the process"),
         }

@@ -181,6 +181,9 @@ fn write_connections(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result 
     })?;
     writer.gauges(&names::PREFACES, cores, |core| core.prefaces.get())?;
     writer.counters_by(&names::PREFACES_FAILED, cores, |core| &core.misfits)?;
+    writer.counters(&names::TLS_HANDSHAKES, cores, |core| {
+        core.tls_handshakes_total.get()
+    })?;
     writer.counters(&names::ACCEPT_ERRORS, cores, |core| {
         core.accept_errors_total.get()
     })?;

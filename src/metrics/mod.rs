@@ -70,6 +70,8 @@ pub struct Core {
     pub prefaces: Gauge,
     /// Connections that ended before it.
     misfits: PerLabel<Misfit, Counter, { Misfit::ALL.len() }>,
+    /// TLS handshakes that were finished.
+    pub tls_handshakes_total: Counter,
     /// Failures of `accept`.
     pub accept_errors_total: Counter,
     /// Connections that ended.
@@ -158,6 +160,7 @@ impl Core {
             connections_refused: PerLabel::default(),
             prefaces: Gauge::default(),
             misfits: PerLabel::default(),
+            tls_handshakes_total: Counter::default(),
             accept_errors_total: Counter::default(),
             connections_closed: PerLabel::default(),
             commands: PerLabel::default(),

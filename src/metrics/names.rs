@@ -126,6 +126,8 @@ table! {
         "Connections taken from the listener of which it is not known yet what carries them.";
     PREFACES_FAILED = "im_gateway_prefaces_failed_total", Counter of Count, ["core", "reason"],
         "Connections that ended before their first request, by why.";
+    TLS_HANDSHAKES = "im_gateway_tls_handshakes_total", Counter of Count, ["core"],
+        "TLS handshakes of clients that were finished.";
     ACCEPT_ERRORS = "im_gateway_accept_errors_total", Counter of Count, ["core"],
         "Failures to take a connection from the listener, as when file descriptors run out.";
     CONNECTIONS_CLOSED = "im_gateway_connections_closed_total", Counter of Count, ["core", "reason"],

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::transport::{Transfer, Transport};
+use super::transport::{Scratch, Transfer, Transport};
 use crate::base::id::ConnectionKey;
 
 /// A client's connection.
@@ -44,13 +44,26 @@ impl Client {
     }
 
     /// Reads what is there.
-    pub fn read(&mut self, into: &mut [u8]) -> Transfer {
-        self.transport.read(into)
+    pub(super) fn read(&mut self, into: &mut [u8], scratch: &mut Scratch) -> Transfer {
+        let transfer = self.transport.read(into, scratch);
+        // A short read empties the socket; what comes later comes with an event.
+        self.readable = match transfer {
+            Transfer::Bytes(count) => {
+                count == into.len() || self.ending || self.transport.may_have_more()
+            }
+            _ => false,
+        };
+        transfer
     }
 
-    /// Writes as much as leaves.
-    pub fn write(&mut self, bytes: &[u8]) -> Transfer {
-        self.transport.write(bytes)
+    /// Writes as much as there is room for.
+    pub(super) fn write(&mut self, bytes: &[u8], scratch: &mut Scratch) -> Transfer {
+        self.transport.write(bytes, scratch)
+    }
+
+    /// The socket has room again.
+    pub(super) fn flush(&mut self) {
+        self.transport.flush();
     }
 
     /// Somebody has logged in: the kernel may hold more for it.

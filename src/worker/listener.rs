@@ -1,12 +1,15 @@
 //! Listening sockets: one per core on the same address, so that the kernel spreads connections over
 //! the cores.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::preface::Expected;
-use crate::base::error::{ExitCode, StartupError};
+use crate::{
+    base::error::{ExitCode, StartupError},
+    tls::Acceptor,
+};
 
 /// Socket options of a listener and of the connections it accepts.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,8 @@ pub struct Listener {
     pub socket: Socket,
     /// What is expected of connections to it.
     pub expected: Expected,
+    /// What TLS connections to it begin with, where there are some.
+    pub acceptor: Option<Arc<Acceptor>>,
 }
 
 /// A peer that is silent gets so many probes, one each interval. The last one has had its interval

@@ -27,6 +27,6 @@ mod timers;
 mod transport;
 
 pub use self::{
-    run::{Worker, WorkerParts},
+    run::{HandshakeLimits, Worker, WorkerParts},
     runtime::Runtime,
 };

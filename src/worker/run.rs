@@ -8,6 +8,7 @@
 mod accept;
 mod acknowledge;
 mod arrive;
+mod handshakes;
 
 use std::{
     cell::Cell,
@@ -20,14 +21,15 @@ use std::{
 
 use futures_lite::FutureExt;
 
-use self::{accept::Accepting, arrive::Arrivals};
+pub use self::handshakes::HandshakeLimits;
+use self::{accept::Accepting, arrive::Arrivals, handshakes::Handshakes};
 use super::{
     Runtime,
     client::Client,
     listener::Listener,
     poller::{Poller, Readiness, Source},
     refused::Refused,
-    transport::Transfer,
+    transport::{Scratch, Transfer},
 };
 use crate::{
     base::{close::CloseReason, id::ConnectionKey},
@@ -60,6 +62,8 @@ pub struct WorkerParts<B, P> {
     pub listeners: Vec<Listener>,
     /// Who may say for whom it passes a connection on.
     pub trusted_proxies: Exempt,
+    /// How many TLS handshakes it may have.
+    pub handshakes: HandshakeLimits,
     /// The kernel's send buffer of a connection on which somebody has logged in.
     pub send_buffer_bytes: usize,
     /// Its epoll set.
@@ -81,12 +85,14 @@ pub struct Worker<B, P> {
     listeners: Vec<Listener>,
     trusted_proxies: Exempt,
     arrivals: Arrivals,
+    handshakes: Handshakes,
     send_buffer_bytes: usize,
     accepting: Accepting,
     refused: Refused,
     /// By slot.
     clients: Vec<Option<Client>>,
     buffer: Box<[u8]>,
+    scratch: Scratch,
     next_tick_ms: u64,
     /// Confirmations are being gathered until then.
     gathering_until_us: Option<u64>,
@@ -119,11 +125,13 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             listeners: parts.listeners,
             trusted_proxies: parts.trusted_proxies,
             arrivals: Arrivals::default(),
+            handshakes: Handshakes::new(parts.handshakes),
             send_buffer_bytes: parts.send_buffer_bytes,
             accepting: Accepting::default(),
             refused: Refused::default(),
             clients: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            scratch: Scratch::default(),
             next_tick_ms: 0,
             gathering_until_us: None,
             flows: Rc::default(),
@@ -302,6 +310,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         self.core.shard().tick();
         self.refused.tick(now_ms);
         self.expire_arrivals(now_ms);
+        self.begin_handshakes();
         self.resume_accepting(now_ms);
     }
 
@@ -310,8 +319,13 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             self.drop_client(key, CloseReason::ConnectionLost);
             return;
         }
-        if readiness.writable && self.core.shard().unblock(key) {
-            self.flush_client(key);
+        if readiness.writable {
+            if let Some(client) = self.client_mut(key) {
+                client.flush();
+            }
+            if self.core.shard().unblock(key) {
+                self.flush_client(key);
+            }
         }
         if readiness.readable {
             if let Some(client) = self.client_mut(key) {
@@ -352,23 +366,18 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             } else {
                 self.core.shard().read_room(key).min(self.buffer.len())
             };
-            let transfer = client.read(&mut self.buffer[..room]);
-            match transfer {
+            match client.read(&mut self.buffer[..room], &mut self.scratch) {
+                // Nothing for the session, or for one that is over.
+                Transfer::Bytes(0) => {}
                 Transfer::Bytes(_) if client.shut => {}
                 Transfer::Bytes(count) => {
-                    // A short read empties the socket; what comes later comes with an event.
-                    client.readable = count == room || client.ending;
                     let job = self.core.shard().feed(key, &self.buffer[..count]);
                     if let Some(job) = job {
                         self.start_job(job);
                     }
                 }
-                Transfer::WouldBlock => {
-                    client.readable = false;
-                    return;
-                }
+                Transfer::WouldBlock => return,
                 Transfer::End => {
-                    client.readable = false;
                     if client.shut {
                         client.closed = true;
                         self.drop_if_settled(key);
@@ -431,7 +440,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             let transfer = if shard.is_blocked(key) {
                 Transfer::WouldBlock
             } else {
-                client.write(unsent)
+                client.write(unsent, &mut self.scratch)
             };
             match transfer {
                 Transfer::Bytes(count) => shard.sent(key, count, count < length),

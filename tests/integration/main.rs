@@ -48,6 +48,8 @@ mod redis_server;
 mod sessions;
 mod shutdown;
 mod slow_consumer;
+mod tls;
+mod tls_hostile;
 mod tokens;
 mod websocket;
 mod websocket_frames;

@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("protocol", &["base"]),
     ("contract", &["base", "proto"]),
     ("config", &["base", "contract", "token"]),
+    ("tls", &["config"]),
     ("handoff", &["base", "contract", "proto"]),
     (
         "metrics",
@@ -60,7 +61,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "worker",
         &[
             "base", "bus", "config", "contract", "flow", "handoff", "limits", "machine", "metrics",
-            "protocol", "rpc", "session", "shard",
+            "protocol", "rpc", "session", "shard", "tls",
         ],
     ),
     ("control", &["base", "handoff", "logging", "metrics"]),
@@ -82,6 +83,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "rpc",
             "service",
             "shard",
+            "tls",
             "token",
             "worker",
         ],

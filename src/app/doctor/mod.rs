@@ -12,7 +12,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use super::{issuers, options};
+use super::{issuers, listeners, options};
 use crate::{
     base::error::StartupError,
     bus::redis::credentials::Credentials,
@@ -76,6 +76,15 @@ pub fn named_files(settings: &Settings) -> Vec<Check> {
             Ok(_) => Check::ok("issuers' keys", "can be used"),
             Err(error) => failed("issuers' keys", error),
         });
+    }
+    for listener in &settings.listeners {
+        match listeners::acceptor(listener) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                checks.push(Check::ok("certificates", format!("of {:?}", listener.name)))
+            }
+            Err(error) => checks.push(failed("certificates", error)),
+        }
     }
     if settings.redis.password_file.is_some() {
         checks.push(match Credentials::read(&settings.redis) {

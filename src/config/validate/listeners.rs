@@ -4,11 +4,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Broken, Check, overlap};
+use super::{Broken, Check, overlap, tls};
 use crate::config::{
     file::File,
     listener::{ANY_NAME, ListenerTable, SECTION},
-    settings::{Carrier, Listener},
+    settings::{Carrier, Listener, TlsSettings},
+    tls::TlsTable,
 };
 
 /// Where WebSocket and HTTP are served if nothing is said and the gateway serves alone.
@@ -29,7 +30,7 @@ pub(super) fn listeners(
     let mut listeners = vec![line(values, check)?];
     listeners.extend(web(values, check, is_cluster)?);
     for (name, table) in &values.listener.0 {
-        let listener = further(name, table, check)
+        let listener = further(name, table, values, check)
             .map_err(|problem| check.broken(SECTION, ANY_NAME, format!("{name:?}: {problem}")))?;
         listeners.push(listener);
     }
@@ -82,6 +83,10 @@ fn line(values: &File, check: &Check) -> Result<Listener, Broken> {
         carriers: vec![Carrier::Line],
         is_proxied: is_proxied(&section.proxy_protocol)
             .map_err(|problem| check.broken(SECTION, "proxy_protocol", problem))?,
+        tls: has_tls(&section.tls)
+            .and_then(|has_tls| tls_if(has_tls, values, &TlsTable::default()))
+            .map_err(|problem| check.broken(SECTION, "tls", problem))?,
+        is_tls_optional: section.tls == "optional",
         is_default: false,
     })
 }
@@ -100,11 +105,20 @@ fn web(values: &File, check: &Check, is_cluster: bool) -> Result<Option<Listener
         carriers: vec![Carrier::WebSocket, Carrier::Http],
         is_proxied: is_proxied(&section.proxy_protocol)
             .map_err(|problem| check.broken("web", "proxy_protocol", problem))?,
+        tls: has_tls(&section.tls)
+            .and_then(|has_tls| tls_if(has_tls, values, &TlsTable::default()))
+            .map_err(|problem| check.broken("web", "tls", problem))?,
+        is_tls_optional: section.tls == "optional",
         is_default,
     }))
 }
 
-fn further(name: &str, table: &ListenerTable, check: &Check) -> Result<Listener, String> {
+fn further(
+    name: &str,
+    table: &ListenerTable,
+    values: &File,
+    check: &Check,
+) -> Result<Listener, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.chars().all(allowed) {
         return Err(format!(
@@ -127,6 +141,8 @@ fn further(name: &str, table: &ListenerTable, check: &Check) -> Result<Listener,
         address,
         carriers,
         is_proxied: is_proxied(&table.proxy_protocol)?,
+        tls: tls_if(has_tls(&table.tls)?, values, &table.own_tls)?,
+        is_tls_optional: table.tls == "optional",
         is_default: false,
     })
 }
@@ -150,11 +166,25 @@ fn is_proxied(word: &str) -> Result<bool, String> {
     }
 }
 
+fn has_tls(word: &str) -> Result<bool, String> {
+    match word {
+        "" | "off" => Ok(false),
+        "optional" | "required" => Ok(true),
+        _ => Err(format!("{word:?} is none of off, optional and required")),
+    }
+}
+
+fn tls_if(has_tls: bool, values: &File, own: &TlsTable) -> Result<Option<TlsSettings>, String> {
+    has_tls.then(|| tls::of_listener(values, own)).transpose()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::config::{
-        settings::Settings,
+        settings::{ClientCertificates, Settings},
         source::{Environment, Origins, parse},
         validate::validate,
     };
@@ -193,6 +223,30 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_says_of_tls_what_is_different_there() {
+        let settings = settings(
+            "[tls]\ncertificates = [{ certificate_file = '/a', key_file = '/b' }]\n\
+             min_version = '1.3'\n[gateway_service]\ntls = 'required'\n[listener.own]\n\
+             address = '0.0.0.0:1'\ncarriers = ['line']\ntls = 'optional'\nmin_version = '1.2'\n\
+             client_ca_file = '/ca'\nclient_certificates = 'required'\n\
+             certificates = [{ certificate_file = '/c', key_file = '/d', names = ['A.example'] }]",
+        )
+        .expect("valid");
+        let [line, web, own] = &settings.listeners[..] else {
+            panic!("three listeners");
+        };
+        let common = line.tls.as_ref().expect("TLS");
+        assert!(common.is_1_3_alone && !line.is_tls_optional && web.tls.is_none());
+        assert_eq!(common.certificates[0].key, PathBuf::from("/b"));
+        assert_eq!(common.client_certificates, ClientCertificates::Off);
+        let other = own.tls.as_ref().expect("TLS");
+        assert!(!other.is_1_3_alone && own.is_tls_optional);
+        assert_eq!(other.certificates[0].names, ["a.example"]);
+        let required = ClientCertificates::Required("/ca".into());
+        assert_eq!(other.client_certificates, required);
+    }
+
+    #[test]
     fn what_is_wrong_with_a_listener_is_said_with_its_name_and_line() {
         for (text, said) in [
             ("[listener.a]\ncarriers = ['line']", "address"),
@@ -213,6 +267,17 @@ mod tests {
                 "limits.trusted_proxies",
             ),
             ("[web]\nproxy_protocol = 'maybe'", "maybe"),
+            ("[gateway_service]\ntls = 'required'", "needs certificates"),
+            (
+                "[listener.a]\naddress = '0.0.0.0:1'\ncarriers = ['line']\ntls = 'required'\n\
+                 certificates = [{ certificate_file = '/a' }]",
+                "key_file",
+            ),
+            (
+                "[tls]\ncertificates = [{ file = '/a' }]",
+                "certificate_file",
+            ),
+            ("[tls]\nhandshakes = 0", "handshakes"),
             ("[limits]\ntrusted_proxies = ['x']", "trusted_proxies"),
         ] {
             let error = settings(text).expect_err(text);

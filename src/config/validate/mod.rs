@@ -11,6 +11,7 @@ mod limits;
 mod listeners;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -90,6 +91,7 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
         gateway_service: gateway_service(values, &check, environment)?,
         listeners,
         web: web(values, &check)?,
+        tls: tls::limits(values, &check)?,
         network: network(values, &check)?,
         service_discovery,
         load_balancer: cluster::load_balancer(values, &check)?,

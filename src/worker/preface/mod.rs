@@ -3,8 +3,10 @@
 //!
 //! ```text
 //!   accepted ──► proxy header ──► first bytes ──► lines
-//!        └─────────────────────►      │    └────► HTTP (a WebSocket begins so, too)
-//!                 (no proxies)        └─────────► refused
+//!        └─────────────────────►   ▲  │ │  └────► HTTP (a WebSocket begins so, too)
+//!                 (no proxies)     │  │ └───────► refused
+//!                                  │  └─► TLS handshake
+//!                                  └────────┘ (once)
 //! ```
 //!
 //! Sans-IO: who owns the connection hands over all that was read of it and not taken, and does what
@@ -40,10 +42,23 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub struct Expected {
     /// A proxy header before everything else.
     pub proxy: bool,
+    /// TLS around what follows.
+    pub tls: Security,
     /// Lines.
     pub lines: bool,
     /// HTTP.
     pub http: bool,
+}
+
+/// Whether connections come by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// None does.
+    Off,
+    /// Some do.
+    Optional,
+    /// All do.
+    Required,
 }
 
 /// What carries a connection.
@@ -67,6 +82,9 @@ pub enum Step {
         /// Whose connection it is; `None`: the proxy's own.
         client: Option<SocketAddr>,
     },
+    /// A TLS handshake is to begin; all that was not taken away is its beginning. Then the preface
+    /// is [`Preface::secured`].
+    Secure,
     /// It is known what carries it; all that was not taken away is its beginning.
     Known(Carrier),
     /// It is to be closed.
@@ -77,6 +95,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug)]
 pub struct Preface {
     expected: Expected,
+    is_handshaking: bool,
 }
 
 impl Preface {
@@ -86,7 +105,10 @@ impl Preface {
             expected.lines || expected.http,
             "a listener carries something"
         );
-        Self { expected }
+        Self {
+            expected,
+            is_handshaking: false,
+        }
     }
 
     /// What is still expected.
@@ -97,6 +119,13 @@ impl Preface {
     /// Whether the header of a proxy is still to come.
     pub fn awaits_proxy(&self) -> bool {
         self.expected.proxy
+    }
+
+    /// The TLS handshake is over: what is read from now on was encrypted.
+    pub fn secured(&mut self) {
+        assert!(self.is_handshaking, "it was begun");
+        self.is_handshaking = false;
+        self.expected.tls = Security::Off;
     }
 
     /// What to do, after `bytes` have come and nothing of them was taken away.
@@ -110,6 +139,22 @@ impl Preface {
                     Step::Proxied { length, client }
                 }
             };
+        }
+        if self.is_handshaking {
+            return Step::Wait;
+        }
+        if self.expected.tls != Security::Off {
+            match bytes.first() {
+                None => return Step::Wait,
+                Some(&TLS_HANDSHAKE) => {
+                    self.is_handshaking = true;
+                    return Step::Secure;
+                }
+                Some(_) if self.expected.tls == Security::Required => {
+                    return Step::Refused(Misfit::Plain);
+                }
+                Some(_) => {}
+            }
         }
         match (self.expected.lines, self.expected.http) {
             (true, false) => Step::Known(Carrier::Lines),
@@ -141,6 +186,7 @@ mod tests {
 
     const BOTH: Expected = Expected {
         proxy: false,
+        tls: Security::Off,
         lines: true,
         http: true,
     };
@@ -161,6 +207,12 @@ mod tests {
                 } => {
                     client = named;
                     kept.drain(..length);
+                }
+                Step::Secure => {
+                    // A handshake that takes nothing but its first byte.
+                    assert_eq!(kept.remove(0), TLS_HANDSHAKE);
+                    assert_eq!(preface.step(&kept), Step::Wait);
+                    preface.secured();
                 }
                 end => {
                     kept.extend(pieces.flatten());
@@ -213,6 +265,49 @@ mod tests {
         assert_eq!(run(http, b"login:alice:secret\n", 3).1, refused);
         assert_eq!(run(http, b"\x16\x03\x01", 1).1, refused);
         assert_eq!(run(BOTH, b"\x16\x03\x01", 1).1, refused);
+    }
+
+    #[test]
+    fn tls_comes_first_once_and_where_it_is_expected() {
+        for (tls, bytes, end) in [
+            (
+                Security::Required,
+                &b"\x16ping\n"[..],
+                Step::Known(Carrier::Lines),
+            ),
+            (
+                Security::Optional,
+                b"\x16GET / HTTP/1.1\r\n",
+                Step::Known(Carrier::Http),
+            ),
+            (Security::Optional, b"ping\n", Step::Known(Carrier::Lines)),
+            (
+                Security::Optional,
+                b"GET / HTTP/1.1\r\n",
+                Step::Known(Carrier::Http),
+            ),
+            (Security::Required, b"ping\n", Step::Refused(Misfit::Plain)),
+            (Security::Required, b"", Step::Wait),
+            (
+                Security::Required,
+                b"\x16\x16ping\n",
+                Step::Refused(Misfit::Carrier),
+            ),
+        ] {
+            for size in 1..=bytes.len().max(1) {
+                let expected = Expected { tls, ..BOTH };
+                assert_eq!(run(expected, bytes, size).1, end, "{bytes:?} in {size}s");
+            }
+        }
+        // Lines alone, which may come without it, are told from it by the first byte.
+        let lines = Expected {
+            tls: Security::Optional,
+            http: false,
+            ..BOTH
+        };
+        assert_eq!(run(lines, b"", 1).1, Step::Wait);
+        assert_eq!(run(lines, b"p", 1).1, Step::Known(Carrier::Lines));
+        assert_eq!(run(lines, b"\x16", 1).1, Step::Known(Carrier::Lines));
     }
 
     #[test]

@@ -103,7 +103,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     }
 
     fn admit(&mut self, number: u8, socket: OwnedFd, address: SocketAddr) {
-        let expected = self.listeners[usize::from(number)].expected;
+        let Some(listener) = self.listeners.get(usize::from(number)) else {
+            return;
+        };
+        let (expected, acceptor) = (listener.expected, listener.acceptor.clone());
         let address = canonical(address);
         if expected.proxy && !self.trusted_proxies.contains(address.ip()) {
             self.metrics.misfit(Misfit::UntrustedProxy);
@@ -125,6 +128,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             address,
             counted_ip,
             Preface::new(expected),
+            acceptor,
             now_ms,
         ));
     }

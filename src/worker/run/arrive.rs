@@ -4,8 +4,9 @@
 //! than a proxy's header has, and has the time to log in for it, a proxy's header a second of that.
 
 use std::{
-    io,
+    io, mem,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use slab::Slab;
@@ -19,6 +20,7 @@ use crate::{
     contract::{backend::Backend, bus::PushSource},
     protocol::codec::Codec,
     session::Peer,
+    tls::Acceptor,
     worker::{
         client::{Client, canonical},
         poller::{Poller, Readiness, Source},
@@ -29,6 +31,9 @@ use crate::{
 
 /// How long a proxy may take to say for whom it passes a connection on.
 const PROXY_TIME_MS: u64 = 1000;
+/// Reads of one connection at a time. No handshake needs so many, unless its peer sends what is of
+/// no use.
+const READS_AT_ONCE: usize = 16;
 
 /// A connection before its first request.
 pub(super) struct Arrival {
@@ -38,6 +43,10 @@ pub(super) struct Arrival {
     /// What it is counted by.
     pub(super) counted_ip: Option<IpAddr>,
     pub(super) preface: Preface,
+    /// What a TLS handshake begins with.
+    acceptor: Option<Arc<Acceptor>>,
+    /// When that was to begin, and whether it is under way.
+    handshake: Option<(u64, bool)>,
     /// What was read of it and not taken.
     bytes: Vec<u8>,
     generation: u32,
@@ -51,6 +60,7 @@ impl Arrival {
         address: SocketAddr,
         counted_ip: Option<IpAddr>,
         preface: Preface,
+        acceptor: Option<Arc<Acceptor>>,
         accepted_ms: u64,
     ) -> Self {
         Self {
@@ -58,6 +68,8 @@ impl Arrival {
             address,
             counted_ip,
             preface,
+            acceptor,
+            handshake: None,
             bytes: Vec::new(),
             generation: 0,
             accepted_ms,
@@ -65,12 +77,15 @@ impl Arrival {
     }
 
     /// Why it is to be closed now; `None`: it has time.
-    fn is_late(&self, now_ms: u64, login_timeout_ms: u64) -> Option<Misfit> {
-        let (time_ms, misfit) = match self.preface.awaits_proxy() {
-            true => (PROXY_TIME_MS, Misfit::LateProxy),
-            false => (login_timeout_ms, Misfit::Late),
+    fn is_late(&self, now_ms: u64, login_ms: u64, handshake_ms: u64) -> Option<Misfit> {
+        let (due_ms, misfit) = match self.handshake {
+            Some((since_ms, _)) => (since_ms + handshake_ms, Misfit::LateHandshake),
+            None if self.preface.awaits_proxy() => {
+                (self.accepted_ms + PROXY_TIME_MS, Misfit::LateProxy)
+            }
+            None => (self.accepted_ms + login_ms, Misfit::Late),
         };
-        (now_ms >= self.accepted_ms + time_ms).then_some(misfit)
+        (now_ms >= due_ms).then_some(misfit)
     }
 }
 
@@ -136,26 +151,83 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
     }
 
-    /// There is something to read of a connection before its first request.
+    /// Something has happened to a connection before its first request.
     pub(super) fn on_arrival(&mut self, key: ConnectionKey, readiness: Readiness) {
         if readiness.broken {
             self.turn_away(key, Misfit::Lost);
         }
-        // It ends: what is kept is bounded, and past that bound everything is known.
-        while let Some(arrival) = self.arrivals.get_mut(key) {
-            match arrival.transport.read(&mut self.buffer[..HEADER_MAX_BYTES]) {
-                Transfer::Bytes(count) => {
-                    arrival.bytes.extend_from_slice(&self.buffer[..count]);
-                    self.step(key);
-                }
+        if readiness.writable
+            && let Some(arrival) = self.arrivals.get_mut(key)
+        {
+            arrival.transport.flush();
+        }
+        self.read_arrival(key);
+        self.begin_handshakes();
+    }
+
+    /// Reads until it is known what the connection is, or there is no more. What is kept is
+    /// bounded, and past that bound everything is known; a handshake that wants more is none.
+    fn read_arrival(&mut self, key: ConnectionKey) {
+        for _ in 0..READS_AT_ONCE {
+            let Some(arrival) = self.arrivals.get_mut(key) else {
+                return;
+            };
+            if matches!(arrival.handshake, Some((_, false))) {
+                // Its turn has not come: what it sends waits in the kernel.
+                return;
+            }
+            let buffer = &mut self.buffer[..HEADER_MAX_BYTES];
+            let transfer = arrival.transport.read(buffer, &mut self.scratch);
+            if let Transfer::Bytes(count) = transfer {
+                arrival.bytes.extend_from_slice(&self.buffer[..count]);
+            }
+            let has_handshake = arrival.handshake.is_some();
+            if has_handshake && arrival.transport.is_secured() {
+                arrival.handshake = None;
+                arrival.preface.secured();
+                self.handshakes.ended();
+                self.metrics.tls_handshakes_total.inc();
+            }
+            self.step(key);
+            match transfer {
+                Transfer::Bytes(_) => {}
                 Transfer::WouldBlock => return,
+                Transfer::Lost if has_handshake => self.turn_away(key, Misfit::Handshake),
                 Transfer::End | Transfer::Lost => self.turn_away(key, Misfit::Lost),
             }
         }
+        self.turn_away(key, Misfit::Handshake);
+    }
+
+    /// Begins the TLS handshakes whose turn it is.
+    pub(super) fn begin_handshakes(&mut self) {
+        let now_ms = self.core.shard().now().monotonic_us / 1000;
+        while let Some(key) = self.handshakes.next(now_ms) {
+            self.guarded(None, |worker| worker.begin_handshake(key));
+        }
+    }
+
+    fn begin_handshake(&mut self, key: ConnectionKey) {
+        let Some(arrival) = self.arrivals.get_mut(key) else {
+            return;
+        };
+        let bytes = mem::take(&mut arrival.bytes);
+        let config = arrival.acceptor.as_ref().map(|acceptor| acceptor.config());
+        let begun = config.map(|config| arrival.transport.secure(config, bytes));
+        if !matches!(begun, Some(Ok(()))) {
+            self.turn_away(key, Misfit::Handshake);
+            return;
+        }
+        if let Some((_, is_under_way)) = &mut arrival.handshake {
+            *is_under_way = true;
+        }
+        self.handshakes.begun();
+        self.read_arrival(key);
     }
 
     /// Does what the preface says until it wants more, or the connection is none of its any more.
     fn step(&mut self, key: ConnectionKey) {
+        let now_ms = self.core.shard().now().monotonic_us / 1000;
         while let Some(arrival) = self.arrivals.get_mut(key) {
             match arrival.preface.step(&arrival.bytes) {
                 Step::Wait => return,
@@ -169,6 +241,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
                             poller.watch_as(transport, source)
                         });
                     }
+                }
+                Step::Secure => {
+                    arrival.handshake = Some((now_ms, false));
+                    self.handshakes.wait(key);
                 }
                 Step::Refused(misfit) => self.turn_away(key, misfit),
             }
@@ -202,6 +278,9 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     fn forget(&mut self, key: ConnectionKey) -> Option<Arrival> {
         let arrival = self.arrivals.remove(key)?;
         self.metrics.prefaces.dec();
+        if let Some((_, true)) = arrival.handshake {
+            self.handshakes.ended();
+        }
         Some(arrival)
     }
 
@@ -220,6 +299,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             bytes,
             ..
         } = arrival;
+        let is_begun = !bytes.is_empty() || transport.is_secured();
         let peer = Peer {
             ip: address.ip(),
             port: address.port(),
@@ -237,13 +317,17 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         }
         let mut client = Client::new(key, transport, counted_ip);
         // What the socket has, an event will tell; what was read of it already, none would.
-        client.readable = !bytes.is_empty();
+        client.readable = is_begun;
         self.clients[slot] = Some(client);
         if watched.is_err() {
             self.drop_client(key, CloseReason::ConnectionLost);
-        } else if !bytes.is_empty() {
+        } else if is_begun {
             self.guarded(Some(key), |worker| {
-                let job = worker.core.shard().feed(key, &bytes);
+                // By TLS, what is known may come before there is anything to handle.
+                let job = match bytes.is_empty() {
+                    true => None,
+                    false => worker.core.shard().feed(key, &bytes),
+                };
                 if let Some(job) = job {
                     worker.start_job(job);
                 }
@@ -257,7 +341,12 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         if let Some(arrival) = self.forget(key) {
             self.metrics.misfit(misfit);
             self.core.gateway.admission().release(arrival.counted_ip);
-            let address = arrival.address;
+            let (address, now_ms) = (arrival.address, self.core.shard().now().monotonic_us / 1000);
+            if misfit == Misfit::Handshake {
+                // So that it can read the alert that says why.
+                self.refused
+                    .refuse(arrival.transport.into_socket(), &[], now_ms);
+            }
             log::debug!(
                 "{address} is closed before its first request: {}",
                 misfit.word()
@@ -267,9 +356,10 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
 
     /// Closes those that have had their time.
     pub(super) fn expire_arrivals(&mut self, now_ms: u64) {
-        let login_timeout_ms = self.core.shard().options().login_timeout_ms;
+        let login_ms = self.core.shard().options().login_timeout_ms;
+        let handshake_ms = self.handshakes.timeout_ms();
         let late = self.arrivals.keys().filter_map(|(key, arrival)| {
-            let misfit = arrival.is_late(now_ms, login_timeout_ms)?;
+            let misfit = arrival.is_late(now_ms, login_ms, handshake_ms)?;
             Some((key, misfit))
         });
         for (key, misfit) in late.collect::<Vec<_>>() {

@@ -25,7 +25,7 @@ use im_gateway::{
         reply::Reply,
     },
     rpc::wire::mprpc::{self, FramingError},
-    worker::preface::{Expected, Preface, Step, proxy::HEADER_MAX_BYTES},
+    worker::preface::{Expected, Preface, Security, Step, proxy::HEADER_MAX_BYTES},
 };
 
 /// Any stream gives the same lines whether it comes whole, byte by byte, or in pieces, and no line
@@ -355,6 +355,11 @@ pub fn preface(data: &[u8]) {
     let lines = choice & 2 == 0;
     let expected = Expected {
         proxy: choice & 1 == 1,
+        tls: match choice >> 3 & 3 {
+            1 => Security::Optional,
+            2 => Security::Required,
+            _ => Security::Off,
+        },
         lines,
         http: !lines || choice & 4 == 0,
     };
@@ -390,6 +395,12 @@ fn preface_of(
                     "there is one header"
                 );
                 (taken, client) = (taken + length, named);
+            }
+            // What its handshake takes is not the preface's to say: a byte here.
+            Step::Secure => {
+                taken += 1;
+                assert_eq!(preface.step(&stream[taken..come]), Step::Wait);
+                preface.secured();
             }
             end => return (end, client, taken),
         }

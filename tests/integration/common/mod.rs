@@ -5,6 +5,7 @@
 
 pub mod backend_process;
 pub mod bus;
+pub mod certificates;
 pub mod chaos_backend;
 pub mod client;
 pub mod cluster;

@@ -1,0 +1,149 @@
+//! Certificates of a test's own, and a TLS client that is not ours: `openssl s_client`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tempfile::TempDir;
+
+use super::DEADLINE;
+use super::config::Config;
+
+/// Someone who signs certificates, and the files with them.
+pub struct Authority {
+    directory: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new one; `ca.pem` has its own certificate.
+    pub fn new() -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        // OpenSSL takes who has the same name for the same.
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "an authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
+        let authority = Self { directory, issuer };
+        fs::write(authority.path("ca.pem"), authority.issuer.pem()).expect("written");
+        authority
+    }
+
+    /// Where the file of this name is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Signs a certificate for `host` in `<name>.pem`, with its key in `<name>.key`. Each file is
+    /// put in its place at once.
+    pub fn sign(&self, name: &str, host: &str) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, host);
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        for (file, text) in [
+            (format!("{name}.key"), key.serialize_pem()),
+            (format!("{name}.pem"), certificate.pem()),
+        ] {
+            let new = self.path("new");
+            fs::write(&new, text).expect("written");
+            fs::rename(new, self.path(&file)).expect("put in its place");
+        }
+    }
+
+    /// One of `[tls] certificates`.
+    pub fn entry(&self, name: &str) -> toml::Value {
+        let mut table = toml::Table::new();
+        for (key, end) in [("certificate_file", "pem"), ("key_file", "key")] {
+            let path = self.path(&format!("{name}.{end}"));
+            table.insert(key.to_owned(), path.display().to_string().into());
+        }
+        table.into()
+    }
+
+    /// Has the line listener speak TLS alone, with `<name>.pem`.
+    pub fn secure(&self, name: &str, config: &mut Config) {
+        config
+            .set("tls", "certificates", vec![self.entry(name)])
+            .set("gateway_service", "tls", "required");
+    }
+
+    /// An `openssl s_client` that trusts it and asks for `host`; more of its options as they are.
+    pub fn client(&self, address: SocketAddr, host: &str, options: &[&str]) -> OpenSsl {
+        OpenSsl::start(
+            Command::new("openssl")
+                .args(["s_client", "-quiet", "-verify_return_error", "-CAfile"])
+                .arg(self.path("ca.pem"))
+                .args(["-servername", host, "-verify_hostname", host])
+                .args(["-connect", &address.to_string()])
+                .args(options),
+        )
+    }
+}
+
+/// A running `openssl s_client`. Dropping it ends it.
+pub struct OpenSsl {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl OpenSsl {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl starts");
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            input,
+            lines,
+        }
+    }
+
+    /// The next line; `None`: the connection has ended, or was none.
+    pub fn line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("nothing comes"),
+        }
+    }
+
+    /// Sends a line.
+    pub fn send(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("openssl takes it");
+    }
+
+    /// Sends a line and reads the next one.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.line().expect("an answer")
+    }
+}
+
+impl Drop for OpenSsl {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -153,6 +153,10 @@ impl Shard {
             self.check_invariants();
             job
         } else {
+            if connection.session.login().is_none() {
+                // Nobody unknown gets more than was sent: there may be very many of them.
+                connection.input.reserve_exact(chunk.len());
+            }
             connection.input.extend_from_slice(chunk);
             self.handle_buffered(key)
         }

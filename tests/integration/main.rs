@@ -42,6 +42,8 @@ mod protocol_info;
 mod protocol_messages;
 mod protocol_names;
 mod protocol_space_dialect;
+#[path = "../support/python.rs"]
+mod python;
 mod redis_outages;
 #[path = "../support/redis.rs"]
 mod redis_server;

@@ -1,5 +1,7 @@
 //! WebSocket: conversations across carriers, logins in the handshake, and how connections end.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::common::websocket::Frame;
@@ -350,4 +352,20 @@ fn a_full_gateway_says_so_in_the_words_of_http() {
         "TOO_MANY_CONNECTIONS",
     );
     drop(held);
+}
+
+#[test]
+fn a_client_that_others_wrote_chats_and_learns_why_it_is_closed() {
+    let gateway = Gateway::start_with_web(|config| {
+        config.cores(2);
+    });
+    let packages = crate::python::packages("websockets", "websockets>=13,<18", "websockets");
+    let output = Command::new("python3")
+        .args(["-c", include_str!("../support/websocket_client.py")])
+        .arg(format!("ws://{}/ws", gateway.web_address()))
+        .env("PYTHONPATH", packages)
+        .output()
+        .expect("python3 starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.stdout, b"done\n", "{errors}");
 }

@@ -1,6 +1,9 @@
 //! Frames as a peer may and may not send them: fragments, splits, lengths, and what ends a
 //! connection with which code.
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+
 use serde_json::{Value, json};
 
 use crate::common::websocket::{Frame, PING, TEXT, frame};
@@ -163,4 +166,44 @@ fn a_message_without_an_end_takes_no_memory_beyond_its_limit() {
     assert!(grown < 4 << 20, "{grown} bytes more");
     socket.send_bytes(&frame(0x80, br#"{"id":1,"type":"ping"}"#));
     assert!(socket.text().contains(r#""id":1,"type":"ok""#));
+}
+
+/// What each of many connections takes that `open` opens and that then send `bytes` and no more.
+fn bytes_held_by_each(open: impl Fn(SocketAddr) -> TcpStream, bytes: &[u8]) -> u64 {
+    const UNFINISHED: usize = 2000;
+    let gateway = Gateway::start_with_web(|_| {});
+    let before = gateway.resident_bytes();
+    let held: Vec<TcpStream> = (0..UNFINISHED)
+        .map(|_| {
+            let mut stream = open(gateway.web_address());
+            stream.write_all(bytes).expect("write");
+            stream
+        })
+        .collect();
+    let sent = (UNFINISHED * bytes.len()) as f64;
+    eventually("all is read", || {
+        gateway.metric("transport_received_bytes_total", &[]) >= sent
+    });
+    let grown = gateway.resident_bytes().saturating_sub(before);
+    drop(held);
+    grown / UNFINISHED as u64
+}
+
+#[test]
+fn heads_and_messages_that_never_end_take_little() {
+    let connect = |address| TcpStream::connect(address).expect("connect");
+    let head = format!("GET /ws HTTP/1.1\r\nX: {}", "a".repeat(8000));
+    // The most that may be kept: a message that is nearly full, and most of a frame behind it.
+    let mut message = frame(0x01, &[b'a'; 2000]);
+    message.extend(&frame(0x00, &[b'a'; 2096])[..2090]);
+    let websocket = |address| WebSocket::connect(address).into_stream();
+    let each = [
+        bytes_held_by_each(connect, head.as_bytes()),
+        bytes_held_by_each(websocket, &message),
+    ];
+    // 10,000 of them may take 100 MiB.
+    assert!(
+        each.iter().all(|bytes| *bytes < 10_485),
+        "{each:?} bytes each"
+    );
 }

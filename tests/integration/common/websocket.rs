@@ -154,6 +154,11 @@ impl WebSocket {
             .expect("receive buffer");
     }
 
+    /// The connection without what reads it.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// All bytes until the gateway closes; nothing is answered.
     #[track_caller]
     pub fn bytes_until_closed(&mut self) -> Vec<u8> {

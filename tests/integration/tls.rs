@@ -166,6 +166,54 @@ fn new_certificates_are_used_for_new_connections_and_leave_the_others_alone() {
 }
 
 #[test]
+fn a_connection_that_is_idle_takes_little_memory() {
+    const IDLE: usize = 1000;
+    let authority = authority();
+    let gateway = Gateway::start(|config| {
+        authority.secure("chat", config);
+        config.limit("login_timeout", "10m");
+    });
+    let config = client_config(&authority);
+    let greeted = || {
+        let mut stream = connect(&config, gateway.address());
+        let mut first = [0; 3];
+        stream.read_exact(&mut first).expect("a welcome");
+        assert_eq!(&first, b"+OK");
+        stream
+    };
+    // What is made once is made.
+    let mut idle: Vec<Stream> = (0..100).map(|_| greeted()).collect();
+    let before = gateway.resident_bytes();
+    idle.extend((0..IDLE).map(|_| greeted()));
+    let each = gateway.resident_bytes().saturating_sub(before) / IDLE as u64;
+    println!("{each} bytes for each idle connection");
+    assert!(each < 6 * 1024, "{each} bytes each");
+}
+
+#[test]
+fn a_web_socket_begins_by_tls() {
+    let authority = authority();
+    let gateway = Gateway::start(|config| {
+        config
+            .set("tls", "certificates", vec![authority.entry("chat")])
+            .set("web", "listen", "127.0.0.1:0")
+            .set("web", "tls", "required");
+    });
+    let (banner, _) = gateway.output();
+    let line = banner.lines().find(|line| line.starts_with("  web "));
+    let address = line.and_then(|line| line.split_whitespace().last()?.parse().ok());
+    let mut stream = connect(&client_config(&authority), address.expect("an address"));
+    let head = format!(
+        "GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("write");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 101");
+}
+
+#[test]
 fn clients_show_certificates_where_that_is_required() {
     let authority = authority();
     let others = Authority::new();

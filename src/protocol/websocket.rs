@@ -109,9 +109,26 @@ pub enum Frame<'a> {
 pub struct Assembly {
     opcode: Option<Opcode>,
     payload: Vec<u8>,
+    /// How much of a text is known to be UTF-8, in bytes.
+    checked_bytes: usize,
 }
 
 impl Assembly {
+    /// Takes in the payload of a frame. A text is refused with the first frame that cannot be part
+    /// of one; a character may be cut between two frames.
+    fn add(&mut self, mask: [u8; 4], masked: &[u8]) -> Result<(), FrameError> {
+        unmask(mask, masked, &mut self.payload);
+        if self.opcode == Some(Opcode::Text) {
+            let unchecked = &self.payload[self.checked_bytes..];
+            self.checked_bytes += match std::str::from_utf8(unchecked) {
+                Ok(text) => text.len(),
+                Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                Err(_) => return Err(FrameError::NotUtf8),
+            };
+        }
+        Ok(())
+    }
+
     /// How much of a message it holds, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.payload.len()
@@ -239,9 +256,9 @@ fn take_data(
         (Opcode::Text | Opcode::Binary, false) => {
             let mut begun = Box::new(Assembly {
                 opcode: Some(head.opcode),
-                payload: Vec::new(),
+                ..Assembly::default()
             });
-            unmask(head.mask, masked, &mut begun.payload);
+            begun.add(head.mask, masked)?;
             *assembly = Some(begun);
             Ok(None)
         }
@@ -253,7 +270,7 @@ fn take_data(
         }
         (Opcode::Continuation, true) => {
             let begun = assembly.as_mut().expect("it is begun");
-            unmask(head.mask, masked, &mut begun.payload);
+            begun.add(head.mask, masked)?;
             if !head.is_final {
                 return Ok(None);
             }

@@ -55,6 +55,11 @@ fn what_no_peer_may_send_ends_with_the_code_of_the_standard() {
             [frame(0x01, b"\xe2\x82"), frame(0x80, b"a")].concat(),
             1007,
         ),
+        (
+            "a text that is not UTF-8, before its end",
+            frame(0x01, b"\xff"),
+            1007,
+        ),
         ("binary", frame(0x82, b"ping"), 1003),
         (
             "a length of 2^62",
@@ -69,7 +74,7 @@ fn what_no_peer_may_send_ends_with_the_code_of_the_standard() {
         let error: Value = serde_json::from_str(&texts[0]).expect("JSON");
         assert_eq!(error["type"], "error", "{what}: {error}");
     }
-    assert_eq!(gateway.metric("protocol_errors_total", &[]), 16.0);
+    assert_eq!(gateway.metric("protocol_errors_total", &[]), 17.0);
     eventually("all are gone", || gateway.metric("connections", &[]) == 0.0);
 }
 

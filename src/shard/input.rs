@@ -78,6 +78,7 @@ impl Connection {
     /// read on, so that sends leave together as soon as it is answered.
     fn room_for_input(&self, options: &ShardOptions) -> usize {
         match (self.session.busy, self.session.login()) {
+            (false, None) if self.codec == Codec::Http => self.codec.overhead_bytes(),
             (false, _) => options.max_line_bytes + self.codec.overhead_bytes(),
             (true, Some(_)) => PIPELINE_BYTES,
             (true, None) => 0,
@@ -124,6 +125,10 @@ impl Shard {
     /// bounded, and nobody unknown gets to leave many.
     pub fn read_room(&self, key: ConnectionKey) -> usize {
         match self.connection(key) {
+            // A head that comes at once is kept in one piece of its size.
+            Some(connection) if connection.codec == Codec::Http => connection
+                .room_for_input(&self.options)
+                .saturating_sub(connection.unhandled()),
             Some(connection) if connection.session.login().is_none() => {
                 room_before_login(self.options.login_line_bytes)
             }

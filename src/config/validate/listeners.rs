@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn a_listener_says_of_tls_what_is_different_there() {
         let settings = settings(
-            "[tls]\ncertificates = [{ certificate_file = '/a', key_file = '/b' }]\n\
-             min_version = '1.3'\n[gateway_service]\ntls = 'required'\n[listener.own]\n\
+            "[tls]\nmin_version = '1.3'\n[[tls.certificates]]\n\
+             certificate_file = '/a'\nkey_file = '/b'\n[gateway_service]\ntls = 'required'\n[listener.own]\n\
              address = '0.0.0.0:1'\ncarriers = ['line']\ntls = 'optional'\nmin_version = '1.2'\n\
              client_ca_file = '/ca'\nclient_certificates = 'required'\n\
              certificates = [{ certificate_file = '/c', key_file = '/d', names = ['A.example'] }]",

@@ -86,11 +86,16 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// How much it holds, in bytes.
-    pub fn held_bytes(&self) -> usize {
-        self.assembly
-            .as_ref()
-            .map_or(0, |assembly| assembly.held_bytes())
+    /// How much of a message in fragments it holds, in bytes; `None`: no such message has begun.
+    pub fn begun_bytes(&self) -> Option<usize> {
+        let assembly = self.assembly.as_ref();
+        assembly.map(|assembly| assembly.held_bytes())
+    }
+
+    /// A request in fragments is to be taken up later: what `begun` holds came before its last one.
+    pub fn put_back(&mut self, begun: &[u8]) {
+        debug_assert!(self.assembly.is_none(), "the message was whole");
+        self.assembly = Some(Box::new(Assembly::of_text(begun)));
     }
 }
 

@@ -114,6 +114,19 @@ pub struct Assembly {
 }
 
 impl Assembly {
+    /// The beginning of a text, all of which was checked when it came.
+    pub(super) fn of_text(begun: &[u8]) -> Self {
+        let checked_bytes = match std::str::from_utf8(begun) {
+            Ok(text) => text.len(),
+            Err(error) => error.valid_up_to(),
+        };
+        Self {
+            opcode: Some(Opcode::Text),
+            payload: begun.to_vec(),
+            checked_bytes,
+        }
+    }
+
     /// Takes in the payload of a frame. A text is refused with the first frame that cannot be part
     /// of one; a character may be cut between two frames.
     fn add(&mut self, mask: [u8; 4], masked: &[u8]) -> Result<(), FrameError> {

@@ -330,12 +330,18 @@ impl Shard {
             }
             let max_bytes = connection.max_message_bytes(&self.options);
             let (codec, rest) = (connection.codec, &bytes[consumed..]);
-            let begun = connection.partial.held_bytes();
+            let begun = connection.partial.begun_bytes();
             match codec.front(rest, max_bytes, &mut connection.partial, &mut scratch) {
                 Front::Request(request, length) => {
                     let step = self.take_up_request(key, &request, length, &mut commands);
-                    if step != Step::NotYet {
-                        consumed += length;
+                    drop(request);
+                    match (step, begun) {
+                        (Step::NotYet, Some(begun)) => {
+                            let partial = &mut self.connections[key.slot as usize].partial;
+                            partial.put_back(&scratch[..begun]);
+                        }
+                        (Step::NotYet, None) => {}
+                        (Step::Next | Step::Last, _) => consumed += length,
                     }
                     if step != Step::Next {
                         break;
@@ -347,12 +353,6 @@ impl Shard {
                     if !commands.is_empty() {
                         break;
                     }
-                }
-                Front::BadHead(status) => {
-                    let words = "this is not a request of HTTP/1.1";
-                    self.refuse_head(key, status, ErrorCode::BadRequest, words);
-                    consumed = bytes.len();
-                    break;
                 }
                 Front::Incomplete => {
                     connection.session.throttled_since_ms = 0;
@@ -369,19 +369,8 @@ impl Shard {
                     self.pong(key, payload);
                     self.message_handled(key, length);
                 }
-                Front::TooLong => {
-                    debug_assert!(begun <= max_bytes, "fragments are bounded");
-                    self.refuse_long_message(key, max_bytes);
-                    consumed = bytes.len();
-                    break;
-                }
-                Front::Broken(error) => {
-                    self.refuse_broken_frame(key, error);
-                    consumed = bytes.len();
-                    break;
-                }
-                Front::Close => {
-                    self.end(key, CloseReason::ClientClosed);
+                refused => {
+                    self.refuse_input(key, &refused, max_bytes);
                     consumed = bytes.len();
                     break;
                 }
@@ -389,6 +378,19 @@ impl Shard {
         }
         self.scratch = scratch;
         (consumed, self.job_of(key, commands))
+    }
+
+    /// Nothing more is read of what came: the peer closes, or sent what it may not.
+    fn refuse_input(&mut self, key: ConnectionKey, front: &Front<'_>, max_bytes: usize) {
+        match front {
+            Front::TooLong => self.refuse_long_message(key, max_bytes),
+            Front::Broken(error) => self.refuse_broken_frame(key, *error),
+            Front::BadHead(status) => {
+                let words = "this is not a request of HTTP/1.1";
+                self.refuse_head(key, *status, ErrorCode::BadRequest, words);
+            }
+            _ => self.end(key, CloseReason::ClientClosed),
+        }
     }
 
     /// Takes up one request, if it may leave together with the `commands` before it.

@@ -374,3 +374,35 @@ fn the_peers_close_is_answered_with_one() {
     );
     assert_eq!(shard.is_finished(key), Some(CloseReason::ClientClosed));
 }
+
+#[test]
+fn a_request_in_fragments_that_has_to_wait_is_taken_up_whole() {
+    let mut shard = shard();
+    let key = logged_in(&mut shard);
+    let part = |opcode, is_final, text: &str| {
+        client_frame(opcode, is_final, [3, 1, 4, 1], text.as_bytes())
+    };
+    // The ping comes behind a message that is being stored, and its last fragment with it.
+    let stream = [
+        part(
+            Opcode::Text,
+            true,
+            r#"{"id":1,"type":"chat","data":{"to":5,"text":"a"}}"#,
+        ),
+        part(
+            Opcode::Text,
+            false,
+            r#"{"id":2,"type":"ping","data":{"text":"#,
+        ),
+        part(Opcode::Continuation, true, "\"h\u{e9}\"}}"),
+    ]
+    .concat();
+    let job = shard.feed(key, &stream).expect("a send");
+    assert!(shard.complete(&job, &answer(&job)).is_none());
+    let replies = objects(&mut shard, key);
+    assert_eq!(replies[0]["data"]["msg_id"], "1");
+    assert_eq!(
+        replies[1],
+        json!({"id": 2, "type": "ok", "data": {"text": "h\u{e9}"}})
+    );
+}

@@ -289,3 +289,25 @@ proptest! {
         let _ = subscriber.received(&bytes, |_| ());
     }
 }
+
+#[test]
+fn a_group_that_nobody_wants_any_more_is_not_late_either() {
+    let subscriber = subscriber();
+    let _send_buffer = listen(&subscriber);
+    let mut late = Box::pin(subscriber.subscribe(3));
+    assert!(block_on(poll_once(&mut late)).is_none());
+    subscriber.tick(SUBSCRIBE_TIMEOUT_MS);
+    assert!(block_on(poll_once(&mut late)).is_some());
+    subscriber.unsubscribe(3);
+    assert_eq!(events(&subscriber, &confirmation(&channels::group(3))), []);
+}
+
+#[test]
+fn a_core_that_listens_waits_for_nothing_when_it_subscribes_to_one_more() {
+    let subscriber = subscriber();
+    let _send_buffer = listen(&subscriber);
+    let mut subscribing = Box::pin(subscriber.subscribe(4));
+    assert!(block_on(poll_once(&mut subscribing)).is_none());
+    assert_eq!(events(&subscriber, &confirmation(&channels::group(4))), []);
+    assert!(block_on(poll_once(&mut subscribing)).is_some());
+}

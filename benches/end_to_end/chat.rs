@@ -34,6 +34,36 @@ struct Counts {
     delivered: u64,
 }
 
+/// What the windows that count have shown.
+#[derive(Default)]
+struct Measured {
+    /// Messages a second, one for each window.
+    rates: Vec<f64>,
+    /// What the gateway's process used.
+    used: CpuUse,
+    own_cpu: Duration,
+    delivered: u64,
+}
+
+impl Measured {
+    fn row(self, pairs: usize, load: Load) -> Row {
+        let per_message_us = |ns: f64| ns / 1000.0 / self.delivered as f64;
+        Row {
+            name: format!("durable chat, {pairs} pairs, {} in flight", load.in_flight),
+            unit: "messages/s",
+            digits: 0,
+            target: load.rate.map_or(Target::None, Target::AtLeast),
+            note: format!(
+                "stored and delivered; CPU per message {:.1} µs ({}), load generator {:.1} µs",
+                per_message_us(self.used.total_ns() as f64),
+                self.used.shares(),
+                per_message_us(self.own_cpu.as_nanos() as f64)
+            ),
+            sample: Sample::new(self.rates),
+        }
+    }
+}
+
 /// Measures `pairs` pairs: of the accounts, the first half sends to the second.
 pub fn measure(
     setup: &Setup,
@@ -54,10 +84,7 @@ pub fn measure(
         counts.sent += load.in_flight as u64;
     }
 
-    let mut rates = Vec::new();
-    let mut used = CpuUse::default();
-    let mut own_cpu = Duration::ZERO;
-    let mut delivered = 0;
+    let mut measured = Measured::default();
     // The window before the first warms up and is not counted.
     for window in 0..=setup.rounds {
         let cpu_before = gateway.cpu()?;
@@ -82,10 +109,12 @@ pub fn measure(
         }
         if window > 0 {
             let here = counts.delivered - delivered_before;
-            rates.push(here as f64 / start.elapsed().as_secs_f64());
-            used.add(&gateway.cpu()?.since(&cpu_before));
-            own_cpu += process::own_cpu() - own_before;
-            delivered += here;
+            measured
+                .rates
+                .push(here as f64 / start.elapsed().as_secs_f64());
+            measured.used.add(&gateway.cpu()?.since(&cpu_before));
+            measured.own_cpu += process::own_cpu() - own_before;
+            measured.delivered += here;
         }
     }
     swarm.run_until("every message is acknowledged and delivered", |progress| {
@@ -101,21 +130,8 @@ pub fn measure(
             counts.delivered
         );
     }
-    ensure!(delivered > 0, "no message was delivered in time");
-
-    report.add(Row {
-        name: format!("durable chat, {pairs} pairs, {} in flight", load.in_flight),
-        unit: "messages/s",
-        digits: 0,
-        sample: Sample::new(rates),
-        target: load.rate.map_or(Target::None, Target::AtLeast),
-        note: format!(
-            "stored and delivered; CPU per message {:.1} µs ({}), load generator {:.1} µs",
-            used.total_ns() as f64 / 1000.0 / delivered as f64,
-            used.shares(),
-            own_cpu.as_nanos() as f64 / 1000.0 / delivered as f64
-        ),
-    });
+    ensure!(measured.delivered > 0, "no message was delivered in time");
+    report.add(measured.row(pairs, load));
     Ok(())
 }
 

@@ -365,13 +365,7 @@ pub(super) fn parse_arguments_for<'a>(
             let password = rules::password(password, judge)?;
             Ok(Command::Login { user, password })
         }
-        Verb::Auth => match arguments.last() {
-            "" => Err(BadArgument::new(verb.usage())),
-            token => Ok(Command::Auth {
-                token: Secret::new(token),
-                user: None,
-            }),
-        },
+        Verb::Auth => token(verb, arguments),
         Verb::Password => match arguments.text() {
             "" => Err(BadArgument::new(verb.usage())),
             new => rules::new_password(new, Judge::Gateway).map(|new| Command::Password { new }),
@@ -397,16 +391,30 @@ pub(super) fn parse_arguments_for<'a>(
             prefix => rules::user_name(prefix).map(|prefix| Command::Search { prefix }),
         },
         Verb::WhoAmI => bare(Command::WhoAmI),
-        Verb::Help => match arguments.last() {
-            "" => Ok(Command::Help(None)),
-            name => match Verb::lookup(name) {
-                Some(verb) => Ok(Command::Help(Some(verb))),
-                None => Err(BadArgument(unknown_command(name))),
-            },
-        },
+        Verb::Help => help(arguments),
         Verb::Quit => bare(Command::Quit),
         #[cfg(feature = "test-hooks")]
         Verb::Panic => bare(Command::Panic),
+    }
+}
+
+fn token<'a>(verb: Verb, arguments: Arguments<'a>) -> Result<Command<'a>, BadArgument> {
+    match arguments.last() {
+        "" => Err(BadArgument::new(verb.usage())),
+        token => Ok(Command::Auth {
+            token: Secret::new(token),
+            user: None,
+        }),
+    }
+}
+
+fn help<'a>(arguments: Arguments<'a>) -> Result<Command<'a>, BadArgument> {
+    match arguments.last() {
+        "" => Ok(Command::Help(None)),
+        name => match Verb::lookup(name) {
+            Some(verb) => Ok(Command::Help(Some(verb))),
+            None => Err(BadArgument(unknown_command(name))),
+        },
     }
 }
 

@@ -14,11 +14,8 @@ use crate::common::{Client, Gateway, eventually, random::Random};
 const USERS: u64 = 6;
 const MESSAGES_PER_USER: u64 = 120;
 
-#[test]
-fn every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9() {
-    let seed = Random::seed();
-    println!("seed {seed}");
-    let mut gateway = Gateway::start_on_two_cores();
+/// Users who all are in one group, and the first three in another; each has left its connection.
+fn users_with_two_groups(gateway: &Gateway, seed: u64) -> (Arc<World>, Vec<User>) {
     let mut clients: Vec<Client> = (0..USERS)
         .map(|n| gateway.register(&format!("user{n}")))
         .collect();
@@ -30,11 +27,10 @@ fn every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9() {
     for client in &mut clients[1..3] {
         client.ask(&format!("join_group:{some}"));
     }
-    let uids: Vec<u64> = clients.iter().map(|client| client.uid).collect();
     let world = Arc::new(World {
         seed,
         addresses: Mutex::new(vec![gateway.address()]),
-        uids: uids.clone(),
+        uids: clients.iter().map(|client| client.uid).collect(),
         groups: vec![everyone, some],
         last_number: AtomicU64::new(MESSAGES_PER_USER),
         pace: Duration::ZERO,
@@ -42,10 +38,19 @@ fn every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9() {
         acknowledged: AtomicU64::new(0),
         troubled: AtomicU64::new(0),
     });
-    let users: Vec<User> = clients
+    let users = clients
         .into_iter()
         .map(|client| User::new(Arc::clone(&world), client))
         .collect();
+    (world, users)
+}
+
+#[test]
+fn every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9() {
+    let seed = Random::seed();
+    println!("seed {seed}");
+    let mut gateway = Gateway::start_on_two_cores();
+    let (world, users) = users_with_two_groups(&gateway, seed);
     eventually("nobody is logged in", || {
         gateway.metric("sessions_authenticated", &[]) == 0.0
     });
@@ -75,16 +80,16 @@ fn every_acknowledged_message_is_accounted_for_across_disconnects_and_kill_9() {
     for user in &mut users {
         user.assert_done();
     }
-    let members = [(everyone, &uids[..]), (some, &uids[..3])];
+    let members = [
+        (world.groups[0], &world.uids[..]),
+        (world.groups[1], &world.uids[..3]),
+    ];
     let history = history_of(&world, &mut users, &members);
-    let acknowledged = history
-        .attempts
-        .values()
+    let outcomes = || history.attempts.values();
+    let acknowledged = outcomes()
         .filter(|outcome| matches!(outcome, Outcome::Acknowledged(_)))
         .count();
-    let refused = history
-        .attempts
-        .values()
+    let refused = outcomes()
         .filter(|outcome| **outcome == Outcome::Refused)
         .count();
     println!(

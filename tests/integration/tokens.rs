@@ -145,21 +145,11 @@ fn an_expired_token_says_so_and_sixty_seconds_are_forgiven() {
 }
 
 #[test]
-fn what_is_not_the_gateways_own_valid_token_is_refused() {
+fn a_token_with_another_signature_or_none_is_refused() {
     let gateway = Gateway::start(|_| {});
     let alice = gateway.register("alice");
     let key = signing_key(&gateway, &alice.token);
     let good = good_claims(alice.uid);
-    let with = |member: &str, value: Value| {
-        let mut claims = good.clone();
-        claims[member] = value;
-        forge(&key, Algorithm::HS256, &claims)
-    };
-    let without = |member: &str| {
-        let mut claims = good.clone();
-        claims.as_object_mut().expect("an object").remove(member);
-        forge(&key, Algorithm::HS256, &claims)
-    };
     let unsigned = |header: &str| {
         format!(
             "{}.{}.",
@@ -174,16 +164,10 @@ fn what_is_not_the_gateways_own_valid_token_is_refused() {
     let other_claims = forge(&key, Algorithm::HS256, &good_claims(alice.uid + 1));
     let claims_of_another = other_claims.split('.').nth(1).expect("claims");
     let own_header = header_and_claims.split('.').next().expect("a header");
+    let another_key = b"another-key-of-32-bytes-in-length";
 
-    let cases = [
-        (
-            "another key",
-            forge(
-                b"another-key-of-32-bytes-in-length",
-                Algorithm::HS256,
-                &good,
-            ),
-        ),
+    for (what, token) in [
+        ("another key", forge(another_key, Algorithm::HS256, &good)),
         ("an empty key", forge(b"", Algorithm::HS256, &good)),
         ("HS384", forge(&key, Algorithm::HS384, &good)),
         ("HS512", forge(&key, Algorithm::HS512, &good)),
@@ -205,6 +189,28 @@ fn what_is_not_the_gateways_own_valid_token_is_refused() {
             "claims of another user",
             format!("{own_header}.{claims_of_another}.{signature}"),
         ),
+    ] {
+        assert_refused(&gateway, what, &token);
+    }
+}
+
+#[test]
+fn a_signed_token_with_a_claim_missing_or_wrong_is_refused() {
+    let gateway = Gateway::start(|_| {});
+    let alice = gateway.register("alice");
+    let key = signing_key(&gateway, &alice.token);
+    let good = good_claims(alice.uid);
+    let with = |member: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[member] = value;
+        forge(&key, Algorithm::HS256, &claims)
+    };
+    let without = |member: &str| {
+        let mut claims = good.clone();
+        claims.as_object_mut().expect("an object").remove(member);
+        forge(&key, Algorithm::HS256, &claims)
+    };
+    for (what, token) in [
         ("another issuer", with("iss", json!("somebody"))),
         ("no issuer", without("iss")),
         ("another type", with("typ", json!("refresh"))),
@@ -217,22 +223,35 @@ fn what_is_not_the_gateways_own_valid_token_is_refused() {
         ("a subject that is no number", with("sub", json!("alice"))),
         ("a negative subject", with("sub", json!("-1"))),
         ("subject zero", with("sub", json!("0"))),
-        ("garbage", "garbage".to_string()),
-        ("dots", "..".to_string()),
-        ("not base64", "a.b.c".to_string()),
-        ("emoji", "😀.😀.😀".to_string()),
-        ("a SQL quote", "'; DROP TABLE users; --".to_string()),
-    ];
-    for (what, token) in cases {
-        let mut client = gateway.client();
-        let reply = client.ask(&format!("auth:{token}"));
-        assert!(
-            reply.starts_with("-ERR AUTH_FAILED ") || reply.starts_with("-ERR LINE_TOO_LONG "),
-            "{what}: {reply}"
-        );
-        if reply.starts_with("-ERR AUTH_FAILED ") {
-            assert_error(&client.ask("whoami"), "NOT_LOGGED_IN");
-        }
+    ] {
+        assert_refused(&gateway, what, &token);
+    }
+}
+
+#[test]
+fn what_is_no_token_at_all_is_refused() {
+    let gateway = Gateway::start(|_| {});
+    for (what, token) in [
+        ("garbage", "garbage"),
+        ("dots", ".."),
+        ("not base64", "a.b.c"),
+        ("emoji", "😀.😀.😀"),
+        ("a SQL quote", "'; DROP TABLE users; --"),
+    ] {
+        assert_refused(&gateway, what, token);
+    }
+}
+
+/// Panics where `token`, which is `what`, logs in.
+fn assert_refused(gateway: &Gateway, what: &str, token: &str) {
+    let mut client = gateway.client();
+    let reply = client.ask(&format!("auth:{token}"));
+    assert!(
+        reply.starts_with("-ERR AUTH_FAILED ") || reply.starts_with("-ERR LINE_TOO_LONG "),
+        "{what}: {reply}"
+    );
+    if reply.starts_with("-ERR AUTH_FAILED ") {
+        assert_error(&client.ask("whoami"), "NOT_LOGGED_IN");
     }
 }
 

@@ -112,78 +112,22 @@ fn users_of_the_example_talk_through_a_gateway() {
 fn talk(wire: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let redis = RedisServer::start();
-    let data = folder.path().join("data");
     let users = folder.path().join("users.db");
     let arguments = ["--data", users.to_str().expect("UTF-8")];
     let mut service = Service::with_arguments(&arguments);
-    let common = format!(
-        "[ops]\nlisten = ''\n[redis]\naddress = '{}'\n",
-        redis.address()
-    );
-    let backend = Program::start(
-        "backend",
-        &format!(
-            "{common}[gateway_service]\ndata_dir = '{}'\n[backend]\nlisten = '127.0.0.1:0'\n\
-             services = ['presence', 'message', 'group']\nforeign_users = true\n",
-            data.display()
-        ),
-        folder.path(),
-        "calls",
-    );
-    let gateway = Program::start(
-        "run",
-        &format!(
-            "{common}[gateway_service]\nport = 0\nthread_count = 1\nfirst_worker = 0\ndata_dir = '{}'\n\
-             [load_balancer]\nretry_interval = '20ms'\n[rpc]\nrpc_timeout = '60s'\n\
-             [service_discovery]\nstatic_instances = ['user {wire} {}', 'presence mprpc-id {other}', \
-             'message mprpc-id {other}', 'group mprpc-id {other}']\n",
-            folder.path().join("gateway").display(),
-            service.address,
-            other = backend.address,
-        ),
-        folder.path(),
-        "line protocol",
-    );
-
+    let backend = start_backend(folder.path(), &redis);
+    let gateway = start_gateway(folder.path(), &redis, (wire, service.address), &backend);
     let mut alice = Client::connect(gateway.address);
     let mut bob = Client::connect(gateway.address);
-    let reply = alice.ask_patiently("register:alice:wonderland");
-    assert!(reply.starts_with("+OK uid=1 "), "{reply}");
-    let reply = bob.ask_patiently("register:bob:looking-glass");
-    assert!(reply.starts_with("+OK uid=2 "), "{reply}");
-    let reply = alice.ask("chat:2:hello bob");
-    assert!(reply.starts_with("+OK msg_id="), "{reply}");
-    let push = bob.line();
-    assert!(
-        push.contains(" from=1 ") && push.ends_with(" text=hello bob"),
-        "{push}"
-    );
 
-    // As docs/backends.md has it.
-    let publish = format!(
-        r#"redis-cli -p {} PUBLISH im:broadcast "$(printf '\052\013hello world')""#,
-        redis.port()
-    );
-    let published = Command::new("sh").args(["-c", &publish]).output();
-    assert!(published.expect("a shell").status.success());
+    they_register_and_chat(&mut alice, &mut bob);
+    broadcast_as_documented(&redis);
     for client in [&mut alice, &mut bob] {
         assert_eq!(client.line(), "NOTICE kind=broadcast text=hello world");
     }
-
-    assert_eq!(alice.ask("add_friend:2"), "+OK");
-    assert_eq!(alice.ask("friends"), "+OK friends=2");
-    assert_eq!(alice.ask("profile:2"), "+OK uid=2 name=bob");
-    assert_eq!(alice.ask("search:b"), "+OK users=2:bob");
-
+    they_are_friends_and_found(&mut alice);
     let mut third = Client::connect(gateway.address);
-    for (command, code) in [
-        ("register:alice:wonderland", "-ERR USER_EXISTS "),
-        ("login:alice:looking-glass", "-ERR AUTH_FAILED "),
-        ("login:nobody:looking-glass", "-ERR AUTH_FAILED "),
-    ] {
-        let reply = third.ask(command);
-        assert!(reply.starts_with(code), "{command}: {reply}");
-    }
+    others_are_refused(&mut third);
     assert_eq!(bob.ask("quit"), "+OK bye");
 
     // Where it stops, those who are logged in go on; it comes back on the same port, and so do
@@ -200,4 +144,78 @@ fn talk(wire: &str) {
     let pulled = third.ask("pull");
     assert!(pulled.ends_with(" text=are you there?"), "{pulled}");
     assert_eq!(third.line(), "+OK pull_done count=1 more=0");
+}
+
+/// Presence, Message and Group of `im-gateway backend`.
+fn start_backend(folder: &Path, redis: &RedisServer) -> Program {
+    let toml = format!(
+        "[ops]\nlisten = ''\n[redis]\naddress = '{}'\n\
+         [gateway_service]\ndata_dir = '{}'\n[backend]\nlisten = '127.0.0.1:0'\n\
+         services = ['presence', 'message', 'group']\nforeign_users = true\n",
+        redis.address(),
+        folder.join("data").display()
+    );
+    Program::start("backend", &toml, folder, "calls")
+}
+
+/// A gateway that asks the example, over its wire and at its address, about users.
+fn start_gateway(
+    folder: &Path,
+    redis: &RedisServer,
+    (wire, users): (&str, SocketAddr),
+    backend: &Program,
+) -> Program {
+    let toml = format!(
+        "[ops]\nlisten = ''\n[redis]\naddress = '{}'\n\
+         [gateway_service]\nport = 0\nthread_count = 1\nfirst_worker = 0\ndata_dir = '{}'\n\
+         [load_balancer]\nretry_interval = '20ms'\n[rpc]\nrpc_timeout = '60s'\n\
+         [service_discovery]\nstatic_instances = ['user {wire} {users}', \
+         'presence mprpc-id {other}', 'message mprpc-id {other}', 'group mprpc-id {other}']\n",
+        redis.address(),
+        folder.join("gateway").display(),
+        other = backend.address,
+    );
+    Program::start("run", &toml, folder, "line protocol")
+}
+
+fn they_register_and_chat(alice: &mut Client, bob: &mut Client) {
+    let reply = alice.ask_patiently("register:alice:wonderland");
+    assert!(reply.starts_with("+OK uid=1 "), "{reply}");
+    let reply = bob.ask_patiently("register:bob:looking-glass");
+    assert!(reply.starts_with("+OK uid=2 "), "{reply}");
+    let reply = alice.ask("chat:2:hello bob");
+    assert!(reply.starts_with("+OK msg_id="), "{reply}");
+    let push = bob.line();
+    assert!(
+        push.contains(" from=1 ") && push.ends_with(" text=hello bob"),
+        "{push}"
+    );
+}
+
+/// Tells everyone, as docs/backends.md has it.
+fn broadcast_as_documented(redis: &RedisServer) {
+    let publish = format!(
+        r#"redis-cli -p {} PUBLISH im:broadcast "$(printf '\052\013hello world')""#,
+        redis.port()
+    );
+    let published = Command::new("sh").args(["-c", &publish]).output();
+    assert!(published.expect("a shell").status.success());
+}
+
+fn they_are_friends_and_found(alice: &mut Client) {
+    assert_eq!(alice.ask("add_friend:2"), "+OK");
+    assert_eq!(alice.ask("friends"), "+OK friends=2");
+    assert_eq!(alice.ask("profile:2"), "+OK uid=2 name=bob");
+    assert_eq!(alice.ask("search:b"), "+OK users=2:bob");
+}
+
+fn others_are_refused(client: &mut Client) {
+    for (command, code) in [
+        ("register:alice:wonderland", "-ERR USER_EXISTS "),
+        ("login:alice:looking-glass", "-ERR AUTH_FAILED "),
+        ("login:nobody:looking-glass", "-ERR AUTH_FAILED "),
+    ] {
+        let reply = client.ask(command);
+        assert!(reply.starts_with(code), "{command}: {reply}");
+    }
 }

@@ -162,65 +162,13 @@ pub fn push(data: &[u8]) {
     };
     let text = String::from_utf8_lossy(text);
     let text = text.as_ref();
-    let (seq, duplicate) = ((choice & 4 != 0).then_some(7), choice & 8 != 0);
-    let (push, head) = match choice % 4 {
-        0 => {
-            let to = (choice & 16 != 0).then_some(3);
-            let head = format!(
-                "MSG id=1{} from=2{}",
-                if seq.is_some() { " seq=7" } else { "" },
-                if to.is_some() { " to=3" } else { "" },
-            );
-            (
-                Push::Message {
-                    id: 1,
-                    seq,
-                    from: 2,
-                    to,
-                    ts_ms: 4,
-                    duplicate,
-                    text,
-                },
-                head,
-            )
-        }
-        1 => {
-            let head = format!(
-                "GMSG id=1 group=5{} from=2",
-                if seq.is_some() { " seq=7" } else { "" }
-            );
-            (
-                Push::GroupMessage {
-                    id: 1,
-                    group: 5,
-                    seq,
-                    from: 2,
-                    ts_ms: 4,
-                    duplicate,
-                    text,
-                },
-                head,
-            )
-        }
-        2 => (
-            Push::Notice {
-                kind: "broadcast",
-                text,
-            },
-            "NOTICE kind=broadcast".to_owned(),
-        ),
-        _ => {
-            let mut out = Vec::new();
-            Push::Kick { reason: text }.write(&mut out);
-            assert_eq!(one_line(&out).split_whitespace().next(), Some("KICK"));
-            return;
-        }
-    };
-    let head = match choice % 4 {
-        2 => head,
-        _ => format!("{head} ts=4{}", if duplicate { " dup=1" } else { "" }),
-    };
     let mut out = Vec::new();
+    if choice % 4 == 3 {
+        Push::Kick { reason: text }.write(&mut out);
+        assert_eq!(one_line(&out).split_whitespace().next(), Some("KICK"));
+        return;
+    }
+    let (push, head) = push_with_text(*choice, text);
     push.write(&mut out);
     let (read_head, read_text) = one_line(&out).split_once(" text=").expect("a text");
     assert_eq!(read_head, head);
@@ -235,6 +183,55 @@ pub fn push(data: &[u8]) {
         unescape(read_text),
         text.chars().map(replaced).collect::<String>()
     );
+}
+
+/// The push that `choice` says, and what its line must say before the text.
+fn push_with_text(choice: u8, text: &str) -> (Push<'_>, String) {
+    let (seq, seq_field) = match choice & 4 {
+        0 => (None, ""),
+        _ => (Some(7), " seq=7"),
+    };
+    let (to, to_field) = match choice & 16 {
+        0 => (None, ""),
+        _ => (Some(3), " to=3"),
+    };
+    let (duplicate, duplicate_field) = match choice & 8 {
+        0 => (false, ""),
+        _ => (true, " dup=1"),
+    };
+    match choice % 4 {
+        0 => (
+            Push::Message {
+                id: 1,
+                seq,
+                from: 2,
+                to,
+                ts_ms: 4,
+                duplicate,
+                text,
+            },
+            format!("MSG id=1{seq_field} from=2{to_field} ts=4{duplicate_field}"),
+        ),
+        1 => (
+            Push::GroupMessage {
+                id: 1,
+                group: 5,
+                seq,
+                from: 2,
+                ts_ms: 4,
+                duplicate,
+                text,
+            },
+            format!("GMSG id=1 group=5{seq_field} from=2 ts=4{duplicate_field}"),
+        ),
+        _ => (
+            Push::Notice {
+                kind: "broadcast",
+                text,
+            },
+            "NOTICE kind=broadcast".to_owned(),
+        ),
+    }
 }
 
 /// The line in `out`, which must be exactly one, and text without control characters.

@@ -19,9 +19,79 @@ struct World {
     to_retry: Option<Fetch>,
     delivered: Vec<i64>,
     sequencer: Sequencer<i64>,
+    /// The last number before those that come out; none while it is not known.
+    baseline: Option<u64>,
 }
 
 impl World {
+    /// A store with `written` messages already, where `known` says that the sequencer knows it.
+    fn new(written: u64, known: bool, limit: usize, page: usize) -> Self {
+        Self {
+            written,
+            swept: Default::default(),
+            page,
+            limit,
+            flying: Vec::new(),
+            fetch: None,
+            to_retry: None,
+            delivered: Vec::new(),
+            sequencer: match known {
+                true => Sequencer::starting_after(written),
+                false => Sequencer::unknown(),
+            },
+            baseline: known.then_some(written),
+        }
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Write { copies } => {
+                self.written += 1;
+                self.flying
+                    .extend(std::iter::repeat_n(self.written, copies));
+            }
+            Event::Arrive(index) if !self.flying.is_empty() => {
+                let seq = self.flying.swap_remove(index.index(self.flying.len()));
+                self.arrive(seq);
+            }
+            Event::Sweep(index) if self.written > 0 => {
+                self.swept
+                    .insert(index.index(self.written as usize) as u64 + 1);
+            }
+            Event::LookUp => self.look_up(),
+            Event::Answer => self.answer(),
+            Event::Fail => self.fail(),
+            Event::Retry => self.retry(),
+            Event::BusWasAway => self.bus_was_away(),
+            Event::Baseline if self.baseline.is_none() => self.learn_baseline(self.written),
+            Event::Arrive(_) | Event::Sweep(_) | Event::Baseline => {}
+        }
+    }
+
+    fn bus_was_away(&mut self) {
+        let fetch = self.sequencer.gap_possible();
+        self.start(fetch);
+    }
+
+    fn learn_baseline(&mut self, last: u64) {
+        self.baseline = Some(last);
+        let fetch = self.sequencer.baseline(last);
+        self.drain();
+        self.start(fetch);
+    }
+
+    /// Peace: what flies is lost, the bus tells that it was away, and every fetch works.
+    fn settle(&mut self) {
+        self.bus_was_away();
+        let mut rounds = 0;
+        while self.fetch.is_some() {
+            rounds += 1;
+            assert!(rounds < 1_000, "fetching without end");
+            self.look_up();
+            self.answer();
+        }
+    }
+
     fn start(&mut self, fetch: Option<Fetch>) {
         if let Some(fetch) = fetch {
             assert!(
@@ -135,69 +205,19 @@ proptest! {
         before in 0u64..5,
         events in prop::collection::vec(event(), 0..150),
     ) {
-        let mut world = World {
-            written: before,
-            swept: Default::default(),
-            page,
-            limit,
-            flying: Vec::new(),
-            fetch: None,
-            to_retry: None,
-            delivered: Vec::new(),
-            sequencer: if known { Sequencer::starting_after(before) } else { Sequencer::unknown() },
-        };
-        let mut baseline = known.then_some(before);
+        let mut world = World::new(before, known, limit, page);
         for event in events {
-            match event {
-                Event::Write { copies } => {
-                    world.written += 1;
-                    world.flying.extend(std::iter::repeat_n(world.written, copies));
-                }
-                Event::Arrive(index) if !world.flying.is_empty() => {
-                    let seq = world.flying.swap_remove(index.index(world.flying.len()));
-                    world.arrive(seq);
-                }
-                Event::Sweep(index) if world.written > 0 => {
-                    world.swept.insert(index.index(world.written as usize) as u64 + 1);
-                }
-                Event::LookUp => world.look_up(),
-                Event::Answer => world.answer(),
-                Event::Fail => world.fail(),
-                Event::Retry => world.retry(),
-                Event::BusWasAway => {
-                    let fetch = world.sequencer.gap_possible();
-                    world.start(fetch);
-                }
-                Event::Baseline if baseline.is_none() => {
-                    baseline = Some(world.written);
-                    let fetch = world.sequencer.baseline(world.written);
-                    world.drain();
-                    world.start(fetch);
-                }
-                Event::Arrive(_) | Event::Sweep(_) | Event::Baseline => {}
-            }
+            world.happens(event);
             prop_assert!(world.delivered.is_sorted_by(|a, b| a < b), "{:?}", world.delivered);
             let gap = world.sequencer.gap.as_ref();
             prop_assert!(gap.is_none_or(|gap| gap.held.len() <= limit + page));
         }
-        if baseline.is_none() {
+        if world.baseline.is_none() {
             prop_assert!(world.delivered.is_empty());
-            baseline = Some(before);
-            let fetch = world.sequencer.baseline(before);
-            world.drain();
-            world.start(fetch);
+            world.learn_baseline(before);
         }
-        // Peace: what flies is lost, the bus tells that it was away, and every fetch works.
-        let fetch = world.sequencer.gap_possible();
-        world.start(fetch);
-        let mut rounds = 0;
-        while world.fetch.is_some() {
-            rounds += 1;
-            prop_assert!(rounds < 1_000, "fetching without end");
-            world.look_up();
-            world.answer();
-        }
-        let first = baseline.unwrap_or(before) + 1;
+        world.settle();
+        let first = world.baseline.unwrap_or(before) + 1;
         prop_assert!(world.delivered.is_sorted_by(|a, b| a < b));
         let stored = first as i64..=world.written as i64;
         prop_assert!(world.delivered.iter().all(|id| stored.contains(id)));

@@ -85,8 +85,16 @@ fn signed(ids: impl IntoIterator<Item = u64>) -> Vec<i64> {
 
 /// The answer.
 pub fn answer(request: &Request) -> Response {
+    about_users(request)
+        .or_else(|| about_messages(request))
+        .or_else(|| about_presence_and_groups(request))
+        // The rest say no more than that all is well.
+        .unwrap_or_else(|| request.failed(ok().unwrap_or_default()))
+}
+
+fn about_users(request: &Request) -> Option<Response> {
     let text_of = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match request {
+    Some(match request {
         Request::Login(login) => LoginResponse {
             result: ok(),
             user_id: user_id(&text_of(&login.username)) as i64,
@@ -126,16 +134,12 @@ pub fn answer(request: &Request) -> Response {
             }
             .into()
         }
-        Request::QueryRoute(request) => QueryRouteResponse {
-            result: ok(),
-            gateway_id: "elsewhere#0".to_string(),
-            routes: vec![Route {
-                gateway_id: "elsewhere#0".to_string(),
-                session_id: 1,
-                device: device(request.user_id as u64),
-            }],
-        }
-        .into(),
+        _ => return None,
+    })
+}
+
+fn about_messages(request: &Request) -> Option<Response> {
+    Some(match request {
         Request::Send(request) => SendResponse {
             result: ok(),
             msg_id: id_of_direct(request),
@@ -171,6 +175,22 @@ pub fn answer(request: &Request) -> Response {
             }
             .into()
         }
+        _ => return None,
+    })
+}
+
+fn about_presence_and_groups(request: &Request) -> Option<Response> {
+    Some(match request {
+        Request::QueryRoute(request) => QueryRouteResponse {
+            result: ok(),
+            gateway_id: "elsewhere#0".to_string(),
+            routes: vec![Route {
+                gateway_id: "elsewhere#0".to_string(),
+                session_id: 1,
+                device: device(request.user_id as u64),
+            }],
+        }
+        .into(),
         Request::CreateGroup(request) => CreateGroupResponse {
             result: ok(),
             group_id: group_id(&request.group_name) as i64,
@@ -183,9 +203,8 @@ pub fn answer(request: &Request) -> Response {
             since_seqs: Vec::new(),
         }
         .into(),
-        // The rest say no more than that all is well.
-        other => other.failed(ok().unwrap_or_default()),
-    }
+        _ => return None,
+    })
 }
 
 fn inbox(user: i64) -> Vec<C2cMsg> {

@@ -129,25 +129,39 @@ impl State {
         method: &str,
         args: &[u8],
     ) -> Result<Option<Vec<u8>>, DecodeError> {
-        let reply = match (service, method) {
-            ("UserService", "Login") => self.login(LoginRequest::decode(args)?).encode_to_vec(),
-            ("UserService", "Register") => self
+        match service {
+            "UserService" => self.answer_about_users(method, args),
+            "PresenceService" => self.answer_about_presence(method, args),
+            "MessageService" => self.answer_about_messages(method, args),
+            "GroupService" => self.answer_about_groups(method, args),
+            _ => Ok(None),
+        }
+    }
+
+    fn answer_about_users(
+        &mut self,
+        method: &str,
+        args: &[u8],
+    ) -> Result<Option<Vec<u8>>, DecodeError> {
+        let reply = match method {
+            "Login" => self.login(LoginRequest::decode(args)?).encode_to_vec(),
+            "Register" => self
                 .register(RegisterRequest::decode(args)?)
                 .encode_to_vec(),
-            ("UserService", "Logout") => self.logout(LogoutRequest::decode(args)?).encode_to_vec(),
-            ("UserService", "AddFriend") => {
+            "Logout" => self.logout(LogoutRequest::decode(args)?).encode_to_vec(),
+            "AddFriend" => {
                 let request = AddFriendRequest::decode(args)?;
                 let friends = self.friends.entry(request.user_id).or_default();
                 friends.insert(request.friend_id);
                 AddFriendResponse { result: ok() }.encode_to_vec()
             }
-            ("UserService", "RemoveFriend") => {
+            "RemoveFriend" => {
                 let request = RemoveFriendRequest::decode(args)?;
                 let friends = self.friends.entry(request.user_id).or_default();
                 friends.remove(&request.friend_id);
                 RemoveFriendResponse { result: ok() }.encode_to_vec()
             }
-            ("UserService", "GetFriends") => {
+            "GetFriends" => {
                 let request = GetFriendsRequest::decode(args)?;
                 let friends = self.friends.get(&request.user_id);
                 GetFriendsResponse {
@@ -156,10 +170,19 @@ impl State {
                 }
                 .encode_to_vec()
             }
-            ("PresenceService", "BindRoute") => {
-                self.bind(BindRouteRequest::decode(args)?).encode_to_vec()
-            }
-            ("PresenceService", "QueryRoute") => {
+            _ => return Ok(None),
+        };
+        Ok(Some(reply))
+    }
+
+    fn answer_about_presence(
+        &mut self,
+        method: &str,
+        args: &[u8],
+    ) -> Result<Option<Vec<u8>>, DecodeError> {
+        let reply = match method {
+            "BindRoute" => self.bind(BindRouteRequest::decode(args)?).encode_to_vec(),
+            "QueryRoute" => {
                 let request = QueryRouteRequest::decode(args)?;
                 let route = self.route(request.user_id);
                 QueryRouteResponse {
@@ -172,7 +195,7 @@ impl State {
                 }
                 .encode_to_vec()
             }
-            ("PresenceService", "Deliver") => {
+            "Deliver" => {
                 let request = DeliverRequest::decode(args)?;
                 let delivered = self.deliver(request.to, &request.payload);
                 DeliverResponse {
@@ -184,13 +207,24 @@ impl State {
                 }
                 .encode_to_vec()
             }
-            ("MessageService", "Send") => {
+            _ => return Ok(None),
+        };
+        Ok(Some(reply))
+    }
+
+    fn answer_about_messages(
+        &mut self,
+        method: &str,
+        args: &[u8],
+    ) -> Result<Option<Vec<u8>>, DecodeError> {
+        let reply = match method {
+            "Send" => {
                 let request = SendRequest::decode(args)?;
                 let raw = RawSend::decode(args)?.message;
                 self.send(request.msg.unwrap_or_default(), &raw)
                     .encode_to_vec()
             }
-            ("MessageService", "SendGroup") => {
+            "SendGroup" => {
                 SendGroupRequest::decode(args)?;
                 SendGroupResponse {
                     result: ok(),
@@ -199,7 +233,7 @@ impl State {
                 }
                 .encode_to_vec()
             }
-            ("MessageService", "PullOffline") => {
+            "PullOffline" => {
                 let request = PullOfflineRequest::decode(args)?;
                 PullOfflineResponse {
                     result: ok(),
@@ -209,7 +243,7 @@ impl State {
                 }
                 .encode_to_vec()
             }
-            ("MessageService", "Ack") => {
+            "Ack" => {
                 AckRequest::decode(args)?;
                 AckResponse {
                     result: ok(),
@@ -217,7 +251,6 @@ impl State {
                 }
                 .encode_to_vec()
             }
-            ("GroupService", method) => return self.answer_about_groups(method, args),
             _ => return Ok(None),
         };
         Ok(Some(reply))

@@ -57,13 +57,10 @@ fn code(response: &LoginResponse) -> Code {
 }
 
 #[test]
-fn it_answers_as_mpim_does() {
-    let redis = RedisServer::start();
-    let zookeeper = Zookeeper::start();
-    let fake = FakeMpim::start(&zookeeper.hosts(""), &redis, Options::default());
-
-    let nodes = Znodes::connect(&zookeeper.hosts(""));
-    let address = fake.address("UserService").to_string();
+fn it_is_found_at_mpims_nodes_and_logs_in_with_the_bytes_observed() {
+    let world = fake();
+    let nodes = Znodes::connect(&world.zookeeper.hosts(""));
+    let address = world.fake.address("UserService").to_string();
     assert_eq!(
         nodes.get("/UserService/Login"),
         Some(address.clone().into_bytes())
@@ -71,51 +68,44 @@ fn it_answers_as_mpim_does() {
     assert_eq!(nodes.get("/UserService"), Some(Vec::new()));
     assert_eq!(nodes.get("/PresenceService/UnbindRoute"), None);
 
-    // The observed exchange, byte for byte.
-    let mut user = Caller::new(&fake, "UserService");
-    let credentials = RegisterRequest {
-        username: "sunyusen1".into(),
-        password: "123456".into(),
-        ..Default::default()
-    };
-    user.write("UserService", "Register", &credentials.encode_to_vec());
-    let _: LoginResponse = user.read();
+    let mut user = Caller::new(&world.fake, "UserService");
+    register(&mut user, "sunyusen1");
     let mut frame = vec![0x16, 0, 0, 0, 0x0a, 0x0b];
     frame.extend_from_slice(b"UserService\x12\x05Login\x18\x13\x0a\x09sunyusen1\x12\x06123456");
     user.0.write_all(&frame).expect("write");
     let mut reply = [0; 19];
     user.0.read_exact(&mut reply).expect("a reply");
     assert_eq!(reply, *b"\x0f\0\0\0\x0a\x04\x12\x02ok\x10\x01\x1a\x05tok_1");
+}
 
-    // What it does not understand it never answers; what follows on the connection is answered.
-    let login = LoginRequest {
-        username: "sunyusen1".into(),
-        password: "123456".into(),
-        ..Default::default()
-    };
+#[test]
+fn what_it_does_not_understand_it_never_answers_and_what_follows_it_answers() {
+    let world = fake();
+    let mut user = Caller::new(&world.fake, "UserService");
+    register(&mut user, "alice");
+    let login = login("alice");
     user.write("UserService", "GetProfile", &[]);
     user.write("UserService", "Login", b"\x0a\xff");
     let response: LoginResponse = user.call("UserService", "Login", &login);
-    assert_eq!((code(&response), response.user_id), (Code::Invalid, 0));
+    assert_eq!((code(&response), response.user_id), (Code::Ok, 1));
     assert_eq!(
-        fake.unanswered(),
+        world.fake.unanswered(),
         ["UserService.GetProfile", "UserService.Login"]
     );
-    let mut message = Caller::new(&fake, "MessageService");
+    let mut message = Caller::new(&world.fake, "MessageService");
     message.write(
         "MessageService",
         "Send",
         b"\x0a\x06\x18\x01\x2a\x02\xff\xff",
     );
-    let pull = PullOfflineRequest {
-        user_id: 1,
-        ..Default::default()
-    };
-    let pulled: PullOfflineResponse = message.call("MessageService", "PullOffline", &pull);
+    let pulled: PullOfflineResponse = message.call("MessageService", "PullOffline", &pull());
     assert!(pulled.msg_list.is_empty());
+}
 
-    // Offline: a row, handed out once. Online: published as it came, cut at a NUL, unknown fields
-    // and all.
+#[test]
+fn a_message_to_nobody_online_is_handed_out_once_and_else_published_as_it_came_to_its_nul() {
+    let world = fake();
+    let mut message = Caller::new(&world.fake, "MessageService");
     let send = |text: &str| SendRequest {
         msg: Some(C2cMsg {
             msg_id: 77,
@@ -129,19 +119,13 @@ fn it_answers_as_mpim_does() {
         ..Default::default()
     };
     let sent: SendResponse = message.call("MessageService", "Send", &send("offline"));
-    let pulled: PullOfflineResponse = message.call("MessageService", "PullOffline", &pull);
+    let pulled: PullOfflineResponse = message.call("MessageService", "PullOffline", &pull());
     assert_eq!(pulled.msg_list[0].msg_id, sent.msg_id);
-    let pulled: PullOfflineResponse = message.call("MessageService", "PullOffline", &pull);
+    let pulled: PullOfflineResponse = message.call("MessageService", "PullOffline", &pull());
     assert!(pulled.msg_list.is_empty());
-    let mut presence = Caller::new(&fake, "PresenceService");
-    let bind = BindRouteRequest {
-        user_id: 1,
-        gateway_id: "gw-1#0".into(),
-        ..Default::default()
-    };
-    let _: LoginResponse = presence.call("PresenceService", "BindRoute", &bind);
+    assert_eq!(bind(&world.fake, "gw-1#0"), Code::Ok);
     let _: SendResponse = message.call("MessageService", "Send", &send("online"));
-    let (channel, payload) = fake.published()[0].clone();
+    let (channel, payload) = world.fake.published()[0].clone();
     assert_eq!(channel, "31329");
     assert_eq!(
         C2cMsg::decode(payload.as_slice()).ok(),
@@ -149,13 +133,13 @@ fn it_answers_as_mpim_does() {
         "as it came"
     );
     let _: SendResponse = message.call("MessageService", "Send", &send("a\0b"));
-    assert!(fake.published()[1].1.ends_with(b"a"));
+    assert!(world.fake.published()[1].1.ends_with(b"a"));
 }
 
 struct Fake {
     fake: FakeMpim,
     redis: RedisServer,
-    _zookeeper: Zookeeper,
+    zookeeper: Zookeeper,
 }
 
 fn fake() -> Fake {
@@ -165,7 +149,7 @@ fn fake() -> Fake {
     Fake {
         fake,
         redis,
-        _zookeeper: zookeeper,
+        zookeeper,
     }
 }
 
@@ -178,16 +162,27 @@ fn register(user: &mut Caller, name: &str) -> proto::RegisterResponse {
     user.call("UserService", "Register", &request)
 }
 
+fn login(name: &str) -> LoginRequest {
+    LoginRequest {
+        username: name.into(),
+        password: "123456".into(),
+        ..Default::default()
+    }
+}
+
+fn pull() -> PullOfflineRequest {
+    PullOfflineRequest {
+        user_id: 1,
+        ..Default::default()
+    }
+}
+
 #[test]
 fn a_refusal_says_byte_for_byte_what_was_observed() {
     let mut world = fake();
     let mut user = Caller::new(&world.fake, "UserService");
     register(&mut user, "alice");
-    let login = LoginRequest {
-        username: "alice".into(),
-        password: "123456".into(),
-        ..Default::default()
-    };
+    let login = login("alice");
     let response: LoginResponse = user.call("UserService", "Login", &login);
     assert_eq!(code(&response), Code::Ok);
     user.write("UserService", "Login", &login.encode_to_vec());

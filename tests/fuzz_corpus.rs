@@ -105,3 +105,8 @@ fn any_stream_of_frames_split_anyhow_is_the_same_messages() {
 fn any_head_split_anyhow_is_the_same_and_nothing_of_it_is_given_back() {
     exercise("head", targets::head);
 }
+
+#[test]
+fn whatever_happens_on_a_core_its_invariants_hold_after_each_step() {
+    exercise("shard", targets::shard);
+}

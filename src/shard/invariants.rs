@@ -85,7 +85,7 @@ impl Shard {
     /// # Panics
     /// If something does not.
     #[cfg(any(test, debug_assertions))]
-    pub(crate) fn assert_invariants(&self) {
+    pub fn assert_invariants(&self) {
         self.assert_users();
         self.assert_groups();
         for (slot, connection) in &self.connections {

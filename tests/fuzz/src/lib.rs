@@ -3,8 +3,10 @@
 //!
 //! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
 
+mod shard;
 mod web;
 
+pub use shard::shard;
 pub use web::{head, websocket};
 
 use std::net::SocketAddr;

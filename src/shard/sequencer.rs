@@ -386,7 +386,7 @@ impl<T: Numbered> Sequencer<T> {
         if wrong.is_some() || end < fetch.to {
             let from = doubted.min(wrong.unwrap_or(doubted)) - 1;
             self.step_back(from.min(end), end);
-        } else if answer.more && covered > fetch.after {
+        } else if answer.more && covered > fetch.after && covered < fetch.to {
             // The page ended before what was asked for did.
             let after = covered;
             return self.start(Fetch { after, ..fetch }, Some(doubted));

@@ -383,6 +383,18 @@ fn the_next_number_waits_while_one_before_it_is_in_doubt() {
 }
 
 #[test]
+fn a_page_that_goes_beyond_what_was_compared_is_its_end_whatever_it_says() {
+    let mut sequencer = Sequencer::starting_after(7);
+    assert_eq!(sequencer.offer(7, 7, LIMIT), held(6, 7));
+    let beyond = Answer {
+        more: true,
+        ..has([7, 8, 9], 9)
+    };
+    assert_eq!(sequencer.fetched(fetch(6, 7), beyond), None);
+    assert!(sequencer.gap.is_none());
+}
+
+#[test]
 fn a_gap_during_a_fetch_is_looked_into_after_it() {
     let mut sequencer = Sequencer::starting_after(0);
     assert_eq!(sequencer.offer(2, 2, LIMIT), held(0, 2));

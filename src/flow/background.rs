@@ -16,7 +16,7 @@ use crate::{
     flow::{
         commands::{
             group::with_standings,
-            message::{direct_push, drop_what_is_not_theirs, group_push},
+            message::{direct_push, drop_what_is_not_theirs, group_push, handed_out},
         },
         core::Core,
         parting, settle,
@@ -155,20 +155,57 @@ async fn resync<B: Backend, P: PushSource>(
 async fn check_memberships<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) {
     let mut pause = FIRST_PAUSE;
     while core.shard().is_here(user) {
-        let as_of = core.shard().membership_change(user);
-        if let Some(as_of) = as_of {
-            match groups_of(core, user).await {
-                Ok(groups) if core.shard().set_memberships(user, as_of, &groups) => return,
-                Err(Missing::Refused) => return,
-                Ok(_) | Err(Missing::Failed) => {}
-            }
+        match learn_groups(core, user).await {
+            Ok(true) | Err(Missing::Refused) => return,
+            Ok(false) | Err(Missing::Failed) => {}
         }
         sleep(core, &mut pause).await;
     }
 }
 
+/// Asks once for the groups of `user`; `false`: there was news meanwhile, or a login is under way,
+/// and it is to be asked again.
+pub(super) async fn learn_groups<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<bool, Missing> {
+    let (as_of, is_late) = {
+        let shard = core.shard();
+        (shard.membership_change(user), shard.lacks_groups(user))
+    };
+    let Some(as_of) = as_of else {
+        return Ok(false);
+    };
+    let groups = groups_of(core, user).await?;
+    let is_numbered = groups
+        .iter()
+        .any(|(_, standing)| standing.last_seq.is_some());
+    let handed_out = match is_late && is_numbered {
+        true => handed_out_of(core, user, &groups).await?,
+        false => Vec::new(),
+    };
+    let mut shard = core.shard();
+    Ok(shard.take_up_groups(user, as_of, &groups, &handed_out))
+}
+
+/// What was handed out of these groups and never confirmed.
+async fn handed_out_of<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    groups: &[(GroupId, Standing)],
+) -> Result<Vec<PushMessage>, Missing> {
+    let mut messages = handed_out(core, user).await.map_err(|_| Missing::Failed)?;
+    let streams: Vec<Stream> = groups
+        .iter()
+        .map(|(group, _)| Stream::Group(*group))
+        .collect();
+    messages.retain(|message| message.group_id != 0);
+    drop_what_is_not_theirs(core, &streams, &mut messages);
+    Ok(messages)
+}
+
 /// The groups of `user`, each with its last number where the service tells it.
-pub(super) async fn groups_of<B: Backend, P: PushSource>(
+async fn groups_of<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     user: UserId,
 ) -> Result<Vec<(GroupId, Standing)>, Missing> {

@@ -72,27 +72,15 @@ async fn ask_for_groups<B: Backend, P: PushSource>(
         let next = core.shard().next_lacking(*last, |lack| lack.groups);
         let Some(user) = next else { break };
         *last = next;
-        match learn_groups(core, user).await {
-            Ok(false) => continue,
-            Ok(true) | Err(Missing::Refused) => {}
+        match background::learn_groups(core, user).await {
+            Ok(is_learnt) => came_on |= is_learnt,
+            // Nobody can tell.
+            Err(Missing::Refused) => {
+                core.shard().settled(user, Lack::GROUPS);
+                came_on = true;
+            }
             Err(Missing::Failed) => break,
         }
-        core.shard().settled(user, Lack::GROUPS);
-        came_on = true;
     }
     came_on
-}
-
-/// Asks once; `false`: there was news meanwhile, or a login is under way, and it is to be asked
-/// again.
-async fn learn_groups<B: Backend, P: PushSource>(
-    core: &Core<B, P>,
-    user: UserId,
-) -> Result<bool, Missing> {
-    let as_of = core.shard().membership_change(user);
-    let Some(as_of) = as_of else {
-        return Ok(false);
-    };
-    let groups = background::groups_of(core, user).await?;
-    Ok(core.shard().set_memberships(user, as_of, &groups))
 }

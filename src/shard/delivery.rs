@@ -247,27 +247,43 @@ impl Shard {
     pub fn deliver_pulled(&mut self, job: &Job, messages: &[PushMessage]) {
         let (key, to) = (job.key, &job.commands[0].to);
         for message in messages {
-            let (message_id, delivery) = (message.msg_id, Delivery::of(job.user, message));
-            let Some(connection) = self
-                .connection_mut(key)
-                .filter(|connection| connection.session.ended.is_none())
-            else {
-                return;
-            };
-            let ack_mode = connection.session.ack_mode;
-            let confirms = delivery.filter(|_| ack_mode == AckMode::Auto);
-            match to {
-                ReplyTo::Line(_) | ReplyTo::Upgrade(_) => {
-                    self.push_pulled(key, message, confirms);
-                }
+            self.send_stored(key, job.user, message, |shard, confirms| match to {
+                ReplyTo::Line(_) | ReplyTo::Upgrade(_) => shard.push_pulled(key, message, confirms),
                 ReplyTo::Json(id) => {
-                    self.page_in(key, id.as_deref(), &push_of(message), confirms);
+                    shard.page_in(key, id.as_deref(), &push_of(message), confirms);
                 }
-            }
-            self.note_pulled(key, ack_mode, message_id, delivery);
-            self.metrics.messages_sent_total.inc();
-            self.note_fetched(key, message_id, delivery);
+            });
         }
+    }
+
+    /// Sends a message that was handed out before and not confirmed, as a push.
+    pub(super) fn send_again(&mut self, key: ConnectionKey, user: UserId, message: &PushMessage) {
+        self.send_stored(key, user, message, |shard, confirms| {
+            shard.push_pulled(key, message, confirms);
+        });
+    }
+
+    /// Has `send` write a message from the store to a session of `user`, unless it has ended, and
+    /// notes that the session has it.
+    fn send_stored(
+        &mut self,
+        key: ConnectionKey,
+        user: UserId,
+        message: &PushMessage,
+        send: impl FnOnce(&mut Self, Option<Delivery>),
+    ) {
+        let (message_id, delivery) = (message.msg_id, Delivery::of(user, message));
+        let Some(connection) = self
+            .connection_mut(key)
+            .filter(|connection| connection.session.ended.is_none())
+        else {
+            return;
+        };
+        let ack_mode = connection.session.ack_mode;
+        send(self, delivery.filter(|_| ack_mode == AckMode::Auto));
+        self.note_pulled(key, ack_mode, message_id, delivery);
+        self.metrics.messages_sent_total.inc();
+        self.note_fetched(key, message_id, delivery);
     }
 
     /// Sends a message that was pulled as a push.

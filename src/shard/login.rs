@@ -10,7 +10,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::{Effect, Group, Member, Shard, Standing, User, sequencer::Sequencer};
+use super::{Effect, Group, Member, Shard, Standing, User, sequencer::Sequencer, unsettled::Lack};
 use crate::{
     base::{
         close::CloseReason,
@@ -409,10 +409,16 @@ impl Shard {
             .into_iter()
             .map(|slot| self.groups_of(self.key_of(slot)))
             .collect();
+        let is_late = self.lacks_groups(user);
         for (group, standing) in groups {
             self.correct_floor(user, *group, standing.last_seq);
             if sessions.iter().any(|of_one| !of_one.contains(group)) {
-                self.user_joined(user, *group, *standing);
+                let standing = if is_late {
+                    standing.counted_from_now()
+                } else {
+                    *standing
+                };
+                self.user_joined(user, *group, standing);
             } else {
                 self.begin_again(user, *group, standing.since);
             }
@@ -422,6 +428,7 @@ impl Shard {
                 self.user_left(user, group);
             }
         }
+        self.settled(user, Lack::GROUPS);
         self.check_invariants();
         true
     }

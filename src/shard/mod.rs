@@ -166,6 +166,17 @@ pub struct Standing {
     pub since: Option<u64>,
 }
 
+impl Standing {
+    /// For a session that would have been in the group since its login, had its groups been known:
+    /// what was sent before came to others, or waits for `pull`.
+    fn counted_from_now(self) -> Self {
+        Self {
+            since: self.last_seq,
+            ..self
+        }
+    }
+}
+
 /// A session in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Member {

@@ -13,8 +13,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Effect, Shard};
-use crate::base::id::UserId;
+use super::{Effect, Shard, Standing};
+use crate::{
+    base::id::{ConnectionKey, GroupId, UserId},
+    proto::PushMessage,
+};
 
 /// What a user on this core lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +100,47 @@ impl Shard {
         let behind = users.range((after.map_or(Unbounded, Excluded), Unbounded));
         let mut round = behind.chain(users);
         round.find(|(_, lack)| wanted(lack)).map(|(user, _)| *user)
+    }
+
+    /// Whether a login of `user` could not learn its groups.
+    pub fn lacks_groups(&self, user: UserId) -> bool {
+        let lack = self.unsettled.users.get(&user);
+        lack.is_some_and(|lack| lack.groups)
+    }
+
+    /// As [`Shard::set_memberships`]. Sessions that learn of a group only now are sent what was
+    /// `handed_out` of it and not confirmed, as a login that knows its groups is.
+    pub fn take_up_groups(
+        &mut self,
+        user: UserId,
+        as_of: u64,
+        groups: &[(GroupId, Standing)],
+        handed_out: &[PushMessage],
+    ) -> bool {
+        let slots = self.slots_of(user).into_iter();
+        let known: Vec<(ConnectionKey, Vec<GroupId>)> = slots
+            .map(|slot| self.key_of(slot))
+            .map(|key| (key, self.groups_of(key)))
+            .collect();
+        if !self.set_memberships(user, as_of, groups) {
+            return false;
+        }
+        // Higher numbers come as pushes.
+        let before = |message: &PushMessage| {
+            groups.iter().any(|(group, standing)| {
+                *group == message.group_id && standing.last_seq >= Some(message.seq)
+            })
+        };
+        for (key, known) in known {
+            let mut learnt = self.groups_of(key);
+            learnt.retain(|group| !known.contains(group));
+            for message in handed_out {
+                if learnt.contains(&message.group_id) && before(message) {
+                    self.send_again(key, user, message);
+                }
+            }
+        }
+        true
     }
 
     /// How many users lack something.

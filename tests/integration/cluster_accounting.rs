@@ -222,13 +222,7 @@ fn every_acknowledged_message_is_accounted_for_while_parts_are_killed_two_at_a_t
                     (Some(Part::Backend(_)), Part::AllBackends)
                         | (Some(Part::AllBackends), Part::Backend(_))
                 );
-            // A known fault: who logs in to a gateway that has just come back while the bus is away
-            // may be pushed a group from the beginning of the membership on, unmarked.
-            let is_known_to_repeat = matches!(
-                (pair.first(), part),
-                (Some(Part::Redis), Part::Gateway(_)) | (Some(Part::Gateway(_)), Part::Redis)
-            );
-            if !twice && !is_known_to_repeat {
+            if !twice {
                 pair.push(part);
             }
         }

@@ -26,13 +26,9 @@ use crate::{
     limits::LoginOutcome,
     proto::{
         BindRouteRequest, BindRouteResponse, Code, GetUserGroupsRequest, LoginRequest,
-        LoginResponse, LogoutRequest, NetworkMemory, PullOfflineRequest, RegisterRequest,
+        LoginResponse, LogoutRequest, NetworkMemory, RegisterRequest,
     },
-    protocol::{
-        command::{Dialect, PULL_LIMIT_MAX},
-        error_code::ErrorCode,
-        reply::Reply,
-    },
+    protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
     session::{LoginSession, job::Job},
     shard::unsettled::Lack,
     token::{Grant, TokenError, Verified},
@@ -487,18 +483,7 @@ async fn redeliver<B: Backend, P: PushSource>(
     job: &Job,
     user: UserId,
 ) -> Result<(), Failure> {
-    let unconfirmed_limit = core.shard().options().unconfirmed_limit;
-    let limit = unconfirmed_limit.min(PULL_LIMIT_MAX as usize) as u32;
-    let pulled = core
-        .ask::<method::PullOffline>(PullOfflineRequest {
-            user_id: user,
-            limit,
-            redelivery_only: true,
-            ..Default::default()
-        })
-        .await?;
-    let mut messages = message::in_order(pulled);
-    messages.retain(|message| message.redelivery);
+    let mut messages = message::handed_out(core, user).await?;
     let streams = core.shard().streams_of(job.key);
     message::drop_what_is_not_theirs(core, &streams, &mut messages);
     core.shard().redeliver(job.key, messages);

@@ -6,7 +6,7 @@ use futures_lite::future::yield_now;
 
 use super::Failure;
 use crate::{
-    base::id::{GroupId, MessageId, Stream},
+    base::id::{GroupId, MessageId, Stream, UserId},
     contract::{
         backend::{Backend, CallError},
         bus::PushSource,
@@ -18,7 +18,7 @@ use crate::{
         AckBatchRequest, AckRequest, C2cMsg, GroupMsg, PullOfflineRequest, PullOfflineResponse,
         PushKind, PushMessage,
     },
-    protocol::reply::Reply,
+    protocol::{command::PULL_LIMIT_MAX, reply::Reply},
     session::job::Job,
 };
 
@@ -169,8 +169,26 @@ fn mark_what_was_pushed<B, P>(core: &Core<B, P>, job: &Job, messages: &mut [Push
     }
 }
 
+/// What `user` was handed out before and never confirmed, as much as a client may have unconfirmed.
+pub(in crate::flow) async fn handed_out<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<Vec<PushMessage>, Failure> {
+    let unconfirmed_limit = core.shard().options().unconfirmed_limit;
+    let limit = unconfirmed_limit.min(PULL_LIMIT_MAX as usize) as u32;
+    let request = PullOfflineRequest {
+        user_id: user,
+        limit,
+        redelivery_only: true,
+        ..Default::default()
+    };
+    let mut messages = in_order(core.ask::<method::PullOffline>(request).await?);
+    messages.retain(|message| message.redelivery);
+    Ok(messages)
+}
+
 /// The pulled messages, direct and of groups together, oldest first.
-pub(super) fn in_order(pulled: PullOfflineResponse) -> Vec<PushMessage> {
+fn in_order(pulled: PullOfflineResponse) -> Vec<PushMessage> {
     let direct = pulled.msg_list.into_iter().map(direct_push);
     let of_groups = pulled.group_msg_list.into_iter().map(group_push);
     let mut messages: Vec<_> = direct.chain(of_groups).collect();

@@ -86,7 +86,7 @@ async fn run_one<B: Backend, P: PushSource>(
 
 /// Why a command was not done.
 #[derive(Debug)]
-enum Failure {
+pub(in crate::flow) enum Failure {
     /// The gateway itself says no.
     Refused(ErrorCode, &'static str),
     /// Come back in so many milliseconds.

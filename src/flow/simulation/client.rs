@@ -9,6 +9,8 @@ use crate::base::id::{ConnectionKey, MessageId, UserId};
 #[derive(Default)]
 struct Track {
     last: u64,
+    /// It was pushed something new.
+    fresh: bool,
     pulled: HashSet<u64>,
 }
 
@@ -42,7 +44,6 @@ pub struct Client {
     /// Messages it has read and whose they are.
     pub received: HashSet<(UserId, Stream, u64)>,
     streams: BTreeMap<Stream, Track>,
-    fresh: bool,
     /// With `ack=manual` since it logged in.
     always_manual: bool,
     /// Has asked to log out: what it has is no longer its to confirm.
@@ -93,7 +94,6 @@ impl Client {
             unconfirmed: Vec::new(),
             received: HashSet::new(),
             streams: BTreeMap::new(),
-            fresh: false,
             always_manual: false,
             leaving: false,
             line: Vec::new(),
@@ -243,7 +243,6 @@ impl Client {
             self.logged_in = true;
             self.user = number(reply, "uid").expect("a user");
             self.streams.clear();
-            self.fresh = false;
             self.leaving = false;
             self.always_manual = self.manual;
             let last = model.baselines[&session];
@@ -324,18 +323,17 @@ impl Client {
         };
         if message.duplicate {
             // A stream that goes back does not know any more what came out long ago.
-            let goes_back = self.fresh && model.forgeries > 0;
+            let track = self.streams.entry(message.stream).or_default();
+            let goes_back = track.fresh && model.forgeries > 0;
             assert!(
-                !self.fresh || goes_back,
-                "what comes again comes before what is new"
+                !track.fresh || goes_back,
+                "what comes again comes before what is new in its stream"
             );
             if goes_back {
-                let track = self.streams.entry(message.stream).or_default();
                 track.last = track.last.max(seq);
             }
             return;
         }
-        self.fresh = true;
         let user = self.user;
         let begun = self
             .streams
@@ -369,6 +367,7 @@ impl Client {
             );
         }
         track.last = seq;
+        track.fresh = true;
     }
 
     /// Everything has come to rest: nothing may be missing at the end either.

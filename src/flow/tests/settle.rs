@@ -34,10 +34,29 @@ fn settling(world: &World) -> Option<Flow> {
     Some(Box::pin(background::run(Rc::clone(&world.core), effect)))
 }
 
+/// Has what the core wants done carried out, and what comes of that.
+fn carry_out_all(world: &World) {
+    loop {
+        let mut effects = Vec::new();
+        world.core.shard().take_effects(&mut effects);
+        if effects.is_empty() {
+            break;
+        }
+        for effect in effects {
+            let mut flow: Flow = Box::pin(background::run(Rc::clone(&world.core), effect));
+            assert!(go_on(&mut flow));
+        }
+    }
+}
+
 fn log_in_by_password(world: &World) -> Reply {
+    log_in_on_connection(world).0
+}
+
+fn log_in_on_connection(world: &World) -> (Reply, ConnectionKey) {
     // The first pause of these worlds is over at once, and the login's patience must not be.
     world.pauses.borrow_mut().push(Duration::ZERO);
-    let (_, job) = world.connect(LOCALHOST, b"LOGIN alice secret\n");
+    let (key, job) = world.connect(LOCALHOST, b"LOGIN alice secret\n");
     let core = Rc::clone(&world.core);
     let reply = Rc::new(RefCell::new(None));
     let into = Rc::clone(&reply);
@@ -47,7 +66,7 @@ fn log_in_by_password(world: &World) -> Reply {
         *into.borrow_mut() = reply.into_iter().next();
     });
     assert!(go_on(&mut login));
-    reply.take().expect("a reply")
+    (reply.take().expect("a reply"), key)
 }
 
 fn answer_login() -> Result<Response, CallError> {
@@ -131,6 +150,69 @@ fn a_login_goes_on_without_groups_and_they_are_taken_up_later() {
     assert!(go_on(&mut flow));
     assert!(world.core.shard().knows_group(3));
     assert_eq!(world.core.shard().metrics().users_without_route.get(), 0);
+}
+
+#[test]
+fn groups_learnt_late_bring_what_was_handed_out_and_not_what_was_confirmed_long_ago() {
+    let away = Rc::new(Cell::new(true));
+    let is_away = Rc::clone(&away);
+    let world = World::new(0, move |request| match request {
+        Request::Login(_) => answer_login(),
+        Request::BindRoute(_) => Ok(Response::BindRoute(proto::BindRouteResponse {
+            result: result(Code::Ok),
+            last_seq: Some(0),
+            ..Default::default()
+        })),
+        Request::GetUserGroups(_) if is_away.get() => Err(CallError::Timeout),
+        Request::GetUserGroups(_) => Ok(Response::GetUserGroups(proto::GetUserGroupsResponse {
+            result: result(Code::Ok),
+            group_ids: vec![3],
+            last_seqs: vec![9],
+            since_seqs: vec![1],
+        })),
+        Request::PullOffline(pull) => {
+            assert!(pull.redelivery_only);
+            Ok(Response::PullOffline(proto::PullOfflineResponse {
+                result: result(Code::Ok),
+                group_msg_list: [(3, 7), (3, 10), (4, 2)]
+                    .map(|(group, seq)| proto::GroupMsg {
+                        group_id: group,
+                        msg_id: 100 + seq as i64,
+                        from: 8,
+                        seq,
+                        text: format!("text {seq}"),
+                        redelivery: true,
+                        ..Default::default()
+                    })
+                    .to_vec(),
+                ..Default::default()
+            }))
+        }
+        Request::PullGroup(pull) => {
+            assert_eq!(pull.after_seq, 9, "what came before is not fetched");
+            Ok(Response::PullGroup(proto::PullGroupResponse {
+                result: result(Code::Ok),
+                last_seq: Some(9),
+                ..Default::default()
+            }))
+        }
+        _ => Err(CallError::Unsupported),
+    });
+    let (_, key) = log_in_on_connection(&world);
+    world.send_all(key);
+    let mut flow = settling(&world).expect("its groups are lacking");
+    assert!(!turn(&mut flow));
+    away.set(false);
+    assert!(go_on(&mut flow));
+    carry_out_all(&world);
+    let fetched = |call: &Request| matches!(call, Request::PullGroup(_));
+    assert!(world.calls.borrow().iter().any(fetched));
+    let shard = world.core.shard();
+    let sent = String::from_utf8_lossy(shard.unsent(key)).into_owned();
+    let lines: Vec<&str> = sent.lines().collect();
+    assert_eq!(lines.len(), 1, "{sent}");
+    let expected = "GMSG id=107 group=3 seq=7 from=8 ts=0 dup=1 text=text 7";
+    assert_eq!(lines[0], expected);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod accounting_verdict;
 mod acknowledgement;
 mod backend_process;
 mod backup;
+mod client_libraries;
 mod cluster_accounting;
 mod cluster_bad_input;
 mod cluster_chat;
@@ -31,6 +32,8 @@ mod issued_tokens;
 mod limits;
 mod listeners;
 mod logging;
+#[path = "../support/node.rs"]
+mod node;
 mod operations;
 mod pipelining;
 mod protocol_auth;

@@ -10,6 +10,7 @@ pub mod chaos_backend;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod cutting_proxy;
 pub mod fake_mpim;
 pub mod gateway;
 pub mod http;

@@ -1,0 +1,48 @@
+//! The client libraries in `clients/`, behind a proxy that cuts their connections at any byte, and
+//! without it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::Gateway;
+use crate::common::cutting_proxy::CuttingProxy;
+use crate::common::random::Random;
+
+/// A script of `tests/clients`.
+fn script(name: &str) -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    tests.join(name)
+}
+
+fn node(name: &str) -> Command {
+    let mut node = Command::new("node");
+    node.arg(script(name))
+        .env("NODE_PATH", crate::node::packages("ws", "8.18.3"));
+    node
+}
+
+/// Runs it to its end, which says that all went well.
+fn passes(mut program: Command) {
+    let output = program.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{said}{errors}");
+    assert!(output.status.success() && said.ends_with("done\n"));
+}
+
+/// Runs it behind connections that break, and asserts that they did.
+fn passes_behind_cuts(mut program: Command) {
+    let gateway = Gateway::start_with_web(|config| {
+        config.cores(2);
+    });
+    let proxy = CuttingProxy::start(gateway.web_address(), Random::seed(), 200, 12_000);
+    program.arg(format!("ws://{}/ws", proxy.address()));
+    passes(program);
+    println!("{} cuts", proxy.cuts());
+    assert!(proxy.cuts() >= 10);
+}
+
+#[test]
+fn the_javascript_library_loses_nothing_and_handles_nothing_twice() {
+    passes_behind_cuts(node("chat.mjs"));
+}

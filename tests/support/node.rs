@@ -15,7 +15,13 @@ pub fn packages(name: &str, version: &str) -> PathBuf {
         fs::create_dir_all(home).expect("the target directory");
         let new = tempfile::tempdir_in(home).expect("a folder");
         let output = Command::new("npm")
-            .args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"])
+            .args([
+                "install",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--prefix",
+            ])
             .arg(new.path().join("packages"))
             .arg(format!("{name}@{version}"))
             .output()

@@ -137,6 +137,7 @@ pub(super) fn shard_options(settings: &Settings) -> ShardOptions {
         web: WebRules {
             paths: settings.web.paths.clone(),
             allowed_origins: settings.web.allowed_origins.clone(),
+            has_page: settings.web.has_page,
         },
         ping_interval_ms: settings.web.ping_interval_ms,
         ping_timeout_ms: settings.web.ping_timeout_ms,

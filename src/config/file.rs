@@ -164,6 +164,8 @@ sections! {
         paths: Vec<String> = Vec::new(),
         /// The origins whose pages may begin one; empty: those of the host that is asked.
         allowed_origins: Vec<String> = Vec::new(),
+        /// Whether the chat page is at `/`; `None`: where the gateway serves alone.
+        page: Option<bool> = None,
         /// A client that says nothing is pinged so often.
         ping_interval: Seconds = Seconds::from_ms(30_000),
         /// A client from which nothing came for so long is closed.

@@ -162,6 +162,8 @@ pub struct Web {
     pub paths: Vec<String>,
     /// The origins whose pages may begin one; empty: those of the host that is asked.
     pub allowed_origins: Vec<String>,
+    /// Whether the chat page is at `/`.
+    pub has_page: bool,
     /// A client that says nothing is pinged so often.
     pub ping_interval_ms: u64,
     /// A client from which nothing came for so long is closed.

@@ -74,6 +74,16 @@ impl FromValue for bool {
     }
 }
 
+/// An empty text leaves it open.
+impl FromValue for Option<bool> {
+    fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
+        match value.get_ref() {
+            DeValue::String(text) if text.is_empty() => Ok(None),
+            _ => bool::from_value(value).map(Some),
+        }
+    }
+}
+
 impl FromValue for Vec<String> {
     fn from_value(value: &Spanned<DeValue<'_>>) -> Result<Self, BadValue> {
         match value.get_ref() {
@@ -202,6 +212,16 @@ impl FromText for bool {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err(format!("{text:?} is neither true nor false")),
+        }
+    }
+}
+
+/// An empty text leaves it open.
+impl FromText for Option<bool> {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(None),
+            text => bool::from_text(text).map(Some),
         }
     }
 }

@@ -61,6 +61,8 @@ struct Buffer {
     bytes: Vec<u8>,
     /// How many of `bytes` the kernel has.
     sent: usize,
+    /// What follows the last byte: taken in piece by piece, as there is room.
+    rest: &'static [u8],
     /// How many of the unsent bytes, at most, were written because the client asked for them.
     asked_for: usize,
     /// Pushes and the offsets, counted from the first byte ever, at which they end, each with what
@@ -140,12 +142,20 @@ impl Outbox {
         self.base + kept as u64
     }
 
-    /// Notes that the kernel took `count` bytes.
-    pub fn advance(&mut self, count: usize, codec: Codec, now_ms: u64, pool: &mut BufferPool) {
+    /// Notes that the kernel took `count` bytes; `true`: there are more now, of what the output
+    /// ends with.
+    pub fn advance(
+        &mut self,
+        count: usize,
+        codec: Codec,
+        now_ms: u64,
+        pool: &mut BufferPool,
+    ) -> bool {
         let awaited = self.awaits();
         let Some(buffer) = &mut self.buffer else {
-            return;
+            return false;
         };
+        let mut goes_on = false;
         buffer.sent += count;
         debug_assert!(buffer.sent <= buffer.bytes.len());
         // What is left is at most what was asked for, however much was before.
@@ -155,6 +165,10 @@ impl Outbox {
             buffer.sent = 0;
             buffer.bytes.clear();
             buffer.bytes.shrink_to(POOLED_CAPACITY);
+            let (piece, rest) = buffer.rest.split_at(buffer.rest.len().min(POOLED_CAPACITY));
+            buffer.bytes.extend_from_slice(piece);
+            buffer.rest = rest;
+            goes_on = !piece.is_empty();
             self.release_if_done(pool);
         } else if buffer.sent >= COMPACT_FROM && buffer.sent * 2 >= buffer.bytes.len() {
             // What is kept begins with a message.
@@ -171,6 +185,7 @@ impl Outbox {
             buffer.silent_since_ms = now_ms;
             buffer.asked_in_vain = 0;
         }
+        goes_on
     }
 
     /// Whether the kernel has pushes in full that are not known to be acknowledged.
@@ -228,6 +243,14 @@ impl Outbox {
     /// client.
     pub fn asked_for(&mut self, count: usize, pool: &mut BufferPool) {
         self.buffer(pool).asked_for += count;
+    }
+
+    /// Ends with `rest`, of which little is in memory at a time, however slowly it is read. Nothing
+    /// may be written after it.
+    pub fn end_with(&mut self, rest: &'static [u8], pool: &mut BufferPool) {
+        let buffer = self.buffer(pool);
+        assert!(!buffer.bytes.is_empty(), "a head comes first");
+        buffer.rest = rest;
     }
 
     /// How many bytes are unsent beyond what the client asked for.
@@ -320,6 +343,27 @@ mod tests {
             confirmed.push(delivery.seq);
         });
         confirmed
+    }
+
+    #[test]
+    fn a_long_end_is_taken_in_piece_by_piece() {
+        static LONG: [u8; 10_000] = [b'a'; 10_000];
+        let mut pool = BufferPool::default();
+        let mut outbox = Outbox::default();
+        outbox.bytes(&mut pool).extend_from_slice(b"head");
+        outbox.end_with(&LONG, &mut pool);
+        let mut lengths = Vec::new();
+        loop {
+            lengths.push(outbox.unsent().len());
+            // The kernel takes it in two goes.
+            assert!(!outbox.advance(1, Codec::Http, AT, &mut pool));
+            let left = outbox.unsent().len();
+            if !outbox.advance(left, Codec::Http, AT, &mut pool) {
+                break;
+            }
+        }
+        assert_eq!(lengths, [4, 4096, 4096, 1808]);
+        assert!(outbox.buffer.is_none(), "the buffer is given back");
     }
 
     #[test]

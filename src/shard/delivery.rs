@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     base::{
-        close::CloseReason,
+        close::{CloseReason, LINGER_MS},
         id::{ConnectionKey, MessageId, Stream, UserId},
     },
     proto::{AckRange, PushMessage},
@@ -54,7 +54,7 @@ impl Shard {
         };
         let was_congested = connection.congested(&self.options);
         connection.blocked = blocked;
-        connection
+        let goes_on = connection
             .outbox
             .advance(count, connection.codec, now_ms, &mut self.pool);
         let unsent = connection.outbox.unsent().len() as u64;
@@ -67,7 +67,21 @@ impl Shard {
         } else if was_congested && !connection.congested(&self.options) {
             self.resume_later(key);
         }
+        if goes_on {
+            self.give_time(key, now_ms);
+        }
         self.ask_after_sending(key);
+    }
+
+    /// A piece of a long answer has left: the next has a time of its own.
+    fn give_time(&mut self, key: ConnectionKey, now_ms: u64) {
+        let connection = &mut self.connections[key.slot as usize];
+        assert!(
+            connection.session.ended.is_some(),
+            "a long answer is the last"
+        );
+        connection.session.deadline_ms = now_ms + LINGER_MS;
+        self.mark_dirty(key.slot);
     }
 
     /// The kernel has room again; `false`: there was no need for any.

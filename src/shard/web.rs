@@ -12,6 +12,7 @@ use crate::{
         command::Verb,
         error_code::ErrorCode,
         http::{
+            asset::Asset,
             head::Head,
             response::{self, Status},
             upgrade::{Handshake, handshake},
@@ -41,6 +42,12 @@ impl Shard {
             self.respond(key, status, |out| response::write(status, body, out));
             return None;
         }
+        if self.options.web.has_page
+            && let Some(asset) = Asset::at(head.path)
+        {
+            self.show_page(key, head, asset);
+            return None;
+        }
         match handshake(head, &self.options.web) {
             Ok(_) if self.draining => {
                 let words = "the gateway is going down";
@@ -53,6 +60,19 @@ impl Shard {
                 None
             }
         }
+    }
+
+    /// Answers with a file of the chat page.
+    fn show_page(&mut self, key: ConnectionKey, head: &Head<'_>, asset: &'static Asset) {
+        if head.method != "GET" {
+            let words = "the page is asked for with GET";
+            self.refuse_head(key, Status::MethodNotAllowed, ErrorCode::BadRequest, words);
+            return;
+        }
+        self.respond(key, Status::Ok, |out| out.extend(asset.head().bytes()));
+        let connection = &mut self.connections[key.slot as usize];
+        let body = asset.body.as_bytes();
+        connection.outbox.end_with(body, &mut self.pool);
     }
 
     fn begin_handshake(&mut self, key: ConnectionKey, handshake: Handshake) -> Option<Asked> {

@@ -11,6 +11,7 @@ mod accounting_verdict;
 mod acknowledgement;
 mod backend_process;
 mod backup;
+mod chat_page;
 mod client_libraries;
 mod cluster_accounting;
 mod cluster_bad_input;

@@ -226,7 +226,7 @@ fn requests_that_are_no_handshake_get_their_status() {
     );
     for (method, path, expected) in [
         ("GET", "/health", 200),
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("GET", "/ws", 426),
         ("GET", "/chat", 426),
         ("POST", "/ws", 405),

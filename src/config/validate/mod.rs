@@ -90,7 +90,7 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
     let settings = Settings {
         gateway_service: gateway_service(values, &check, environment)?,
         listeners,
-        web: web(values, &check)?,
+        web: web(values, &check, service_discovery.is_cluster())?,
         tls: tls::limits(values, &check)?,
         network: network(values, &check)?,
         service_discovery,
@@ -339,7 +339,7 @@ fn data_dir(values: &File, environment: &Environment) -> PathBuf {
     }
 }
 
-fn web(values: &File, check: &Check) -> Result<Web, Broken> {
+fn web(values: &File, check: &Check, is_cluster: bool) -> Result<Web, Broken> {
     const SECTION: &str = "web";
     let section = &values.web;
     let (shortest, hour) = (Seconds::from_ms(1000), Seconds::from_ms(3_600_000));
@@ -368,6 +368,7 @@ fn web(values: &File, check: &Check) -> Result<Web, Broken> {
     Ok(Web {
         paths: section.paths.clone(),
         allowed_origins: section.allowed_origins.clone(),
+        has_page: section.page.unwrap_or(!is_cluster),
         ping_interval_ms: interval.as_ms(),
         ping_timeout_ms: timeout.as_ms(),
     })

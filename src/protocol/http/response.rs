@@ -76,7 +76,7 @@ impl Status {
     }
 
     /// Number and words of the status line.
-    fn line(self) -> &'static str {
+    pub(super) fn line(self) -> &'static str {
         match self {
             Self::SwitchingProtocols => "101 Switching Protocols",
             Self::Ok => "200 OK",

@@ -25,6 +25,8 @@ pub struct WebRules {
     pub paths: Vec<String>,
     /// The origins whose pages may; empty: those of the host that is asked.
     pub allowed_origins: Vec<String>,
+    /// Whether the chat page is there.
+    pub has_page: bool,
 }
 
 /// A handshake that is as it should be.
@@ -281,6 +283,7 @@ mod tests {
         let rules = WebRules {
             paths: vec!["/chat".into()],
             allowed_origins: vec!["https://app.example".into()],
+            has_page: false,
         };
         let origin = |origin| asked_by("GET", "/chat", &[("Origin", origin)], &rules);
         assert!(origin("https://app.example").is_ok());

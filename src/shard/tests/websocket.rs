@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    base::close::CloseReason,
+    base::close::{CloseReason, LINGER_MS},
     protocol::{
         codec::Codec,
         error_code::ErrorCode,
@@ -405,4 +405,28 @@ fn a_request_in_fragments_that_has_to_wait_is_taken_up_whole() {
         replies[1],
         json!({"id": 2, "type": "ok", "data": {"text": "h\u{e9}"}})
     );
+}
+
+/// A page that is read slowly is in memory a piece at a time, and has time for each.
+#[test]
+fn a_page_that_is_read_slowly_is_read_in_full() {
+    let mut shard = shard();
+    shard.options.web.has_page = true;
+    let key = connect_web(&mut shard);
+    let request = b"GET /im-gateway.js HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(shard.feed(key, request).is_none());
+    let (mut answer, mut now_ms) = (Vec::new(), 0);
+    while shard.is_finished(key).is_none() {
+        now_ms += LINGER_MS - 1;
+        at(&mut shard, now_ms);
+        assert!(shard.expired.is_empty());
+        let piece = take(&mut shard, key);
+        assert!((1..=4096).contains(&piece.len()), "{}", piece.len());
+        answer.extend(piece);
+    }
+    let length = include_str!("../../../clients/javascript/im-gateway.js").len();
+    let text = String::from_utf8(answer).expect("UTF-8");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains(&format!("Content-Length: {length}")));
+    assert_eq!(body.len(), length);
 }

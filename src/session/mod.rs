@@ -5,26 +5,15 @@
 //! those that ask a service in `flow::commands`, and what a core does unasked in
 //! `flow::background`.
 //!
-//! # Lifecycle
+//! `phase` draws its life, from the connection to the end, and takes no step that is not drawn.
 //!
-//! ```text
-//!               login/register/auth             reply written
-//!   Anonymous ─────────────────────▶ Binding ─────────────────▶ LoggedIn
-//!       ▲                               │ failed                    │ logout
-//!       └───────────────────────────────┴───────────────────────────┘
-//!   any phase ── quit, end of input, kick, error ──▶ Ended (a CloseReason; nothing is handled any more)
-//! ```
-//!
-//! In the types, `Binding` is [`Phase::LoggedIn`] before [`Login::ready`], and `Ended` is
-//! [`Session::ended`] beside any phase.
-//!
-//! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only in
-//! `LoggedIn`, and those that come in `Binding` wait until the login is answered; `Ended` is
-//! final.
+//! Invariants: one command at a time waits for a backend (`busy`); a session gets pushes only once
+//! its login is answered, and those that come before wait until then.
 
 pub mod cost;
 pub mod job;
 pub mod outbox;
+mod phase;
 pub mod pipeline;
 
 use std::{
@@ -33,6 +22,8 @@ use std::{
     sync::Arc,
 };
 
+pub use self::phase::PastLogin;
+use self::phase::{Phase, Step};
 use crate::{
     base::{
         close::CloseReason,
@@ -44,16 +35,6 @@ use crate::{
     protocol::command::{AckMode, Dialect},
     session::pipeline::FailedBehind,
 };
-
-/// Where a session is in its life.
-#[derive(Debug, Default)]
-pub enum Phase {
-    /// Nobody has logged in.
-    #[default]
-    Anonymous,
-    /// Somebody is logged in, or (until [`Login::ready`]) about to be.
-    LoggedIn(Box<Login>),
-}
 
 /// What a session has once its user is known.
 #[derive(Debug)]
@@ -70,8 +51,6 @@ pub struct Login {
     pub name: String,
     /// Direct messages up to this number came before the login: they wait for `pull`.
     pub baseline: u64,
-    /// The login has been answered: pushes may go out.
-    pub ready: bool,
     /// Pushes that came before the login was answered.
     pub early: Vec<Arc<PushMessage>>,
     /// How much those take together that the bus brought, in bytes.
@@ -119,6 +98,30 @@ pub struct HeldSession {
 const PULLED_AHEAD: usize = 10_000;
 
 impl Login {
+    /// The login of `user`, as the session `session_id` that belongs to `login_session`.
+    pub fn new(
+        user: UserId,
+        name: String,
+        session_id: SessionId,
+        login_session: LoginSession,
+    ) -> Self {
+        Self {
+            user,
+            session_id,
+            login_session,
+            password_given_ms: None,
+            name,
+            baseline: 0,
+            early: Vec::new(),
+            early_bytes: 0,
+            early_missed: false,
+            groups: Vec::new(),
+            membership_news: Vec::new(),
+            pulled_ahead: None,
+            window: None,
+        }
+    }
+
     /// The streams whose messages this session gets: its user's inbox and its groups.
     pub fn streams(&self) -> impl Iterator<Item = Stream> {
         let groups = self.groups.iter().copied().map(Stream::Group);
@@ -209,8 +212,7 @@ pub const DEFAULT_DEVICE: &str = "cli";
 pub struct Session {
     /// Who is at the other end.
     pub peer: Peer,
-    /// Where it is in its life.
-    pub phase: Phase,
+    phase: Phase,
     /// The dialect of the last line that showed one.
     pub dialect: Dialect,
     /// Who confirms deliveries.
@@ -229,8 +231,6 @@ pub struct Session {
     pub failed_behind: Option<Box<FailedBehind>>,
     /// The client has closed its sending side.
     pub input_ended: bool,
-    /// Why it ended.
-    pub ended: Option<CloseReason>,
     /// When its client last gave a sign of life: something was read, or its TCP acknowledged a
     /// push.
     pub alive_ms: u64,
@@ -256,7 +256,6 @@ impl Session {
             busy: false,
             failed_behind: None,
             input_ended: false,
-            ended: None,
             alive_ms: now_ms,
             idle_notice_ms: None,
             deadline_ms: now_ms + login_timeout_ms,
@@ -272,17 +271,50 @@ impl Session {
     /// The login, under way or done.
     pub fn login(&self) -> Option<&Login> {
         match &self.phase {
-            Phase::LoggedIn(login) => Some(login),
-            Phase::Anonymous => None,
+            Phase::Binding(login) | Phase::LoggedIn(login) => Some(login),
+            Phase::Anonymous | Phase::Ended(_) => None,
         }
     }
 
     /// The login, under way or done.
     pub fn login_mut(&mut self) -> Option<&mut Login> {
         match &mut self.phase {
-            Phase::LoggedIn(login) => Some(login),
-            Phase::Anonymous => None,
+            Phase::Binding(login) | Phase::LoggedIn(login) => Some(login),
+            Phase::Anonymous | Phase::Ended(_) => None,
         }
+    }
+
+    /// Whether its login has been answered: pushes may go out.
+    pub fn is_logged_in(&self) -> bool {
+        matches!(self.phase, Phase::LoggedIn(_))
+    }
+
+    /// Why it ended; `None`: it goes on.
+    pub fn ended(&self) -> Option<CloseReason> {
+        match self.phase {
+            Phase::Ended(reason) => Some(reason),
+            Phase::Anonymous | Phase::Binding(_) | Phase::LoggedIn(_) => None,
+        }
+    }
+
+    /// It is known who logs in.
+    pub fn attach(&mut self, login: Login) {
+        self.phase.take(Step::Attach(Box::new(login)));
+    }
+
+    /// The login is answered.
+    pub fn answer_login(&mut self) {
+        self.phase.take(Step::Answer);
+    }
+
+    /// The login is over, and another may follow.
+    pub fn log_out(&mut self) -> Option<PastLogin> {
+        self.phase.take(Step::LogOut)
+    }
+
+    /// The session is over for `reason`, and a login that it had.
+    pub fn end(&mut self, reason: CloseReason) -> Option<PastLogin> {
+        self.phase.take(Step::End(reason))
     }
 
     /// The login with its device, as routes are bound for it; `None`: nobody is logged in.

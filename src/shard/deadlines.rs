@@ -122,7 +122,7 @@ struct Silence {
 /// What a session is due for. One that `is_pinged` is not told of its silence: its program answers
 /// pings, nobody has to say anything.
 fn due(session: &Session, is_pinged: bool, now_ms: u64, silence: Silence) -> Due {
-    if session.ended.is_some() {
+    if session.ended().is_some() {
         return if now_ms >= session.deadline_ms {
             Due::Gone
         } else {

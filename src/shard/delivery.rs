@@ -61,7 +61,7 @@ impl Shard {
         let counted = std::mem::replace(&mut connection.counted_unsent, unsent);
         self.metrics.outbox_bytes.add(unsent);
         self.metrics.outbox_bytes.sub(counted);
-        if connection.session.ended.is_none() && connection.outbox.unasked() > limit {
+        if connection.session.ended().is_none() && connection.outbox.unasked() > limit {
             self.metrics.slow_consumers_total.inc();
             self.end(key, CloseReason::SlowConsumer);
         } else if was_congested && !connection.congested(&self.options) {
@@ -77,7 +77,7 @@ impl Shard {
     fn give_time(&mut self, key: ConnectionKey, now_ms: u64) {
         let connection = &mut self.connections[key.slot as usize];
         assert!(
-            connection.session.ended.is_some(),
+            connection.session.ended().is_some(),
             "a long answer is the last"
         );
         connection.session.deadline_ms = now_ms + LINGER_MS;
@@ -124,7 +124,7 @@ impl Shard {
     /// Why the session ended, once all its lines are sent.
     pub fn is_finished(&self, key: ConnectionKey) -> Option<CloseReason> {
         let connection = self.connection(key)?;
-        let reason = connection.session.ended?;
+        let reason = connection.session.ended()?;
         connection.outbox.unsent().is_empty().then_some(reason)
     }
 
@@ -142,6 +142,7 @@ impl Shard {
         let limit = self.options.outbound_queue_bytes;
         let connection = &mut self.connections[slot as usize];
         let ack_mode = connection.session.ack_mode;
+        let is_answered = connection.session.is_logged_in();
         let Some(login) = connection.session.login_mut() else {
             return 0;
         };
@@ -159,7 +160,7 @@ impl Shard {
             self.pass_over(slot, Some(delivery));
             return 0;
         }
-        if !login.ready {
+        if !is_answered {
             login.hold_early(push.message(), delivery.is_some(), limit);
             return 0;
         }
@@ -199,10 +200,12 @@ impl Shard {
             return;
         };
         let manual = connection.session.ack_mode == AckMode::Manual;
+        if connection.session.login().is_some() {
+            connection.session.answer_login();
+        }
         let Some(login) = connection.session.login_mut() else {
             return;
         };
-        login.ready = true;
         let early = std::mem::take(&mut login.early);
         let missed = login.early_missed;
         self.metrics.sessions_authenticated.inc();
@@ -289,7 +292,7 @@ impl Shard {
         let (message_id, delivery) = (message.msg_id, Delivery::of(user, message));
         let Some(connection) = self
             .connection_mut(key)
-            .filter(|connection| connection.session.ended.is_none())
+            .filter(|connection| connection.session.ended().is_none())
         else {
             return;
         };

@@ -55,7 +55,7 @@ impl Connection {
     /// What may stop a connection's input from being handled, its rate aside.
     fn takes_input(&self, options: &ShardOptions) -> bool {
         let is_busy = self.session.busy && !is_seeded(Mutation::CommandsOvertake);
-        !is_busy && self.session.ended.is_none() && !self.congested(options)
+        !is_busy && self.session.ended().is_none() && !self.congested(options)
     }
 
     /// The longest message that it may send, in bytes.
@@ -114,7 +114,7 @@ impl Shard {
     /// over its rate, or as much waits to be handled as may.
     pub fn can_read(&self, key: ConnectionKey) -> bool {
         self.connection(key).is_some_and(|connection| {
-            connection.session.ended.is_none()
+            connection.session.ended().is_none()
                 && !connection.congested(&self.options)
                 && connection.session.throttled_since_ms == 0
                 && connection.unhandled() < connection.room_for_input(&self.options)
@@ -148,7 +148,7 @@ impl Shard {
         let now_ms = self.now_ms();
         let connection = self.connection_mut(key)?;
         connection.session.alive(now_ms);
-        if connection.session.ended.is_some() {
+        if connection.session.ended().is_some() {
             return None;
         }
         if connection.input.is_empty() {
@@ -222,7 +222,7 @@ impl Shard {
         if let Some(login) = connection.session.login_mut() {
             login.membership_news = Vec::new();
         }
-        if connection.session.ended.is_some() {
+        if connection.session.ended().is_some() {
             return None;
         }
         if job.is_of_sends()
@@ -303,7 +303,7 @@ impl Shard {
             handled = 0;
         }
         if let Some(connection) = self.connection_mut(key)
-            && connection.session.ended.is_none()
+            && connection.session.ended().is_none()
         {
             connection.input = input;
             connection.handled = handled;
@@ -312,7 +312,7 @@ impl Shard {
 
     fn keep_rest(&mut self, key: ConnectionKey, rest: &[u8]) {
         if let Some(connection) = self.connection_mut(key)
-            && connection.session.ended.is_none()
+            && connection.session.ended().is_none()
         {
             connection.input = rest.to_vec();
         }

@@ -4,7 +4,7 @@
 //!   in its user's list.
 //! - **I2** A group of the table has members or is held; a session stands in a group's list exactly
 //!   while the group stands in its own, and is let in no further than the service said.
-//! - **I3** Nobody is logged in on a connection that has ended, and nothing of its input is kept.
+//! - **I3** Nothing is kept of the input of a connection that has ended.
 //! - **I4** A connection stands in a list of those with something to do once, exactly while it is
 //!   marked so: to send, to go on, over its rate, to be asked what its peer has.
 //! - **I5** Before a login is answered pushes wait and no unacknowledged window is kept; afterwards
@@ -161,16 +161,10 @@ impl Shard {
             connection.handled <= connection.input.len(),
             "I3: more was handled than came"
         );
-        if session.ended.is_some() {
-            assert!(
-                session.login().is_none(),
-                "I3: slot {slot} ended, logged in"
-            );
-            assert!(
-                connection.input.is_empty(),
-                "I3: slot {slot} ended, with input"
-            );
-        }
+        assert!(
+            session.ended().is_none() || connection.input.is_empty(),
+            "I3: slot {slot} ended, with input"
+        );
         let Some(login) = session.login() else {
             return;
         };
@@ -189,11 +183,11 @@ impl Shard {
             );
         }
         assert!(
-            !login.ready || login.early.is_empty(),
+            !session.is_logged_in() || login.early.is_empty(),
             "I5: slot {slot} is logged in, and pushes wait"
         );
         assert!(
-            login.ready || login.window.is_none(),
+            session.is_logged_in() || login.window.is_none(),
             "I5: slot {slot} was sent nothing yet, and owes something"
         );
         assert!(
@@ -270,21 +264,21 @@ impl Shard {
     }
 
     fn assert_gauges(&self) {
-        let (mut ready, mut unsent) = (0, 0);
+        let (mut answered, mut unsent) = (0, 0);
         for (_, connection) in &self.connections {
             let session = &connection.session;
-            ready += u64::from(session.login().is_some_and(|login| login.ready));
+            answered += u64::from(session.is_logged_in());
             unsent += connection.counted_unsent;
         }
         for carrier in [Carrier::Line, Carrier::Http, Carrier::WebSocket] {
             let open = self.connections.iter().filter(|(_, connection)| {
-                connection.session.ended.is_none() && connection.codec.carrier() == carrier
+                connection.session.ended().is_none() && connection.codec.carrier() == carrier
             });
             let counted = self.metrics.connections(carrier).get();
             assert_eq!(counted, open.count() as u64, "I11: {carrier:?}");
         }
         let counted = self.metrics.sessions_authenticated.get();
-        assert_eq!(counted, ready, "I11: logins");
+        assert_eq!(counted, answered, "I11: logins");
         assert_eq!(self.metrics.outbox_bytes.get(), unsent, "I11: unsent bytes");
         let counted = self.metrics.users_without_route.get();
         let without_route = self.unsettled.iter().filter(|(_, lack)| lack.route);

@@ -18,7 +18,7 @@ use crate::{
         mutation::{Mutation, is_seeded},
     },
     proto::HandedOut,
-    session::{HeldSession, Login, LoginSession, Membership, Phase, outbox::Delivery},
+    session::{HeldSession, Login, LoginSession, Membership, PastLogin, outbox::Delivery},
 };
 
 impl Shard {
@@ -38,26 +38,11 @@ impl Shard {
         let Some(connection) = self.connection_mut(key) else {
             return false;
         };
-        if connection.session.ended.is_some() {
+        if connection.session.ended().is_some() {
             return false;
         }
-        debug_assert!(connection.session.login().is_none());
-        connection.session.phase = Phase::LoggedIn(Box::new(Login {
-            user,
-            session_id,
-            login_session,
-            password_given_ms: None,
-            name,
-            baseline: 0,
-            ready: false,
-            early: Vec::new(),
-            early_bytes: 0,
-            early_missed: false,
-            groups: Vec::new(),
-            membership_news: Vec::new(),
-            pulled_ahead: None,
-            window: None,
-        }));
+        let login = Login::new(user, name, session_id, login_session);
+        connection.session.attach(login);
         self.users
             .entry(user)
             .or_insert_with(|| User {
@@ -385,8 +370,8 @@ impl Shard {
     pub fn membership_change(&self, user: UserId) -> Option<u64> {
         let mut slots = self.slots_of(user).into_iter();
         let is_settled = slots.all(|slot| {
-            let login = self.connections[slot as usize].session.login();
-            login.is_some_and(|login| login.ready)
+            let session = &self.connections[slot as usize].session;
+            session.is_logged_in()
         });
         let entry = self.users.get(&user).filter(|_| is_settled)?;
         Some(entry.membership_change)
@@ -475,13 +460,10 @@ impl Shard {
         self.go_on(stream, fetch);
     }
 
-    /// Ends the login of the connection, if there is one, and asks for its route to be forgotten.
-    /// `is_told`: a command tells the User Service.
-    pub fn log_out(&mut self, slot: u32, is_told: bool) {
-        let session = &mut self.connections[slot as usize].session;
-        let Phase::LoggedIn(login) = std::mem::take(&mut session.phase) else {
-            return;
-        };
+    /// A login of the connection is over: takes it out of the tables, and asks for its route to be
+    /// forgotten. `is_told`: a command tells the User Service.
+    pub(super) fn forget_login(&mut self, slot: u32, past: &PastLogin, is_told: bool) {
+        let login = &past.login;
         if let Some(user) = self.users.get_mut(&login.user) {
             user.slots.retain(|other| *other != slot);
             if user.slots.is_empty() {
@@ -493,7 +475,7 @@ impl Shard {
             self.remove_member(slot, *group);
             self.forget_group_if_empty(*group);
         }
-        if login.ready {
+        if past.was_answered {
             self.metrics.sessions_authenticated.dec();
         }
         self.ask_now(self.key_of(slot));
@@ -516,13 +498,17 @@ impl Shard {
     /// The client is logged out and may log in again: it has as long for that as after connecting.
     /// `is_told`: the User Service hears of it from who calls this.
     pub fn log_out_in_place(&mut self, key: ConnectionKey, is_told: bool) {
-        if self
-            .connection(key)
-            .is_none_or(|c| c.session.ended.is_some())
-        {
+        let Some(connection) = self.connection_mut(key) else {
+            return;
+        };
+        if connection.session.ended().is_some() {
             return;
         }
-        self.log_out(key.slot, is_told);
+        if connection.session.login().is_some()
+            && let Some(past) = connection.session.log_out()
+        {
+            self.forget_login(key.slot, &past, is_told);
+        }
         let deadline_ms = self.now_ms() + self.options.login_timeout_ms;
         self.connections[key.slot as usize].session.deadline_ms = deadline_ms;
         self.arm(key, deadline_ms);

@@ -424,10 +424,10 @@ impl Shard {
         let Some(connection) = self.connection_mut(key) else {
             return;
         };
-        if connection.session.ended.is_some() {
+        if connection.session.ended().is_some() {
             return;
         }
-        connection.session.ended = Some(reason);
+        let past = connection.session.end(reason);
         connection.session.deadline_ms = now_ms + LINGER_MS;
         connection.drop_input();
         if reason == CloseReason::SlowConsumer {
@@ -435,8 +435,10 @@ impl Shard {
         }
         let peer = connection.session.peer.address();
         let carrier = connection.codec.carrier();
-        let user = connection.session.login().map_or(0, |login| login.user);
-        self.log_out(key.slot, false);
+        let user = past.as_ref().map_or(0, |past| past.login.user);
+        if let Some(past) = past {
+            self.forget_login(key.slot, &past, false);
+        }
         self.write_end(key.slot, reason);
         self.arm(key, now_ms + LINGER_MS);
         self.metrics.connections(carrier).dec();
@@ -462,7 +464,7 @@ impl Shard {
         self.draining = true;
         for slot in self.slots() {
             let session = &self.connections[slot as usize].session;
-            if session.ended.is_some() {
+            if session.ended().is_some() {
                 continue;
             }
             let busy = session.busy;

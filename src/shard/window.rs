@@ -50,12 +50,14 @@ impl Shard {
     /// From now on the client confirms for itself: a window of what it has not confirmed. A stream
     /// here may not be as far yet as the session's baseline.
     pub(super) fn open_window(&mut self, key: ConnectionKey) {
-        let Some(login) = self.connection(key).and_then(|c| c.session.login()) else {
+        let session = self.connection(key).map(|connection| &connection.session);
+        let Some(login) = session
+            .filter(|session| session.is_logged_in())
+            .and_then(|session| session.login())
+            .filter(|login| login.window.is_none())
+        else {
             return;
         };
-        if login.window.is_some() || !login.ready {
-            return;
-        }
         let streams = login.streams();
         let window = Window {
             last_sent: streams

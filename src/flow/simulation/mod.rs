@@ -458,7 +458,7 @@ fn simulate(seed: u64) {
         let shard = simulation.cores[client.core].shard();
         let lives = shard
             .connection(client.key)
-            .is_some_and(|c| c.session.ended.is_none());
+            .is_some_and(|c| c.session.ended().is_none());
         if lives {
             client.check_complete(&simulation.world.borrow());
             assert_eq!(

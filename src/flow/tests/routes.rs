@@ -78,7 +78,7 @@ fn who_was_not_told_that_a_session_ended_learns_it_when_its_route_is_bound_again
     let (other, session) = world.log_in(8, &[]);
     pass(&world);
     let shard = world.core.shard();
-    let reason = |key| shard.connection(key).and_then(|c| c.session.ended);
+    let reason = |key| shard.connection(key).and_then(|c| c.session.ended());
     assert_eq!(reason(ended), Some(CloseReason::Revoked));
     assert_eq!(reason(other), None);
     let calls = world.calls.borrow();

@@ -65,7 +65,7 @@ fn a_slow_peer_is_asked_again_less_and_less_often_until_it_acknowledges_somethin
     );
     shard.acknowledged(key, sent / 2);
     assert!(shard.has_acks(), "the first one arrived");
-    assert_eq!(shard.connection(key).and_then(|c| c.session.ended), None);
+    assert_eq!(shard.connection(key).and_then(|c| c.session.ended()), None);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn what_a_slow_consumer_was_sent_is_confirmed_as_far_as_it_acknowledges() {
     }
     shard.sent(key, 3, true);
     let session = &shard.connection(key).expect("it lingers").session;
-    assert_eq!(session.ended, Some(CloseReason::SlowConsumer));
+    assert_eq!(session.ended(), Some(CloseReason::SlowConsumer));
     shard.acknowledged(key, 3);
     let acks = shard.take_acks();
     assert_eq!((acks.len(), acks[0].from_seq, acks[0].to_seq), (1, 1, 1));

@@ -37,7 +37,7 @@ fn lose_much(shard: &mut Shard) {
 }
 
 fn ended(shard: &Shard, key: ConnectionKey) -> Option<CloseReason> {
-    shard.connection(key).and_then(|c| c.session.ended)
+    shard.connection(key).and_then(|c| c.session.ended())
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     base::close::CloseReason,
     protocol::codec::Carrier,
-    session::{Login, Membership, Phase},
+    session::{Login, Membership},
     shard::Connection,
 };
 
@@ -47,7 +47,9 @@ fn users_and_sessions_know_each_other() {
         user.slots.push(key.slot);
     });
     let unknown = violated_by(|shard, _| drop(shard.users.remove(&7)));
-    let gone = violated_by(|shard, key| connection(shard, key).session.phase = Phase::Anonymous);
+    let gone = violated_by(|shard, key| {
+        connection(shard, key).session.log_out();
+    });
     assert_eq!([twice, unknown, gone], ["I1"; 3]);
 }
 
@@ -63,9 +65,12 @@ fn groups_and_sessions_know_each_other() {
 }
 
 #[test]
-fn nobody_is_logged_in_on_what_has_ended() {
-    let found = violated_by(|shard, key| {
-        connection(shard, key).session.ended = Some(CloseReason::Quit);
+fn nothing_is_kept_of_the_input_of_what_has_ended() {
+    let found = violated_by(|shard, _| {
+        let other = connect(shard);
+        let connection = connection(shard, other);
+        connection.session.end(CloseReason::Quit);
+        connection.input.push(b'x');
     });
     assert_eq!(found, "I3");
 }

@@ -85,7 +85,7 @@ fn what_was_pulled_long_ago_does_not_widen_the_queue() {
     assert!(
         shard
             .connection(key)
-            .is_some_and(|c| c.session.ended == Some(CloseReason::SlowConsumer))
+            .is_some_and(|c| c.session.ended() == Some(CloseReason::SlowConsumer))
     );
 }
 

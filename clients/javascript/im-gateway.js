@@ -53,6 +53,8 @@ const REPEATABLE = new Set([
 
 /** As many messages are pulled, and ids confirmed, at once. */
 const PAGE = 100;
+/** As many are pulled first: also a connection that breaks soon gets on. */
+const FIRST_PAGE = 10;
 /** So long the client gathers what it confirms at once. */
 const ACK_DELAY_MS = 50;
 /** The ids of messages that are remembered; more than an inbox holds. */
@@ -64,11 +66,24 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const randomLetters = (length) =>
   Array.from({ length }, () => Math.floor(Math.random() * 36).toString(36)).join("");
 
+/**
+ * How to go on where a registration was left open: a login finds the account, or there is none, or
+ * the first attempt was still under way and made it in between, or the name is another's.
+ */
+function otherWay({ type, data, doubt }, code) {
+  if (type === "login" && doubt === "made" && code === "AUTH_FAILED") {
+    return { type: "register", data, doubt };
+  }
+  if (type === "register" && doubt && code === "USER_EXISTS") {
+    return { type: "login", data, doubt: "taken" };
+  }
+}
+
 /** What came in: each message once, and each stream in the order of its numbers. */
 class Inbox {
   /** `waiting` or `handled`, by the message's id; oldest first. */
   #known = new Map();
-  /** Pushes that wait until what is older was pulled; `null`: none have to. */
+  /** Pushes, by their id, that wait until what is older was pulled; `null`: none have to. */
   #held = null;
   /** The last number that was taken of each stream. */
   #last = new Map();
@@ -83,14 +98,14 @@ class Inbox {
 
   /** A connection begins: what came while there was none has to be pulled first. */
   begin() {
-    this.#held ??= [];
+    this.#held ??= new Map();
   }
 
   /** Takes what was pushed. */
   push(message) {
     const isNext = message.seq === undefined || message.seq === this.#last.get(message.group) + 1;
     if (this.#held && !isNext) {
-      this.#held.push(message);
+      this.#held.set(message.id, message);
     } else {
       this.#take(message);
     }
@@ -123,10 +138,11 @@ class Inbox {
   }
 
   #release(isReady) {
-    const held = this.#held ?? [];
-    this.#held = held.filter((message) => !isReady(message));
-    const ready = held.filter(isReady).sort((one, other) => one.seq - other.seq);
-    ready.forEach((message) => this.#take(message));
+    const ready = [...(this.#held?.values() ?? [])].filter(isReady);
+    for (const message of ready.sort((one, other) => one.seq - other.seq)) {
+      this.#held.delete(message.id);
+      this.#take(message);
+    }
   }
 
   #take(message) {
@@ -400,16 +416,16 @@ export class Client {
       this.#loggedIn(reply);
     } catch (error) {
       const { code, retryMs } = error;
-      if (how.isRepeat && code === "AUTH_FAILED") {
-        // The account was not made after all.
-        this.#credentials = { type: "register", data: how.data };
+      const next = otherWay(how, code);
+      if (next) {
+        this.#credentials = next;
         this.#logIn();
       } else if (FINAL_LOGIN_CODES.has(code) || (code === "RATE_LIMITED" && !token)) {
         this.#close(code, error.message, retryMs);
       } else {
         if (how.type === "register" && code !== "OVERLOADED") {
           // Whether there is an account now is unknown.
-          this.#credentials = { type: "login", data: how.data, isRepeat: true };
+          this.#credentials = { type: "login", data: how.data, doubt: "made" };
         }
         end(code, retryMs);
       }
@@ -566,9 +582,9 @@ export class Client {
   /** Pulls what came while there was no connection; each page is confirmed before the next. */
   async #catchUp(epoch) {
     const isOver = () => epoch !== this.#epoch || this.state !== "online";
-    while (!isOver()) {
+    for (let limit = FIRST_PAGE; !isOver(); limit = Math.min(2 * limit, PAGE)) {
       try {
-        const page = await this.ask("pull", { limit: PAGE });
+        const page = await this.ask("pull", { limit });
         this.#inbox.pull(page.messages);
         await this.#inbox.idle();
         await this.#confirming;

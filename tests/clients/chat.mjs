@@ -8,7 +8,7 @@ import { Client, GatewayError } from "../../clients/javascript/im-gateway.js";
 
 const { WebSocket } = createRequire(import.meta.url)("ws");
 const [url] = process.argv.slice(2);
-const MESSAGES = 60;
+const MESSAGES = 40;
 
 /** A client, what it has handled, and how many connections it has had. */
 function talker(name) {

@@ -34,6 +34,30 @@ impl Cursor {
         }
     }
 
+    /// S2, and S1 of its sets.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn assert_invariants(&self) {
+        self.confirmed.assert_invariants();
+        self.handed.assert_invariants();
+        assert!(self.since <= self.floor, "S2: it begins above its floor");
+        let confirmed = self.confirmed.first();
+        assert!(
+            confirmed.is_none_or(|(first, _)| first > self.floor + 1),
+            "S2: the floor could be higher"
+        );
+        let handed = self.handed.first();
+        assert!(
+            handed.is_none_or(|(first, _)| first > self.floor),
+            "S2: handed out below the floor"
+        );
+    }
+
+    /// It has changed: in debug builds, what must always hold is checked.
+    fn check_invariants(&self) {
+        #[cfg(debug_assertions)]
+        self.assert_invariants();
+    }
+
     /// How many of the numbers up to `last_seq` are not confirmed.
     pub(super) fn unconfirmed(&self, last_seq: u64) -> u64 {
         last_seq
@@ -61,7 +85,9 @@ impl Cursor {
             return 0;
         }
         if from > self.floor + 1 {
-            return self.confirmed.insert(from, to);
+            let added = self.confirmed.insert(from, to);
+            self.check_invariants();
+            return added;
         }
         // In order, as nearly always: the floor rises, and with it what was confirmed above it and
         // now adjoins.
@@ -76,6 +102,7 @@ impl Cursor {
             self.confirmed.remove_up_to(end);
         }
         self.handed.remove_up_to(self.floor);
+        self.check_invariants();
         added
     }
 
@@ -104,6 +131,7 @@ impl Cursor {
         if let Some(from) = self.open_from.take() {
             self.handed.insert(from.max(self.floor + 1), last_seq);
         }
+        self.check_invariants();
     }
 
     /// Forgets everything above `last_seq`: these numbers were taken back and will be given to
@@ -114,6 +142,7 @@ impl Cursor {
         self.confirmed.remove_above(last_seq);
         self.handed.remove_above(last_seq);
         self.open_from = self.open_from.map(|from| from.min(last_seq + 1));
+        self.check_invariants();
     }
 
     /// The first run of unconfirmed numbers in `from..=last_seq`.
@@ -239,8 +268,7 @@ mod tests {
                     let redelivery = handed.contains(&seq) && !confirmed.contains(&seq);
                     prop_assert_eq!(cursor.is_redelivery(seq), redelivery);
                 }
-                let first = cursor.confirmed.first();
-                prop_assert!(first.is_none_or(|range| range.0 > cursor.floor + 1));
+                cursor.assert_invariants();
             }
         }
     }

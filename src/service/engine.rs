@@ -224,6 +224,7 @@ impl<S: Storage> Engine<S> {
             self.store.set_mode(mode);
             match self.attempt(&mut items, batch, &left_out) {
                 Ok(outcomes) => {
+                    self.check_invariants();
                     return Effects {
                         pushes: std::mem::take(&mut self.pushes),
                         outcomes: items.into_iter().zip(outcomes).collect(),
@@ -265,7 +266,7 @@ impl<S: Storage> Engine<S> {
             let more = if sweep { self.sweep_slice()? } else { false };
             self.commit().map(|()| more)
         }));
-        match done {
+        let more = match done {
             Ok(Ok(more)) => more,
             Ok(Err(error)) => {
                 if matches!(error, Failure::Storage(_)) || self.store.lost_transaction() {
@@ -284,7 +285,9 @@ impl<S: Storage> Engine<S> {
                 self.forget_all();
                 false
             }
-        }
+        };
+        self.check_invariants();
+        more
     }
 
     /// What is to be published after [`Engine::run_housekeeping`].

@@ -81,6 +81,7 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
         if lane.items.len() == 1 && !lane.is_served {
             self.schedule(key);
         }
+        self.check_invariants();
         Ok(())
     }
 
@@ -94,6 +95,7 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
         lane.ended = start;
         self.now = self.now.max(start);
         self.len -= 1;
+        self.check_invariants();
         Some((key, item))
     }
 
@@ -112,6 +114,35 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
             // It is remembered for what it has used: room for items would be most of its memory.
             lane.items = VecDeque::new();
         }
+        self.check_invariants();
+    }
+
+    /// It has changed: in debug builds, what must always hold is checked.
+    fn check_invariants(&self) {
+        #[cfg(debug_assertions)]
+        if self.lanes.len() <= super::invariants::CHECKED {
+            self.assert_invariants();
+        }
+    }
+
+    /// S7.
+    #[cfg(any(test, debug_assertions))]
+    fn assert_invariants(&self) {
+        let lanes = self.lanes.values();
+        let items = lanes.clone().map(|lane| lane.items.len());
+        assert_eq!(self.len, items.clone().sum::<usize>(), "S7: the length");
+        assert!(
+            items.max().is_none_or(|most| most <= self.lane_limit),
+            "S7: more of one key than may wait"
+        );
+        let mut turns = self.by_start.values();
+        let has_items = |key| {
+            let lane = self.lanes.get(key);
+            lane.is_some_and(|lane| !lane.is_served && !lane.items.is_empty())
+        };
+        assert!(turns.all(has_items), "S7: a turn for nothing");
+        let waiting = lanes.filter(|lane| !lane.is_served && !lane.items.is_empty());
+        assert_eq!(self.by_start.len(), waiting.count(), "S7: the turns");
     }
 
     fn schedule(&mut self, key: K) {
@@ -242,8 +273,7 @@ mod tests {
                     queue.spend(key, cost);
                 }
                 prop_assert_eq!(queue.len(), pushed - popped);
-                let waiting = queue.lanes.values().filter(|lane| !lane.items.is_empty()).count();
-                prop_assert_eq!(queue.by_start.len(), waiting);
+                queue.assert_invariants();
             }
         }
 

@@ -75,6 +75,28 @@ impl Departures {
         due
     }
 
+    /// How many are remembered, those who are back included.
+    #[cfg(debug_assertions)]
+    pub(super) fn len(&self) -> usize {
+        self.in_order.len()
+    }
+
+    /// S6.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn assert_invariants(&self) {
+        let in_order: std::collections::HashSet<&(i64, UserId)> = self.in_order.iter().collect();
+        for (user, due_ms) in &self.due_ms {
+            assert!(
+                in_order.contains(&(*due_ms, *user)),
+                "S6: the departure of user {user} has no place"
+            );
+        }
+        assert!(
+            self.in_order.len() <= DEPARTURES_LIMIT,
+            "S6: too many departures"
+        );
+    }
+
     /// When the first of them is due; `None`: there is none.
     pub(super) fn next_due_ms(&self) -> Option<i64> {
         self.in_order.front().map(|(due_ms, _)| *due_ms)

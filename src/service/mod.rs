@@ -31,6 +31,7 @@ mod friends;
 mod group;
 mod health;
 mod inbox;
+mod invariants;
 mod message;
 mod password;
 mod presence;

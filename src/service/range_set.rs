@@ -35,6 +35,24 @@ impl RangeSet {
         self.0.take_if(|ranges| ranges.list.is_empty());
     }
 
+    /// S1.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn assert_invariants(&self) {
+        let list = self.list();
+        assert!(
+            self.0.is_none() || !list.is_empty(),
+            "S1: room for an empty set"
+        );
+        assert!(list.iter().all(|range| range.0 <= range.1), "S1: {self:?}");
+        let mut pairs = list.windows(2);
+        assert!(
+            pairs.all(|pair| pair[0].1 + 1 < pair[1].0),
+            "S1: ranges touch: {self:?}"
+        );
+        let lengths = list.iter().map(|range| range.1 - range.0 + 1);
+        assert_eq!(self.len(), lengths.sum::<u64>(), "S1: the length");
+    }
+
     /// Whether `number` is in the set.
     pub(super) fn contains(&self, number: u64) -> bool {
         let list = self.list();
@@ -220,9 +238,7 @@ mod tests {
         for number in 0..80 {
             assert_eq!(set.contains(number), model.contains(&number), "{number}");
         }
-        for pair in set.list().windows(2) {
-            assert!(pair[0].1 + 1 < pair[1].0, "ranges touch: {set:?}");
-        }
+        set.assert_invariants();
     }
 
     proptest! {
@@ -288,8 +304,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..40),
         ) {
             if let Ok(set) = RangeSet::decode(&bytes) {
-                let lengths = set.list().iter().map(|range| range.1 - range.0 + 1);
-                prop_assert_eq!(set.len(), lengths.sum::<u64>());
+                set.assert_invariants();
             }
         }
     }

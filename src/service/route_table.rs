@@ -223,6 +223,44 @@ impl Presence {
         }
     }
 
+    /// How many users are remembered.
+    #[cfg(debug_assertions)]
+    pub(super) fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// S3 to S5, between two batches.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn assert_invariants(&self) {
+        for (user, devices) in &self.users {
+            for (index, bound) in devices.iter().enumerate() {
+                let earlier = &devices[..index];
+                let is_bound = earlier.iter().any(|e| e.session_id == bound.session_id);
+                assert!(!is_bound, "S3: a session of user {user} is bound twice");
+                let has_device = earlier.iter().any(|e| e.device == bound.device);
+                let is_in_memory = !self.is_in_storage();
+                assert!(
+                    !(is_in_memory && has_device),
+                    "S3: a device of user {user} is bound twice"
+                );
+                assert_eq!(
+                    is_in_memory,
+                    bound.expires_ms == NEVER_MS,
+                    "S3: when a route of user {user} expires"
+                );
+            }
+            assert!(
+                self.is_in_storage() || !devices.is_empty(),
+                "S3: user {user} has no device"
+            );
+        }
+        let routes: std::collections::HashSet<&str> =
+            self.routes.iter().map(RouteId::as_str).collect();
+        assert_eq!(routes.len(), self.routes.len(), "S4: a route twice");
+        assert!(self.routes.len() <= SHARED_ROUTES, "S4: too many routes");
+        assert!(self.before.is_empty(), "S5: a batch could be taken back");
+    }
+
     /// What the storage has to say is asked again.
     pub(super) fn forget(&mut self) {
         if self.is_in_storage() {

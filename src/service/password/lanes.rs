@@ -125,12 +125,15 @@ impl<J> FairQueue<J> {
         job
     }
 
+    /// S8, in debug builds.
     fn check_invariants(&self) {
-        debug_assert_eq!(self.rotation.len(), self.jobs.len());
-        debug_assert_eq!(
-            self.length,
-            self.jobs.values().map(VecDeque::len).sum::<usize>()
+        debug_assert_eq!(self.rotation.len(), self.jobs.len(), "S8: the turns");
+        let waiting = self.jobs.values().map(VecDeque::len);
+        debug_assert!(
+            waiting.clone().all(|some| some > 0),
+            "S8: a turn for nothing"
         );
+        debug_assert_eq!(self.length, waiting.sum::<usize>(), "S8: the length");
     }
 }
 

@@ -152,6 +152,7 @@ impl World {
             .collect();
         let now = self.now();
         let effects = self.engine.run(&mut items.into_iter(), now);
+        self.engine.assert_invariants();
         self.pushes.extend(effects.pushes);
         effects
             .outcomes
@@ -172,6 +173,7 @@ impl World {
     /// What comes of one item alone.
     fn outcome(&mut self, item: Item) -> Outcome {
         let mut effects = self.engine.run(&mut vec![item].into_iter(), self.now_ms);
+        self.engine.assert_invariants();
         self.pushes.append(&mut effects.pushes);
         effects.outcomes.pop().expect("one outcome").1
     }

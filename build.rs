@@ -1,8 +1,8 @@
-//! Compiles the backend contract in `proto/` with a pure-Rust compiler, so that no `protoc` has to
-//! be installed.
+//! Compiles the backend contract and the messages of protobuf clients in `proto/` with a pure-Rust
+//! compiler, so that no `protoc` has to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = [
+    let contract = [
         "proto/im/v1/common.proto",
         "proto/im/v1/user.proto",
         "proto/im/v1/presence.proto",
@@ -12,8 +12,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/im/v1/health.proto",
         "proto/im/v1/rpc.proto",
     ];
+    let of_clients = [
+        "proto/mychat/base.proto",
+        "proto/mychat/user.proto",
+        "proto/mychat/message.proto",
+        "proto/mychat/friend.proto",
+        "proto/mychat/group.proto",
+        "proto/mychat/push.proto",
+    ];
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(files, ["proto"])?;
-    prost_build::Config::new().compile_fds(descriptors)?;
+    prost_build::Config::new().compile_fds(protox::compile(contract, ["proto"])?)?;
+    // Their names travel: each frame says of which type it is.
+    prost_build::Config::new()
+        .enable_type_names()
+        .compile_fds(protox::compile(of_clients, ["proto"])?)?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! a form (how text is escaped, where a message ends) stays in its module.
 //!
 //! Two things make up a codec: the carrier, which cuts the stream into messages (lines, or
-//! WebSocket frames), and the form of a message (a line, or a JSON object).
+//! WebSocket frames), and the form of a message (a line, a JSON object, or a protobuf envelope).
 
 use super::{
     command::{Tag, parse_line, trim_blanks},
@@ -16,12 +16,13 @@ use super::{
     },
     json,
     line::{Split, split_line},
+    protobuf,
     push::Push,
     reply::Reply,
     request::{BadRequest, ReplyTo, Request},
     websocket::{self, Assembly, Frame, FrameError, HEAD_BYTES_MAX, Opcode},
 };
-use crate::base::close::CloseReason;
+use crate::base::{close::CloseReason, id::UserId};
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Form {
     Line,
     /// A JSON object.
     Json,
+    /// A protobuf message in an envelope.
+    Protobuf,
 }
 
 /// What cuts a connection's stream into messages.
@@ -93,15 +96,16 @@ impl Partial {
     }
 
     /// A request in fragments is to be taken up later: what `begun` holds came before its last one.
-    pub fn put_back(&mut self, begun: &[u8]) {
+    /// Its form says whether it is text.
+    pub fn put_back(&mut self, form: Form, begun: &[u8]) {
         debug_assert!(self.assembly.is_none(), "the message was whole");
-        self.assembly = Some(Box::new(Assembly::of_text(begun)));
+        self.assembly = Some(Box::new(Assembly::begun_with(form.opcode(), begun)));
     }
 }
 
 impl Codec {
     /// How many forms of a push there are: each is encoded once for all connections that need it.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 
     /// What carries its messages.
     pub fn carrier(self) -> Carrier {
@@ -119,6 +123,7 @@ impl Codec {
             Self::Line | Self::Http => 0,
             Self::WebSocket(Form::Line) => 1,
             Self::WebSocket(Form::Json) => 2,
+            Self::WebSocket(Form::Protobuf) => 3,
         }
     }
 
@@ -181,24 +186,36 @@ impl Codec {
         match to {
             ReplyTo::Line(dialect) => reply.write(tag, *dialect, out),
             ReplyTo::Json(id) => json::reply::write(reply, id.as_deref(), out),
-            // Who has the connection answers a handshake.
-            ReplyTo::Upgrade(_) => return,
+            ReplyTo::Protobuf(answer) => protobuf::reply::write(reply, answer, out),
+            // Who has the connection answers what a login was needed for.
+            ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) => return,
         }
-        self.end_message(start, out);
+        self.end_message(to.form(), start, out);
     }
 
-    /// Appends a part of what was pulled: `messages` as [`write_pulled_message`] writes them.
-    /// `more` is said in the last part.
+    /// Appends a part of what was pulled: `messages` as [`ReplyTo::write_pulled_message`] writes
+    /// them. `more` is said in the last part.
     pub fn write_pulled(
         self,
         (messages, count): (&[u8], usize),
         more: Option<bool>,
-        id: Option<&str>,
+        to: &ReplyTo,
         out: &mut Vec<u8>,
     ) {
         let start = out.len();
-        json::reply::write_pulled((messages, count), more, id, out);
-        self.end_message(start, out);
+        match to {
+            ReplyTo::Json(id) => {
+                json::reply::write_pulled((messages, count), more, id.as_deref(), out);
+            }
+            ReplyTo::Protobuf(answer) => {
+                let more = more.expect("all that was pulled is one part");
+                let reply = Reply::PullDone { count, more };
+                protobuf::reply::write_pulled(messages, &reply, answer, out);
+            }
+            // These are pushed what they pull.
+            ReplyTo::Line(_) | ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) => return,
+        }
+        self.end_message(to.form(), start, out);
     }
 
     /// Appends `push` in the form of this codec's pushes to `out`.
@@ -207,9 +224,10 @@ impl Codec {
         match self {
             Self::Line | Self::WebSocket(Form::Line) => push.write(out),
             Self::WebSocket(Form::Json) => json::push::write(push, out),
+            Self::WebSocket(Form::Protobuf) => protobuf::push::write(push, out),
             Self::Http => return,
         }
-        self.end_message(start, out);
+        self.end_message(self.form(), start, out);
     }
 
     /// Appends the answer to a ping.
@@ -264,23 +282,46 @@ impl Codec {
         end.unwrap_or(bytes.len())
     }
 
-    /// What begins at `start` is a message.
-    fn end_message(self, start: usize, out: &mut Vec<u8>) {
+    /// The form of its pushes.
+    fn form(self) -> Form {
+        match self {
+            Self::Line | Self::Http => Form::Line,
+            Self::WebSocket(form) => form,
+        }
+    }
+
+    /// What begins at `start` is a message of this form.
+    fn end_message(self, form: Form, start: usize, out: &mut Vec<u8>) {
         if let Self::WebSocket(_) = self {
-            if out.len() > start && out.last() == Some(&b'\n') {
+            if form == Form::Line && out.last() == Some(&b'\n') {
                 out.pop();
             }
-            websocket::frame(Opcode::Text, start, out);
+            websocket::frame(form.opcode(), start, out);
         }
     }
 }
 
-/// Appends a message that was pulled, after those that `out` holds already.
-pub fn write_pulled_message(push: &Push<'_>, out: &mut Vec<u8>) {
-    if !out.is_empty() {
-        out.push(b',');
+impl Form {
+    /// The kind of frames it travels in.
+    fn opcode(self) -> Opcode {
+        match self {
+            Self::Line | Self::Json => Opcode::Text,
+            Self::Protobuf => Opcode::Binary,
+        }
     }
-    json::push::write_message(push, out);
+}
+
+impl ReplyTo {
+    /// Appends a message that `reader` has pulled, after those that `out` holds already.
+    pub fn write_pulled_message(&self, push: &Push<'_>, reader: UserId, out: &mut Vec<u8>) {
+        if let Self::Protobuf(_) = self {
+            return protobuf::reply::write_message(push, reader, out);
+        }
+        if !out.is_empty() {
+            out.push(b',');
+        }
+        json::push::write_message(push, out);
+    }
 }
 
 /// Why a connection ends, as its peer is told.
@@ -302,7 +343,10 @@ fn of_frame(frame: Frame<'_>, consumed: usize) -> Front<'_> {
         Frame::Text(text) => {
             Front::Request(parse_line(text.as_bytes()).map(Request::Line), consumed)
         }
-        Frame::Binary(_) => Front::Broken(FrameError::Unsupported),
+        Frame::Binary(bytes) => Front::Request(
+            protobuf::request::read(bytes).map(|request| Request::Protobuf(Box::new(request))),
+            consumed,
+        ),
         Frame::Ping(payload) => Front::Ping(payload, consumed),
         Frame::Close(_) => Front::Close,
         Frame::Nothing => Front::Nothing(consumed),

@@ -20,6 +20,7 @@ pub mod escape;
 pub mod http;
 pub mod json;
 pub mod line;
+pub mod protobuf;
 pub mod push;
 pub mod reply;
 pub mod request;

@@ -11,6 +11,7 @@ use super::{
     command::{BadArgument, Command, Dialect, Judge, Line, Tag, Verb, parse_arguments_for},
     error_code::ErrorCode,
     json::request::JsonRequest,
+    protobuf::{reply::Answer, request::ProtobufRequest},
 };
 
 /// What a reply is written for.
@@ -20,8 +21,21 @@ pub enum ReplyTo {
     Line(Dialect),
     /// A JSON request; its `id`, as it is written in JSON.
     Json(Option<Box<str>>),
+    /// A protobuf request.
+    Protobuf(Box<Answer>),
     /// A handshake, which waits for its login.
     Upgrade(Box<Upgrade>),
+    /// A protobuf request that waits for the login by the token in its header.
+    HeaderLogin(Box<HeaderLogin>),
+}
+
+/// A request that is taken up once the token in its header has logged its connection in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderLogin {
+    /// What it is answered where the token is no good.
+    pub answer: Answer,
+    /// How many bytes of the input it is then.
+    pub length: usize,
 }
 
 /// A handshake that is good, but for its login.
@@ -38,7 +52,18 @@ impl ReplyTo {
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Line(dialect) => *dialect,
-            Self::Json(_) | Self::Upgrade(_) => Dialect::Colon,
+            Self::Json(_) | Self::Protobuf(_) | Self::Upgrade(_) | Self::HeaderLogin(_) => {
+                Dialect::Colon
+            }
+        }
+    }
+
+    /// The form of the reply.
+    pub fn form(&self) -> Form {
+        match self {
+            Self::Line(_) | Self::Upgrade(_) => Form::Line,
+            Self::Json(_) => Form::Json,
+            Self::Protobuf(_) | Self::HeaderLogin(_) => Form::Protobuf,
         }
     }
 }
@@ -50,7 +75,8 @@ pub struct BadRequest {
     pub tag: Option<Tag>,
     /// What the reply is written for; `None`: a line, in the dialect of the connection.
     pub to: Option<ReplyTo>,
-    /// [`ErrorCode::BadRequest`] or [`ErrorCode::UnknownCommand`].
+    /// [`ErrorCode::BadRequest`] or [`ErrorCode::UnknownCommand`]; or [`ErrorCode::Unsupported`],
+    /// which does not count.
     pub code: ErrorCode,
     /// The human-readable words of the reply.
     pub words: Cow<'static, str>,
@@ -63,6 +89,18 @@ pub enum Request<'a> {
     Line(Line<'a>),
     /// A JSON object.
     Json(Box<JsonRequest<'a>>),
+    /// A protobuf envelope.
+    Protobuf(Box<ProtobufRequest>),
+}
+
+/// The form of a request, or of what should be one.
+pub fn form_of(request: &Result<Request<'_>, BadRequest>) -> Form {
+    match request {
+        Ok(Request::Line(_)) => Form::Line,
+        Ok(Request::Json(_)) => Form::Json,
+        Ok(Request::Protobuf(_)) => Form::Protobuf,
+        Err(bad) => bad.to.as_ref().map_or(Form::Line, ReplyTo::form),
+    }
 }
 
 impl Request<'_> {
@@ -71,6 +109,7 @@ impl Request<'_> {
         match self {
             Self::Line(line) => line.verb,
             Self::Json(request) => request.verb(),
+            Self::Protobuf(request) => request.verb(),
         }
     }
 
@@ -79,6 +118,7 @@ impl Request<'_> {
         match self {
             Self::Line(line) => line.tag,
             Self::Json(request) => request.tag(),
+            Self::Protobuf(request) => request.tag(),
         }
     }
 
@@ -87,6 +127,7 @@ impl Request<'_> {
         match self {
             Self::Line(line) => ReplyTo::Line(line.answer_dialect(speaks)),
             Self::Json(request) => request.reply_to(),
+            Self::Protobuf(request) => request.reply_to(),
         }
     }
 
@@ -94,7 +135,7 @@ impl Request<'_> {
     pub fn spoken_dialect(&self, speaks: Dialect) -> Dialect {
         match self {
             Self::Line(line) => line.spoken_dialect(speaks),
-            Self::Json(_) => speaks,
+            Self::Json(_) | Self::Protobuf(_) => speaks,
         }
     }
 
@@ -106,6 +147,7 @@ impl Request<'_> {
         match self {
             Self::Line(line) => parse_arguments_for(line, dialect, judge),
             Self::Json(request) => request.command(judge),
+            Self::Protobuf(request) => request.command(judge),
         }
     }
 }

@@ -63,8 +63,6 @@ pub enum FrameError {
     NotUtf8,
     /// A message is longer than it may be.
     TooLong,
-    /// It is in a form that is not spoken here.
-    Unsupported,
 }
 
 impl FrameError {
@@ -74,7 +72,6 @@ impl FrameError {
             Self::Protocol(_) => 1002,
             Self::NotUtf8 => 1007,
             Self::TooLong => 1009,
-            Self::Unsupported => 1003,
         }
     }
 
@@ -84,7 +81,6 @@ impl FrameError {
             Self::Protocol(words) => words,
             Self::NotUtf8 => "a text frame is not UTF-8",
             Self::TooLong => "a message is longer than it may be",
-            Self::Unsupported => "binary frames are not spoken here",
         }
     }
 }
@@ -114,14 +110,14 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// The beginning of a text, all of which was checked when it came.
-    pub(super) fn of_text(begun: &[u8]) -> Self {
+    /// The beginning of a message, all of which was checked when it came.
+    pub(super) fn begun_with(opcode: Opcode, begun: &[u8]) -> Self {
         let checked_bytes = match std::str::from_utf8(begun) {
             Ok(text) => text.len(),
             Err(error) => error.valid_up_to(),
         };
         Self {
-            opcode: Some(Opcode::Text),
+            opcode: Some(opcode),
             payload: begun.to_vec(),
             checked_bytes,
         }

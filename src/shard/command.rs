@@ -147,6 +147,10 @@ impl Shard {
             Some(to) => to.clone(),
             None => ReplyTo::Line(self.connections[slot as usize].session.dialect),
         };
+        if bad.code == ErrorCode::Unsupported {
+            // Well said, and not served.
+            return self.reply(slot, None, &to, &Reply::error(bad.code, bad.words.clone()));
+        }
         let session = &mut self.connections[slot as usize].session;
         let patience = session.bad_lines.note(
             self.now.monotonic_us / 1000,

@@ -265,9 +265,11 @@ impl Shard {
         let (key, to) = (job.key, &job.commands[0].to);
         for message in messages {
             self.send_stored(key, job.user, message, |shard, confirms| match to {
-                ReplyTo::Line(_) | ReplyTo::Upgrade(_) => shard.push_pulled(key, message, confirms),
-                ReplyTo::Json(id) => {
-                    shard.page_in(key, id.as_deref(), &push_of(message), confirms);
+                ReplyTo::Json(_) | ReplyTo::Protobuf(_) => {
+                    shard.page_in(key, to, &push_of(message), confirms);
+                }
+                ReplyTo::Line(_) | ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) => {
+                    shard.push_pulled(key, message, confirms);
                 }
             });
         }

@@ -18,7 +18,7 @@ use crate::{
         command::Verb,
         error_code::ErrorCode,
         reply::Reply,
-        request::{BadRequest, ReplyTo, Request},
+        request::{BadRequest, ReplyTo, Request, form_of},
         websocket::FrameError,
     },
     session::{
@@ -334,11 +334,12 @@ impl Shard {
             match codec.front(rest, max_bytes, &mut connection.partial, &mut scratch) {
                 Front::Request(request, length) => {
                     let step = self.take_up_request(key, &request, length, &mut commands);
+                    let form = form_of(&request);
                     drop(request);
                     match (step, begun) {
                         (Step::NotYet, Some(begun)) => {
                             let partial = &mut self.connections[key.slot as usize].partial;
-                            partial.put_back(&scratch[..begun]);
+                            partial.put_back(form, &scratch[..begun]);
                         }
                         (Step::NotYet, None) => {}
                         (Step::Next | Step::Last, _) => consumed += length,
@@ -401,7 +402,16 @@ impl Shard {
         length: usize,
         commands: &mut SmallVec<[Asked; 1]>,
     ) -> Step {
-        self.settle_form(key, request);
+        self.settle_form(key, form_of(request));
+        if let Ok(Request::Protobuf(request)) = request
+            && let Some(login) = self.header_login(key, request, length)
+        {
+            debug_assert!(commands.is_empty(), "whoever sends is logged in");
+            if self.within_rate(key) {
+                commands.push(login);
+            }
+            return Step::NotYet;
+        }
         let read = self.read_request(key, request);
         let follows = read.is_send();
         if !commands.is_empty() && !follows || !self.within_rate(key) {
@@ -416,18 +426,12 @@ impl Shard {
     }
 
     /// Where the handshake did not say in which form pushes come, the first request does.
-    fn settle_form(&mut self, key: ConnectionKey, request: &Result<Request<'_>, BadRequest>) {
+    fn settle_form(&mut self, key: ConnectionKey, form: Form) {
         let connection = &mut self.connections[key.slot as usize];
-        if connection.has_form {
-            return;
+        if !connection.has_form {
+            connection.has_form = true;
+            connection.codec = Codec::WebSocket(form);
         }
-        connection.has_form = true;
-        let form = match request {
-            Ok(Request::Json(_)) => Form::Json,
-            Err(bad) if matches!(bad.to, Some(ReplyTo::Json(_))) => Form::Json,
-            Ok(Request::Line(_)) | Err(_) => Form::Line,
-        };
-        connection.codec = Codec::WebSocket(form);
     }
 
     /// Has `commands` leave, if there are any: until they are answered, no further line is looked
@@ -479,6 +483,7 @@ impl Shard {
         let connection = &self.connections[key.slot as usize];
         match connection.codec {
             Codec::WebSocket(Form::Json) => ReplyTo::Json(None),
+            Codec::WebSocket(Form::Protobuf) => ReplyTo::Protobuf(Box::default()),
             Codec::WebSocket(Form::Line) | Codec::Line | Codec::Http => {
                 ReplyTo::Line(connection.session.dialect)
             }

@@ -31,6 +31,7 @@ pub mod deadlines;
 pub mod delivery;
 mod effect;
 mod encoded_push;
+mod header_login;
 pub mod input;
 mod invariants;
 pub mod login;
@@ -492,11 +493,14 @@ impl Shard {
             self.metrics.error(*code);
         }
         match (reply, to) {
-            (Reply::PullDone { more, .. }, ReplyTo::Json(id)) => {
-                return self.send_page(self.key_of(slot), id.as_deref(), Some(*more));
+            (Reply::PullDone { more, .. }, to @ (ReplyTo::Json(_) | ReplyTo::Protobuf(_))) => {
+                return self.send_page(self.key_of(slot), to, Some(*more));
             }
             (reply, ReplyTo::Upgrade(upgrade)) => {
                 return self.complete_upgrade(self.key_of(slot), upgrade, reply);
+            }
+            (reply, ReplyTo::HeaderLogin(login)) => {
+                return self.complete_header_login(self.key_of(slot), login, reply);
             }
             _ => {}
         }

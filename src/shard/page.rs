@@ -1,11 +1,12 @@
-//! What was pulled and is answered in an object: messages gathered until a frame is full.
+//! What was pulled and is answered in one message: gathered until a frame is full, where a form
+//! has parts.
 //!
 //! Owns the size of a part. A message in it is confirmed by the arrival of the whole frame.
 
 use super::Shard;
 use crate::{
     base::id::ConnectionKey,
-    protocol::{codec::write_pulled_message, push::Push},
+    protocol::{push::Push, request::ReplyTo},
     session::outbox::Delivery,
 };
 
@@ -23,28 +24,31 @@ pub(super) struct Page {
 }
 
 impl Shard {
-    /// Takes a message into the page that answers the request `id`; sends the part once it is full.
+    /// Takes a message into the page that answers `to`; sends the part once it is full.
     pub(super) fn page_in(
         &mut self,
         key: ConnectionKey,
-        id: Option<&str>,
+        to: &ReplyTo,
         push: &Push<'_>,
         confirms: Option<Delivery>,
     ) {
         let Some(connection) = self.connection_mut(key) else {
             return;
         };
+        let reader = connection.session.login().map_or(0, |login| login.user);
         let page = connection.page.get_or_insert_default();
-        write_pulled_message(push, &mut page.messages);
+        to.write_pulled_message(push, reader, &mut page.messages);
         page.count += 1;
         page.confirms.extend(confirms);
-        if page.messages.len() >= PART_BYTES {
-            self.send_page(key, id, None);
+        // Whoever speaks protobuf awaits one answer to one request.
+        let has_parts = matches!(to, ReplyTo::Json(_));
+        if has_parts && page.messages.len() >= PART_BYTES {
+            self.send_page(key, to, None);
         }
     }
 
     /// Sends what was gathered, with the reply's `more` if it is the last part.
-    pub(super) fn send_page(&mut self, key: ConnectionKey, id: Option<&str>, more: Option<bool>) {
+    pub(super) fn send_page(&mut self, key: ConnectionKey, to: &ReplyTo, more: Option<bool>) {
         let Some(connection) = self
             .connections
             .get_mut(key.slot as usize)
@@ -56,7 +60,7 @@ impl Shard {
         let before = connection.outbox.end();
         let out = connection.outbox.bytes(&mut self.pool);
         let codec = connection.codec;
-        codec.write_pulled((&page.messages, page.count), more, id, out);
+        codec.write_pulled((&page.messages, page.count), more, to, out);
         let length = (connection.outbox.end() - before) as usize;
         connection.outbox.asked_for(length, &mut self.pool);
         for delivery in page.confirms {

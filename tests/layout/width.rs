@@ -16,7 +16,15 @@ const COLUMNS_MAX: usize = 100;
 const RUST: [&str; 3] = ["src", "tests", "benches"];
 
 /// Folders of documents, configuration and scripts, besides the files at the top.
-const OTHER: [&str; 6] = [".", "docs", "conf", "systemd", "scripts", "proto/im/v1"];
+const OTHER: [&str; 7] = [
+    ".",
+    "docs",
+    "conf",
+    "systemd",
+    "scripts",
+    "proto/im/v1",
+    "proto/mychat",
+];
 
 #[test]
 fn no_line_is_wider_than_a_window() {

@@ -97,6 +97,7 @@ fn form_of(protocol: &str) -> Option<Form> {
     match protocol {
         "im.json" => Some(Form::Json),
         "im.line" => Some(Form::Line),
+        "im.pb" => Some(Form::Protobuf),
         _ => None,
     }
 }
@@ -143,6 +144,7 @@ impl Handshake {
         let protocol = match self.protocol {
             Some(Form::Json) => "Sec-WebSocket-Protocol: im.json\r\n",
             Some(Form::Line) => "Sec-WebSocket-Protocol: im.line\r\n",
+            Some(Form::Protobuf) => "Sec-WebSocket-Protocol: im.pb\r\n",
             None => "",
         };
         format!(

@@ -5,30 +5,35 @@ use crate::protocol::push::Push;
 
 /// Appends the whole frame of `push`.
 pub(in crate::protocol) fn write(push: &Push<'_>, out: &mut Vec<u8>) {
+    let kind = match push {
+        Push::Message { .. } | Push::GroupMessage { .. } => "message",
+        Push::Notice { .. } | Push::Friend { .. } => "notice",
+        Push::Kick { .. } => "kick",
+    };
+    text(r#"{"type":"#, kind, out);
+    out.extend_from_slice(br#","data":"#);
+    write_data(push, out);
+    out.push(b'}');
+}
+
+/// Appends the `data` of `push`, an object.
+pub(in crate::protocol) fn write_data(push: &Push<'_>, out: &mut Vec<u8>) {
     match *push {
-        Push::Message { .. } | Push::GroupMessage { .. } => {
-            out.extend_from_slice(br#"{"type":"message","data":"#);
-            write_message(push, out);
-        }
+        Push::Message { .. } | Push::GroupMessage { .. } => return write_message(push, out),
         Push::Notice { kind, text: words } => {
-            text(r#"{"type":"notice","data":{"kind":"#, kind, out);
+            text(r#"{"kind":"#, kind, out);
             text(r#","text":"#, words, out);
-            out.push(b'}');
         }
         Push::Friend { online, uid, name } => {
             let kind = match online {
                 true => "friend_online",
                 false => "friend_offline",
             };
-            text(r#"{"type":"notice","data":{"kind":"#, kind, out);
+            text(r#"{"kind":"#, kind, out);
             number(r#","uid":"#, uid, out);
             text(r#","name":"#, name, out);
-            out.push(b'}');
         }
-        Push::Kick { reason } => {
-            text(r#"{"type":"kick","data":{"reason":"#, reason, out);
-            out.push(b'}');
-        }
+        Push::Kick { reason } => text(r#"{"reason":"#, reason, out),
     }
     out.push(b'}');
 }

@@ -8,6 +8,7 @@ mod invariants;
 mod limits;
 mod membership;
 mod pipeline;
+mod protobuf;
 mod pushes;
 mod resync;
 mod websocket;

@@ -25,7 +25,7 @@
 //!   shard             all sessions of one core: users, groups, order of pushes, deadlines
 //!   session           one client's session
 //!   metrics           what is counted
-//!   tls               what is shown to clients by TLS, and asked of them
+//!   tls               what is shown to others by TLS, and asked of them
 //!   handoff, config   all that crosses threads to a core; what is configured
 //!   protocol, limits  bytes to commands and replies to bytes; what one client may take
 //!   contract, token   what gateway and services say to each other; login tokens

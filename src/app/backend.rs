@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     banner::Banner,
     bootstrap::{Bootstrap, Served, bind},
+    certificates::membership,
     options,
 };
 use crate::{
@@ -72,7 +73,9 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         settings.backend.advertise.unwrap_or(calls_address),
     );
     let numbers: Arc<metrics::Server> = Arc::default();
-    let process = bootstrap(settings, &registration, &numbers)?;
+    let mut process = bootstrap(settings, &registration, &numbers)?;
+    let cluster_tls = process.settings.cluster_tls.as_ref();
+    let membership = membership(cluster_tls, &mut process.watched)?;
 
     let redis = process.settings.redis.clone();
     let (publisher, publishing) = publisher::publisher(redis, push_key, Arc::clone(&numbers));
@@ -85,7 +88,8 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
         services.client(),
         Box::new(move || known_gateways.addresses()),
         numbers,
-    );
+    )
+    .secured(membership);
     let (stop_sender, stop) = oneshot::channel();
     let serving = Serving {
         server,

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::clock::Clock;
+use super::{
+    certificates::{self, Watched},
+    clock::Clock,
+};
 use crate::{
     base::error::{ExitCode, StartupError},
     config::settings::Settings,
@@ -24,6 +27,8 @@ pub(super) struct Bootstrap {
     pub(super) registry: Arc<metrics::Registry>,
     pub(super) readiness: Arc<control::Readiness>,
     pub(super) ops_address: Option<SocketAddr>,
+    /// What is made of files that are read again while the process runs.
+    pub(super) watched: Watched,
     ops_listener: Option<TcpListener>,
 }
 
@@ -64,6 +69,7 @@ impl Bootstrap {
             registry,
             readiness: Arc::new(control::Readiness::with_conditions(conditions)),
             ops_address,
+            watched: Watched::new(),
             ops_listener,
         })
     }
@@ -85,6 +91,7 @@ impl Bootstrap {
             cores_drained: served.drained,
             on_drain: served.on_drain,
         };
+        let background_task = certificates::follow(self.watched, background_task);
         let outcome = control::run(options, background_task)
             .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
         ended(outcome, served.leftover, served.name)

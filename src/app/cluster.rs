@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::{cores::CoreParts, gateway::GatewayBootstrap, options};
+use super::{certificates::membership, cores::CoreParts, gateway::GatewayBootstrap, options};
 use crate::{
     base::{error::StartupError, id::MessageIds, random::Random},
     bus::redis::{credentials::Credentials, subscriber::Subscriber},
@@ -21,8 +21,10 @@ use crate::{
 };
 
 /// Runs until told to stop and drained.
-pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
-    let settings = &gateway.process.settings;
+pub(super) fn run(mut gateway: GatewayBootstrap) -> Result<(), StartupError> {
+    let process = &mut gateway.process;
+    let settings = &process.settings;
+    let membership = membership(settings.cluster_tls.as_ref(), &mut process.watched)?;
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
     // Read again for each connection; a file that is of no use is better found at the start.
@@ -42,6 +44,7 @@ pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
     gateway.serve(data, background_task, on_drain, |_| {
         let push_key = push_key.clone();
         let serial = Arc::clone(&serial);
+        let membership = membership.clone();
         move |parts: &CoreParts, runtime: &Rc<Runtime>| {
             // Another gateway that was given the same numbers by mistake draws others.
             let seed = getrandom::u64().unwrap_or(parts.clock.started_unix_ms);
@@ -51,7 +54,7 @@ pub(super) fn run(gateway: GatewayBootstrap) -> Result<(), StartupError> {
                 options::remote_options(&parts.settings),
                 Arc::clone(&parts.metrics),
                 Dependencies {
-                    dial: backend_link::dial(runtime),
+                    dial: backend_link::dial(runtime, membership),
                     pause: Box::new(move |length: Duration| Box::pin(timers.sleep(length))),
                     serial,
                     random: random.split(),

@@ -9,7 +9,6 @@ use tokio::sync::oneshot;
 use super::{
     banner::Banner,
     bootstrap::{Bootstrap, Served},
-    certificates,
     cores::{self, CoreParts},
     listeners::Listeners,
     options,
@@ -48,11 +47,12 @@ impl GatewayBootstrap {
         limits.workers = limits.workers.min(MAX_CORES);
         assert!(limits.workers > 0, "a gateway has cores");
         let socket_options = options::socket_options(&settings);
-        let listeners = Listeners::bind(&settings, limits.workers, &socket_options)?;
+        let mut listeners = Listeners::bind(&settings, limits.workers, &socket_options)?;
         let registry = |clock: super::clock::Clock| {
             metrics::Registry::new(limits.workers, clock.started, clock.started_unix_ms)
         };
-        let process = Bootstrap::new(settings, registry, conditions)?;
+        let mut process = Bootstrap::new(settings, registry, conditions)?;
+        process.watched.append(&mut listeners.acceptors);
         Ok(Self {
             process,
             inboxes: inboxes(limits.workers)?,
@@ -130,10 +130,7 @@ impl GatewayBootstrap {
             name: "a core",
             leftover: "were still open",
         };
-        process.run(
-            served,
-            certificates::follow(listeners.acceptors, background_task),
-        )
+        process.run(served, background_task)
     }
 }
 

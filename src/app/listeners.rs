@@ -2,13 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use super::certificates::Watched;
 use crate::{
     base::error::{ExitCode, StartupError},
     config::{
         Settings,
         settings::{Carrier, Listener as ListenerSettings},
     },
-    tls::Acceptor,
+    tls::{Acceptor, Reload},
     worker::{
         listener::{self, Listener, SocketOptions},
         preface::{Expected, Security},
@@ -20,7 +21,7 @@ pub(super) struct Listeners {
     /// Of each core, its share of each.
     pub(super) of_cores: Vec<Vec<Listener>>,
     /// What those with TLS begin connections with, each with the name of its listener.
-    pub(super) acceptors: Vec<(String, Arc<Acceptor>)>,
+    pub(super) acceptors: Watched,
     /// What each is called and where it is; the first is the one named `line`.
     pub(super) addresses: Vec<(String, SocketAddr)>,
 }
@@ -34,7 +35,7 @@ impl Listeners {
         options: &SocketOptions,
     ) -> Result<Self, StartupError> {
         let mut of_cores: Vec<Vec<Listener>> = (0..cores).map(|_| Vec::new()).collect();
-        let (mut addresses, mut acceptors) = (Vec::new(), Vec::new());
+        let (mut addresses, mut acceptors) = (Vec::new(), Watched::new());
         for listener in &settings.listeners {
             let bound = listener::bind_all(listener.address, &key_of(listener), cores, options);
             let (sockets, address) = match bound {
@@ -51,7 +52,8 @@ impl Listeners {
             addresses.push((listener.name.clone(), address));
             let expected = expected(listener);
             let acceptor = acceptor(listener)?;
-            acceptors.extend(acceptor.clone().map(|one| (listener.name.clone(), one)));
+            let name = format!("the listener {:?}", listener.name);
+            acceptors.extend(acceptor.clone().map(|one| (name, one as Arc<dyn Reload>)));
             for (shares, socket) in of_cores.iter_mut().zip(sockets) {
                 let acceptor = acceptor.clone();
                 shares.push(Listener {

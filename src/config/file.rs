@@ -190,6 +190,16 @@ sections! {
         handshakes_per_second: u32 = 2000,
     }
 
+    /// TLS between gateways and backends.
+    cluster_tls: ClusterTlsSection {
+        /// The certificate that this process shows the others.
+        certificate_file: String = String::new(),
+        /// Its key.
+        key_file: String = String::new(),
+        /// Who signs the certificates of all of them.
+        ca_file: String = String::new(),
+    }
+
     /// The sockets of clients.
     network: NetworkSection {
         /// Silence before TCP probes the peer; 0 turns probes off.

@@ -29,6 +29,8 @@ pub struct Settings {
     pub web: Web,
     /// `[tls]`: its limits. What listeners show is theirs.
     pub tls: TlsLimits,
+    /// `[cluster_tls]`; `None`: gateways and backends speak without TLS.
+    pub cluster_tls: Option<ClusterTls>,
     /// `[network]`.
     pub network: Network,
     /// `[service_discovery]`.
@@ -120,6 +122,17 @@ pub struct TlsLimits {
     pub handshakes: usize,
     /// Of a core, begun in a second.
     pub handshakes_per_second: u32,
+}
+
+/// `[cluster_tls]`: what gateways and backends show each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterTls {
+    /// The file with this process's certificate and those that lead to who signed it.
+    pub certificate: PathBuf,
+    /// The file with its private key.
+    pub key: PathBuf,
+    /// The file with those who sign the certificates of all of them.
+    pub ca: PathBuf,
 }
 
 /// What brings a client's requests.

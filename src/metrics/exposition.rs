@@ -305,6 +305,9 @@ fn write_backends(writer: &mut Writer, cores: &NumberedCores) -> fmt::Result {
     writer.counters(&names::BACKEND_EJECTIONS, cores, |core| {
         core.backend_ejections_total.get()
     })?;
+    writer.counters(&names::BACKEND_HANDSHAKES_FAILED, cores, |core| {
+        core.backend_handshakes_failed_total.get()
+    })?;
     writer.counters(&names::BACKEND_BAD_NUMBERS, cores, |core| {
         core.backend_bad_numbers_total.get()
     })?;

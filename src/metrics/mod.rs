@@ -130,6 +130,8 @@ pub struct Core {
     pub backend_stray_replies_total: Counter,
     /// Times a backend that failed was left alone.
     pub backend_ejections_total: Counter,
+    /// TLS handshakes with backends that failed.
+    pub backend_handshakes_failed_total: Counter,
     /// Numbers of groups in answers that were none.
     pub backend_bad_numbers_total: Counter,
     /// Users who are logged in and whose route Presence does not know.
@@ -190,6 +192,7 @@ impl Core {
             backend_retries_total: Counter::default(),
             backend_stray_replies_total: Counter::default(),
             backend_ejections_total: Counter::default(),
+            backend_handshakes_failed_total: Counter::default(),
             backend_bad_numbers_total: Counter::default(),
             users_without_route: Gauge::default(),
             bus_connected: Gauge::default(),

@@ -178,6 +178,8 @@ table! {
         "Replies of backends that nobody waited for: late, repeated or wrongly numbered.";
     BACKEND_EJECTIONS = "im_gateway_backend_ejections_total", Counter of Count, ["core"],
         "Times a backend that failed again and again, or gave no sign of life, was left alone for a while.";
+    BACKEND_HANDSHAKES_FAILED = "im_gateway_backend_handshakes_failed_total", Counter of Count, ["core"],
+        "TLS handshakes with backends that failed.";
     BACKEND_BAD_NUMBERS = "im_gateway_backend_bad_numbers_total", Counter of Count, ["core"],
         "Numbers of groups in answers of services that are none, such as 0, and were left out.";
     USERS_WITHOUT_ROUTE = "im_gateway_users_without_route", Gauge of Count, ["core"],

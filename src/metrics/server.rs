@@ -39,6 +39,8 @@ pub enum ServerRefusal {
     PerAddress,
     /// The places that are left are for the addresses of gateways.
     Strangers,
+    /// It showed no certificate of the cluster.
+    Handshake,
     /// What came was no call.
     Framing,
     /// It did not read its replies, or never finished a call.
@@ -161,6 +163,7 @@ labels! {
         MaxConnections => "max_connections",
         PerAddress => "per_address",
         Strangers => "strangers",
+        Handshake => "handshake",
         Framing => "framing",
         Stalled => "stalled",
         Idle => "idle",

@@ -4,8 +4,11 @@ use std::{fs, path::PathBuf};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore, client::UnbufferedClientConnection, pki_types::ServerName,
-    server::UnbufferedServerConnection, unbuffered::ConnectionState,
+    ClientConfig, RootCertStore,
+    client::UnbufferedClientConnection,
+    pki_types::{CertificateDer, ServerName},
+    server::UnbufferedServerConnection,
+    unbuffered::ConnectionState,
 };
 use tempfile::TempDir;
 

@@ -3,9 +3,9 @@
 //! One connects, tells the backend so, carries bytes until the connection is lost, tells that, and
 //! begins again.
 
-use std::{error::Error, rc::Rc, time::Duration};
+use std::{error::Error, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use super::Runtime;
+use super::{Runtime, outbound::Outbound};
 use crate::{
     base::{
         back_off::BackOff,
@@ -13,34 +13,60 @@ use crate::{
     },
     metrics::outage::Outage,
     rpc::client::{Connection, Dial, Purpose, Remote, Server},
+    tls::cluster::Membership,
 };
 
-/// What starts the tasks that hold connections to servers.
-pub fn dial(runtime: &Rc<Runtime>) -> Dial {
-    let runtime = Rc::clone(runtime);
+/// What starts the tasks that hold connections to servers; by TLS, where `membership` is there.
+pub fn dial(runtime: &Rc<Runtime>, membership: Option<Arc<Membership>>) -> Dial {
+    let dialer = Rc::new(Dialer {
+        runtime: Rc::clone(runtime),
+        membership,
+    });
     Box::new(move |remote, server, purpose| {
         let (remote, server) = (Rc::clone(remote), Rc::clone(server));
-        let tasks = &runtime.tasks;
-        let runtime = Rc::clone(&runtime);
+        let (tasks, dialer) = (&dialer.runtime.tasks, Rc::clone(&dialer));
         match purpose {
             Purpose::Permanent | Purpose::Further => {
-                tasks.spawn(keep(runtime, remote, server, purpose));
+                tasks.spawn(keep(dialer, remote, server, purpose));
             }
-            Purpose::Check => tasks.spawn(check(runtime, remote, server)),
+            Purpose::Check => tasks.spawn(check(dialer, remote, server)),
         }
     })
 }
 
+/// What all connections to servers begin with.
+struct Dialer {
+    runtime: Rc<Runtime>,
+    membership: Option<Arc<Membership>>,
+}
+
+impl Dialer {
+    /// Connects to the server at `address`, which is to belong to the same cluster.
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        remote: &Remote,
+    ) -> Result<Outbound, Box<dyn Error>> {
+        let connection = self.runtime.outbound.connect(address).await?;
+        if let Some(membership) = &self.membership {
+            let name = address.ip().into();
+            let secured = connection.secure(membership.client(), name).await;
+            secured.inspect_err(|_| remote.handshake_failed())?;
+        }
+        Ok(connection)
+    }
+}
+
 /// Sees whether the server can be connected to.
-async fn check(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>) {
-    if let Err(error) = runtime.outbound.connect(server.address).await {
+async fn check(dialer: Rc<Dialer>, remote: Rc<Remote>, server: Rc<Server>) {
+    if let Err(error) = dialer.connect(server.address, &remote).await {
         log::debug!("cannot connect to backend {}: {error}", server.address);
         remote.unreachable(&server);
         remote.refused(&server, &error);
     }
 }
 
-async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
+async fn keep(dialer: Rc<Dialer>, remote: Rc<Remote>, server: Rc<Server>, purpose: Purpose) {
     let mut back_off = BackOff::connecting(remote.random());
     let mut connecting = true;
     let outage = Outage::default();
@@ -51,7 +77,7 @@ async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purp
             server: &server,
             connection: &connection,
         };
-        let was_open = serve_connection(&runtime, &handler, &outage).await;
+        let was_open = serve_connection(&dialer, &handler, &outage).await;
         remote.lost(&server, &connection, was_open);
         if purpose != Purpose::Permanent || server.is_retired() {
             return;
@@ -63,7 +89,7 @@ async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purp
             back_off.reset();
         } else {
             let pause = Duration::from_millis(back_off.next_ms());
-            runtime.timers.sleep(pause).await;
+            dialer.runtime.timers.sleep(pause).await;
         }
         if server.is_retired() {
             return;
@@ -72,9 +98,9 @@ async fn keep(runtime: Rc<Runtime>, remote: Rc<Remote>, server: Rc<Server>, purp
 }
 
 /// One connection from its beginning to its end; says whether it was ever open.
-async fn serve_connection(runtime: &Runtime, calls: &Calls<'_>, outage: &Outage) -> bool {
+async fn serve_connection(dialer: &Dialer, calls: &Calls<'_>, outage: &Outage) -> bool {
     let address = calls.server.address;
-    let connection = match runtime.outbound.connect(address).await {
+    let connection = match dialer.connect(address, calls.remote).await {
         Ok(connection) => connection,
         Err(error) => {
             calls.remote.refused(calls.server, &error);

@@ -5,7 +5,9 @@
 //! that what backends answer is seen in the same turn as what clients say; the loop wakes the one
 //! task that holds a socket. Knows nothing of what is said: that is the [`ConnectionHandler`]'s.
 //! Everything that was said in a turn leaves in one `send`, since the task runs after those that
-//! spoke.
+//! spoke. By TLS it is the same, once [`Outbound::secure`] has made the handshake.
+
+mod tls;
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,9 +28,11 @@ use rustix::{
     net::{RecvFlags, SendFlags, recv, send},
     pipe::{PipeFlags, pipe_with},
 };
+use rustls::{ClientConfig, pki_types::ServerName};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use self::tls::Tls;
 use super::{
     poller::{self, Readiness, Source},
     timers::Timers,
@@ -37,6 +41,8 @@ use crate::base::send_buffer::ConnectionHandler;
 
 /// How long connecting may take. Servers are near; one that is not there after this is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long without a sign from its host a connection counts as lost.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 /// What one read takes at most; one buffer of this size serves all such sockets of the core.
@@ -127,6 +133,7 @@ impl OutboundConnections {
         Ok(Outbound {
             descriptor,
             key,
+            tls: RefCell::default(),
             outbound: Rc::clone(self),
         })
     }
@@ -210,6 +217,7 @@ impl OutboundConnections {
 pub struct Outbound<D = Socket> {
     descriptor: D,
     key: OutboundKey,
+    tls: RefCell<Option<Tls>>,
     outbound: Rc<OutboundConnections>,
 }
 
@@ -249,6 +257,37 @@ impl Outbound {
         .await
     }
 
+    /// Speaks TLS from now on, to who is to be `name`.
+    ///
+    /// # Errors
+    /// Why that is not possible.
+    pub async fn secure(
+        &self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<(), Box<dyn Error>> {
+        *self.tls.borrow_mut() = Some(Tls::new(config, name)?);
+        let handshake = poll_fn(|context| {
+            while self.is_handshaking() {
+                ready!(self.poll_flush(context))?;
+                if self.is_handshaking() {
+                    ready!(self.poll_read(context, |_| Err("it spoke unasked".into())))?;
+                }
+            }
+            self.poll_flush(context)
+        });
+        let too_late = async {
+            self.outbound.timers.sleep(HANDSHAKE_TIMEOUT).await;
+            Err("no TLS handshake in time".into())
+        };
+        handshake.or(too_late).await
+    }
+
+    fn is_handshaking(&self) -> bool {
+        let tls = self.tls.borrow();
+        tls.as_ref().is_some_and(Tls::is_handshaking)
+    }
+
     /// Sends what there is.
     fn poll_send(
         &self,
@@ -256,24 +295,69 @@ impl Outbound {
         context: &Context<'_>,
     ) -> Poll<Result<(), Box<dyn Error>>> {
         let buffer = handler.send_buffer();
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        while !buffer.is_empty() {
-            ready!(self.poll_writable(context));
-            match buffer.send(|unsent| send(&self.descriptor, unsent, flags)) {
-                Ok(()) | Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => {
-                    self.with_waiting(|waiting| waiting.writable = false);
+        loop {
+            ready!(self.poll_flush(context))?;
+            if buffer.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match &mut *self.tls.borrow_mut() {
+                Some(tls) => buffer.send(|unsent| tls.seal(unsent))?,
+                None => {
+                    ready!(self.poll_writable(context));
+                    match buffer.send(|unsent| self.send(unsent)) {
+                        Ok(()) | Err(rustix::io::Errno::INTR) => {}
+                        Err(rustix::io::Errno::AGAIN) => self.is_full(),
+                        Err(error) => return Poll::Ready(Err(error.into())),
+                    }
                 }
+            }
+        }
+    }
+
+    /// Sends what is encrypted and has not left.
+    fn poll_flush(&self, context: &Context<'_>) -> Poll<Result<(), Box<dyn Error>>> {
+        let mut tls = self.tls.borrow_mut();
+        let Some(tls) = &mut *tls else {
+            return Poll::Ready(Ok(()));
+        };
+        while tls.has_unsent() {
+            ready!(self.poll_writable(context));
+            match tls.send(|bytes| self.send(bytes)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_full(),
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
         Poll::Ready(Ok(()))
     }
 
+    fn send(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
+        send(
+            &self.descriptor,
+            bytes,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        )
+    }
+
+    /// There is no room to write.
+    fn is_full(&self) {
+        self.with_waiting(|waiting| waiting.writable = false);
+    }
+
     fn poll_receive(
         &self,
         handler: &impl ConnectionHandler,
         context: &Context<'_>,
+    ) -> Poll<Result<(), Box<dyn Error>>> {
+        self.poll_read(context, |bytes| handler.received(bytes))
+    }
+
+    /// Reads once, and hands what has come to `take`.
+    fn poll_read(
+        &self,
+        context: &Context<'_>,
+        take: impl FnMut(&[u8]) -> Result<(), Box<dyn Error>>,
     ) -> Poll<Result<(), Box<dyn Error>>> {
         ready!(self.poll_readable(context));
         let mut buffer = self.outbound.buffer.borrow_mut();
@@ -285,7 +369,7 @@ impl Outbound {
                     // but for an end that was told already.
                     self.with_waiting(|waiting| waiting.readable = waiting.ending);
                 }
-                Poll::Ready(handler.received(&buffer[..count]))
+                Poll::Ready(self.take_in(&buffer[..count], context, take))
             }
             Err(rustix::io::Errno::AGAIN) => {
                 self.with_waiting(|waiting| waiting.readable = false);
@@ -293,6 +377,24 @@ impl Outbound {
             }
             Err(rustix::io::Errno::INTR) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    /// Decrypts what has come, where it is encrypted, and answers what TLS has to answer.
+    fn take_in(
+        &self,
+        come: &[u8],
+        context: &Context<'_>,
+        mut take: impl FnMut(&[u8]) -> Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
+        let outcome = match &mut *self.tls.borrow_mut() {
+            None => return take(come),
+            Some(tls) => tls.receive(come, take),
+        };
+        // What does not leave now leaves when the socket has room: the task is woken.
+        match self.poll_flush(context) {
+            Poll::Ready(Err(error)) => outcome.and(Err(error)),
+            _ => outcome,
         }
     }
 

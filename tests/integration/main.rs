@@ -24,6 +24,7 @@ mod cluster_mpim;
 mod cluster_mpim_faults;
 mod cluster_rpc;
 mod cluster_script;
+mod cluster_tls;
 mod command_line;
 mod common;
 mod doctor;

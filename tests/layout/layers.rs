@@ -50,7 +50,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "rpc",
         &[
             "base", "config", "contract", "handoff", "limits", "machine", "metrics", "proto",
-            "service",
+            "service", "tls",
         ],
     ),
     (

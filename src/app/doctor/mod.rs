@@ -23,6 +23,7 @@ use crate::{
         secret_file,
     },
     service,
+    tls::cluster::Membership,
 };
 
 /// All findings for these settings.
@@ -85,6 +86,12 @@ pub fn named_files(settings: &Settings) -> Vec<Check> {
             }
             Err(error) => checks.push(failed("certificates", error)),
         }
+    }
+    if let Some(cluster_tls) = &settings.cluster_tls {
+        checks.push(match Membership::load(cluster_tls.clone()) {
+            Ok(_) => Check::ok("certificates", "of [cluster_tls]"),
+            Err(problem) => Check::fail("certificates", problem, "see [cluster_tls]"),
+        });
     }
     if settings.redis.password_file.is_some() {
         checks.push(match Credentials::read(&settings.redis) {

@@ -3,9 +3,12 @@
 //! Asks each once, with a bound of its own, and changes nothing there.
 
 use std::{
+    io,
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
+
+use rustls::ClientConnection;
 
 use crate::{
     bus::redis::{
@@ -16,6 +19,7 @@ use crate::{
     contract::methods::Service,
     discovery::{self, Registered},
     machine::preflight::Check,
+    tls::cluster::Membership,
 };
 
 /// How long one connection may take.
@@ -47,8 +51,28 @@ pub(super) fn examine(settings: &Settings) -> Vec<Check> {
             )),
         }
     }
-    checks.extend(Service::ALL.map(|service| check_service(service, &known)));
+    // Files of no use are another finding.
+    let membership = settings.cluster_tls.clone();
+    let membership = membership.and_then(|files| Membership::load(files).ok());
+    let connect = |address: &SocketAddr| connect(address, membership.as_ref());
+    checks.extend(Service::ALL.map(|service| check_service(service, &known, connect)));
     checks
+}
+
+/// Connects to a backend, and makes the handshake of the cluster where there is one.
+fn connect(address: &SocketAddr, membership: Option<&Membership>) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)?;
+    let Some(membership) = membership else {
+        return Ok(());
+    };
+    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    let mut tls = ClientConnection::new(membership.client(), address.ip().into())
+        .map_err(io::Error::other)?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream)?;
+    }
+    Ok(())
 }
 
 fn check_redis(redis: &settings::Redis) -> Check {
@@ -105,7 +129,11 @@ fn describe(hosts: &str, registered: &Registered) -> Check {
 
 /// Whether anybody offers the service, and whether those can be connected to. A gateway waits for
 /// services that are not there yet, so none of this keeps it from starting.
-fn check_service(service: Service, known: &[(Service, SocketAddr)]) -> Check {
+fn check_service(
+    service: Service,
+    known: &[(Service, SocketAddr)],
+    connect: impl Fn(&SocketAddr) -> io::Result<()>,
+) -> Check {
     let what = service.name();
     let mut addresses: Vec<SocketAddr> = known
         .iter()
@@ -122,8 +150,8 @@ fn check_service(service: Service, known: &[(Service, SocketAddr)]) -> Check {
     let mut failures = Failures::default();
     let mut up = 0;
     for address in addresses.iter().take(ADDRESSES_MAX) {
-        match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
-            Ok(_) => up += 1,
+        match connect(address) {
+            Ok(()) => up += 1,
             Err(error) => failures.add(*address, error),
         }
     }
@@ -151,6 +179,8 @@ mod tests {
         let gone = closed.local_addr().expect("its address");
         drop(closed);
         let user = |address| (Service::User, address);
+        let check_service =
+            |service, known: &[_]| check_service(service, known, |address| connect(address, None));
         let check = check_service(Service::User, &[user(up), user(up)]);
         assert_eq!(check.verdict, Verdict::Ok, "{check:?}");
         assert!(check.detail.contains("1 of 1"), "{check:?}");

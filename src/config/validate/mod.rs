@@ -92,6 +92,7 @@ fn settings(values: &File, environment: &Environment) -> Result<Settings, Broken
         listeners,
         web: web(values, &check, service_discovery.is_cluster())?,
         tls: tls::limits(values, &check)?,
+        cluster_tls: tls::of_cluster(values, &check)?,
         network: network(values, &check)?,
         service_discovery,
         load_balancer: cluster::load_balancer(values, &check)?,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::{Broken, Check};
 use crate::config::{
     file::File,
-    settings::{CertificateFiles, ClientCertificates, TlsLimits, TlsSettings},
+    settings::{CertificateFiles, ClientCertificates, ClusterTls, TlsLimits, TlsSettings},
     tls::{CertificateTable, TlsTable},
     value::Seconds,
 };
@@ -34,6 +34,29 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<TlsLimits, Broken> 
             (1, 1_000_000),
         )?,
     })
+}
+
+/// What gateways and backends show each other. One key stands for all: half of them is a mistake,
+/// and no reason to speak in the open.
+pub(super) fn of_cluster(values: &File, check: &Check) -> Result<Option<ClusterTls>, Broken> {
+    let section = &values.cluster_tls;
+    let keys = [
+        ("certificate_file", &section.certificate_file),
+        ("key_file", &section.key_file),
+        ("ca_file", &section.ca_file),
+    ];
+    if keys.iter().all(|(_, path)| path.is_empty()) {
+        return Ok(None);
+    }
+    if let Some((key, _)) = keys.iter().find(|(_, path)| path.is_empty()) {
+        return Err(check.broken("cluster_tls", key, "TLS needs all three files"));
+    }
+    let [certificate, key, ca] = keys.map(|(_, path)| PathBuf::from(path));
+    Ok(Some(ClusterTls {
+        certificate,
+        key,
+        ca,
+    }))
 }
 
 /// What a listener with TLS shows and asks; `own` takes the place of what `[tls]` has. The error

@@ -356,6 +356,11 @@ impl Remote {
         server.set_trouble(format!("cannot be connected to: {reason}"));
     }
 
+    /// Somebody in a server's place belongs to another cluster, or to none.
+    pub fn handshake_failed(&self) {
+        self.metrics.backend_handshakes_failed_total.inc();
+    }
+
     fn report_ejection(&self, server: &Server, why: &str) {
         server.set_trouble(why.to_owned());
         self.metrics.backend_ejections_total.inc();

@@ -28,13 +28,15 @@ use std::{
 };
 
 use log::{debug, warn};
+use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{oneshot, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 use self::{
     connection::{BadCallReport, Connection, Limits, Offer},
@@ -47,6 +49,7 @@ use crate::{
     metrics::{self, server::ServerRefusal},
     rpc::server::task::{ConnectionTask, End, IDLE},
     service::{PAGE_BYTES, ServiceClient},
+    tls::{cluster::Membership, stream::Stream},
 };
 
 /// Connections at one time: each core of each gateway has one, or a few dozen where it speaks the
@@ -70,6 +73,8 @@ const LIMITS: Limits = Limits {
 };
 /// What calls that are not whole yet may hold, of all connections together: sixteen of the longest.
 const HALF_SENT_BYTES: usize = 64 * 1024 * 1024;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which TCP asks whether the peer is there, how often and how many times: a dead one
 /// is gone in a minute.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -88,6 +93,7 @@ pub struct Server {
     services: ServiceClient,
     gateways: Gateways,
     idle_timeout: Duration,
+    membership: Option<Arc<Membership>>,
     shared: Arc<Shared>,
 }
 
@@ -120,6 +126,7 @@ impl Server {
             services: client,
             gateways,
             idle_timeout: IDLE,
+            membership: None,
             shared: Arc::new(Shared {
                 metrics,
                 warnings: Mutex::new(LogBudget::new(WARNINGS)),
@@ -127,6 +134,12 @@ impl Server {
                 places: Mutex::new(Places::new(max_connections, HALF_SENT_BYTES)),
             }),
         }
+    }
+
+    /// The same by TLS, to who belongs to the same cluster, where `membership` is there.
+    pub fn secured(mut self, membership: Option<Arc<Membership>>) -> Self {
+        self.membership = membership;
+        self
     }
 
     /// Serves on `listener` until `stop` is fulfilled or dropped; then takes no further connection
@@ -152,8 +165,8 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         accept_pause.accepted();
-                        if let Some(task) = self.admit(stream, peer) {
-                            tasks.spawn(serve(task, peer, draining.clone()));
+                        if let Some(admitted) = self.admit(stream, peer) {
+                            tasks.spawn(serve(admitted, draining.clone()));
                         }
                     }
                     Err(error) => {
@@ -173,7 +186,7 @@ impl Server {
         Ok(())
     }
 
-    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Option<ConnectionTask> {
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Option<Admitted> {
         let gateways = (self.gateways)();
         let place = match Held::take(&self.shared, peer.ip(), gateways.as_deref()) {
             Ok(place) => place,
@@ -197,13 +210,55 @@ impl Server {
             debug!("calls from {peer}: {error}");
             return None;
         }
-        let connection = Connection::new(self.offer, LIMITS, Arc::clone(&self.shared.metrics));
-        Some(ConnectionTask::new(
+        Some(Admitted {
             stream,
-            connection,
-            self.services.clone(),
-            Arc::clone(&self.shared),
+            peer,
+            tls: self
+                .membership
+                .as_ref()
+                .map(|membership| membership.server()),
+            connection: Connection::new(self.offer, LIMITS, Arc::clone(&self.shared.metrics)),
+            services: self.services.clone(),
+            shared: Arc::clone(&self.shared),
             place,
+            idle_timeout: self.idle_timeout,
+        })
+    }
+}
+
+/// A connection that has a place, and has not said anything.
+struct Admitted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// What it has to speak TLS by, if it has to.
+    tls: Option<Arc<ServerConfig>>,
+    connection: Connection,
+    services: ServiceClient,
+    shared: Arc<Shared>,
+    place: Held,
+    idle_timeout: Duration,
+}
+
+impl Admitted {
+    /// Makes its TLS handshake, where there has to be one.
+    async fn begin(self) -> Result<ConnectionTask, End> {
+        let stream = match self.tls {
+            None => Stream::Plain(self.stream),
+            Some(config) => {
+                let handshake = TlsAcceptor::from(config).accept(self.stream);
+                let in_time = timeout(HANDSHAKE_TIMEOUT, handshake).await;
+                let stream = in_time
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                    .map_err(End::Handshake)?;
+                Stream::Tls(Box::new(stream.into()))
+            }
+        };
+        Ok(ConnectionTask::new(
+            stream,
+            self.connection,
+            self.services,
+            self.shared,
+            self.place,
             self.idle_timeout,
         ))
     }
@@ -261,9 +316,19 @@ impl Drop for Counted {
     }
 }
 
-async fn serve(mut task: ConnectionTask, peer: SocketAddr, mut draining: watch::Receiver<bool>) {
-    let shared = Arc::clone(task.shared());
+async fn serve(admitted: Admitted, mut draining: watch::Receiver<bool>) {
+    let (shared, peer) = (Arc::clone(&admitted.shared), admitted.peer);
     let _counted = Counted::new(&shared);
+    let begun = tokio::select! {
+        biased;
+        begun = admitted.begin() => begun,
+        // It has asked nothing that could be answered.
+        () = told(&mut draining) => return,
+    };
+    let mut task = match begun {
+        Ok(task) => task,
+        Err(end) => return shared.ended(peer, &end),
+    };
     let end = tokio::select! {
         biased;
         end = &mut task => end,
@@ -272,25 +337,9 @@ async fn serve(mut task: ConnectionTask, peer: SocketAddr, mut draining: watch::
             (&mut task).await
         }
     };
-    match &end {
-        End::Wire(error) => {
-            shared.metrics.closed(ServerRefusal::Framing);
-            shared.say(|| format!("calls from {peer}: {error}; the connection is closed"));
-        }
-        End::Stalled => {
-            shared.metrics.closed(ServerRefusal::Stalled);
-            shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
-        }
-        End::HalfSent => {
-            shared.metrics.closed(ServerRefusal::HalfSent);
-            shared.say(|| format!("calls from {peer}: {end}; the connection is closed"));
-        }
-        End::Idle(_) => {
-            shared.metrics.closed(ServerRefusal::Idle);
-            debug!("calls from {peer}: {end}");
-        }
-        End::Closed | End::Lost(_) => debug!("calls from {peer}: {end}"),
-        End::Drained => task.linger().await,
+    shared.ended(peer, &end);
+    if matches!(end, End::Drained) {
+        task.linger().await;
     }
 }
 
@@ -300,6 +349,25 @@ async fn told(draining: &mut watch::Receiver<bool>) {
 }
 
 impl Shared {
+    /// Counts how a connection of `peer` ended, and says it where somebody should know.
+    fn ended(&self, peer: SocketAddr, end: &End) {
+        let refusal = match end {
+            End::Wire(_) => ServerRefusal::Framing,
+            End::Stalled => ServerRefusal::Stalled,
+            End::HalfSent => ServerRefusal::HalfSent,
+            End::Handshake(_) => ServerRefusal::Handshake,
+            End::Idle(_) => {
+                self.metrics.closed(ServerRefusal::Idle);
+                return debug!("calls from {peer}: {end}");
+            }
+            End::Closed | End::Lost(_) | End::Drained => {
+                return debug!("calls from {peer}: {end}");
+            }
+        };
+        self.metrics.closed(refusal);
+        self.say(|| format!("calls from {peer}: {end}; the connection is closed"));
+    }
+
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }

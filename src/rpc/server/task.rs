@@ -16,7 +16,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep, timeout},
 };
 
@@ -28,6 +27,7 @@ use crate::{
     machine::unix_time::unix_ms,
     rpc::wire::WireError,
     service::{Call, ReplySink, ServiceClient},
+    tls::stream::Stream,
 };
 
 /// What one read takes at most; a gateway's calls are small, so this is hundreds of them.
@@ -74,6 +74,9 @@ pub(super) enum End {
     /// Nothing came, and nothing was under way.
     #[error("idle for {0:?}")]
     Idle(Duration),
+    /// It showed no certificate of the cluster, or none at all.
+    #[error("no TLS of this cluster: {0}")]
+    Handshake(io::Error),
     /// Too much of calls that are not whole is held already.
     #[error("a half-sent call, and no room beside those of others")]
     HalfSent,
@@ -84,7 +87,7 @@ pub(super) enum End {
 
 /// See the module's description. As a future it is done when the connection has ended.
 pub(super) struct ConnectionTask {
-    stream: TcpStream,
+    stream: Stream,
     connection: Connection,
     services: ServiceClient,
     /// What the services answered and the connection has not taken: no more than it has calls under
@@ -105,9 +108,9 @@ pub(super) struct ConnectionTask {
 }
 
 impl ConnectionTask {
-    /// Over a connected socket.
+    /// Over a connected stream.
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         connection: Connection,
         services: ServiceClient,
         shared: Arc<Shared>,
@@ -129,11 +132,6 @@ impl ConnectionTask {
             is_draining: false,
             shared,
         }
-    }
-
-    /// What it shares with others.
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
     }
 
     /// No further call is taken; what is under way is answered.
@@ -216,7 +214,11 @@ impl ConnectionTask {
             }
             wrote = true;
         }
-        Ok(wrote)
+        // What has not left by then leaves when the socket can: this task is woken.
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Ready(Err(error)) => Err(End::Lost(error)),
+            _ => Ok(wrote),
+        }
     }
 
     /// Takes the calls that waited for room, else reads once; whether there was anything.
@@ -329,7 +331,7 @@ impl Future for ConnectionTask {
 
 /// One read into the thread's buffer, looked at by `take`.
 fn read_some<T>(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     context: &mut Context<'_>,
     take: impl FnOnce(&[u8]) -> T,
 ) -> Poll<io::Result<T>> {

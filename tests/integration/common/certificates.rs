@@ -43,8 +43,21 @@ impl Authority {
     /// Signs a certificate for `host` in `<name>.pem`, with its key in `<name>.key`. Each file is
     /// put in its place at once.
     pub fn sign(&self, name: &str, host: &str) {
+        self.sign_with(name, host, |_| {});
+    }
+
+    /// The same of a certificate that is good no more.
+    pub fn sign_expired(&self, name: &str, host: &str) {
+        self.sign_with(name, host, |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        });
+    }
+
+    fn sign_with(&self, name: &str, host: &str, change: impl FnOnce(&mut CertificateParams)) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+        change(&mut params);
         params.distinguished_name.push(DnType::CommonName, host);
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         for (file, text) in [
@@ -72,6 +85,18 @@ impl Authority {
         config
             .set("tls", "certificates", vec![self.entry(name)])
             .set("gateway_service", "tls", "required");
+    }
+
+    /// Has gateways and backends show each other `<name>.pem`, and trust this authority.
+    pub fn secure_cluster(&self, name: &str, config: &mut Config) {
+        for (key, file) in [
+            ("certificate_file", format!("{name}.pem")),
+            ("key_file", format!("{name}.key")),
+            ("ca_file", "ca.pem".to_owned()),
+        ] {
+            let path = self.path(&file).display().to_string();
+            config.set("cluster_tls", key, path);
+        }
     }
 
     /// An `openssl s_client` that trusts it and asks for `host`; more of its options as they are.

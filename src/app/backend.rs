@@ -23,10 +23,7 @@ use crate::{
         error::{ExitCode, StartupError},
         id::WORKERS_MAX,
     },
-    bus::redis::{
-        credentials::Credentials,
-        publisher::{self, RedisPublisher},
-    },
+    bus::redis::publisher::{self, RedisPublisher},
     config::settings::Settings,
     control,
     discovery::{self, RegisterOptions},
@@ -62,8 +59,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     };
     // Held as long: ids that the services make themselves are this process's own.
     let slot = data_dir::take_slot(&settings.gateway_service.data_dir, PROCESSES_MAX)?;
-    // Read again for each connection; a file that is of no use is better found at the start.
-    Credentials::read(&settings.redis)?;
+    options::check_redis_files(&settings.redis)?;
     let push_key = options::push_key(&settings)?;
     let address = settings.backend.listen;
     let (listener, calls_address) = bind(address, "calls", "set backend.listen to a free address")?;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{certificates::membership, cores::CoreParts, gateway::GatewayBootstrap, options};
 use crate::{
     base::{error::StartupError, id::MessageIds, random::Random},
-    bus::redis::{credentials::Credentials, subscriber::Subscriber},
+    bus::redis::subscriber::Subscriber,
     contract::{backend::BackendEvent, methods::Service},
     control::Condition,
     discovery::{self, Event, WatchOptions},
@@ -27,8 +27,7 @@ pub(super) fn run(mut gateway: GatewayBootstrap) -> Result<(), StartupError> {
     let membership = membership(settings.cluster_tls.as_ref(), &mut process.watched)?;
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
-    // Read again for each connection; a file that is of no use is better found at the start.
-    Credentials::read(&settings.redis)?;
+    options::check_redis_files(&settings.redis)?;
     let push_key = options::push_key(settings)?;
     let serial = Arc::new(SerialCalls::new(&settings.mpim.serial_calls));
     let data = format!(

@@ -334,8 +334,14 @@ sections! {
 
     /// The push bus of a cluster.
     redis: RedisSection {
-        /// Redis's address.
+        /// Redis's address, with `rediss://` in front for TLS.
         address: String = "127.0.0.1:6379".to_owned(),
+        /// Who may sign its certificate; empty: whom the system trusts.
+        ca_file: String = String::new(),
+        /// The certificate that it is shown; empty: none.
+        certificate_file: String = String::new(),
+        /// Its key.
+        key_file: String = String::new(),
         /// The ACL user; empty: the default user.
         user: String = String::new(),
         /// The file with the password; empty: none is sent.

@@ -135,6 +135,15 @@ pub struct ClusterTls {
     pub ca: PathBuf,
 }
 
+/// TLS to a server that is not of the cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerTls {
+    /// The file with those who may sign its certificate; `None`: whom the system trusts.
+    pub ca: Option<PathBuf>,
+    /// The files with the certificate that it is shown, and with its key.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
 /// What brings a client's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
@@ -406,6 +415,8 @@ pub struct Rpc {
 pub struct Redis {
     /// Its address, `host:port`.
     pub address: String,
+    /// How TLS is spoken to it; `None`: none is.
+    pub tls: Option<ServerTls>,
     /// The ACL user; `None`: the default user.
     pub user: Option<String>,
     /// The file with the password; `None`: none is sent.
@@ -413,6 +424,14 @@ pub struct Redis {
     /// The file with the secret that publishers and gateways share; `None`: pushes are believed
     /// without proof.
     pub push_secret_file: Option<PathBuf>,
+}
+
+impl Redis {
+    /// The host of its address.
+    pub fn host(&self) -> &str {
+        let host = self.address.rsplit_once(':').map_or("", |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
 }
 
 /// `[presence]`: who is connected where.

@@ -3,6 +3,7 @@
 //! Owns certificates, keys and tickets, and reading their files again. Never touches a connection:
 //! one that was begun keeps what it was begun with. Keys stay in here.
 
+pub mod client;
 pub mod cluster;
 mod files;
 mod resolver;

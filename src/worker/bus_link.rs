@@ -19,7 +19,6 @@ use crate::{
         send_buffer::{ConnectionHandler, SharedSendBuffer},
     },
     bus::redis::{
-        credentials::Credentials,
         subscriber::{BusEvent, Subscriber},
         target::{Failures, Target},
     },
@@ -75,12 +74,11 @@ async fn attempt<B: Backend>(
             };
         }
     };
-    for address in target.addresses {
-        let reason =
-            match serve_connection(core, runtime, address, target.credentials.as_ref()).await {
-                Ok(()) => core.bus.closed_because().to_owned(),
-                Err(error) => error.to_string(),
-            };
+    for &address in &target.addresses {
+        let reason = match serve_connection(core, runtime, address, &target).await {
+            Ok(()) => core.bus.closed_because().to_owned(),
+            Err(error) => error.to_string(),
+        };
         let listened = core.bus.has_listened();
         core.bus.disconnected();
         core.shard().metrics().bus_connected.set(0);
@@ -100,12 +98,15 @@ async fn serve_connection<B: Backend>(
     core: &Core<B, Rc<Subscriber>>,
     runtime: &Runtime,
     address: SocketAddr,
-    credentials: Option<&Credentials>,
+    target: &Target,
 ) -> Result<(), Box<dyn Error>> {
     let connection = runtime.outbound.connect(address).await?;
+    if let Some(tls) = &target.tls {
+        connection.secure(tls.config(), tls.name()).await?;
+    }
     let pushes = Pushes {
         core,
-        send_buffer: core.bus.connected(credentials),
+        send_buffer: core.bus.connected(target.credentials.as_ref()),
     };
     core.shard().metrics().bus_connections_total.inc();
     connection.carry(&pushes).await

@@ -52,6 +52,7 @@ mod python;
 mod redis_outages;
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod redis_tls;
 mod sessions;
 mod shutdown;
 mod slow_consumer;

@@ -43,7 +43,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "bus",
         &[
-            "base", "config", "contract", "handoff", "machine", "metrics", "proto",
+            "base", "config", "contract", "handoff", "machine", "metrics", "proto", "tls",
         ],
     ),
     (

@@ -15,7 +15,7 @@ use std::path::Path;
 use super::{issuers, listeners, options};
 use crate::{
     base::error::StartupError,
-    bus::redis::credentials::Credentials,
+    bus::redis::{credentials::Credentials, target::connector},
     config::{Settings, settings::Listener},
     machine::{
         data_dir,
@@ -91,6 +91,12 @@ pub fn named_files(settings: &Settings) -> Vec<Check> {
         checks.push(match Membership::load(cluster_tls.clone()) {
             Ok(_) => Check::ok("certificates", "of [cluster_tls]"),
             Err(problem) => Check::fail("certificates", problem, "see [cluster_tls]"),
+        });
+    }
+    if settings.redis.tls.is_some() {
+        checks.push(match connector(&settings.redis) {
+            Ok(_) => Check::ok("certificates", "of [redis]"),
+            Err(problem) => Check::fail("certificates", problem, "see [redis]"),
         });
     }
     if settings.redis.password_file.is_some() {

@@ -90,7 +90,8 @@ fn check_redis(redis: &settings::Redis) -> Check {
     };
     let mut failures = Failures::default();
     for address in target.addresses {
-        match ping(address, target.credentials.as_ref(), CONNECT_TIMEOUT) {
+        let (tls, credentials) = (target.tls.as_ref(), target.credentials.as_ref());
+        match ping(address, tls, credentials, CONNECT_TIMEOUT) {
             Ok(()) => return Check::ok(WHAT, format!("{} answers at {address}", redis.address)),
             Err(error) => failures.add(address, error),
         }
@@ -198,6 +199,7 @@ mod tests {
         drop(gone);
         let redis = settings::Redis {
             address: address.clone(),
+            tls: None,
             user: None,
             password_file: None,
             push_secret_file: None,

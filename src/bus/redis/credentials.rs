@@ -77,6 +77,7 @@ mod tests {
     fn redis(path: &Path) -> Redis {
         Redis {
             address: "127.0.0.1:6379".to_owned(),
+            tls: None,
             user: None,
             password_file: Some(path.to_owned()),
             push_secret_file: None,

@@ -7,10 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::{ClientConnection, StreamOwned};
+
 use super::{
     connection::{Connection, Received, answer},
     credentials::Credentials,
 };
+use crate::tls::client::Connector;
 
 /// What is read at once, and how long a value may be.
 const READ_BYTES: usize = 4096;
@@ -22,12 +25,24 @@ const READ_BYTES: usize = 4096;
 /// What went wrong, in words.
 pub fn ping(
     address: SocketAddr,
+    tls: Option<&Connector>,
     credentials: Option<&Credentials>,
     patience: Duration,
 ) -> Result<(), Box<dyn Error>> {
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    let stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
+    let Some(tls) = tls else {
+        return log_in(stream, credentials);
+    };
+    let client = ClientConnection::new(tls.config(), tls.name())?;
+    log_in(StreamOwned::new(client, stream), credentials)
+}
+
+fn log_in(
+    mut stream: impl Read + Write,
+    credentials: Option<&Credentials>,
+) -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
     let mut connection = Connection::new(READ_BYTES);
     let mut commands = Vec::new();
@@ -70,7 +85,7 @@ mod tests {
             stream.write_all(answers).expect("written");
             commands[..count].to_vec()
         });
-        let outcome = ping(address, None, PATIENCE);
+        let outcome = ping(address, None, None, PATIENCE);
         let commands = server.join().expect("no panic");
         assert!(commands.starts_with(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n"));
         outcome.map_err(|error| error.to_string())

@@ -9,7 +9,7 @@ use std::{
 use redis::ServerError;
 
 use super::credentials::Credentials;
-use crate::config::settings::Redis;
+use crate::{config::settings::Redis, tls::client::Connector};
 
 /// How many addresses of a name are tried.
 const ADDRESSES_MAX: usize = 16;
@@ -21,16 +21,29 @@ pub struct Target {
     pub addresses: Vec<SocketAddr>,
     /// Who to be; `None`: nothing is sent.
     pub credentials: Option<Credentials>,
+    /// What TLS begins with; `None`: there is none.
+    pub tls: Option<Connector>,
+}
+
+/// What TLS to `redis` begins with, if there is some.
+///
+/// # Errors
+/// Which file is of no use, and why.
+pub fn connector(redis: &Redis) -> Result<Option<Connector>, String> {
+    let tls = redis.tls.as_ref();
+    tls.map(|settings| Connector::load(redis.host(), settings))
+        .transpose()
 }
 
 impl Target {
-    /// Asks the resolver and reads the password. Waits for both, which may take long: not for the
-    /// thread of a core.
+    /// Asks the resolver and reads the password and the files of TLS. Waits for all of them, which
+    /// may take long: not for the thread of a core.
     ///
     /// # Errors
     /// What went wrong, in words.
     pub fn look_up(redis: &Redis) -> Result<Self, String> {
         let credentials = Credentials::read(redis).map_err(|error| error.to_string())?;
+        let tls = connector(redis)?;
         let addresses: Vec<SocketAddr> = redis
             .address
             .to_socket_addrs()
@@ -44,15 +57,18 @@ impl Target {
         Ok(Self {
             addresses,
             credentials,
+            tls,
         })
     }
 
     /// The same where there is nothing to wait for.
     pub fn at_hand(redis: &Redis) -> Option<Self> {
         let address = redis.address.parse().ok()?;
-        redis.password_file.is_none().then(|| Self {
+        let has_no_files = redis.password_file.is_none() && redis.tls.is_none();
+        has_no_files.then(|| Self {
             addresses: vec![address],
             credentials: None,
+            tls: None,
         })
     }
 }
@@ -99,6 +115,7 @@ mod tests {
     fn redis(address: &str) -> Redis {
         Redis {
             address: address.to_owned(),
+            tls: None,
             user: None,
             password_file: None,
             push_secret_file: None,

@@ -12,7 +12,8 @@ use crate::{
     config::{
         file::File,
         settings::{
-            Algorithm, BackendProcess, LoadBalancer, Presence, Redis, Rpc, ServiceDiscovery,
+            Algorithm, BackendProcess, LoadBalancer, Presence, Redis, Rpc, ServerTls,
+            ServiceDiscovery,
         },
         value::{Milliseconds, Seconds, Size},
     },
@@ -182,13 +183,31 @@ pub(super) fn rpc(values: &File, check: &Check) -> Result<Rpc, Broken> {
 
 /// Checks `[redis]`.
 pub(super) fn redis(values: &File, check: &Check) -> Result<Redis, Broken> {
+    const SECTION: &str = "redis";
     let section = &values.redis;
-    if let Err(problem) = host_and_port(&section.address, "127.0.0.1:6379") {
-        return Err(check.broken("redis", "address", problem));
+    let secured = section.address.strip_prefix("rediss://");
+    let address = secured.unwrap_or(&section.address);
+    if let Err(problem) = host_and_port(address, "127.0.0.1:6379") {
+        return Err(check.broken(SECTION, "address", problem));
     }
     let not_empty = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let ca = not_empty(&section.ca_file).map(PathBuf::from);
+    let certificate = not_empty(&section.certificate_file).map(PathBuf::from);
+    let own = match (certificate, not_empty(&section.key_file)) {
+        (Some(certificate), Some(key)) => Some((certificate, PathBuf::from(key))),
+        (None, None) => None,
+        _ => {
+            let problem = "a certificate has a certificate_file and a key_file";
+            return Err(check.broken(SECTION, "certificate_file", problem));
+        }
+    };
+    if secured.is_none() && (ca.is_some() || own.is_some()) {
+        let problem = "there are files for TLS, so it begins with rediss://";
+        return Err(check.broken(SECTION, "address", problem));
+    }
     Ok(Redis {
-        address: section.address.clone(),
+        address: address.to_owned(),
+        tls: secured.map(|_| ServerTls { ca, own }),
         user: not_empty(&section.user),
         password_file: not_empty(&section.password_file).map(PathBuf::from),
         push_secret_file: not_empty(&section.push_secret_file).map(PathBuf::from),

@@ -21,6 +21,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
+use tokio_rustls::TlsConnector;
 
 use super::{packing::Packer, queue::Commit};
 use crate::{
@@ -36,10 +37,13 @@ use crate::{
     handoff::task_queue::TaskQueue,
     machine::random_seed::random,
     metrics::{self, server::PublishDrop},
+    tls::{client::Connector, stream::Stream},
 };
 
 /// How long one address may take to be connected to: the next one may be nearer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A `CATCH_UP` has every gateway ask the store for every user, so while pushes get lost on a
 /// connection there is no more than one in this time.
 const CATCH_UP_PAUSE_MS: u64 = 1_000;
@@ -113,7 +117,7 @@ async fn attempt(
         let stream = tokio::select! {
             biased;
             () = finished(queue) => return None,
-            stream = connect(address) => stream,
+            stream = connect(address, target.tls.as_ref()) => stream,
         };
         let end = match stream {
             Ok(stream) => {
@@ -156,12 +160,19 @@ async fn finished(queue: &TaskQueue<Commit>) {
     .await;
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(address: SocketAddr, tls: Option<&Connector>) -> io::Result<Stream> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    let Some(tls) = tls else {
+        return Ok(Stream::Plain(stream));
+    };
+    let handshake = TlsConnector::from(tls.config()).connect(tls.name(), stream);
+    let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
+        .await
+        .map_err(|_| io::Error::other("no TLS handshake in time"))??;
+    Ok(Stream::Tls(Box::new(stream.into())))
 }
 
 /// What an answer is awaited for.
@@ -185,7 +196,7 @@ struct PendingCommands {
 
 /// One connection. As a future it is done when the connection has ended.
 struct Session<'a> {
-    stream: TcpStream,
+    stream: Stream,
     queue: &'a TaskQueue<Commit>,
     metrics: &'a metrics::Server,
     packer: Packer,
@@ -209,7 +220,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(
-        stream: TcpStream,
+        stream: Stream,
         credentials: Option<&Credentials>,
         push_key: Option<Arc<PushKey>>,
         queue: &'a TaskQueue<Commit>,
@@ -345,7 +356,11 @@ impl<'a> Session<'a> {
             }
             wrote = true;
         }
-        Ok(wrote)
+        // What has not left by then leaves when the socket can: this task is woken.
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Ready(Err(error)) => Err(End::Lost(error)),
+            _ => Ok(wrote),
+        }
     }
 
     fn read(&mut self, context: &mut Context<'_>, now_ms: u64) -> Result<bool, End> {

@@ -232,6 +232,7 @@ impl FakeRedis {
     fn settings(&self, password_file: Option<&Path>) -> Redis {
         Redis {
             address: self.listener.local_addr().expect("an address").to_string(),
+            tls: None,
             user: None,
             password_file: password_file.map(Path::to_owned),
             push_secret_file: None,

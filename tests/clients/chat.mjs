@@ -53,9 +53,9 @@ await Promise.all(
     const peer = name === "alice" ? bob.client.uid : alice.client.uid;
     const sent = [];
     for (let number = 0; number < MESSAGES; number += 1) {
-      sent.push(client.chat(peer, text(name, number)).then((reply) => ids[name].push(reply.msg_id)));
-      const stored = client.groupChat(group, text(name, number));
-      sent.push(stored.then((reply) => ids[`${name}-group`].push(reply.msg_id)));
+      const note = (of) => (reply) => ids[of].push(reply.msg_id);
+      sent.push(client.chat(peer, text(name, number)).then(note(name)));
+      sent.push(client.groupChat(group, text(name, number)).then(note(`${name}-group`)));
       if (number % 20 === 0) await sent.at(-1);
     }
     await Promise.all(sent);

@@ -1,9 +1,10 @@
-//! A proxy that cuts every connection after some bytes, at whatever place that is.
+//! A proxy that cuts every connection after some bytes, at whatever place that is; or that never
+//! does, and stays where it is while the server behind it moves.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::random::Random;
@@ -11,6 +12,7 @@ use super::random::Random;
 /// Where it listens, and how often it has cut. Its threads end with the test's process.
 pub struct CuttingProxy {
     address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     cuts: Arc<AtomicU64>,
 }
 
@@ -19,20 +21,39 @@ impl CuttingProxy {
     /// directions together.
     pub fn start(target: SocketAddr, seed: u64, fewest: u64, most: u64) -> Self {
         println!("IM_GATEWAY_TEST_SEED={seed}");
+        let mut random = Random::new(seed);
+        Self::start_with(target, move || fewest + random.below(most - fewest))
+    }
+
+    /// Starts one that never cuts.
+    pub fn start_uncut(target: SocketAddr) -> Self {
+        Self::start_with(target, || i64::MAX as u64)
+    }
+
+    fn start_with(target: SocketAddr, mut budget: impl FnMut() -> u64 + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let cuts = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&cuts);
+        let target = Arc::new(Mutex::new(target));
+        let (counted, current) = (Arc::clone(&cuts), Arc::clone(&target));
         thread::spawn(move || {
-            let mut random = Random::new(seed);
             for client in listener.incoming().map_while(Result::ok) {
-                let budget = fewest + random.below(most - fewest);
+                let target = *current.lock().expect("a target");
                 if let Ok(server) = TcpStream::connect(target) {
-                    relay(client, server, budget, &counted);
+                    relay(client, server, budget(), &counted);
                 }
             }
         });
-        Self { address, cuts }
+        Self {
+            address,
+            target,
+            cuts,
+        }
+    }
+
+    /// From now on connections go to `target`.
+    pub fn retarget(&self, target: SocketAddr) {
+        *self.target.lock().expect("a target") = target;
     }
 
     pub fn address(&self) -> SocketAddr {

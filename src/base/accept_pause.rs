@@ -5,10 +5,7 @@
 
 use std::io;
 
-use super::{back_off::BackOff, random::Random};
-
-const FIRST_MS: u64 = 50;
-const LONGEST_MS: u64 = 1000;
+use super::{back_off::BackOff, random::Random, repeat::Repeat};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -27,7 +24,7 @@ impl Default for AcceptPause {
     /// A listener waits for its own process, and for nobody who is asked by others at the same
     /// moment: so any random sequence will do.
     fn default() -> Self {
-        Self(BackOff::new(FIRST_MS, LONGEST_MS, Random::seeded(0)))
+        Self(BackOff::new(Repeat::ACCEPT, Random::seeded(0)))
     }
 }
 
@@ -69,11 +66,11 @@ mod tests {
         let mut failed = |errno: Errno| pause.failed(&errno.into());
         assert_eq!(failed(Errno::CONNABORTED), None);
         let first = failed(Errno::MFILE).expect("a pause");
-        assert!(first.is_first && (FIRST_MS / 2..=FIRST_MS).contains(&first.ms));
+        assert!(first.is_first && (25..=50).contains(&first.ms));
         assert_eq!(failed(Errno::INTR), None);
         for _ in 0..10 {
             let later = failed(Errno::MFILE).expect("a pause");
-            assert!(!later.is_first && later.ms <= LONGEST_MS);
+            assert!(!later.is_first && later.ms <= 1_000);
         }
         pause.accepted();
         assert!(pause.again().is_first);

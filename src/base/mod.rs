@@ -12,6 +12,7 @@ pub mod names;
 pub mod pending_calls;
 pub mod random;
 pub mod receive_buffer;
+pub mod repeat;
 pub mod secret;
 pub mod send_buffer;
 pub mod time;

@@ -19,6 +19,7 @@ use super::{
     process::{Life, Process},
     registry::{Owner, RegistryError, Session},
 };
+use crate::base::repeat::Repeat;
 
 /// Where gateways register.
 pub(super) const GATEWAYS: &str = "/im-gateway/instances";
@@ -30,9 +31,6 @@ const MARGIN: Duration = Duration::from_secs(4);
 /// The longest session of somebody else that is waited for, whatever the record says: twice what
 /// can be configured.
 const FOREIGN_SESSION_MAX: Duration = Duration::from_secs(600);
-
-/// How often a node that is waited for is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The longest record that is quoted to an operator.
 const QUOTED_CHARS: usize = 300;
@@ -177,7 +175,7 @@ impl Claim {
                         );
                     }
                     is_waiting = true;
-                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    tokio::time::sleep(Repeat::CLAIM.first()).await;
                 }
                 Verdict::Wait | Verdict::Taken => {
                     return Err(ClaimError::Taken(quoted(&entry.data)));

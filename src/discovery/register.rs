@@ -16,7 +16,7 @@ use super::{
     zookeeper::Zookeeper,
 };
 use crate::{
-    base::back_off::BackOff,
+    base::{back_off::BackOff, repeat::Repeat},
     config::settings::{BackendProcess, ServiceDiscovery},
     contract::{
         endpoints::{Record, Wire, parse_method_node},
@@ -25,9 +25,6 @@ use crate::{
     machine::random_seed::random,
     metrics::Discovery,
 };
-
-/// How often nodes that others have are tried for.
-const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often it is made sure that all nodes are there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -212,7 +209,7 @@ impl Registration {
                     metrics.unregistered.end();
                     back_off.reset();
                     match others {
-                        true => RETRY_INTERVAL,
+                        true => Repeat::NODES.first(),
                         false => CHECK_INTERVAL,
                     }
                 }

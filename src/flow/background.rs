@@ -1,12 +1,13 @@
 //! What a core has to do with backends and the bus beside answering commands: confirm, unbind,
 //! fetch, listen, catch up, look for what was lost.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use crate::{
     base::{
         id::{ConnectionKey, GroupId, SessionId, Stream, UserId},
         mutation::{Mutation, is_seeded},
+        repeat::{OWED_ATTEMPTS, Repeat},
     },
     contract::{
         backend::{Backend, CallError},
@@ -38,13 +39,6 @@ use crate::{
 const PAGE: u32 = 500;
 /// Messages sent at a time to a client that catches up: small enough to fit its queue.
 const CATCH_UP_PAGE: usize = 50;
-/// How often something that must reach the services is tried, waiting twice as long each time.
-const ATTEMPTS: u32 = 8;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often it is looked whether a reader has room again, waiting twice as long each time.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-const LONGEST_LOOK: Duration = Duration::from_millis(320);
 
 /// Why what was asked for did not come.
 pub(super) enum Missing {
@@ -112,21 +106,16 @@ where
     P: PushSource,
 {
     const { assert!(M::IDEMPOTENT, "a call whose fate is unknown is repeated") };
-    let mut pause = FIRST_PAUSE;
-    for _ in 0..ATTEMPTS {
+    let mut waits = Repeat::OWED.waits();
+    for _ in 0..OWED_ATTEMPTS {
         match core.backend.call::<M>(request.clone()).await {
             Ok(response) if answered(&response).is_ok() => return Ok(()),
             Err(CallError::Unsupported) => return Err(CallError::Unsupported),
-            Ok(_) | Err(_) => sleep(core, &mut pause).await,
+            Ok(_) | Err(_) => core.wait(&mut waits).await,
         }
     }
     log::warn!("{}.{} was given up", M::SERVICE.name(), M::NAME);
     Err(CallError::Timeout)
-}
-
-async fn sleep<B, P>(core: &Core<B, P>, pause: &mut Duration) {
-    core.pause(*pause).await;
-    *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
 /// Resyncs one target. A flow that has been refused goes on, and releases its permit:
@@ -153,13 +142,13 @@ async fn resync<B: Backend, P: PushSource>(
 /// Brings the groups of `user` in line with what the service says, unless there is news while it is
 /// asked: then it is asked again.
 async fn check_memberships<B: Backend, P: PushSource>(core: &Core<B, P>, user: UserId) {
-    let mut pause = FIRST_PAUSE;
+    let mut waits = Repeat::OWED.waits();
     while core.shard().is_here(user) {
         match learn_groups(core, user).await {
             Ok(true) | Err(Missing::Refused) => return,
             Ok(false) | Err(Missing::Failed) => {}
         }
-        sleep(core, &mut pause).await;
+        core.wait(&mut waits).await;
     }
 }
 
@@ -227,7 +216,7 @@ async fn fetch_missing<B: Backend, P: PushSource>(
     mut fetch: Fetch,
     mut permit: Option<ResyncPermit>,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut waits = Repeat::OWED.waits();
     for attempt in 0.. {
         wait_for_readers(core, stream, &mut permit).await;
         let reader = core.shard().reader(stream, fetch.after, attempt);
@@ -243,7 +232,7 @@ async fn fetch_missing<B: Backend, P: PushSource>(
             Err(Missing::Refused) => release_permit(core, &mut permit),
             Err(Missing::Failed) => {}
         }
-        sleep(core, &mut pause).await;
+        core.wait(&mut waits).await;
         match core.shard().fetch_failed(stream, fetch) {
             Some(again) => fetch = again,
             None => return,
@@ -258,17 +247,11 @@ async fn wait_for_readers<B: Backend, P: PushSource>(
     stream: Stream,
     permit: &mut Option<ResyncPermit>,
 ) {
-    let mut pause = FIRST_LOOK;
+    let mut looks = Repeat::READER.waits();
     while core.shard().is_full(stream) {
         release_permit(core, permit);
-        look_again(core, &mut pause).await;
+        core.wait(&mut looks).await;
     }
-}
-
-/// Lets a reader that is full read for a while.
-async fn look_again<B, P>(core: &Core<B, P>, pause: &mut Duration) {
-    core.pause(*pause).await;
-    *pause = (*pause * 2).min(LONGEST_LOOK);
 }
 
 /// Lets the pass go on without this flow.
@@ -373,25 +356,25 @@ async fn catch_up<B: Backend, P: PushSource>(
     key: ConnectionKey,
     session_id: SessionId,
 ) {
-    let (mut pause, mut look) = (FIRST_PAUSE, FIRST_LOOK);
+    let (mut waits, mut looks) = (Repeat::OWED.waits(), Repeat::READER.waits());
     loop {
         let Some(next) = core.shard().next_catch_up(key, session_id) else {
             return;
         };
         if core.shard().is_congested(key) {
-            look_again(core, &mut look).await;
+            core.wait(&mut looks).await;
             continue;
         }
-        look = FIRST_LOOK;
+        looks.reset();
         match catch_up_page(core, next).await {
             Ok(messages) => {
-                pause = FIRST_PAUSE;
+                waits.reset();
                 core.shard().caught_up(key, next, messages);
             }
             // It is no member any more: none of these are for it.
             Err(Missing::Refused) => core.shard().caught_up(key, next, Vec::new()),
             // The client may have confirmed all it has, so nothing but this flow would try again.
-            Err(Missing::Failed) => sleep(core, &mut pause).await,
+            Err(Missing::Failed) => core.wait(&mut waits).await,
         }
     }
 }

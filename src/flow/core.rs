@@ -22,6 +22,7 @@ use crate::{
     base::{
         id::{RouteId, UserId},
         names::Alphabet,
+        repeat::Waits,
         time::Pause,
     },
     contract::mpim::Concessions,
@@ -355,6 +356,11 @@ impl<B, P> Core<B, P> {
     /// Lets `length` pass.
     pub fn pause(&self, length: Duration) -> Pause {
         (self.pause)(length)
+    }
+
+    /// Lets the next of `waits` pass.
+    pub(super) async fn wait(&self, waits: &mut Waits) {
+        self.pause(Duration::from_millis(waits.next_ms())).await;
     }
 
     /// What `flow` comes to, if it does within `length`.

@@ -5,11 +5,12 @@
 //! is conceded; until then messages to the user are published to nobody. Then the user is logged
 //! out, as such services refuse who counts as online.
 
-use std::time::Duration;
-
 use super::routes::{self, Whereabouts};
 use crate::{
-    base::id::UserId,
+    base::{
+        id::UserId,
+        repeat::{PART_ATTEMPTS, Repeat},
+    },
     contract::{
         backend::{Backend, CallError},
         bus::PushSource,
@@ -18,10 +19,6 @@ use crate::{
     flow::core::Core,
     proto::{BindRouteRequest, Code, LogoutRequest},
 };
-
-/// A route ends by itself after a while, so it is not worth more.
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// `user` has left; `is_told`: the User Service hears of it from a command. Tried several times.
 pub(super) async fn part<B: Backend, P: PushSource>(
@@ -32,9 +29,10 @@ pub(super) async fn part<B: Backend, P: PushSource>(
     if is_told && !core.gateway.concessions.empty_route_unbinds {
         return;
     }
-    for attempt in 0..ATTEMPTS {
+    let mut waits = Repeat::PART.waits();
+    for attempt in 0..PART_ATTEMPTS {
         if attempt > 0 {
-            core.pause(FIRST_PAUSE * (1 << (attempt - 1))).await;
+            core.wait(&mut waits).await;
         }
         match take_route_away(core, user).await {
             Ok(Left::Gone) if is_told => return,

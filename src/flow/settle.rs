@@ -6,11 +6,11 @@
 //! one. So a service that is away for a day costs a call every two seconds, however many wait for
 //! it, and nobody for whom one fails holds up the others.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use super::routes;
 use crate::{
-    base::id::UserId,
+    base::{id::UserId, repeat::Repeat},
     contract::{backend::Backend, bus::PushSource},
     flow::{
         background::{self, Missing},
@@ -19,22 +19,17 @@ use crate::{
     shard::unsettled::Lack,
 };
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
 /// Until nobody lacks anything.
 pub(super) async fn settle_all<B: Backend, P: PushSource>(core: &Rc<Core<B, P>>) {
-    let mut pause = FIRST_PAUSE;
+    let mut waits = Repeat::SETTLE.waits();
     let (mut last_bound, mut last_asked) = (None, None);
     while core.shard().count_unsettled() > 0 {
-        core.pause(pause).await;
+        core.wait(&mut waits).await;
         let bound = bind_routes(core, &mut last_bound).await;
         let learnt = ask_for_groups(core, &mut last_asked).await;
-        pause = if bound || learnt {
-            FIRST_PAUSE
-        } else {
-            (pause * 2).min(LONGEST_PAUSE)
-        };
+        if bound || learnt {
+            waits.reset();
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::{Offer, Outcome, Purpose, Remote, Server, balance::Candidate, serial::Permit};
 use crate::{
-    base::back_off::BackOff,
+    base::{back_off::BackOff, repeat::Repeat},
     contract::{
         backend::CallError,
         endpoints::Wire,
@@ -103,7 +103,8 @@ impl Remote {
         let mut retries = 0;
         // As long as the whole call, where it has doubled up to that: there is no time for it then.
         let longest_ms = self.options.timeout_ms.max(self.options.retry_interval_ms);
-        let mut back_off = BackOff::new(self.options.retry_interval_ms, longest_ms, self.random());
+        let policy = Repeat::new(self.options.retry_interval_ms, longest_ms);
+        let mut back_off = BackOff::new(policy, self.random());
         // It may have been done already.
         let mut unsettled = None;
         loop {

@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::common::nginx::Nginx;
-use crate::common::{Client, Gateway, Received, assert_error, eventually};
+use crate::common::{Client, Gateway, Received, WebSocket, assert_error, eventually};
 
 /// What a client reads until the gateway closes.
 fn answer_to(address: SocketAddr, request: &[u8]) -> String {
@@ -249,4 +251,59 @@ fn behind_nginx_the_gateway_sees_the_addresses_of_clients() {
     eventually("the log names the client", || {
         gateway.output().1.contains(&local.to_string())
     });
+}
+
+#[test]
+fn behind_nginx_web_sockets_count_by_the_addresses_of_clients_whatever_those_say() {
+    let gateway = Gateway::start(|config| {
+        config
+            .nobody_exempt()
+            .set("web", "listen", "127.0.0.1:0")
+            .limit("trusted_proxies", vec!["127.0.0.1"])
+            .limit("connections_per_ip", 3)
+            .limit("login_attempts", 2)
+            .limit("login_delay", "60s")
+            .set("log", "level", "debug");
+    });
+    let nginx = Nginx::start_with_addresses(&[gateway.web_address()]);
+    let open_at = |address: SocketAddr, source: [u8; 4], claimed: &str| {
+        let stream = Client::connect_from(address, source).into_stream();
+        let headers = [("X-Forwarded-For", claimed)];
+        WebSocket::try_open_over(stream, address, "/ws", &headers)
+    };
+    let open = |source| open_at(nginx.web_address(), source, "198.51.100.1");
+    let mut guesser = open([127, 0, 0, 7]).expect("taken in");
+    let mut guess = |name: &str| {
+        let reply = guesser.request("login", json!({"user": name, "password": "wrong-password"}));
+        reply["code"].as_str().expect("an error").to_owned()
+    };
+    for _ in 0..2 {
+        assert_eq!(guess("nobody"), "AUTH_FAILED");
+    }
+    // Its network waits, with any name; another network does not.
+    assert_eq!(guess("somebody"), "RATE_LIMITED");
+    let mut neighbour = open([127, 0, 0, 8]).expect("taken in");
+    neighbour.register("alice");
+    let more: Vec<WebSocket> = (0..2)
+        .map(|_| open([127, 0, 0, 7]).expect("taken in"))
+        .collect();
+    // nginx goes on with the connection, so nothing ends the answer.
+    let mut refused = Client::connect_from(nginx.web_address(), [127, 0, 0, 7]).into_stream();
+    refused
+        .write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("write");
+    let mut status = [0; 12];
+    refused.read_exact(&mut status).expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 503");
+    let refusals = gateway.metric("connections_refused_total", &[("reason", "per_ip")]);
+    assert_eq!(refusals, 1.0);
+    // Who is no proxy is believed nothing.
+    let direct = open_at(gateway.web_address(), [127, 0, 0, 9], "198.51.100.2");
+    drop((guesser, more, direct));
+    eventually("the log names them", || {
+        let log = gateway.output().1;
+        log.contains("127.0.0.7:0") && log.contains("127.0.0.9:")
+    });
+    let (_, log) = gateway.output();
+    assert!(!log.contains("198.51.100."), "{log}");
 }

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   accepted ──► proxy header ──► first bytes ──► lines
-//!        └─────────────────────►   ▲  │ │  └────► HTTP (a WebSocket begins so, too)
+//!        └─────────────────────►   ▲  │ │  └────► HTTP (a WebSocket begins so, too), by a trusted
+//!                                  │  │ │         proxy once its head says for whom
 //!                 (no proxies)     │  │ └───────► refused
 //!                                  │  └─► TLS handshake
 //!                                  └────────┘ (once)
@@ -13,12 +14,13 @@
 //! the answer says. Invariant: what was decided about some bytes stays whatever follows, so that it
 //! does not matter in which pieces they come.
 
+mod forwarded;
 pub mod proxy;
 
 use std::net::SocketAddr;
 
-use self::proxy::Header;
-use crate::base::close::Misfit;
+use self::{forwarded::Forwarded, proxy::Header};
+use crate::{base::close::Misfit, limits::Exempt};
 
 /// The methods of HTTP with the space behind them, and what HTTP/2 begins with.
 const METHODS: [&[u8]; 10] = [
@@ -75,9 +77,9 @@ pub enum Carrier {
 pub enum Step {
     /// More has to be read.
     Wait,
-    /// A proxy header of so many bytes has come, and is to be taken away.
+    /// A proxy has said for whom it comes, in a header of so many bytes that is to be taken away.
     Proxied {
-        /// Its length.
+        /// Its length; 0: it is part of the request.
         length: usize,
         /// Whose connection it is; `None`: the proxy's own.
         client: Option<SocketAddr>,
@@ -96,6 +98,8 @@ pub enum Step {
 pub struct Preface {
     expected: Expected,
     is_handshaking: bool,
+    /// It comes from a trusted proxy, whose requests may say for whom.
+    may_be_forwarded: bool,
 }
 
 impl Preface {
@@ -108,7 +112,13 @@ impl Preface {
         Self {
             expected,
             is_handshaking: false,
+            may_be_forwarded: false,
         }
+    }
+
+    /// It comes from a trusted proxy: where it is HTTP, its head may say for whom.
+    pub fn may_be_forwarded(&mut self) {
+        self.may_be_forwarded = self.expected.http;
     }
 
     /// What is still expected.
@@ -128,8 +138,30 @@ impl Preface {
         self.expected.tls = Security::Off;
     }
 
-    /// What to do, after `bytes` have come and nothing of them was taken away.
-    pub fn step(&mut self, bytes: &[u8]) -> Step {
+    /// What to do, after `bytes` have come and nothing of them was taken away; `trusted` are the
+    /// proxies that are believed.
+    pub fn step(&mut self, bytes: &[u8], trusted: &Exempt) -> Step {
+        match self.step_unnamed(bytes) {
+            Step::Known(carrier) if self.may_be_forwarded => {
+                let client = match carrier {
+                    Carrier::Lines => None,
+                    Carrier::Http => match forwarded::read(bytes, trusted) {
+                        Forwarded::Incomplete => return Step::Wait,
+                        Forwarded::For(client) => client,
+                    },
+                };
+                self.may_be_forwarded = false;
+                Step::Proxied {
+                    length: 0,
+                    client: client.map(|ip| SocketAddr::new(ip, 0)),
+                }
+            }
+            step => step,
+        }
+    }
+
+    /// The same as if nobody could forward requests.
+    fn step_unnamed(&mut self, bytes: &[u8]) -> Step {
         if self.expected.proxy {
             return match proxy::read(bytes) {
                 Header::Incomplete => Step::Wait,
@@ -193,10 +225,24 @@ mod tests {
 
     /// What becomes of `bytes` that come in pieces of `size`: whose they are, and the end.
     fn run(expected: Expected, bytes: &[u8], size: usize) -> (Option<SocketAddr>, Step, Vec<u8>) {
+        run_as(false, expected, bytes, size)
+    }
+
+    /// The same, from a trusted proxy or not.
+    fn run_as(
+        is_forwarded: bool,
+        expected: Expected,
+        bytes: &[u8],
+        size: usize,
+    ) -> (Option<SocketAddr>, Step, Vec<u8>) {
+        let trusted = Exempt::new(Vec::new());
         let (mut preface, mut kept, mut client) = (Preface::new(expected), Vec::new(), None);
+        if is_forwarded {
+            preface.may_be_forwarded();
+        }
         let mut pieces = bytes.chunks(size);
         loop {
-            match preface.step(&kept) {
+            match preface.step(&kept, &trusted) {
                 Step::Wait => match pieces.next() {
                     Some(piece) => kept.extend_from_slice(piece),
                     None => return (client, Step::Wait, kept),
@@ -211,7 +257,7 @@ mod tests {
                 Step::Secure => {
                     // A handshake that takes nothing but its first byte.
                     assert_eq!(kept.remove(0), TLS_HANDSHAKE);
-                    assert_eq!(preface.step(&kept), Step::Wait);
+                    assert_eq!(preface.step(&kept, &trusted), Step::Wait);
                     preface.secured();
                 }
                 end => {
@@ -248,11 +294,10 @@ mod tests {
             http: false,
             ..BOTH
         };
-        assert_eq!(Preface::new(lines).step(b""), Step::Known(Carrier::Lines));
-        assert_eq!(
-            Preface::new(lines).step(b"GET / HTTP/1.1\r\n"),
-            Step::Known(Carrier::Lines)
-        );
+        for bytes in [&b""[..], b"GET / HTTP/1.1\r\n"] {
+            let step = Preface::new(lines).step(bytes, &Exempt::new(Vec::new()));
+            assert_eq!(step, Step::Known(Carrier::Lines));
+        }
     }
 
     #[test]
@@ -308,6 +353,26 @@ mod tests {
         assert_eq!(run(lines, b"", 1).1, Step::Wait);
         assert_eq!(run(lines, b"p", 1).1, Step::Known(Carrier::Lines));
         assert_eq!(run(lines, b"\x16", 1).1, Step::Known(Carrier::Lines));
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_in_the_head_of_a_request_for_whom_it_is() {
+        let request = b"GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+        let client = Some(SocketAddr::from(([192, 0, 2, 1], 0)));
+        for size in 1..=request.len() {
+            let end = run_as(true, BOTH, request, size);
+            assert_eq!(end, (client, Step::Known(Carrier::Http), request.to_vec()));
+            let end = run_as(false, BOTH, request, size);
+            assert_eq!(end, (None, Step::Known(Carrier::Http), request.to_vec()));
+            let lines = run_as(true, BOTH, b"ping\n", size).1;
+            assert_eq!(lines, Step::Known(Carrier::Lines));
+        }
+        let half = &request[..request.len() - 1];
+        assert_eq!(run_as(true, BOTH, half, 7).1, Step::Wait);
+        // What is no head is not waited for.
+        let endless = [b"GET / HTTP/1.1\r\nX: ", &[b'x'; 9000][..]].concat();
+        let end = run_as(true, BOTH, &endless, 1000).1;
+        assert_eq!(end, Step::Known(Carrier::Http));
     }
 
     #[test]

@@ -108,12 +108,13 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         };
         let (expected, acceptor) = (listener.expected, listener.acceptor.clone());
         let address = canonical(address);
-        if expected.proxy && !self.trusted_proxies.contains(address.ip()) {
+        let is_proxy = self.trusted_proxies.contains(address.ip());
+        if expected.proxy && !is_proxy {
             self.metrics.misfit(Misfit::UntrustedProxy);
             return;
         }
         // A proxy is not counted for itself, but for whom it comes.
-        let counted_ip = match expected.proxy {
+        let counted_ip = match expected.proxy || expected.http && is_proxy {
             true => None,
             false => self.core.gateway.counted(address.ip()),
         };
@@ -123,11 +124,15 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             return;
         }
         let now_ms = self.core.shard().now().monotonic_us / 1000;
+        let mut preface = Preface::new(expected);
+        if is_proxy && !expected.proxy {
+            preface.may_be_forwarded();
+        }
         self.arrive(Arrival::new(
             Transport::new(socket),
             address,
             counted_ip,
-            Preface::new(expected),
+            preface,
             acceptor,
             now_ms,
         ));

@@ -1,7 +1,8 @@
 //! From an accepted connection to a session: carries out what the preface says of its first bytes.
 //!
 //! Owns the connections of which it is not known yet what carries them. Bounded: each keeps no more
-//! than a proxy's header has, and has the time to log in for it, a proxy's header a second of that.
+//! than a proxy's header has, or, from a trusted proxy, the head of a request; and has the time to
+//! log in for it, a proxy's header a second of that.
 
 use std::{
     io, mem,
@@ -133,7 +134,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     /// Takes in a connection that was accepted and counted: at once where nothing has to be known
     /// of it, else when that is known.
     pub(super) fn arrive(&mut self, mut arrival: Arrival) {
-        if let Step::Known(carrier) = arrival.preface.step(&[]) {
+        if let Step::Known(carrier) = arrival.preface.step(&[], &self.trusted_proxies) {
             self.enter(arrival, carrier, |poller, transport, source| {
                 poller.add(transport, source)
             });
@@ -229,11 +230,11 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     fn step(&mut self, key: ConnectionKey) {
         let now_ms = self.core.shard().now().monotonic_us / 1000;
         while let Some(arrival) = self.arrivals.get_mut(key) {
-            match arrival.preface.step(&arrival.bytes) {
+            match arrival.preface.step(&arrival.bytes, &self.trusted_proxies) {
                 Step::Wait => return,
                 Step::Proxied { length, client } => {
                     arrival.bytes.drain(..length);
-                    self.name(key, client);
+                    self.name(key, client, length > 0);
                 }
                 Step::Known(carrier) => {
                     if let Some(arrival) = self.forget(key) {
@@ -252,15 +253,20 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
     }
 
     /// A proxy has said for whom it comes: that is who is counted. `None`: for itself.
-    fn name(&mut self, key: ConnectionKey, client: Option<SocketAddr>) {
+    /// `was_header`: by a header of its own, before the first request.
+    fn name(&mut self, key: ConnectionKey, client: Option<SocketAddr>, was_header: bool) {
         let Some(arrival) = self.arrivals.get_mut(key) else {
             return;
         };
         arrival.address = client.map_or(arrival.address, canonical);
+        // One proxy may stand before another.
+        if was_header && self.trusted_proxies.contains(arrival.address.ip()) {
+            arrival.preface.may_be_forwarded();
+        }
         let counted_ip = self.core.gateway.counted(arrival.address.ip());
         let mut admission = self.core.gateway.admission();
-        // It was counted as nobody's; under one lock nobody takes its place.
-        admission.release(None);
+        // Under one lock nobody takes its place.
+        admission.release(arrival.counted_ip);
         let admitted = admission.admit(counted_ip);
         drop(admission);
         match admitted {

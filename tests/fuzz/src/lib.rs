@@ -18,6 +18,7 @@ use im_gateway::{
         endpoints::{parse_method_node, parse_record},
         methods::Service,
     },
+    limits::Exempt,
     protocol::{
         command::{Command, Dialect, PULL_LIMIT_MAX, Tag, parse_arguments, parse_line},
         error_code::ErrorCode,
@@ -345,8 +346,9 @@ pub fn record(data: &[u8]) {
 }
 
 /// Whatever a connection begins with is the same whether it comes whole, byte by byte, or in
-/// pieces, and is known before more is kept than a proxy's header has. The first byte chooses what
-/// the listener expects, the second the size of the pieces.
+/// pieces, and is known before more is kept than a proxy's header has, or the head of a request
+/// that may be forwarded. The first byte chooses what the listener expects and whether it is a
+/// trusted proxy that comes, the second the size of the pieces.
 pub fn preface(data: &[u8]) {
     let [choice, piece, stream @ ..] = data else {
         return;
@@ -362,24 +364,36 @@ pub fn preface(data: &[u8]) {
         lines,
         http: !lines || choice & 4 == 0,
     };
-    let whole = preface_of(expected, stream, stream.len().max(1));
-    assert_eq!(whole, preface_of(expected, stream, 1));
-    assert_eq!(whole, preface_of(expected, stream, usize::from(*piece) + 1));
+    let is_forwarded = choice & 32 != 0;
+    let preface_in = |piece| preface_of(expected, is_forwarded, stream, piece);
+    let whole = preface_in(stream.len().max(1));
+    assert_eq!(whole, preface_in(1));
+    assert_eq!(whole, preface_in(usize::from(*piece) + 1));
 }
+
+/// The longest head of a request.
+const HTTP_HEAD_BYTES: usize = 8 * 1024;
 
 /// What is done at last about `stream` that comes in pieces of `piece` bytes, for whom it is, and
 /// how many bytes of it were taken away.
 fn preface_of(
     expected: Expected,
+    is_forwarded: bool,
     stream: &[u8],
     piece: usize,
 ) -> (Step, Option<SocketAddr>, usize) {
     let (mut preface, mut client) = (Preface::new(expected), None);
+    let trusted = Exempt::new(vec!["10.0.0.0/8".parse().expect("a network")]);
+    let mut bound = HEADER_MAX_BYTES;
+    if is_forwarded {
+        preface.may_be_forwarded();
+        bound = HTTP_HEAD_BYTES;
+    }
     let (mut come, mut taken) = (0, 0);
     loop {
-        match preface.step(&stream[taken..come]) {
+        match preface.step(&stream[taken..come], &trusted) {
             Step::Wait => {
-                assert!(come - taken < HEADER_MAX_BYTES, "it is known by then");
+                assert!(come - taken < bound, "it is known by then");
                 if come == stream.len() {
                     return (Step::Wait, client, taken);
                 }
@@ -389,16 +403,14 @@ fn preface_of(
                 length,
                 client: named,
             } => {
-                assert!(
-                    preface.awaits_proxy() != expected.proxy,
-                    "there is one header"
-                );
+                assert!(!preface.awaits_proxy(), "there is one header");
+                assert!(length > 0 || is_forwarded, "nobody is believed unasked");
                 (taken, client) = (taken + length, named);
             }
             // What its handshake takes is not the preface's to say: a byte here.
             Step::Secure => {
                 taken += 1;
-                assert_eq!(preface.step(&stream[taken..come]), Step::Wait);
+                assert_eq!(preface.step(&stream[taken..come], &trusted), Step::Wait);
                 preface.secured();
             }
             end => return (end, client, taken),

@@ -72,6 +72,11 @@ impl Client {
         Self::from_stream(socket.into())
     }
 
+    /// The connection, with nothing read from it.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     fn from_stream(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("nodelay");
         Self {

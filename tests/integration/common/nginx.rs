@@ -16,13 +16,14 @@ use super::{DEADLINE, POLL_INTERVAL};
 
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-/// What nginx does at an address for these gateways, as it is written.
-type Configuration = fn(SocketAddr, &[SocketAddr]) -> String;
+/// What nginx does at its two addresses for these gateways, as it is written.
+type Configuration = fn([SocketAddr; 2], &[SocketAddr]) -> String;
 
 /// A running nginx. Dropping it ends it.
 pub struct Nginx {
     directory: TempDir,
-    address: SocketAddr,
+    /// Where it passes connections on, and where requests of HTTP.
+    addresses: [SocketAddr; 2],
     configuration: Configuration,
     child: Child,
 }
@@ -40,14 +41,15 @@ impl Nginx {
 
     fn start_as(gateways: &[SocketAddr], configuration: Configuration) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port");
-        write_configuration(directory.path(), &configuration(address, gateways));
+        // Both are held until both are known.
+        let free = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let free = free.map(|listener| listener.expect("a free port"));
+        let addresses = free.map(|listener| listener.local_addr().expect("its address"));
+        write_configuration(directory.path(), &configuration(addresses, gateways));
         let child = spawn(directory.path());
         let mut nginx = Self {
             directory,
-            address,
+            addresses,
             configuration,
             child,
         };
@@ -57,20 +59,25 @@ impl Nginx {
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    /// Where clients of HTTP connect, with the configuration that is shipped.
+    pub fn web_address(&self) -> SocketAddr {
+        self.addresses[1]
     }
 
     /// Passes new connections on to these gateways from now on; those there are stay where they
     /// are.
     pub fn set_gateways(&self, gateways: &[SocketAddr]) {
-        let text = (self.configuration)(self.address, gateways);
+        let text = (self.configuration)(self.addresses, gateways);
         write_configuration(self.directory.path(), &text);
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("its own child");
     }
 
     fn wait_until_it_listens(&mut self) {
         let start = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
+        while TcpStream::connect(self.address()).is_err() {
             let ended = self.child.try_wait().expect("wait");
             assert!(
                 ended.is_none() && start.elapsed() < DEADLINE,
@@ -89,7 +96,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- nginx on {}\n{}", self.address, self.log());
+            eprintln!("--- nginx on {:?}\n{}", self.addresses, self.log());
         }
         // The master ends its workers on this signal, and would leave them behind on SIGKILL.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
@@ -130,7 +137,7 @@ fn servers(gateways: &[SocketAddr]) -> String {
         .collect()
 }
 
-fn configuration(address: SocketAddr, gateways: &[SocketAddr]) -> String {
+fn configuration([address, _]: [SocketAddr; 2], gateways: &[SocketAddr]) -> String {
     format!(
         "worker_processes 1;\n\
          events {{ worker_connections 1024; }}\n\
@@ -147,9 +154,11 @@ fn configuration(address: SocketAddr, gateways: &[SocketAddr]) -> String {
 }
 
 /// `conf/nginx.conf` with these addresses in the place of its own.
-fn shipped_configuration(address: SocketAddr, gateways: &[SocketAddr]) -> String {
+fn shipped_configuration(addresses: [SocketAddr; 2], gateways: &[SocketAddr]) -> String {
     let mut text = include_str!("../../../conf/nginx.conf").to_owned();
     let server = "        server 127.0.0.1:6001 max_fails=1 fail_timeout=2s;\n";
+    let web_server = server.replace("6001", "8001");
+    let [lines, web] = addresses;
     for (shipped, own) in [
         ("load_module modules/ngx_stream_module.so;\n", String::new()),
         ("worker_processes auto;", "worker_processes 1;".to_owned()),
@@ -158,7 +167,9 @@ fn shipped_configuration(address: SocketAddr, gateways: &[SocketAddr]) -> String
             "worker_connections 1024;".to_owned(),
         ),
         (server, servers(gateways)),
-        ("listen 6000;", format!("listen {address};")),
+        (&web_server, servers(gateways)),
+        ("listen 6000;", format!("listen {lines};")),
+        ("listen 8000;", format!("listen {web};")),
     ] {
         assert!(text.contains(shipped), "conf/nginx.conf has no {shipped:?}");
         text = text.replacen(shipped, &own, 1);
@@ -174,6 +185,12 @@ fn write_configuration(directory: &Path, text: &str) {
         false => String::new(),
     };
     let shown = directory.display();
+    let http = format!(
+        "http {{\n    access_log off;\n    client_body_temp_path {shown}/body;\n    \
+             proxy_temp_path {shown}/proxy;\n    fastcgi_temp_path {shown}/fastcgi;\n    \
+             uwsgi_temp_path {shown}/uwsgi;\n    scgi_temp_path {shown}/scgi;\n"
+    );
+    let text = text.replace("http {\n", &http);
     let text = format!(
         "{module}daemon off;\npid {shown}/nginx.pid;\nerror_log {shown}/error.log warn;\n{text}"
     );

@@ -86,7 +86,17 @@ impl WebSocket {
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Response> {
-        let mut stream = TcpStream::connect(address).expect("connect");
+        let stream = TcpStream::connect(address).expect("connect");
+        Self::try_open_over(stream, address, target, headers)
+    }
+
+    /// The same over a connection that is there.
+    pub fn try_open_over(
+        mut stream: TcpStream,
+        address: SocketAddr,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Response> {
         stream.set_nodelay(true).expect("nodelay");
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         let mut request = format!(

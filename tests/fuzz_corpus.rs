@@ -102,6 +102,11 @@ fn any_stream_of_frames_split_anyhow_is_the_same_messages() {
 }
 
 #[test]
+fn any_envelope_is_a_command_or_an_error_that_is_answered_in_one() {
+    exercise("envelope", targets::envelope);
+}
+
+#[test]
 fn any_head_split_anyhow_is_the_same_and_nothing_of_it_is_given_back() {
     exercise("head", targets::head);
 }

@@ -38,6 +38,8 @@ mod logging;
 mod node;
 mod operations;
 mod pipelining;
+mod protobuf_frames;
+mod protobuf_hostile;
 mod protocol_auth;
 mod protocol_devices;
 mod protocol_framing;

@@ -61,6 +61,7 @@ async def main(url):
                 assert (await ask(newer, "whoami"))["device"] == "tab"
         # Bytes are the third form, and answered in it, also where they are nonsense.
         await bob.send(b"bytes")
+        assert json.loads(await bob.recv())["type"] == "ok"
         assert b"BAD_REQUEST" in await bob.recv()
         await alice.close()
         assert alice.close_code == 1000

@@ -332,11 +332,11 @@ impl ProtobufRequest {
             Body::Bare => self.bare_command()?,
             Body::Register(request) => Command::Register {
                 user: rules::user_name(name_of_registration(request))?,
-                password: rules::new_password(&request.password, judge)?,
+                password: rules::new_password(self.password(&request.password)?, judge)?,
             },
             Body::Login(request) => Command::Login {
                 user: rules::user_name(name_of_login(request))?,
-                password: rules::password(&request.password, judge)?,
+                password: rules::password(self.password(&request.password)?, judge)?,
             },
             Body::Profile(request) => {
                 let user = first_of([&request.uid, &request.account]);
@@ -363,6 +363,16 @@ impl ProtobufRequest {
             },
             Body::Group(text) => self.group_command(Numbered::Group.parse(text)?),
         })
+    }
+
+    /// A password that is there: an empty one is nobody's.
+    fn password<'a>(&self, text: &'a str) -> Result<&'a str, BadArgument> {
+        match text {
+            "" => Err(BadArgument(
+                format!("{} needs password", self.verb.name()).into(),
+            )),
+            text => Ok(text),
+        }
     }
 
     /// Commands whose arguments, if any, stand in the header.

@@ -3,9 +3,11 @@
 //!
 //! Each takes the fuzzer's bytes and panics where a promise of the protocol is broken.
 
+mod envelope;
 mod shard;
 mod web;
 
+pub use envelope::envelope;
 pub use shard::shard;
 pub use web::{head, websocket};
 

@@ -1,5 +1,5 @@
 //! What the tests share: processes and whole clusters of them, a line client, a WebSocket client,
-//! a reader of pushes, HTTP, waiting, randomness.
+//! one of protobuf frames, a reader of pushes, HTTP, waiting, randomness.
 //!
 //! Waiting is always for a condition, and [`DEADLINE`] only turns a hang into a failure.
 
@@ -17,6 +17,7 @@ pub mod http;
 pub mod mpim_world;
 pub mod nginx;
 pub mod process;
+pub mod protobuf;
 pub mod push;
 pub mod random;
 pub mod tcp_server;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 pub use client::{Client, Received};
 pub use gateway::Gateway;
 pub use process::run_to_exit;
+pub use protobuf::ProtobufClient;
 pub use push::Push;
 pub use websocket::WebSocket;
 

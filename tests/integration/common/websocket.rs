@@ -13,6 +13,8 @@ use super::http::{self, Response};
 
 /// First bytes of whole frames.
 pub const TEXT: u8 = 0x81;
+/// Bytes.
+pub const BINARY: u8 = 0x82;
 /// A ping.
 pub const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
@@ -25,6 +27,8 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 pub enum Frame {
     /// A text.
     Text(String),
+    /// Bytes.
+    Binary(Vec<u8>),
     /// The answer to a ping.
     Pong(Vec<u8>),
     /// The end, and its code.
@@ -209,6 +213,7 @@ impl WebSocket {
                 TEXT => {
                     return Some(Frame::Text(String::from_utf8(payload).expect("UTF-8")));
                 }
+                BINARY => return Some(Frame::Binary(payload)),
                 PING => self.send_frame(PONG, &payload),
                 PONG => return Some(Frame::Pong(payload)),
                 CLOSE => {
@@ -330,6 +335,7 @@ impl WebSocket {
                     assert_eq!(self.frame(), None, "nothing follows a close frame");
                     return (texts, code);
                 }
+                Some(Frame::Binary(_)) => panic!("bytes among the texts: {texts:?}"),
                 None => panic!("no close frame; before the end: {texts:?}"),
             }
         }

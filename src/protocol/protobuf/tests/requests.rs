@@ -330,6 +330,14 @@ fn what_a_line_could_not_say_is_a_bad_argument() {
         ),
         frame(&header(3002), &BaseRequest::default()),
         login("", "", ""),
+        frame(
+            &header(1001),
+            &LoginRequest {
+                account: "alice".into(),
+                ..LoginRequest::default()
+            },
+        ),
+        registration("alice", "", ""),
         profile("", ""),
         search(""),
         new_group(""),

@@ -2,7 +2,7 @@
 //! clients speak it.
 //!
 //! Owns the envelope, and which message stands for which command. The rules for single arguments
-//! are those of lines ([`rules`](crate::protocol::rules)).
+//! are those of lines (`protocol/rules.rs`).
 
 mod envelope;
 mod messages;

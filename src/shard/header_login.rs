@@ -65,6 +65,7 @@ impl Shard {
                 connection.handled <= connection.input.len(),
                 "the request is the first of the input"
             );
+            self.message_handled(key, login.length);
             let to = ReplyTo::Protobuf(Box::new(login.answer.clone()));
             self.reply(key.slot, None, &to, reply);
         }

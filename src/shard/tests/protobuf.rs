@@ -182,6 +182,58 @@ fn forms_may_be_mixed_and_pushes_have_that_of_the_subprotocol() {
 }
 
 #[test]
+fn one_push_reaches_each_form_in_its_own() {
+    let mut shard = shard();
+    let of_envelopes = logged_in(&mut shard);
+    let of_json = super::websocket::logged_in(&mut shard);
+    let of_lines = websocket(&mut shard, "Sec-WebSocket-Protocol: im.line\r\n");
+    let login = client_frame(Opcode::Text, true, [0; 4], b"login:somebody:secret");
+    let login = shard.feed(of_lines, &login).expect("a login");
+    log_in_by(&mut shard, of_lines, &login, 7);
+    frames(&mut shard, of_lines);
+    for seq in [1, 2] {
+        shard.on_push(direct(7, seq));
+        assert_eq!(heard(&mut shard, of_envelopes), [push(5001)]);
+        let [(0x81, object)] = &frames(&mut shard, of_json)[..] else {
+            panic!("a text");
+        };
+        assert!(object.starts_with(br#"{"type":"message""#), "{object:?}");
+        let [(0x81, line)] = &frames(&mut shard, of_lines)[..] else {
+            panic!("a text");
+        };
+        assert!(line.starts_with(b"MSG id="), "{line:?}");
+    }
+}
+
+#[test]
+fn a_refused_request_counts_among_what_was_read_before_a_failed_send() {
+    let mut shard = shard();
+    let key = logged_in(&mut shard);
+    let send = say(&mut shard, key, &chat_frame("", "fails")).expect("a send");
+    let logout = masked(&bare_frame(1002, "", ""));
+    assert!(shard.feed(key, &logout).is_none());
+    assert!(say(&mut shard, key, &chat_frame("bad", "refused")).is_none());
+    // What was read before the failure is known by its length: nothing behind it is failed.
+    let failed = Reply::error(ErrorCode::Timeout, "late");
+    let logout = shard.complete(&send, &[failed]).expect("a logout");
+    shard.log_out_in_place(key, false);
+    let login = shard
+        .complete(&logout, &[Reply::LoggedOut])
+        .expect("a login");
+    let refused = Reply::error(ErrorCode::AuthFailed, "the token is not valid");
+    assert!(shard.complete(&login, &[refused]).is_none());
+    let login = say(&mut shard, key, &bare_frame(1, "a.b.c", "")).expect("a login");
+    log_in_by(&mut shard, key, &login, 7);
+    let send = say(&mut shard, key, &chat_frame("", "is tried")).expect("a send");
+    assert!(shard.complete(&send, &answer(&send)).is_none());
+    let codes: Vec<_> = heard(&mut shard, key)
+        .iter()
+        .map(|said| said.error_code)
+        .collect();
+    assert_eq!(codes, [7, 0, 2, 0, 0]);
+}
+
+#[test]
 fn all_that_is_pulled_is_one_frame_however_much_it_is() {
     let mut shard = shard();
     let key = logged_in(&mut shard);

@@ -85,7 +85,7 @@ pub(super) fn log_in_by(shard: &mut Shard, key: ConnectionKey, job: &Job, user: 
 }
 
 /// A WebSocket of the user 7 whose pushes are JSON.
-fn logged_in(shard: &mut Shard) -> ConnectionKey {
+pub(super) fn logged_in(shard: &mut Shard) -> ConnectionKey {
     let key = websocket(shard, "");
     let text = r#"{"id":1,"type":"login","data":{"user":"somebody","password":"secret"}}"#;
     let job = say(shard, key, text).expect("a login");

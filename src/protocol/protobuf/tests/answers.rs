@@ -32,7 +32,14 @@ use super::{
 };
 use crate::{
     base::{id::made_ms, secret::Secret},
-    protocol::{error_code::ErrorCode, push::Push, reply::Reply, request::ReplyTo},
+    protocol::{
+        codec::{Codec, Form},
+        error_code::ErrorCode,
+        push::Push,
+        reply::Reply,
+        request::ReplyTo,
+        websocket::written_length,
+    },
 };
 
 /// The reply to a request with this number and body, which is an `M`.
@@ -391,6 +398,32 @@ fn notices_and_kicks_are_told_in_json() {
         assert_eq!(body.r#type(), PushType::PushNotification);
         assert_eq!(body.content, content);
     }
+}
+
+#[test]
+fn a_frame_is_whole_whatever_its_last_byte_is() {
+    let of = |id| Push::Message {
+        id,
+        seq: None,
+        from: 2,
+        to: None,
+        ts_ms: 4,
+        duplicate: false,
+        text: "hi",
+    };
+    // In lines a line feed at the end is no part of a frame.
+    let ends_with_lf = |id: &i64| {
+        let mut envelope = Vec::new();
+        push::write(&of(*id), &mut envelope);
+        envelope.ends_with(b"\n")
+    };
+    let id = (1..).find(ends_with_lf).expect("one in 256");
+    let mut envelope = Vec::new();
+    push::write(&of(id), &mut envelope);
+    let mut out = Vec::new();
+    Codec::WebSocket(Form::Protobuf).write_push(&of(id), &mut out);
+    assert_eq!(written_length(&out), Some(out.len()));
+    assert!(out[0] == 0x82 && out.ends_with(&envelope));
 }
 
 #[test]

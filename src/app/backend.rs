@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     banner::Banner,
     bootstrap::{Bootstrap, Served, bind},
-    certificates::membership,
+    certificates::{membership, of_redis},
     options,
 };
 use crate::{
@@ -59,7 +59,6 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     };
     // Held as long: ids that the services make themselves are this process's own.
     let slot = data_dir::take_slot(&settings.gateway_service.data_dir, PROCESSES_MAX)?;
-    options::check_redis_files(&settings.redis)?;
     let push_key = options::push_key(&settings)?;
     let address = settings.backend.listen;
     let (listener, calls_address) = bind(address, "calls", "set backend.listen to a free address")?;
@@ -72,6 +71,7 @@ pub fn run(settings: Settings) -> Result<(), StartupError> {
     let mut process = bootstrap(settings, &registration, &numbers)?;
     let cluster_tls = process.settings.cluster_tls.as_ref();
     let membership = membership(cluster_tls, &mut process.watched)?;
+    of_redis(&process.settings.redis, &mut process.watched)?;
 
     let redis = process.settings.redis.clone();
     let (publisher, publishing) = publisher::publisher(redis, push_key, Arc::clone(&numbers));

@@ -18,6 +18,7 @@ use crate::{
     base::error::{ExitCode, StartupError},
     config::settings::Settings,
     control, metrics,
+    tls::Acceptor,
 };
 
 /// A process that is starting.
@@ -30,6 +31,7 @@ pub(super) struct Bootstrap {
     /// What is made of files that are read again while the process runs.
     pub(super) watched: Watched,
     ops_listener: Option<TcpListener>,
+    ops_tls: Option<Arc<Acceptor>>,
 }
 
 /// What serves, as far as the control thread has to know.
@@ -58,6 +60,8 @@ impl Bootstrap {
     ) -> Result<Self, StartupError> {
         let (ops_listener, ops_address) = bind_ops(&settings)?;
         assert_eq!(ops_listener.is_some(), settings.ops.listen.is_some());
+        let mut watched = Watched::new();
+        let ops_tls = certificates::of_ops(settings.ops.tls.as_ref(), &mut watched)?;
         let clock = Clock::start();
         let mut registry = registry(clock);
         registry.old_names = settings.metrics.old_names;
@@ -69,8 +73,9 @@ impl Bootstrap {
             registry,
             readiness: Arc::new(control::Readiness::with_conditions(conditions)),
             ops_address,
-            watched: Watched::new(),
+            watched,
             ops_listener,
+            ops_tls,
         })
     }
 
@@ -81,8 +86,10 @@ impl Bootstrap {
         served: Served,
         background_task: impl Future<Output = StartupError>,
     ) -> Result<(), StartupError> {
+        let registry = Arc::clone(&self.registry);
         let options = control::Options {
             ops_listener: self.ops_listener,
+            ops_tls: self.ops_tls,
             registry: self.registry,
             readiness: self.readiness,
             cores: served.cores,
@@ -91,7 +98,7 @@ impl Bootstrap {
             cores_drained: served.drained,
             on_drain: served.on_drain,
         };
-        let background_task = certificates::follow(self.watched, background_task);
+        let background_task = certificates::follow(self.watched, registry, background_task);
         let outcome = control::run(options, background_task)
             .map_err(|error| StartupError::new(ExitCode::Runtime, "cannot go on", error, ""))?;
         ended(outcome, served.leftover, served.name)

@@ -5,7 +5,12 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::{certificates::membership, cores::CoreParts, gateway::GatewayBootstrap, options};
+use super::{
+    certificates::{membership, of_redis},
+    cores::CoreParts,
+    gateway::GatewayBootstrap,
+    options,
+};
 use crate::{
     base::{error::StartupError, id::MessageIds, random::Random},
     bus::redis::subscriber::Subscriber,
@@ -27,7 +32,7 @@ pub(super) fn run(mut gateway: GatewayBootstrap) -> Result<(), StartupError> {
     let membership = membership(settings.cluster_tls.as_ref(), &mut process.watched)?;
     // For the token secret alone: nothing in it is this process's own.
     data_dir::make(&settings.gateway_service.data_dir)?;
-    options::check_redis_files(&settings.redis)?;
+    of_redis(&settings.redis, &mut process.watched)?;
     let push_key = options::push_key(settings)?;
     let serial = Arc::new(SerialCalls::new(&settings.mpim.serial_calls));
     let data = format!(

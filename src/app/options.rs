@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     app::{issuers, user_journal},
     base::error::{ExitCode, StartupError},
-    bus::redis::{credentials::Credentials, target::connector},
-    config::settings::{Redis, Settings},
+    config::settings::Settings,
     contract::{mpim::Concessions, push_mac::PushKey},
     flow::core::Gateway,
     limits::{Admission, Exempt, LoginGuard, LoginGuardOptions, Rate, Registrations},
@@ -100,22 +99,6 @@ fn concessions(settings: &Settings) -> Concessions {
     } else {
         Concessions::default()
     }
-}
-
-/// Sees whether the files for Redis are of use: they are read again for each connection, and what
-/// is wrong with them is better found at the start.
-pub(super) fn check_redis_files(redis: &Redis) -> Result<(), StartupError> {
-    Credentials::read(redis)?;
-    let connector = connector(redis).map_err(|problem| {
-        let remedy = "see redis.ca_file, redis.certificate_file and redis.key_file";
-        StartupError::new(
-            ExitCode::Preflight,
-            "cannot speak TLS to Redis",
-            problem,
-            remedy,
-        )
-    });
-    connector.map(drop)
 }
 
 /// What pushes over Redis are signed with; `None`: nothing is configured, which is said.

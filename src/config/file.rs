@@ -246,6 +246,12 @@ sections! {
     ops: OpsSection {
         /// Address and port; empty turns it off.
         listen: String = "127.0.0.1:8100".to_owned(),
+        /// Whether it is spoken to by TLS: `off` or `required`.
+        tls: String = "off".to_owned(),
+        /// Who signs the certificates of its clients; empty: as in `[tls]`.
+        client_ca_file: String = String::new(),
+        /// Whether they show some; empty: as in `[tls]`.
+        client_certificates: String = String::new(),
     }
 
     /// What is counted.

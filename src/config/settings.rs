@@ -282,6 +282,8 @@ impl Algorithm {
 pub struct Ops {
     /// Where it listens; `None`: not at all.
     pub listen: Option<SocketAddr>,
+    /// What TLS is like there; `None`: there is none.
+    pub tls: Option<TlsSettings>,
 }
 
 /// `[metrics]`: what is counted.

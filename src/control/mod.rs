@@ -26,7 +26,7 @@ use tokio::{
 pub use cores::Cores;
 pub use readiness::{Condition, Readiness};
 
-use crate::{base::error::StartupError, logging, metrics::Registry};
+use crate::{base::error::StartupError, logging, metrics::Registry, tls::Acceptor};
 use ops::{Limits, Sources};
 use signals::{StopSignal, StopSignals};
 use systemd::Supervisor;
@@ -36,6 +36,8 @@ use systemd::Supervisor;
 pub struct Options {
     /// The ops listener, bound already, so that the caller knows its port; `None`: no ops HTTP.
     pub ops_listener: Option<std::net::TcpListener>,
+    /// What it begins TLS with; `None`: there is none.
+    pub ops_tls: Option<Arc<Acceptor>>,
     /// The numbers and heartbeats of all cores.
     pub registry: Arc<Registry>,
     /// The flags behind `/readyz`. `cores_up` and `draining` are set here; others by whoever knows.
@@ -139,6 +141,7 @@ async fn supervise(
 ) -> Result<End, ControlError> {
     let Options {
         ops_listener,
+        ops_tls,
         registry,
         readiness,
         cores: _,
@@ -154,12 +157,14 @@ async fn supervise(
             .map_err(ControlError::OpsListener)?;
         let listener =
             tokio::net::TcpListener::from_std(listener).map_err(ControlError::OpsListener)?;
-        warn_if_exposed(&listener);
+        if !ops_tls.as_ref().is_some_and(|tls| tls.wants_certificates()) {
+            warn_if_exposed(&listener);
+        }
         let sources = Sources {
             registry: Arc::clone(&registry),
             readiness: Arc::clone(&readiness),
         };
-        tokio::spawn(ops::serve(listener, sources, limits));
+        tokio::spawn(ops::serve(listener, ops_tls, sources, limits));
     }
     tokio::spawn(supervisor.clone().watch(Arc::clone(&registry)));
     tokio::spawn(announce_ready(

@@ -1,13 +1,14 @@
 //! The ops listener: health and metrics over HTTP.
 //!
 //! Owns four read-only routes. Knows no secret and takes no input but the path: there is nothing to
-//! authorise, and the address it listens on, loopback by default, decides who may look; on
+//! authorise, and the address it listens on, loopback by default, decides who may look, or, where
+//! it wants certificates by TLS, who signs those; on
 //! loopback, pages in a browser may not (`host`). Whatever a peer does costs at most one of
 //! [`Limits::connections`] places for [`Limits::connection_time`], and never a core. Who comes is
 //! always served: where all places are taken, the oldest connection makes room, since one that is
 //! neither slow nor idle is done within milliseconds.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, error::Error, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -26,6 +27,7 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     host,
@@ -37,6 +39,7 @@ use crate::{
         Registry,
         exposition::{self, Format},
     },
+    tls::{Acceptor, stream::Stream},
 };
 
 /// How much of the control thread the ops listener may take.
@@ -69,7 +72,12 @@ pub(super) struct Sources {
 }
 
 /// Serves for as long as the runtime lives.
-pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limits) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Acceptor>>,
+    sources: Sources,
+    limits: Limits,
+) {
     assert!(limits.connections > 0, "nobody would be answered");
     let mut router = router(sources);
     if listener
@@ -102,9 +110,9 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
             oldest.abort();
         }
         assert!(served.len() < limits.connections, "there is a place for it");
-        let router = router.clone();
+        let answered = answer(stream, tls.clone(), router.clone());
         served.push_back(tokio::spawn(async move {
-            match timeout(limits.connection_time, answer(stream, router)).await {
+            match timeout(limits.connection_time, answered).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!("ops listener: {error}"),
                 Err(_) => debug!("ops listener: a connection took too long"),
@@ -118,13 +126,25 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, limits: Limit
 
 /// One request, one response, and the end. Scrapes and probes come seconds apart, so keeping
 /// connections would only give idle ones a place.
-async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
+async fn answer(
+    stream: TcpStream,
+    tls: Option<Arc<Acceptor>>,
+    router: Router,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let stream = match tls {
+        None => Stream::Plain(stream),
+        Some(tls) => {
+            let secured = TlsAcceptor::from(tls.config()).accept(stream).await?;
+            Stream::Tls(Box::new(secured.into()))
+        }
+    };
     http1::Builder::new()
         .keep_alive(false)
         .half_close(true)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .await
+        .await?;
+    Ok(())
 }
 
 fn router(sources: Sources) -> Router {

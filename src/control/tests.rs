@@ -436,6 +436,7 @@ fn process_under_a_service_manager() {
     cores_ready.send(()).unwrap();
     let options = Options {
         ops_listener: None,
+        ops_tls: None,
         registry: registry(1),
         readiness: Arc::new(Readiness::new()),
         cores: Vec::new(),

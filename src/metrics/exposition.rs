@@ -8,7 +8,11 @@
 #[path = "exposition_tests.rs"]
 mod tests;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -420,6 +424,12 @@ fn write_process(writer: &mut Writer, registry: &Registry, ready: bool) -> fmt::
     writer.optional_gauge(&names::PROCESS_RESIDENT_MEMORY, usage.resident_bytes)?;
     writer.optional_gauge(&names::PROCESS_OPEN_FDS, usage.open_fds)?;
     writer.optional_gauge(&names::PROCESS_MAX_FDS, usage.max_fds)?;
+    writer.family(&names::CERTIFICATE_EXPIRY, |family| {
+        let certificates = registry.certificates.lock();
+        let certificates = certificates.unwrap_or_else(PoisonError::into_inner);
+        let mut each = certificates.iter();
+        each.try_for_each(|(file, until_s)| family.gauge_seconds(&[file], *until_s as f64))
+    })?;
     writer.family(&names::PROCESS_START_TIME, |family| {
         family.gauge_seconds(&[], registry.started_unix_ms as f64 / 1e3)
     })

@@ -18,7 +18,10 @@ pub mod outage;
 pub mod process;
 pub mod server;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 pub use cell::{Counter, Gauge, Heartbeat, Histogram, Peak, SharedCounter, SharedGauge};
 pub use discovery::Discovery;
@@ -367,6 +370,9 @@ pub struct Registry {
     pub server: Option<Arc<Server>>,
     /// How discovery is doing.
     pub discovery: Arc<Discovery>,
+    /// The files of certificates in use, each with the second since 1970 until which the first in
+    /// it is good.
+    pub certificates: Mutex<Vec<(String, u64)>>,
     /// Whether metrics that were renamed are written under their old names too.
     pub old_names: bool,
     /// The zero of `now_ms`.
@@ -384,6 +390,7 @@ impl Registry {
             store: Arc::new(Store::new()),
             server: None,
             discovery: Arc::default(),
+            certificates: Mutex::default(),
             old_names: true,
             started,
             started_unix_ms,

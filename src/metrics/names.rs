@@ -258,6 +258,8 @@ table! {
         "Open file descriptors.";
     PROCESS_MAX_FDS = "process_max_fds", Gauge of Count, [],
         "File descriptors the process may open.";
+    CERTIFICATE_EXPIRY = "im_gateway_certificate_expiry_timestamp_seconds", Gauge of Seconds, ["file"],
+        "Until when the first certificate in a file in use is good, in seconds since the Unix epoch.";
     PROCESS_START_TIME = "process_start_time_seconds", Gauge of Seconds, [],
         "When the process started, in seconds since the Unix epoch.";
 }

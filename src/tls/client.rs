@@ -13,7 +13,10 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::files::{certified_key, read, roots};
+use super::{
+    Expiry, Reload,
+    files::{Files, certified_key, read, roots},
+};
 use crate::config::settings::ServerTls;
 
 /// What connections to one server begin with.
@@ -62,6 +65,32 @@ impl Connector {
     /// Who the server is to be.
     pub fn name(&self) -> ServerName<'static> {
         self.name.clone()
+    }
+}
+
+/// The files of a [`Connector`], which are read for each connection: here they are looked at for
+/// what operators should know.
+pub struct ConnectorFiles(Files<()>);
+
+impl ConnectorFiles {
+    /// Of connections with these settings.
+    ///
+    /// # Errors
+    /// Which file cannot be read, and why.
+    pub fn load(settings: &ServerTls) -> Result<Self, String> {
+        let own = settings.own.iter().map(|(certificate, _)| certificate);
+        let paths = own.chain(&settings.ca).cloned().collect();
+        Files::load(paths, |_| Ok(())).map(Self)
+    }
+}
+
+impl Reload for ConnectorFiles {
+    fn reload(&self) -> Result<bool, String> {
+        self.0.reload(|_| Ok(()))
+    }
+
+    fn expiries(&self) -> Vec<Expiry> {
+        self.0.expiries()
     }
 }
 

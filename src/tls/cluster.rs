@@ -24,7 +24,7 @@ use rustls::{
 };
 
 use super::{
-    Reload,
+    Expiry, Reload,
     files::{Files, certified_key, roots},
 };
 use crate::config::settings::ClusterTls;
@@ -66,6 +66,10 @@ impl Membership {
 impl Reload for Membership {
     fn reload(&self) -> Result<bool, String> {
         self.ends.reload(|contents| ends(&self.settings, contents))
+    }
+
+    fn expiries(&self) -> Vec<Expiry> {
+        self.ends.expiries()
     }
 }
 

@@ -16,6 +16,9 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
+use x509_cert::{Certificate, der::Decode as _};
+
+use super::Expiry;
 
 /// No file with certificates or a key is longer.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -81,6 +84,19 @@ impl<T> Files<T> {
         outcome
     }
 
+    /// Until when the certificates in the files are good.
+    pub(super) fn expiries(&self) -> Vec<Expiry> {
+        let state = self.state();
+        let files = self.paths.iter().zip(&state.contents);
+        let until = files.filter_map(|(path, pem)| {
+            Some(Expiry {
+                file: path.clone(),
+                until_s: good_until_s(pem)?,
+            })
+        });
+        until.collect()
+    }
+
     fn try_reload(
         &self,
         make: impl FnOnce(&[Vec<u8>]) -> Result<T, String>,
@@ -100,6 +116,14 @@ impl<T> Files<T> {
         // Each change is one assignment after another of whole values.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Until when the first certificate is good; `None`: there is none.
+fn good_until_s(pem: &[u8]) -> Option<u64> {
+    let first = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
+    let certificate = Certificate::from_der(&first).ok()?;
+    let until = certificate.tbs_certificate.validity.not_after;
+    Some(until.to_unix_duration().as_secs())
 }
 
 fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {

@@ -34,6 +34,18 @@ pub trait Reload: Send + Sync {
     /// # Errors
     /// Which file is of no use, and why, said once: what was in use stays.
     fn reload(&self) -> Result<bool, String>;
+
+    /// Until when the certificates in use are good.
+    fn expiries(&self) -> Vec<Expiry>;
+}
+
+/// Until when a certificate is good.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Expiry {
+    /// The file that it is the first of.
+    pub file: PathBuf,
+    /// In seconds since 1970.
+    pub until_s: u64,
 }
 
 /// What a listener begins its connections with; one for all cores.
@@ -66,6 +78,14 @@ impl Acceptor {
         self.files.current()
     }
 
+    /// Whether nobody gets in without a certificate.
+    pub fn wants_certificates(&self) -> bool {
+        matches!(
+            self.settings.client_certificates,
+            ClientCertificates::Required(_)
+        )
+    }
+
     /// Tickets outlive a change of the server's certificate. Whoever was let in by a client's
     /// certificate has to show it again where it may have been signed by someone else.
     fn tickets(&self) -> Result<Arc<dyn ProducesTickets>, String> {
@@ -80,6 +100,10 @@ impl Reload for Acceptor {
     fn reload(&self) -> Result<bool, String> {
         self.files
             .reload(|files| config(&self.settings, &self.provider, files, self.tickets()?))
+    }
+
+    fn expiries(&self) -> Vec<Expiry> {
+        self.files.expiries()
     }
 }
 

@@ -37,6 +37,7 @@ mod logging;
 #[path = "../support/node.rs"]
 mod node;
 mod operations;
+mod operations_tls;
 mod pipelining;
 mod protobuf_frames;
 mod protobuf_hostile;

@@ -64,7 +64,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "protocol", "rpc", "session", "shard", "tls",
         ],
     ),
-    ("control", &["base", "handoff", "logging", "metrics"]),
+    ("control", &["base", "handoff", "logging", "metrics", "tls"]),
     (
         "app",
         &[

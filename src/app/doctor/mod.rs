@@ -23,7 +23,7 @@ use crate::{
         secret_file,
     },
     service,
-    tls::cluster::Membership,
+    tls::{Acceptor, cluster::Membership},
 };
 
 /// All findings for these settings.
@@ -86,6 +86,12 @@ pub fn named_files(settings: &Settings) -> Vec<Check> {
             }
             Err(error) => checks.push(failed("certificates", error)),
         }
+    }
+    if let Some(tls) = &settings.ops.tls {
+        checks.push(match Acceptor::load(tls.clone()) {
+            Ok(_) => Check::ok("certificates", "of [ops]"),
+            Err(problem) => Check::fail("certificates", problem, "see ops.tls"),
+        });
     }
     if let Some(cluster_tls) = &settings.cluster_tls {
         checks.push(match Membership::load(cluster_tls.clone()) {

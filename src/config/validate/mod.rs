@@ -419,13 +419,15 @@ fn network(values: &File, check: &Check) -> Result<Network, Broken> {
 }
 
 fn ops(values: &File, check: &Check) -> Result<Ops, Broken> {
+    let tls = tls::of_ops(values, check)?;
     if values.ops.listen.is_empty() {
-        return Ok(Ops { listen: None });
+        return Ok(Ops { listen: None, tls });
     }
     let wanted = "an address with a port such as \"127.0.0.1:8100\" or \"[::1]:8100\"";
     let listen = check.parse("ops", "listen", &values.ops.listen, wanted)?;
     Ok(Ops {
         listen: Some(listen),
+        tls,
     })
 }
 

@@ -36,6 +36,26 @@ pub(super) fn limits(values: &File, check: &Check) -> Result<TlsLimits, Broken> 
     })
 }
 
+/// What the ops listener shows and asks, where it speaks TLS.
+pub(super) fn of_ops(values: &File, check: &Check) -> Result<Option<TlsSettings>, Broken> {
+    let section = &values.ops;
+    let broken = |problem: String| check.broken("ops", "tls", problem);
+    match section.tls.as_str() {
+        "off" => Ok(None),
+        "required" => {
+            let own = TlsTable {
+                client_ca_file: section.client_ca_file.clone(),
+                client_certificates: section.client_certificates.clone(),
+                ..TlsTable::default()
+            };
+            of_listener(values, &own).map(Some).map_err(broken)
+        }
+        other => Err(broken(format!(
+            "{other:?} is neither \"off\" nor \"required\""
+        ))),
+    }
+}
+
 /// What gateways and backends show each other. One key stands for all: half of them is a mistake,
 /// and no reason to speak in the open.
 pub(super) fn of_cluster(values: &File, check: &Check) -> Result<Option<ClusterTls>, Broken> {

@@ -143,6 +143,7 @@ impl Control {
         let counted = Arc::clone(&drains);
         let options = Options {
             ops_listener: Some(listener),
+            ops_tls: None,
             registry: Arc::clone(&registry),
             readiness: Arc::clone(&readiness),
             cores: Vec::new(),

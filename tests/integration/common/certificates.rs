@@ -1,11 +1,12 @@
 //! Certificates of a test's own, and a TLS client that is not ours: `openssl s_client`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -51,6 +52,13 @@ impl Authority {
         self.sign_with(name, host, |params| {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        });
+    }
+
+    /// The same of one that is good for so many days.
+    pub fn sign_for_days(&self, name: &str, host: &str, days: u64) {
+        self.sign_with(name, host, |params| {
+            params.not_after = (SystemTime::now() + Duration::from_secs(days * 24 * 3600)).into();
         });
     }
 
@@ -157,6 +165,11 @@ impl OpenSsl {
     /// Sends a line.
     pub fn send(&mut self, line: &str) {
         writeln!(self.input, "{line}").expect("openssl takes it");
+    }
+
+    /// Sends a line, unless the connection has ended.
+    pub fn try_send(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.input, "{line}")
     }
 
     /// Sends a line and reads the next one.

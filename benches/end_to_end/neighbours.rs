@@ -3,7 +3,8 @@
 //!
 //! What is promised is a ratio: against the same ninety connections that send `ping` at the same
 //! pace, in alternating rounds of one run. Nothing is pinned, and nobody is exempt from limits.
-//! Times are from the line sent to the receiver's having it.
+//! Times are from the line sent to the receiver's having it. The pair has a thread of its own: who
+//! reads what the busy connections get would keep it waiting.
 
 use std::{
     net::Ipv4Addr,
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{
     account::{self, Account},
@@ -28,7 +29,7 @@ const P99_LIMIT: f64 = 3.0;
 
 /// Connections of the busy address; it may have a hundred.
 const BUSY: usize = 90;
-/// The first connections are the quiet pair.
+/// The first accounts are the quiet pair's.
 const PAIR: usize = 2;
 /// What a connection may send on average, and less.
 const BUSY_PACE: Duration = Duration::from_millis(20);
@@ -161,46 +162,36 @@ fn beside(
 ) -> Result<()> {
     // Those of the attack before may still count for their address.
     let address = 1 + attack as usize;
-    let mut swarm = connect(gateway, pair, busy, address)?;
+    let mut neighbours = Neighbours {
+        pair: connect(gateway, pair, 0, false)?,
+        chat: format!("chat:{}:how quiet it is here\n", pair[1].user_id).into_bytes(),
+        busy: connect(gateway, busy, address, true)?,
+    };
     let scripts: Vec<_> = busy.iter().map(|account| attack.script(account)).collect();
     let pings = vec![vec![b"ping\n".to_vec()]; BUSY];
-    let chat = format!("chat:{}:how quiet it is here\n", pair[1].user_id).into_bytes();
     let duration = setup.round * ROUND_TIMES;
-    round(&mut swarm, &chat, &pings, duration / 4)?;
-    round(&mut swarm, &chat, &scripts, duration / 4)?;
+    neighbours.round(&pings, duration / 4)?;
+    neighbours.round(&scripts, duration / 4)?;
     let (mut calm, mut loud) = (Vec::new(), Vec::new());
     for _ in 0..setup.rounds {
-        calm.push(round(&mut swarm, &chat, &pings, duration)?);
-        loud.push(round(&mut swarm, &chat, &scripts, duration)?);
+        calm.push(neighbours.round(&pings, duration)?);
+        loud.push(neighbours.round(&scripts, duration)?);
     }
     add_rows(attack, &calm, &loud, report)
 }
 
-/// Opens all connections, those of the pair from an address of their own, and logs everybody in.
-fn connect(gateway: &Server, pair: &[Account], busy: &[Account], address: usize) -> Result<Swarm> {
-    let source =
-        |index: usize| -> Ipv4Addr { source_address(if index < PAIR { 0 } else { address }) };
-    let mut swarm = Swarm::connect_from(
-        source,
-        |_| gateway.address,
-        PAIR + BUSY,
-        1,
-        |_| Vec::new(),
-        |_, _| Ok(()),
-    )?;
-    let account = |index: usize| match index.checked_sub(PAIR) {
-        Some(place) => &busy[place],
-        None => &pair[index],
-    };
-    let lines = |index: usize| match index.checked_sub(PAIR) {
-        // What is pulled must be there the next time, too.
-        Some(_) => [b"set:ack:manual\n".to_vec(), account(index).auth_line()].concat(),
-        None => account(index).auth_line(),
-    };
-    for index in 0..swarm.len() {
-        swarm.send(index, &lines(index))?;
+/// Opens a connection for each of `accounts` from one address, and logs everybody in. `manual`: what
+/// they are sent must be there the next time, too.
+fn connect(gateway: &Server, accounts: &[Account], address: usize, manual: bool) -> Result<Swarm> {
+    let source = |_| -> Ipv4Addr { source_address(address) };
+    let target = |_| gateway.address;
+    let nothing = |_| Vec::new();
+    let mut swarm = Swarm::connect_from(source, target, accounts.len(), 1, nothing, |_, _| Ok(()))?;
+    let first: &[u8] = if manual { b"set:ack:manual\n" } else { b"" };
+    for (index, account) in accounts.iter().enumerate() {
+        swarm.send(index, &[first, &account.auth_line()].concat())?;
     }
-    let mut expected = PAIR + 2 * BUSY;
+    let mut expected = accounts.len() * (1 + usize::from(manual));
     swarm.run_until("everybody is logged in", |progress| {
         if let Progress::Lines(index, lines) = progress {
             ensure!(
@@ -215,11 +206,12 @@ fn connect(gateway: &Server, pair: &[Account], busy: &[Account], address: usize)
     Ok(swarm)
 }
 
-/// One busy connection.
-struct Speaker {
-    due: Instant,
-    step: usize,
-    is_waiting: bool,
+/// The quiet pair and the busy address.
+struct Neighbours {
+    pair: Swarm,
+    /// What one of the pair says to the other.
+    chat: Vec<u8>,
+    busy: Swarm,
 }
 
 /// What one round found.
@@ -230,136 +222,130 @@ struct Round {
     seconds: f64,
 }
 
-/// The pair chats, the others say what stands in their scripts, each with one command under way.
-fn round(
-    swarm: &mut Swarm,
-    chat: &[u8],
-    scripts: &[Vec<Vec<u8>>],
-    duration: Duration,
-) -> Result<Round> {
-    let start = Instant::now();
-    let mut traffic = Traffic {
-        speakers: (0..scripts.len())
-            .map(|place| Speaker {
-                due: start + BUSY_PACE * place as u32 / scripts.len() as u32,
-                step: 0,
-                is_waiting: false,
+impl Neighbours {
+    /// The pair chats, the others say what stands in their scripts, each with one command under
+    /// way.
+    fn round(&mut self, scripts: &[Vec<Vec<u8>>], duration: Duration) -> Result<Round> {
+        let start = Instant::now();
+        let deadline = start + duration;
+        let Self { pair, chat, busy } = self;
+        std::thread::scope(|scope| {
+            let quiet = scope.spawn(|| converse(pair, chat, deadline));
+            let commands = speak_all(busy, scripts, deadline)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let quiet = quiet.join();
+            let (until_push, until_reply) =
+                quiet.map_err(|_| anyhow!("the pair's thread panicked"))??;
+            Ok(Round {
+                until_push,
+                until_reply,
+                commands,
+                seconds,
             })
-            .collect(),
-        quiet_due: start,
-        sent: None,
-        is_answered: true,
-        found: Round {
-            until_push: Latency::new()?,
-            until_reply: Latency::new()?,
-            commands: 0,
-            seconds: 0.0,
-        },
-    };
-    let deadline = start + duration;
+        })
+    }
+}
+
+/// One of the pair says something each [`QUIET_PACE`]; the times until the other has it, and until
+/// it is answered.
+fn converse(pair: &mut Swarm, chat: &[u8], deadline: Instant) -> Result<(Latency, Latency)> {
+    let (mut until_push, mut until_reply) = (Latency::new()?, Latency::new()?);
     while Instant::now() < deadline {
-        let next = traffic.speak(swarm, chat, scripts)?;
-        let wait = next.min(deadline).saturating_duration_since(Instant::now());
-        swarm.turn(wait, |index, lines, _| traffic.hear(index, lines))?;
-    }
-    traffic.found.seconds = start.elapsed().as_secs_f64();
-    swarm.run_until("everything is answered", |progress| {
-        if let Progress::Lines(index, lines) = progress {
-            traffic.hear(index, lines)?;
-        }
-        Ok(traffic.is_silent())
-    })?;
-    // Back to where the script began.
-    for (place, script) in scripts.iter().enumerate() {
-        while !traffic.speakers[place].step.is_multiple_of(script.len()) {
-            let step = traffic.speakers[place].step % script.len();
-            traffic.speakers[place].is_waiting = true;
-            traffic.speakers[place].step += 1;
-            swarm.send(PAIR + place, &script[step])?;
-            swarm.run_until("the script ends", |progress| {
-                if let Progress::Lines(index, lines) = progress {
-                    traffic.hear(index, lines)?;
-                }
-                Ok(traffic.is_silent())
-            })?;
-        }
-    }
-    Ok(traffic.found)
-}
-
-struct Traffic {
-    speakers: Vec<Speaker>,
-    quiet_due: Instant,
-    /// When the quiet message was sent that its receiver does not have yet.
-    sent: Option<Instant>,
-    is_answered: bool,
-    found: Round,
-}
-
-impl Traffic {
-    /// Says whatever is due, and tells when something will be.
-    fn speak(&mut self, swarm: &Swarm, chat: &[u8], scripts: &[Vec<Vec<u8>>]) -> Result<Instant> {
-        let now = Instant::now();
-        let mut next = now + QUIET_PACE;
-        if self.sent.is_none() && self.is_answered {
-            if self.quiet_due <= now {
-                self.quiet_due = now + QUIET_PACE;
-                self.sent = Some(Instant::now());
-                self.is_answered = false;
-                swarm.send(0, chat)?;
+        let sent = Instant::now();
+        pair.send(0, chat)?;
+        let (mut is_answered, mut is_received) = (false, false);
+        pair.run_until("the pair's message has arrived", |progress| {
+            if let Progress::Lines(index, lines) = progress {
+                check(index, last_line(lines))?;
+                let (time, is_done) = match index {
+                    0 => (&mut until_reply, &mut is_answered),
+                    _ => (&mut until_push, &mut is_received),
+                };
+                time.record(sent.elapsed());
+                *is_done = true;
             }
-            next = next.min(self.quiet_due);
-        }
-        for (place, speaker) in self.speakers.iter_mut().enumerate() {
-            if speaker.is_waiting {
+            Ok(is_answered && is_received)
+        })?;
+        std::thread::sleep(QUIET_PACE.saturating_sub(sent.elapsed()));
+    }
+    Ok((until_push, until_reply))
+}
+
+/// One busy connection.
+struct Speaker {
+    due: Instant,
+    step: usize,
+    is_waiting: bool,
+}
+
+/// The busy connections say what stands in their scripts until the deadline, and then until each
+/// script is at its beginning again; how many commands that were until the deadline.
+fn speak_all(busy: &mut Swarm, scripts: &[Vec<Vec<u8>>], deadline: Instant) -> Result<u64> {
+    let start = Instant::now();
+    let count = scripts.len();
+    let speaker = |place| Speaker {
+        due: start + BUSY_PACE * place as u32 / count as u32,
+        step: 0,
+        is_waiting: false,
+    };
+    let mut speakers: Vec<Speaker> = (0..count).map(speaker).collect();
+    let mut commands = 0;
+    loop {
+        let now = Instant::now();
+        let is_over = now >= deadline;
+        let mut next = now + BUSY_PACE;
+        for (place, speaker) in speakers.iter_mut().enumerate() {
+            let script = &scripts[place];
+            let is_at_its_beginning = speaker.step.is_multiple_of(script.len());
+            if speaker.is_waiting || is_over && is_at_its_beginning {
                 continue;
             }
-            if speaker.due <= now {
-                let script = &scripts[place];
-                swarm.send(PAIR + place, &script[speaker.step % script.len()])?;
+            if is_over || speaker.due <= now {
+                busy.send(place, &script[speaker.step % script.len()])?;
                 speaker.step += 1;
                 speaker.is_waiting = true;
                 speaker.due = (speaker.due + BUSY_PACE).max(now);
-                self.found.commands += 1;
+                commands += u64::from(!is_over);
             } else {
                 next = next.min(speaker.due);
             }
         }
-        Ok(next)
-    }
-
-    fn hear(&mut self, index: usize, lines: &[u8]) -> Result<()> {
-        let now = Instant::now();
-        let last = lines[..lines.len() - 1]
-            .rsplit(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default();
-        ensure!(
-            !last.starts_with(b"-ERR") && !last.starts_with(b"KICK"),
-            "connection {index}: {}",
-            String::from_utf8_lossy(last)
-        );
-        match index {
-            0 => {
-                let sent = self.quiet_due - QUIET_PACE;
-                self.found.until_reply.record(now - sent);
-                self.is_answered = true;
-            }
-            1 => {
-                if let Some(sent) = self.sent.take() {
-                    self.found.until_push.record(now - sent);
-                }
-            }
-            // A pull brings messages first.
-            _ if last.starts_with(b"+OK") => self.speakers[index - PAIR].is_waiting = false,
-            _ => {}
+        let at_rest = |(speaker, script): (&Speaker, &Vec<Vec<u8>>)| {
+            !speaker.is_waiting && speaker.step.is_multiple_of(script.len())
+        };
+        if is_over && speakers.iter().zip(scripts).all(at_rest) {
+            return Ok(commands);
         }
-        Ok(())
+        let wait = next.saturating_duration_since(Instant::now());
+        busy.turn(wait, |index, lines, _| {
+            let last = last_line(lines);
+            check(index, last)?;
+            // A pull brings messages first.
+            if last.starts_with(b"+OK") {
+                speakers[index].is_waiting = false;
+            }
+            Ok(())
+        })?;
     }
+}
 
-    fn is_silent(&self) -> bool {
-        self.sent.is_none() && self.is_answered && self.speakers.iter().all(|s| !s.is_waiting)
-    }
+/// Nothing may be refused.
+fn check(index: usize, line: &[u8]) -> Result<()> {
+    ensure!(
+        !line.starts_with(b"-ERR") && !line.starts_with(b"KICK"),
+        "connection {index}: {}",
+        String::from_utf8_lossy(line)
+    );
+    Ok(())
+}
+
+/// The last of whole lines, without its end.
+fn last_line(lines: &[u8]) -> &[u8] {
+    let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
+    lines
+        .rsplit(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default()
 }
 
 fn add_rows(attack: Attack, calm: &[Round], loud: &[Round], report: &mut Report) -> Result<()> {

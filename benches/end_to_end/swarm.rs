@@ -5,6 +5,7 @@
 //! scenario answers goes out in one `send`.
 
 use std::{
+    mem::MaybeUninit,
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     time::{Duration, Instant},
@@ -47,7 +48,6 @@ struct Connection {
 pub struct Swarm {
     epoll: OwnedFd,
     connections: Vec<Connection>,
-    events: Vec<Event>,
     buffer: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -90,7 +90,6 @@ impl Swarm {
         let mut swarm = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             connections: Vec::with_capacity(count),
-            events: Vec::with_capacity(EVENTS_PER_WAIT),
             buffer: vec![0; READ_BUFFER_BYTES],
             answer: Vec::new(),
         };
@@ -166,17 +165,14 @@ impl Swarm {
     /// Waits for input at most `timeout`, hands it to `handler`, sends its answers.
     pub fn turn(&mut self, timeout: Duration, mut handler: impl Handler) -> Result<()> {
         let timeout = Timespec::try_from(timeout)?;
-        self.events.clear();
-        match epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(&mut self.events),
-            Some(&timeout),
-        ) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS_PER_WAIT];
+        let ready = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+            Ok((ready, _)) => ready,
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => bail!("waiting for events: {error}"),
-        }
-        for position in 0..self.events.len() {
-            let data = self.events[position].data;
+        };
+        for event in ready {
+            let data = event.data;
             self.receive(data.u64() as usize, &mut handler)?;
         }
         Ok(())

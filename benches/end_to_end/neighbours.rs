@@ -180,8 +180,8 @@ fn beside(
     add_rows(attack, &calm, &loud, report)
 }
 
-/// Opens a connection for each of `accounts` from one address, and logs everybody in. `manual`: what
-/// they are sent must be there the next time, too.
+/// Opens a connection for each of `accounts` from one address, and logs everybody in. `manual`:
+/// what they are sent must be there the next time, too.
 fn connect(gateway: &Server, accounts: &[Account], address: usize, manual: bool) -> Result<Swarm> {
     let source = |_| -> Ipv4Addr { source_address(address) };
     let target = |_| gateway.address;

@@ -63,9 +63,9 @@ pub enum Codec {
 pub enum Front<'a> {
     /// A request, or what should be one, of so many bytes.
     Request(Result<Request<'a>, BadRequest>, usize),
-    /// The head of an HTTP request, of so many bytes.
-    Head(Head<'a>, usize),
-    /// A head that no server should read further.
+    /// An HTTP request's head and body, of so many bytes.
+    Http(Head<'a>, &'a [u8], usize),
+    /// An HTTP request that no server should read further.
     BadHead(Status),
     /// Nothing that asks for anything, of so many bytes.
     Nothing(usize),
@@ -127,12 +127,12 @@ impl Codec {
         }
     }
 
-    /// What a message may take in the stream beside its own bytes.
-    pub fn overhead_bytes(self) -> usize {
+    /// How much of the stream a message of `max_bytes` may take.
+    pub fn room_bytes(self, max_bytes: usize) -> usize {
         match self {
-            Self::Line => 0,
-            Self::Http => head::HEAD_BYTES_MAX,
-            Self::WebSocket(_) => HEAD_BYTES_MAX,
+            Self::Line => max_bytes,
+            Self::Http => head::request_bytes_max(max_bytes),
+            Self::WebSocket(_) => max_bytes + HEAD_BYTES_MAX,
         }
     }
 
@@ -156,9 +156,9 @@ impl Codec {
                 Split::Incomplete => Front::Incomplete,
                 Split::TooLong => Front::TooLong,
             },
-            Self::Http => match head::read_head(input) {
+            Self::Http => match head::read_request(input, max_bytes) {
                 Ok(None) => Front::Incomplete,
-                Ok(Some((head, consumed))) => Front::Head(head, consumed),
+                Ok(Some((head, body, consumed))) => Front::Http(head, body, consumed),
                 Err(status) => Front::BadHead(status),
             },
             Self::WebSocket(_) => {
@@ -187,8 +187,8 @@ impl Codec {
             ReplyTo::Line(dialect) => reply.write(tag, *dialect, out),
             ReplyTo::Json(id) => json::reply::write(reply, id.as_deref(), out),
             ReplyTo::Protobuf(answer) => protobuf::reply::write(reply, answer, out),
-            // Who has the connection answers what a login was needed for.
-            ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) => return,
+            // Who has the connection answers these.
+            ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) | ReplyTo::Http(_) => return,
         }
         self.end_message(to.form(), start, out);
     }
@@ -212,8 +212,10 @@ impl Codec {
                 let reply = Reply::PullDone { count, more };
                 protobuf::reply::write_pulled(messages, &reply, answer, out);
             }
-            // These are pushed what they pull.
-            ReplyTo::Line(_) | ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) => return,
+            // These are pushed what they pull, or answered by who has the connection.
+            ReplyTo::Line(_) | ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) | ReplyTo::Http(_) => {
+                return;
+            }
         }
         self.end_message(to.form(), start, out);
     }

@@ -27,6 +27,17 @@ pub enum ReplyTo {
     Upgrade(Box<Upgrade>),
     /// A protobuf request that waits for the login by the token in its header.
     HeaderLogin(Box<HeaderLogin>),
+    /// A request over HTTP.
+    Http(HttpReply),
+}
+
+/// How a request over HTTP is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpReply {
+    /// Another request may follow on the connection.
+    pub keep_alive: bool,
+    /// The origin whose pages may read the answer.
+    pub origin: Option<Box<str>>,
 }
 
 /// A request that is taken up once the token in its header has logged its connection in.
@@ -52,9 +63,11 @@ impl ReplyTo {
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Line(dialect) => *dialect,
-            Self::Json(_) | Self::Protobuf(_) | Self::Upgrade(_) | Self::HeaderLogin(_) => {
-                Dialect::Colon
-            }
+            Self::Json(_)
+            | Self::Protobuf(_)
+            | Self::Upgrade(_)
+            | Self::HeaderLogin(_)
+            | Self::Http(_) => Dialect::Colon,
         }
     }
 
@@ -62,7 +75,7 @@ impl ReplyTo {
     pub fn form(&self) -> Form {
         match self {
             Self::Line(_) | Self::Upgrade(_) => Form::Line,
-            Self::Json(_) => Form::Json,
+            Self::Json(_) | Self::Http(_) => Form::Json,
             Self::Protobuf(_) | Self::HeaderLogin(_) => Form::Protobuf,
         }
     }

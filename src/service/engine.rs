@@ -491,6 +491,7 @@ impl<S: Storage> Engine<S> {
                 return self.change_password(request).map(Outcome::Password);
             }
             Request::Logout(_) => proto::LogoutResponse { result: ok() }.into(),
+            Request::CheckSession(request) => self.judge_session(request)?.into(),
             Request::EndSession(request) => self.end_session(request)?.into(),
             Request::EndAllSessions(request) => self.end_all_sessions(request)?.into(),
             Request::AddFriend(request) => self.add_friend(request)?.into(),

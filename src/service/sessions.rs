@@ -69,6 +69,30 @@ impl<S: Storage> Engine<S> {
         self.store.read().session_epoch(user)
     }
 
+    /// What [`Engine::bind_route`] would say of the session, and nothing is bound.
+    pub(super) fn judge_session(
+        &mut self,
+        request: &proto::CheckSessionRequest,
+    ) -> Result<proto::CheckSessionResponse, Failure> {
+        let user = request.user_id;
+        if !self.load_inbox(user)? {
+            return Err(Failure::Refused(Code::NotFound, "no such user"));
+        }
+        let present = self.session_epoch(user)?;
+        let credential = Credential {
+            login_session: request.login_session_id,
+            epoch: request.session_epoch,
+            issued_ms: request.token_issued_ms,
+        };
+        if self.is_session_over(user, &present, &credential)? {
+            return Err(SESSION_OVER);
+        }
+        Ok(proto::CheckSessionResponse {
+            result: ok(),
+            session_epoch: Some(present.number),
+        })
+    }
+
     /// Whether the session was ended that this is a credential of.
     pub(super) fn is_session_over(
         &self,

@@ -58,6 +58,7 @@ impl Asker {
             | Request::Deliver(_)
             | Request::GetGroupInfo(_) => Self::Nobody,
             Request::Logout(request) => Self::User(request.user_id),
+            Request::CheckSession(request) => Self::User(request.user_id),
             Request::EndSession(request) => Self::User(request.user_id),
             Request::EndAllSessions(request) => Self::User(request.user_id),
             Request::ChangePassword(request) => Self::User(request.user_id),

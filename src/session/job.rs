@@ -12,6 +12,7 @@ use crate::{
         reply::Reply,
         request::ReplyTo,
     },
+    session::LoginSession,
 };
 
 /// Commands of one connection on their way together: one, or several sends that followed each
@@ -20,18 +21,47 @@ use crate::{
 pub struct Job {
     /// Whose it is.
     pub key: ConnectionKey,
-    /// The logged-in user; 0 before the login.
-    pub user: UserId,
-    /// The session of the logged-in user; 0 before the login.
-    pub session_id: SessionId,
+    /// Who asks; `None`: nobody has logged in.
+    pub identity: Option<Identity>,
+    /// By which token somebody asks who has no login here: it says who that is.
+    pub token: Option<Secret<String>>,
     /// The commands, in their order: at least one, and several only if all are sends.
     pub commands: SmallVec<[Asked; 1]>,
+}
+
+/// Who asks, apart from what is pushed to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user: UserId,
+    /// The session of the connection; 0: it has none, and asks by a token alone.
+    pub session_id: SessionId,
+    /// The session that it belongs to, as clients know it.
+    pub login_session: LoginSession,
 }
 
 /// The replies to the commands of a job, in their order.
 pub type Replies = SmallVec<[Reply; 1]>;
 
 impl Job {
+    /// The user who asks; 0: nobody has logged in.
+    pub fn user(&self) -> UserId {
+        self.identity.map_or(0, |identity| identity.user)
+    }
+
+    /// The session of the connection; 0: it has none.
+    pub fn session_id(&self) -> SessionId {
+        self.identity.map_or(0, |identity| identity.session_id)
+    }
+
+    /// Whether it is by itself: its client gets a reply and nothing else.
+    pub fn is_without_connection(&self) -> bool {
+        let [command] = self.commands.as_slice() else {
+            return false;
+        };
+        matches!(command.to, ReplyTo::Http(_))
+    }
+
     /// Whether it is made of sends: replies to them tell what becomes of the sends behind them.
     pub fn is_of_sends(&self) -> bool {
         self.commands.iter().all(|command| command.call.is_send())

@@ -33,7 +33,7 @@ use crate::{
     limits::{BadLines, TokenBucket},
     proto::PushMessage,
     protocol::command::{AckMode, Dialect},
-    session::pipeline::FailedBehind,
+    session::{job::Identity, pipeline::FailedBehind},
 };
 
 /// What a session has once its user is known.
@@ -119,6 +119,15 @@ impl Login {
             membership_news: Vec::new(),
             pulled_ahead: None,
             window: None,
+        }
+    }
+
+    /// Who asks by this session.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            user: self.user,
+            session_id: self.session_id,
+            login_session: self.login_session,
         }
     }
 

@@ -169,7 +169,7 @@ impl Shard {
     }
 
     /// Commands that the gateway answers alone.
-    fn answer(&mut self, key: ConnectionKey, command: Command<'_>) -> Reply {
+    pub(super) fn answer(&mut self, key: ConnectionKey, command: Command<'_>) -> Reply {
         let session = &mut self.connections[key.slot as usize].session;
         match command {
             Command::Ping { text } => Reply::Pong(text.map(str::to_owned)),

@@ -264,8 +264,8 @@ impl Shard {
     pub fn deliver_pulled(&mut self, job: &Job, messages: &[PushMessage]) {
         let (key, to) = (job.key, &job.commands[0].to);
         for message in messages {
-            self.send_stored(key, job.user, message, |shard, confirms| match to {
-                ReplyTo::Json(_) | ReplyTo::Protobuf(_) => {
+            self.send_stored(key, job.user(), message, |shard, confirms| match to {
+                ReplyTo::Json(_) | ReplyTo::Protobuf(_) | ReplyTo::Http(_) => {
                     shard.page_in(key, to, &push_of(message), confirms);
                 }
                 ReplyTo::Line(_) | ReplyTo::Upgrade(_) | ReplyTo::HeaderLogin(_) => {

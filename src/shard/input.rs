@@ -12,16 +12,19 @@ use crate::{
         close::CloseReason,
         id::ConnectionKey,
         mutation::{Mutation, is_seeded},
+        secret::Secret,
     },
     protocol::{
         codec::{Codec, Form, Front, Partial},
         command::Verb,
         error_code::ErrorCode,
+        http::response::Status,
         reply::Reply,
-        request::{BadRequest, ReplyTo, Request, form_of},
+        request::{BadRequest, HttpReply, ReplyTo, Request, form_of},
         websocket::FrameError,
     },
     session::{
+        Login,
         cost::{self, Circumstances},
         job::{Asked, Call, Job},
         pipeline::{FailedBehind, PIPELINE_BYTES},
@@ -63,7 +66,8 @@ impl Connection {
         match (self.session.login(), self.codec) {
             (Some(_), _) => options.max_line_bytes,
             (None, Codec::Line) => options.login_line_bytes,
-            (None, Codec::Http | Codec::WebSocket(_)) => options
+            (None, Codec::Http) => options.max_line_bytes,
+            (None, Codec::WebSocket(_)) => options
                 .login_line_bytes
                 .max(LOGIN_FRAME_BYTES.min(options.max_line_bytes)),
         }
@@ -78,8 +82,7 @@ impl Connection {
     /// read on, so that sends leave together as soon as it is answered.
     fn room_for_input(&self, options: &ShardOptions) -> usize {
         match (self.session.busy, self.session.login()) {
-            (false, None) if self.codec == Codec::Http => self.codec.overhead_bytes(),
-            (false, _) => options.max_line_bytes + self.codec.overhead_bytes(),
+            (false, _) => self.codec.room_bytes(options.max_line_bytes),
             (true, Some(_)) => PIPELINE_BYTES,
             (true, None) => 0,
         }
@@ -214,7 +217,7 @@ impl Shard {
                 command.verb,
                 self.now.monotonic_us.saturating_sub(command.started_us),
             );
-            self.log_failed_login(job.key, command.verb, reply);
+            self.log_failed_login(job.key, command, reply);
         }
         let could_read = self.can_read(job.key);
         let connection = self.connection_mut(job.key)?;
@@ -255,10 +258,12 @@ impl Shard {
     }
 
     /// A password or a token that was refused: who watches the log looks for those.
-    fn log_failed_login(&mut self, key: ConnectionKey, verb: Verb, reply: &Reply) {
+    fn log_failed_login(&mut self, key: ConnectionKey, command: &Asked, reply: &Reply) {
+        let verb = command.verb;
+        let is_over_http = matches!(command.to, ReplyTo::Http(_));
         let now_ms = self.now_ms();
         if let Reply::Error { code, .. } = reply
-            && matches!(verb, Verb::Login | Verb::Auth)
+            && (matches!(verb, Verb::Login | Verb::Auth) || is_over_http)
             && matches!(code, ErrorCode::AuthFailed | ErrorCode::TokenExpired)
             && let Some(connection) = self.connection(key)
         {
@@ -322,7 +327,7 @@ impl Shard {
     /// far it came. Sends that follow each other make one job.
     fn handle_messages(&mut self, key: ConnectionKey, bytes: &[u8]) -> (usize, Option<Job>) {
         let mut consumed = 0;
-        let mut commands = SmallVec::new();
+        let (mut commands, mut token) = (SmallVec::new(), None);
         let mut scratch = std::mem::take(&mut self.scratch);
         while let Some(connection) = self.connections.get_mut(key.slot as usize) {
             if !connection.takes_input(&self.options) {
@@ -348,10 +353,13 @@ impl Shard {
                         break;
                     }
                 }
-                Front::Head(head, length) => {
+                Front::Http(head, body, length) => {
+                    if !self.within_rate(key) {
+                        break;
+                    }
                     consumed += length;
-                    commands.extend(self.take_up_head(key, &head));
-                    if !commands.is_empty() {
+                    if let Some((asked, by)) = self.take_up_http(key, &head, body) {
+                        (token, _) = (by, commands.push(asked));
                         break;
                     }
                 }
@@ -378,7 +386,7 @@ impl Shard {
             }
         }
         self.scratch = scratch;
-        (consumed, self.job_of(key, commands))
+        (consumed, self.job_of(key, commands, token))
     }
 
     /// Nothing more is read of what came: the peer closes, or sent what it may not.
@@ -387,8 +395,15 @@ impl Shard {
             Front::TooLong => self.refuse_long_message(key, max_bytes),
             Front::Broken(error) => self.refuse_broken_frame(key, *error),
             Front::BadHead(status) => {
-                let words = "this is not a request of HTTP/1.1";
-                self.refuse_head(key, *status, ErrorCode::BadRequest, words);
+                let (code, words) = match status {
+                    Status::BodyTooLong => (ErrorCode::LineTooLong, "the body is too long"),
+                    Status::HeadTooLong => (ErrorCode::BadRequest, "the head is too long"),
+                    _ => (
+                        ErrorCode::BadRequest,
+                        "this is not a request of HTTP/1.1 with a length",
+                    ),
+                };
+                self.refuse_head(key, *status, code, words);
             }
             _ => self.end(key, CloseReason::ClientClosed),
         }
@@ -436,18 +451,23 @@ impl Shard {
 
     /// Has `commands` leave, if there are any: until they are answered, no further line is looked
     /// at.
-    fn job_of(&mut self, key: ConnectionKey, commands: SmallVec<[Asked; 1]>) -> Option<Job> {
+    fn job_of(
+        &mut self,
+        key: ConnectionKey,
+        commands: SmallVec<[Asked; 1]>,
+        token: Option<Secret<String>>,
+    ) -> Option<Job> {
         if commands.is_empty() {
             return None;
         }
         let session = &mut self.connections[key.slot as usize].session;
         assert!(!session.busy, "one job of a connection at a time");
         session.busy = true;
-        let login = session.login();
+        let identity = session.login().map(Login::identity);
         Some(Job {
             key,
-            user: login.map_or(0, |login| login.user),
-            session_id: login.map_or(0, |login| login.session_id),
+            identity,
+            token,
             commands,
         })
     }
@@ -484,9 +504,11 @@ impl Shard {
         match connection.codec {
             Codec::WebSocket(Form::Json) => ReplyTo::Json(None),
             Codec::WebSocket(Form::Protobuf) => ReplyTo::Protobuf(Box::default()),
-            Codec::WebSocket(Form::Line) | Codec::Line | Codec::Http => {
-                ReplyTo::Line(connection.session.dialect)
-            }
+            Codec::Http => ReplyTo::Http(HttpReply {
+                keep_alive: false,
+                origin: None,
+            }),
+            Codec::WebSocket(Form::Line) | Codec::Line => ReplyTo::Line(connection.session.dialect),
         }
     }
 

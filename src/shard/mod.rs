@@ -25,6 +25,7 @@
 //! - `invariants` what must always hold, numbered, and checked in debug builds
 
 pub mod acknowledgement;
+mod api;
 mod client_log;
 mod command;
 pub mod deadlines;
@@ -495,6 +496,9 @@ impl Shard {
         match (reply, to) {
             (Reply::PullDone { more, .. }, to @ (ReplyTo::Json(_) | ReplyTo::Protobuf(_))) => {
                 return self.send_page(self.key_of(slot), to, Some(*more));
+            }
+            (reply, ReplyTo::Http(http)) => {
+                return self.answer_http(self.key_of(slot), http, reply);
             }
             (reply, ReplyTo::Upgrade(upgrade)) => {
                 return self.complete_upgrade(self.key_of(slot), upgrade, reply);

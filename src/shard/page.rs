@@ -17,8 +17,8 @@ const PART_BYTES: usize = 48 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Page {
     /// As they are written.
-    messages: Vec<u8>,
-    count: usize,
+    pub(super) messages: Vec<u8>,
+    pub(super) count: usize,
     /// What the arrival of the part confirms.
     confirms: Vec<Delivery>,
 }

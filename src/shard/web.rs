@@ -6,12 +6,13 @@
 
 use super::Shard;
 use crate::{
-    base::{close::CloseReason, id::ConnectionKey},
+    base::{close::CloseReason, id::ConnectionKey, secret::Secret},
     protocol::{
         codec::{Carrier, Codec, Form},
         command::Verb,
         error_code::ErrorCode,
         http::{
+            api,
             asset::Asset,
             head::Head,
             response::{self, Status},
@@ -27,8 +28,22 @@ use crate::{
 const DEVICE_LETTERS: usize = 4;
 
 impl Shard {
+    /// Does what an HTTP request asks for, or gives what a service has to do, and the token it is
+    /// asked by.
+    pub(super) fn take_up_http(
+        &mut self,
+        key: ConnectionKey,
+        head: &Head<'_>,
+        body: &[u8],
+    ) -> Option<(Asked, Option<Secret<String>>)> {
+        match api::command_of(head) {
+            Some(name) => self.take_up_api(key, name, (head, body)),
+            None => self.take_up_head(key, head).map(|asked| (asked, None)),
+        }
+    }
+
     /// Does what a request's head asks for, or gives the login that it needs first.
-    pub(super) fn take_up_head(&mut self, key: ConnectionKey, head: &Head<'_>) -> Option<Asked> {
+    fn take_up_head(&mut self, key: ConnectionKey, head: &Head<'_>) -> Option<Asked> {
         if head.path == "/health" {
             if head.method != "GET" {
                 let words = "health is asked for with GET";

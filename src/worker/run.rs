@@ -512,8 +512,8 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
         let key = job.key;
         self.spawn(Some(key), async move {
             let mut next = Some(job);
-            while let Some(job) = next {
-                let replies = commands::run(&core, &job).await;
+            while let Some(mut job) = next {
+                let replies = commands::run(&core, &mut job).await;
                 next = core.shard().complete(&job, &replies);
             }
         });

@@ -25,11 +25,14 @@ use crate::{
     flow::{commands::message, core::Core, routes::bind_request},
     limits::LoginOutcome,
     proto::{
-        BindRouteRequest, BindRouteResponse, Code, GetUserGroupsRequest, LoginRequest,
-        LoginResponse, LogoutRequest, NetworkMemory, RegisterRequest,
+        BindRouteRequest, BindRouteResponse, CheckSessionRequest, Code, GetUserGroupsRequest,
+        LoginRequest, LoginResponse, LogoutRequest, NetworkMemory, RegisterRequest,
     },
     protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
-    session::{LoginSession, job::Job},
+    session::{
+        LoginSession,
+        job::{Identity, Job},
+    },
     shard::unsettled::Lack,
     token::{Grant, TokenError, Verified},
 };
@@ -90,7 +93,7 @@ pub(super) async fn register<B: Backend, P: PushSource>(
             return Err(failure.of_registration());
         }
     };
-    if job.session_id != 0 {
+    if job.session_id() != 0 {
         // The connection goes over to the new account, as MPIM's tools expect. That is no `logout`
         // of the old one: its tokens stay good.
         core.shard().log_out_in_place(job.key, false);
@@ -208,10 +211,7 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
     token: &Secret<String>,
     user: Option<UserId>,
 ) -> Result<Reply, Failure> {
-    let grant = match verify(core, token)? {
-        Verified::Own(grant) => grant,
-        Verified::Issued(issued) => issued::grant(core, issued).await?,
-    };
+    let grant = grant(core, token).await?;
     if user.is_some_and(|user| user != grant.user) {
         return Err(NOT_VALID);
     }
@@ -224,6 +224,17 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
         // The token is good, but its user is not there (any more).
         Err(Failure::Backend(Code::NotFound)) => Err(NOT_VALID),
         outcome => outcome,
+    }
+}
+
+/// Whom the token logs in, and by which session.
+async fn grant<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    token: &Secret<String>,
+) -> Result<Grant, Failure> {
+    match verify(core, token)? {
+        Verified::Own(grant) => Ok(grant),
+        Verified::Issued(issued) => issued::grant(core, issued).await,
     }
 }
 
@@ -300,6 +311,9 @@ async fn begin_session<B: Backend, P: PushSource>(
     job: &Job,
     login: Login<'_>,
 ) -> Result<Reply, Failure> {
+    if job.is_without_connection() {
+        return open_session(core, login).await;
+    }
     let Login { user, name, origin } = login;
     check_numbers([user])?;
     let session_id = core.shard().next_session_id();
@@ -335,11 +349,77 @@ async fn begin_session<B: Backend, P: PushSource>(
         uid: user,
         session: login_session.id,
         token: match origin {
-            Origin::Password { .. } => sessions::issue_token(core, job.key, user),
+            Origin::Password { .. } => {
+                // The service has told its present epoch.
+                let held = core.shard().held_session(job.key);
+                held.map(|held| sessions::issue_token(core, user, held.login_session))
+            }
             Origin::Token(_) => None,
         },
         replaced,
     })
+}
+
+/// The same for who asks without a connection: nothing is bound, and nobody is displaced.
+async fn open_session<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    login: Login<'_>,
+) -> Result<Reply, Failure> {
+    let user = login.user;
+    check_numbers([user])?;
+    let session_id = core.shard().next_session_id();
+    let login_session = login.origin.login_session(session_id);
+    let login_session = check_session(core, user, login_session).await?;
+    Ok(Reply::LoggedIn {
+        uid: user,
+        session: login_session.id,
+        token: Some(sessions::issue_token(core, user, login_session)),
+        replaced: false,
+    })
+}
+
+/// Who asks by `token`, without a connection.
+pub(super) async fn identify<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    token: &Secret<String>,
+) -> Result<Identity, Failure> {
+    let grant = grant(core, token).await?;
+    // A token that names no session is none that could be ended alone.
+    let login_session = Origin::Token(grant).login_session(0);
+    let checked = check_session(core, grant.user, login_session).await;
+    Ok(Identity {
+        user: grant.user,
+        session_id: 0,
+        login_session: checked.map_err(|failure| match failure {
+            // The token is good, but its user is not there (any more).
+            Failure::Backend(Code::NotFound) => NOT_VALID,
+            failure => failure,
+        })?,
+    })
+}
+
+/// Sees to it that `login_session` of `user` has not been ended; gives it its present epoch.
+async fn check_session<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    login_session: LoginSession,
+) -> Result<LoginSession, Failure> {
+    let request = CheckSessionRequest {
+        user_id: user,
+        login_session_id: login_session.id,
+        token_issued_ms: login_session.issued_ms,
+        session_epoch: login_session.epoch,
+    };
+    match core.ask::<method::CheckSession>(request).await {
+        Ok(response) => Ok(LoginSession {
+            epoch: response.session_epoch.or(login_session.epoch),
+            ..login_session
+        }),
+        // It ends none.
+        Err(Failure::Call(CallError::Unsupported)) => Ok(login_session),
+        Err(Failure::Backend(Code::Unauthenticated)) => Err(SESSION_OVER),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// What the binding of a session brought about.

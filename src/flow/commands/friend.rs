@@ -15,14 +15,14 @@ pub(super) async fn add<B: Backend, P: PushSource>(
     job: &Job,
     friend: UserId,
 ) -> Result<Reply, Failure> {
-    if friend == job.user {
+    if friend == job.user() {
         return Err(Failure::Refused(
             ErrorCode::BadArgument,
             "you cannot be on your own friend list",
         ));
     }
     core.ask::<method::AddFriend>(AddFriendRequest {
-        user_id: job.user,
+        user_id: job.user(),
         friend_id: friend,
         message: String::new(),
     })
@@ -37,7 +37,7 @@ pub(super) async fn remove<B: Backend, P: PushSource>(
     friend: UserId,
 ) -> Result<Reply, Failure> {
     core.ask::<method::RemoveFriend>(RemoveFriendRequest {
-        user_id: job.user,
+        user_id: job.user(),
         friend_id: friend,
     })
     .await?;
@@ -50,7 +50,7 @@ pub(super) async fn list<B: Backend, P: PushSource>(
 ) -> Result<Reply, Failure> {
     let response = core
         .ask::<method::GetFriends>(GetFriendsRequest {
-            user_id: job.user,
+            user_id: job.user(),
             only_friend_id: 0,
         })
         .await?;

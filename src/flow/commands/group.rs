@@ -26,7 +26,7 @@ pub(super) async fn create<B: Backend, P: PushSource>(
 ) -> Result<Reply, Failure> {
     let response = core
         .ask::<method::CreateGroup>(CreateGroupRequest {
-            creator_id: job.user,
+            creator_id: job.user(),
             group_name: name.to_owned(),
             description: description.to_owned(),
         })
@@ -52,7 +52,7 @@ pub(super) async fn join<B: Backend, P: PushSource>(
     group: GroupId,
 ) -> Result<Reply, Failure> {
     core.ask::<method::JoinGroup>(JoinGroupRequest {
-        user_id: job.user,
+        user_id: job.user(),
         group_id: group,
     })
     .await
@@ -80,12 +80,18 @@ pub(in crate::flow) fn with_standings<B, P>(
 /// Listens to a group the user has just joined, and settles from which number on this session is
 /// pushed its messages.
 async fn take_up<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job, group: GroupId) {
+    if job.is_without_connection() {
+        // Sessions of the user hear of it over the bus.
+        return;
+    }
     core.shard().forget_membership_news(job.key, group);
     let new = core.shard().hold_group(group);
     if new {
         core.bus.subscribe(group).await;
     }
-    let request = GetUserGroupsRequest { user_id: job.user };
+    let request = GetUserGroupsRequest {
+        user_id: job.user(),
+    };
     let groups = core.ask::<method::GetUserGroups>(request).await;
     let groups = groups.map_or_else(|_| Vec::new(), |groups| with_standings(core, &groups));
     let mut shard = core.shard();
@@ -101,11 +107,11 @@ pub(super) async fn leave<B: Backend, P: PushSource>(
     group: GroupId,
 ) -> Result<Reply, Failure> {
     core.ask::<method::LeaveGroup>(LeaveGroupRequest {
-        user_id: job.user,
+        user_id: job.user(),
         group_id: group,
     })
     .await?;
-    core.shard().leave(job.key, job.user, group);
+    core.shard().leave(job.key, job.user(), group);
     Ok(Reply::Left(group))
 }
 
@@ -114,7 +120,9 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     job: &Job,
 ) -> Result<Reply, Failure> {
     let response = core
-        .ask::<method::GetUserGroups>(GetUserGroupsRequest { user_id: job.user })
+        .ask::<method::GetUserGroups>(GetUserGroupsRequest {
+            user_id: job.user(),
+        })
         .await?;
     let groups = with_numbers(core, response.group_ids, |id| *id);
     Ok(Reply::Groups(groups))
@@ -131,7 +139,7 @@ pub(super) async fn members<B: Backend, P: PushSource>(
         group_id: group,
         after_user_id: after,
         limit,
-        asker_id: job.user,
+        asker_id: job.user(),
     };
     let response = match core.ask::<method::GetGroupMembers>(request).await {
         Err(Failure::Backend(Code::NotFound)) => {
@@ -142,7 +150,7 @@ pub(super) async fn members<B: Backend, P: PushSource>(
         }
         response => response?,
     };
-    if !response.asker_is_member && !response.member_ids.contains(&job.user) {
+    if !response.asker_is_member && !response.member_ids.contains(&job.user()) {
         return Err(Failure::Backend(Code::Forbidden));
     }
     // A service without pages answers with all members, in any order.

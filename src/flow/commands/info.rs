@@ -33,7 +33,7 @@ pub(super) async fn who<B: Backend, P: PushSource>(
         routes.map(|route| route.device).collect()
     };
     let online = !devices.is_empty();
-    if online && !may_see_devices(core, job.user, user).await? {
+    if online && !may_see_devices(core, job.user(), user).await? {
         devices.clear();
     }
     Ok(Reply::Presence {
@@ -104,7 +104,7 @@ pub(super) async fn who_am_i<B: Backend, P: PushSource>(
         .map_or_else(String::new, |login| login.name.clone());
     // A login by token brings no name along.
     let name = if known.is_empty() {
-        name_of(core, job.user).await?
+        name_of(core, job.user()).await?
     } else {
         known
     };
@@ -113,7 +113,7 @@ pub(super) async fn who_am_i<B: Backend, P: PushSource>(
         .connection(job.key)
         .map(|connection| &connection.session);
     Ok(Reply::WhoAmI {
-        uid: job.user,
+        uid: job.user(),
         name,
         device: session.map_or_else(String::new, |session| session.device().to_owned()),
         ack_mode: session.map(|session| session.ack_mode).unwrap_or_default(),

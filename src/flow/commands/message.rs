@@ -15,8 +15,8 @@ use crate::{
     flow::core::Core,
     metrics::PushDrop,
     proto::{
-        AckBatchRequest, AckRequest, C2cMsg, GroupMsg, PullOfflineRequest, PullOfflineResponse,
-        PushKind, PushMessage,
+        AckBatchRequest, AckRequest, C2cMsg, GetUserGroupsRequest, GroupMsg, PullOfflineRequest,
+        PullOfflineResponse, PushKind, PushMessage,
     },
     protocol::{command::PULL_LIMIT_MAX, reply::Reply},
     session::job::Job,
@@ -40,8 +40,10 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
 ) -> Result<Reply, Failure> {
     // What has just been pushed must not come again: it arrives first, which confirms it, and the
     // store is told.
-    let_pushes_arrive(core, job).await;
-    let acks = core.shard().take_acks_of(job.user);
+    if !job.is_without_connection() {
+        let_pushes_arrive(core, job).await;
+    }
+    let acks = core.shard().take_acks_of(job.user());
     if !acks.is_empty() {
         let request = AckBatchRequest { acks: acks.clone() };
         match core.ask::<method::AckBatch>(request).await {
@@ -56,12 +58,36 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
     }
     let pulled = core
         .ask::<method::PullOffline>(PullOfflineRequest {
-            user_id: job.user,
+            user_id: job.user(),
             limit,
             ..Default::default()
         })
         .await?;
-    Ok(hand_out(core, job, limit, pulled).await)
+    let streams = streams_of(core, job).await?;
+    Ok(hand_out(core, job, (limit, &streams), pulled).await)
+}
+
+/// The streams whose messages `job` may be given.
+async fn streams_of<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    job: &Job,
+) -> Result<Vec<Stream>, Failure> {
+    if !job.is_without_connection() {
+        return Ok(core.shard().streams_of(job.key));
+    }
+    let request = GetUserGroupsRequest {
+        user_id: job.user(),
+    };
+    let groups = match core.ask::<method::GetUserGroups>(request).await {
+        Ok(response) => response.group_ids,
+        // Nobody is in a group.
+        Err(Failure::Call(CallError::Unsupported)) => Vec::new(),
+        Err(failure) => return Err(failure),
+    };
+    let groups = groups.into_iter().map(Stream::Group);
+    Ok(std::iter::once(Stream::Direct(job.user()))
+        .chain(groups)
+        .collect())
 }
 
 /// Has the session sent what it has pulled, one slice after the other. Between two of them the core
@@ -70,14 +96,13 @@ pub(super) async fn pull<B: Backend, P: PushSource>(
 async fn hand_out<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
-    limit: u32,
+    (limit, streams): (u32, &[Stream]),
     pulled: PullOfflineResponse,
 ) -> Reply {
     let _permit = core.permit_to_hand_out().await;
     let more = pulled.more;
     let mut messages = in_order(pulled);
-    let streams = core.shard().streams_of(job.key);
-    drop_what_is_not_theirs(core, &streams, &mut messages);
+    drop_what_is_not_theirs(core, streams, &mut messages);
     let too_many = messages.len() > limit as usize;
     // A service without numbers has forgotten what it has handed out, and will not hand it out
     // again.
@@ -125,7 +150,7 @@ pub(super) async fn ack<B: Backend, P: PushSource>(
     ids: &[MessageId],
 ) -> Result<Reply, Failure> {
     let request = AckRequest {
-        user_id: job.user,
+        user_id: job.user(),
         // The client does not say which of them are of groups; ids are unique over both.
         msg_id_list: ids.to_vec(),
         group_msg_id_list: ids.to_vec(),
@@ -164,7 +189,7 @@ pub(crate) fn drop_what_is_not_theirs<B: Backend, P: PushSource>(
 fn mark_what_was_pushed<B, P>(core: &Core<B, P>, job: &Job, messages: &mut [PushMessage]) {
     let pushed = core.shard().pushed_to(job.key);
     for message in messages {
-        let numbers = pushed.get(&Stream::of(job.user, message.group_id));
+        let numbers = pushed.get(&Stream::of(job.user(), message.group_id));
         message.redelivery |= numbers.is_some_and(|numbers| numbers.contains(&message.seq));
     }
 }

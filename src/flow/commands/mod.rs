@@ -29,7 +29,16 @@ use crate::{
 };
 
 /// Carries out `job`.
-pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &Job) -> Replies {
+pub async fn run<B: Backend, P: PushSource>(core: &Core<B, P>, job: &mut Job) -> Replies {
+    if let Some(token) = job.token.take() {
+        match Box::pin(auth::identify(core, &token)).await {
+            Ok(identity) => job.identity = Some(identity),
+            Err(failure) => {
+                let reply = failure.reply();
+                return job.commands.iter().map(|_| reply.clone()).collect();
+            }
+        }
+    }
     match job.commands.as_slice() {
         [command] => smallvec![run_one(core, job, command).await],
         _ => Box::pin(send::all(core, job)).await,

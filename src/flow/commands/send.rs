@@ -195,26 +195,26 @@ fn message(job: &Job, command: &Asked, made: MessageId, ts_ms: i64) -> Result<Me
         Call::Chat { to, text } => Ok(Message::Direct(SendRequest {
             msg: Some(C2cMsg {
                 msg_id: made,
-                from: job.user,
+                from: job.user(),
                 to: *to,
                 ts_ms,
                 text: text.clone(),
                 ..Default::default()
             }),
             client_msg_id,
-            session_id: job.session_id,
+            session_id: job.session_id(),
         })),
         Call::GroupChat { group, text } => Ok(Message::Group(SendGroupRequest {
             msg: Some(GroupMsg {
                 msg_id: made,
-                from: job.user,
+                from: job.user(),
                 group_id: *group,
                 ts_ms,
                 text: text.clone(),
                 ..Default::default()
             }),
             client_msg_id,
-            session_id: job.session_id,
+            session_id: job.session_id(),
         })),
         _ => {
             debug_assert!(false, "only sends come here");

@@ -4,7 +4,7 @@
 use super::{Failure, admission, answered, auth::SESSION_OVER};
 use crate::{
     base::{
-        id::{ConnectionKey, UserId},
+        id::UserId,
         mutation::{Mutation, is_seeded},
         secret::Secret,
     },
@@ -16,7 +16,10 @@ use crate::{
     flow::{core::Core, parting},
     proto::{ChangePasswordRequest, Code, EndAllSessionsRequest, EndSessionRequest, LogoutRequest},
     protocol::{error_code::ErrorCode, reply::Reply},
-    session::job::Job,
+    session::{
+        LoginSession,
+        job::{Identity, Job},
+    },
     token::Grant,
 };
 
@@ -24,22 +27,27 @@ pub(super) fn refresh<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
 ) -> Result<Reply, Failure> {
-    issue_token(core, job.key, job.user)
-        .map(Reply::Token)
-        .ok_or(CLOSED)
+    let identity = identity_of(job)?;
+    Ok(Reply::Token(issue_token(
+        core,
+        identity.user,
+        identity.login_session,
+    )))
 }
 
-const CLOSED: Failure = Failure::Refused(ErrorCode::Internal, "the connection is closed");
+/// Who asks for what only somebody logged in may.
+fn identity_of(job: &Job) -> Result<Identity, Failure> {
+    job.identity
+        .ok_or(Failure::Refused(ErrorCode::NotLoggedIn, "log in first"))
+}
 
-/// A token of the session that the connection's login belongs to; `None`: nobody is logged in on it
-/// any more.
+/// A token of `login_session`, which is one of `user`.
 pub(super) fn issue_token<B, P>(
     core: &Core<B, P>,
-    key: ConnectionKey,
     user: UserId,
-) -> Option<Secret<String>> {
+    login_session: LoginSession,
+) -> Secret<String> {
     let mut shard = core.shard();
-    let login_session = shard.held_session(key)?.login_session;
     let number = u128::from(shard.next_session_id());
     let grant = Grant {
         user,
@@ -47,27 +55,35 @@ pub(super) fn issue_token<B, P>(
         epoch: login_session.epoch,
         issued_s: shard.now().unix_ms / 1000,
     };
-    Some(Secret::new(core.gateway.tokens.issue(&grant, number)))
+    Secret::new(core.gateway.tokens.issue(&grant, number))
 }
 
 pub(super) async fn logout<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
 ) -> Result<Reply, Failure> {
-    let held = core.shard().held_session(job.key).ok_or(CLOSED)?;
+    let identity = identity_of(job)?;
+    if identity.login_session.id == 0 {
+        let words = "this token names no session that could end: use logout_all";
+        return Err(Failure::Refused(ErrorCode::Unsupported, words));
+    }
     let life_ms = core
         .gateway
         .tokens
         .longest_life()
         .map(|life| life.as_millis());
     let request = EndSessionRequest {
-        user_id: job.user,
-        login_session_id: held.login_session.id,
-        session_id: job.session_id,
+        user_id: job.user(),
+        login_session_id: identity.login_session.id,
+        session_id: job.session_id(),
         // 0: not known.
         tokens_live_ms: life_ms.map_or(0, |ms| u64::try_from(ms).unwrap_or(u64::MAX)),
     };
     match core.backend.call::<method::EndSession>(request).await {
+        // There is nothing but the session.
+        Err(CallError::Unsupported) if job.is_without_connection() => {
+            return Err(Failure::Call(CallError::Unsupported));
+        }
         Err(CallError::Unsupported) => return Ok(log_out_without_ending(core, job).await),
         // Until the session has ended, nobody is told that it has: the client may try again.
         response => match answered(response?) {
@@ -86,16 +102,16 @@ async fn log_out_without_ending<B: Backend, P: PushSource>(core: &Core<B, P>, jo
     if core.gateway.concessions.empty_route_unbinds {
         // Before the client is answered, so that what is sent to it from then on waits for its
         // return. Where it fails, it is tried again beside this.
-        let _ = parting::take_route_away(core, job.user).await;
+        let _ = parting::take_route_away(core, job.user()).await;
     }
     let request = LogoutRequest {
-        user_id: job.user,
+        user_id: job.user(),
         token: String::new(),
     };
     if let Err(error) = core.backend.call::<method::Logout>(request).await {
         log::debug!(
             "logout of user {} was not taken by the service: {error}",
-            job.user
+            job.user()
         );
     }
     Reply::LoggedOut
@@ -106,8 +122,8 @@ pub(super) async fn logout_all<B: Backend, P: PushSource>(
     job: &Job,
 ) -> Result<Reply, Failure> {
     core.ask::<method::EndAllSessions>(EndAllSessionsRequest {
-        user_id: job.user,
-        session_id: job.session_id,
+        user_id: job.user(),
+        session_id: job.session_id(),
     })
     .await?;
     leave(core, job);
@@ -131,14 +147,14 @@ pub(super) async fn password<B: Backend, P: PushSource>(
     ))?;
     // It takes as long as a login, and has a place among those of its network and name.
     let admitted = admission::login(core, job, &name).await?;
-    let held = core.shard().held_session(job.key).ok_or(CLOSED)?;
+    let identity = identity_of(job)?;
     let changed = core
         .ask::<method::ChangePassword>(ChangePasswordRequest {
-            user_id: job.user,
+            user_id: job.user(),
             new_password: new.expose().as_bytes().into(),
-            login_session_id: held.login_session.id,
-            token_issued_ms: held.login_session.issued_ms,
-            session_epoch: held.login_session.epoch,
+            login_session_id: identity.login_session.id,
+            token_issued_ms: identity.login_session.issued_ms,
+            session_epoch: identity.login_session.epoch,
             network: admitted.network,
         })
         .await;

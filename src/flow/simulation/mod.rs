@@ -427,8 +427,8 @@ fn start(tasks: &RefCell<Vec<Task>>, core: &Rc<SimCore>, job: Option<Job>) {
     let core = Rc::clone(core);
     tasks.borrow_mut().push(Box::pin(async move {
         let mut next = Some(job);
-        while let Some(job) = next {
-            let replies = commands::run(&core, &job).await;
+        while let Some(mut job) = next {
+            let replies = commands::run(&core, &mut job).await;
             next = core.shard().complete(&job, &replies);
         }
     }));

@@ -251,6 +251,10 @@ impl Model {
                     ..Default::default()
                 })
             }
+            Request::CheckSession(_) => Response::CheckSession(proto::CheckSessionResponse {
+                result: result(Code::Ok),
+                session_epoch: None,
+            }),
             Request::EndSession(_) => Response::EndSession(proto::EndSessionResponse {
                 result: result(Code::Ok),
             }),

@@ -5,7 +5,7 @@ use crate::flow::commands;
 
 /// What a command is answered by `world`.
 fn answer(world: &World, key: ConnectionKey, line: &str) -> Reply {
-    let job = world
+    let mut job = world
         .core
         .shard()
         .feed(key, format!("{line}\n").as_bytes())
@@ -14,7 +14,7 @@ fn answer(world: &World, key: ConnectionKey, line: &str) -> Reply {
     let reply = Rc::new(RefCell::new(None));
     let kept = Rc::clone(&reply);
     let mut flow: Flow = Box::pin(async move {
-        let done = commands::run(&core, &job).await;
+        let done = commands::run(&core, &mut job).await;
         core.shard().complete(&job, &done);
         *kept.borrow_mut() = done.into_iter().next();
     });

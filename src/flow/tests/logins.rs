@@ -11,12 +11,12 @@ use crate::{
 /// asked.
 fn try_login(world: &World, address: [u8; 4]) -> (Option<ErrorCode>, Option<proto::LoginRequest>) {
     let before = world.calls.borrow().len();
-    let (_, job) = world.connect(address, b"login:alice:secret\n");
+    let (_, mut job) = world.connect(address, b"login:alice:secret\n");
     let core = Rc::clone(&world.core);
     let code = Rc::new(Cell::new(None));
     let told = Rc::clone(&code);
     let mut flow: Flow = Box::pin(async move {
-        if let [Reply::Error { code, .. }] = commands::run(&core, &job).await.as_slice() {
+        if let [Reply::Error { code, .. }] = commands::run(&core, &mut job).await.as_slice() {
             told.set(Some(*code));
         }
     });
@@ -95,12 +95,13 @@ fn try_registration(
     service: impl FnMut(&Request) -> Result<Response, CallError> + 'static,
 ) -> (ErrorCode, String) {
     let world = World::new(0, service);
-    let (_, job) = world.connect(LOCALHOST, b"register:alice:secret\n");
+    let (_, mut job) = world.connect(LOCALHOST, b"register:alice:secret\n");
     let core = Rc::clone(&world.core);
     let told = Rc::new(RefCell::new(None));
     let heard = Rc::clone(&told);
     let mut flow: Flow = Box::pin(async move {
-        if let [Reply::Error { code, words, .. }] = commands::run(&core, &job).await.as_slice() {
+        if let [Reply::Error { code, words, .. }] = commands::run(&core, &mut job).await.as_slice()
+        {
             heard.replace(Some((*code, words.to_string())));
         }
     });

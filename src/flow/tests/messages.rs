@@ -20,7 +20,7 @@ fn reply_to(world: &World, line: &str) -> Reply {
 /// The answers to lines of a user who is logged in, which make one job.
 fn replies_to(world: &World, lines: &str) -> Vec<Reply> {
     let (key, _) = world.log_in(1, &[]);
-    let job: Job = world
+    let mut job: Job = world
         .core
         .shard()
         .feed(key, lines.as_bytes())
@@ -29,7 +29,7 @@ fn replies_to(world: &World, lines: &str) -> Vec<Reply> {
     let core = Rc::clone(&world.core);
     let into = Rc::clone(&replies);
     let mut flow: Flow = Box::pin(async move {
-        into.replace(commands::run(&core, &job).await.to_vec());
+        into.replace(commands::run(&core, &mut job).await.to_vec());
     });
     assert!(go_on(&mut flow));
     replies.take()

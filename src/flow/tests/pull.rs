@@ -34,10 +34,10 @@ fn push_and_send(world: &World, key: ConnectionKey, msg_id: MessageId, to: UserI
     world.send_all(key);
 }
 
-fn flow(world: &World, job: Job) -> Flow {
+fn flow(world: &World, mut job: Job) -> Flow {
     let core = Rc::clone(&world.core);
     Box::pin(async move {
-        commands::run(&core, &job).await;
+        commands::run(&core, &mut job).await;
     })
 }
 

@@ -313,10 +313,10 @@ fn a_log_in_that_fails_after_the_password_is_told_to_the_service_that_took_it() 
         })),
         _ => Err(CallError::Unsupported),
     });
-    let (_, job) = world.connect(LOCALHOST, b"login:alice:secret\n");
+    let (_, mut job) = world.connect(LOCALHOST, b"login:alice:secret\n");
     let core = Rc::clone(&world.core);
     let mut login: Flow = Box::pin(async move {
-        let replies = commands::run(&core, &job).await;
+        let replies = commands::run(&core, &mut job).await;
         assert!(matches!(*replies, [Reply::Error { .. }]), "{replies:?}");
     });
     assert!(go_on(&mut login));

@@ -56,12 +56,12 @@ fn log_in_by_password(world: &World) -> Reply {
 fn log_in_on_connection(world: &World) -> (Reply, ConnectionKey) {
     // The first pause of these worlds is over at once, and the login's patience must not be.
     world.pauses.borrow_mut().push(Duration::ZERO);
-    let (key, job) = world.connect(LOCALHOST, b"LOGIN alice secret\n");
+    let (key, mut job) = world.connect(LOCALHOST, b"LOGIN alice secret\n");
     let core = Rc::clone(&world.core);
     let reply = Rc::new(RefCell::new(None));
     let into = Rc::clone(&reply);
     let mut login: Flow = Box::pin(async move {
-        let reply = crate::flow::commands::run(&core, &job).await;
+        let reply = crate::flow::commands::run(&core, &mut job).await;
         core.shard().complete(&job, &reply);
         *into.borrow_mut() = reply.into_iter().next();
     });

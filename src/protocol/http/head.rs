@@ -9,6 +9,39 @@ use super::response::Status;
 /// The longest head, in bytes.
 pub(in crate::protocol) const HEAD_BYTES_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
+/// What a head may have at least before a body of the greatest length.
+const HEAD_BEFORE_BODY: usize = 2 * 1024;
+
+/// A request's head and body, and the length of both in bytes.
+pub type WholeRequest<'a> = (Head<'a>, &'a [u8], usize);
+
+/// How long a request may be whose body has `body_bytes_max` at most.
+pub(in crate::protocol) fn request_bytes_max(body_bytes_max: usize) -> usize {
+    HEAD_BYTES_MAX.max(body_bytes_max + HEAD_BEFORE_BODY)
+}
+
+/// Takes a request off the front of `bytes`: its head, its body, and the length of both; `None`:
+/// more bytes are needed.
+///
+/// # Errors
+/// What no server should read further.
+pub fn read_request(
+    bytes: &[u8],
+    body_bytes_max: usize,
+) -> Result<Option<WholeRequest<'_>>, Status> {
+    let Some((head, length)) = read_head(bytes)? else {
+        return Ok(None);
+    };
+    if head.body_bytes > body_bytes_max {
+        return Err(Status::BodyTooLong);
+    }
+    let end = length + head.body_bytes;
+    if end > request_bytes_max(body_bytes_max) {
+        return Err(Status::HeadTooLong);
+    }
+    let body = bytes.get(length..end);
+    Ok(body.map(|body| (head, body, end)))
+}
 
 /// A request's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +158,13 @@ impl<'a> Head<'a> {
         })
     }
 
+    /// Whether another request may follow on the connection.
+    pub fn keeps_connection(&self) -> bool {
+        !self
+            .list("connection")
+            .any(|word| word.eq_ignore_ascii_case("close"))
+    }
+
     /// The token of `Authorization: Bearer`.
     pub(super) fn bearer(&self) -> Option<&'a str> {
         let (scheme, token) = self.one("authorization")?.split_once(' ')?;
@@ -134,7 +174,7 @@ impl<'a> Head<'a> {
 }
 
 /// A text of a query without its escapes.
-fn decoded(text: &str) -> Option<String> {
+pub(super) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -1,6 +1,6 @@
 //! Answers to requests: their status, and how they are written.
 
-use crate::protocol::error_code::ErrorCode;
+use crate::protocol::{error_code::ErrorCode, json, reply::Reply, request::HttpReply};
 
 /// What a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,7 @@ use crate::protocol::error_code::ErrorCode;
 pub enum Status {
     SwitchingProtocols,
     Ok,
+    NoContent,
     BadRequest,
     Unauthorized,
     Forbidden,
@@ -29,9 +30,10 @@ pub enum Status {
 
 impl Status {
     /// All of them, by their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SwitchingProtocols,
         Self::Ok,
+        Self::NoContent,
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -80,6 +82,7 @@ impl Status {
         match self {
             Self::SwitchingProtocols => "101 Switching Protocols",
             Self::Ok => "200 OK",
+            Self::NoContent => "204 No Content",
             Self::BadRequest => "400 Bad Request",
             Self::Unauthorized => "401 Unauthorized",
             Self::Forbidden => "403 Forbidden",
@@ -108,16 +111,15 @@ impl Status {
     }
 }
 
+/// The last answer on a connection.
+const LAST: HttpReply = HttpReply {
+    keep_alive: false,
+    origin: None,
+};
+
 /// Appends an answer with a JSON body, after which the connection is closed.
 pub fn write(status: Status, body: &str, out: &mut Vec<u8>) {
-    let head = format!(
-        "HTTP/1.1 {}\r\n{}Content-Type: application/json\r\nContent-Length: {}\r\n\
-         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
-        status.line(),
-        status.header(),
-        body.len()
-    );
-    out.extend_from_slice(head.as_bytes());
+    write_head(status, &LAST, status.header(), body.len(), out);
     out.extend_from_slice(body.as_bytes());
 }
 
@@ -125,4 +127,87 @@ pub fn write(status: Status, body: &str, out: &mut Vec<u8>) {
 pub fn write_error(status: Status, code: ErrorCode, words: &str, out: &mut Vec<u8>) {
     let body = serde_json::json!({"error": {"code": code.word(), "message": words}});
     write(status, &body.to_string(), out);
+}
+
+/// Appends the answer to a command.
+pub fn write_reply(status: Status, reply: &Reply, http: &HttpReply, out: &mut Vec<u8>) {
+    let mut body = Vec::new();
+    let header = match reply {
+        Reply::Error {
+            code,
+            retry_ms,
+            words,
+        } => {
+            let mut error = serde_json::json!({"code": code.word(), "message": words});
+            if let Some(retry_ms) = retry_ms {
+                error["retry_ms"] = (*retry_ms).into();
+            }
+            body.extend(serde_json::json!({ "error": error }).to_string().bytes());
+            match status {
+                Status::MethodNotAllowed => "Allow: GET, POST\r\n".to_owned(),
+                Status::TooManyRequests => {
+                    let seconds = retry_ms.unwrap_or(1000).div_ceil(1000).max(1);
+                    format!("Retry-After: {seconds}\r\n")
+                }
+                status => status.header().to_owned(),
+            }
+        }
+        reply => {
+            json::reply::write_data(reply, &mut body);
+            String::new()
+        }
+    };
+    write_head(status, http, &header, body.len(), out);
+    out.extend_from_slice(&body);
+}
+
+/// Appends the answer to a `pull`: so many `messages`, which are objects with commas between them.
+pub fn write_pulled(
+    messages: &[u8],
+    count: usize,
+    more: bool,
+    http: &HttpReply,
+    out: &mut Vec<u8>,
+) {
+    let mut body = Vec::with_capacity(messages.len() + 64);
+    json::reply::write_page((messages, count), Some(more), &mut body);
+    write_head(Status::Ok, http, "", body.len(), out);
+    out.extend_from_slice(&body);
+}
+
+/// Appends the answer to a browser that asks what pages may do.
+pub fn write_preflight(http: &HttpReply, out: &mut Vec<u8>) {
+    let allowed = "Allow: GET, POST, OPTIONS\r\nAccess-Control-Allow-Methods: GET, POST\r\n\
+                   Access-Control-Allow-Headers: Authorization, Content-Type, Idempotency-Key, \
+                   Last-Event-ID\r\nAccess-Control-Max-Age: 600\r\n";
+    write_status(Status::NoContent, http, allowed, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_head(status: Status, http: &HttpReply, more: &str, length: usize, out: &mut Vec<u8>) {
+    write_status(status, http, more, out);
+    let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    out.extend_from_slice(head.as_bytes());
+}
+
+/// The status line, and the headers that every answer has; `more` has its line ends.
+fn write_status(status: Status, http: &HttpReply, more: &str, out: &mut Vec<u8>) {
+    let connection = if http.keep_alive {
+        "keep-alive"
+    } else {
+        "close"
+    };
+    let head = format!(
+        "HTTP/1.1 {}\r\n{more}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+         Connection: {connection}\r\n",
+        status.line()
+    );
+    out.extend_from_slice(head.as_bytes());
+    if let Some(origin) = &http.origin {
+        let headers = format!(
+            "Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n\
+             Access-Control-Expose-Headers: Retry-After\r\n"
+        );
+        out.extend_from_slice(headers.as_bytes());
+    }
 }

@@ -112,6 +112,12 @@ fn token(head: &Head<'_>) -> Option<String> {
     header.or_else(|| head.parameter("token").filter(|token| !token.is_empty()))
 }
 
+/// The origin that `head` names, if its pages may read what is answered here.
+pub fn allowed_origin<'a>(head: &Head<'a>, rules: &WebRules) -> Option<&'a str> {
+    let (origin, host) = (head.one("origin")?, head.one("host")?);
+    is_origin_allowed(head, host, rules).then_some(origin)
+}
+
 fn is_origin_allowed(head: &Head<'_>, host: &str, rules: &WebRules) -> bool {
     let Some(origin) = head.list("origin").next() else {
         return true;

@@ -38,14 +38,25 @@ pub(in crate::protocol) fn write_pulled(
 ) {
     out.push(b'{');
     write_id(id, out);
-    out.extend_from_slice(br#""type":"ok","data":{"messages":["#);
+    out.extend_from_slice(br#""type":"ok","data":"#);
+    write_page((messages, count), more, out);
+    out.push(b'}');
+}
+
+/// Appends the `data` of such a part.
+pub(in crate::protocol) fn write_page(
+    (messages, count): (&[u8], usize),
+    more: Option<bool>,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(br#"{"messages":["#);
     out.extend_from_slice(messages);
     number(r#"],"count":"#, count, out);
     flag(r#","more":"#, more.unwrap_or(true), out);
     if more.is_none() {
         out.extend_from_slice(br#","part":true"#);
     }
-    out.extend_from_slice(b"}}");
+    out.push(b'}');
 }
 
 fn write_id(id: Option<&str>, out: &mut Vec<u8>) {

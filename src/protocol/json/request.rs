@@ -11,7 +11,10 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        MapAccess, Visitor,
+        value::{MapAccessDeserializer, MapDeserializer},
+    },
 };
 
 use super::value::Value;
@@ -149,18 +152,40 @@ pub(in crate::protocol) fn read(text: &str) -> Result<JsonRequest<'_>, BadReques
         };
         return Err(bad(id, ErrorCode::UnknownCommand, words));
     };
-    let data = frame.data.unwrap_or_default();
-    let ids = match &data.ids {
-        Value::List(ids) => ids.iter().filter_map(|id| number_of(id)).collect(),
-        _ => Vec::new(),
-    };
-    Ok(JsonRequest {
-        verb,
-        is_all,
+    Ok(JsonRequest::new(
+        (verb, is_all),
         id,
-        data,
-        ids,
-    })
+        frame.data.unwrap_or_default(),
+    ))
+}
+
+/// A request for the command `name` whose arguments are the object `body`, or nothing; `None`: it
+/// is none.
+pub(in crate::protocol) fn of_body<'a>(name: &str, body: &'a str) -> Option<JsonRequest<'a>> {
+    let data = match body.trim() {
+        "" => Data::default(),
+        body => {
+            let mut json = serde_json::Deserializer::from_str(body);
+            let data = object(&mut json).ok()?;
+            json.end().ok()?;
+            data?
+        }
+    };
+    Some(JsonRequest::new(verb_of(name)?, None, data))
+}
+
+/// A request for the command `name` whose arguments are texts with names; `None`: one stands twice.
+pub(in crate::protocol) fn of_parameters<'a>(
+    name: &str,
+    parameters: Vec<(String, String)>,
+) -> Option<JsonRequest<'a>> {
+    let parameters = parameters.into_iter();
+    let data = MapDeserializer::<_, serde::de::value::Error>::new(parameters);
+    Some(JsonRequest::new(
+        verb_of(name)?,
+        None,
+        Data::deserialize(data).ok()?,
+    ))
 }
 
 /// A frame that is broken in another place may still say what its reply is to answer.
@@ -195,7 +220,7 @@ fn id_text(id: &Value<'_>) -> Result<Option<Box<str>>, &'static str> {
 }
 
 /// The command of a name, and whether it is `logout_all`.
-fn verb_of(name: &str) -> Option<(Verb, bool)> {
+pub(in crate::protocol) fn verb_of(name: &str) -> Option<(Verb, bool)> {
     Some(match name {
         "logout_all" => (Verb::Logout, true),
         "auth.login" => (Verb::Login, false),
@@ -223,6 +248,25 @@ fn number_of(value: &Value<'_>) -> Option<i64> {
 }
 
 impl<'a> JsonRequest<'a> {
+    fn new((verb, is_all): (Verb, bool), id: Option<Box<str>>, data: Data<'a>) -> Self {
+        let ids = match &data.ids {
+            Value::List(ids) => ids.iter().filter_map(number_of).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            verb,
+            is_all,
+            id,
+            data,
+            ids,
+        }
+    }
+
+    /// The request's mark is `tag`, whatever its arguments say.
+    pub(in crate::protocol) fn set_tag(&mut self, tag: Tag) {
+        self.data.client_msg_id = Value::Text(tag.as_str().to_owned().into());
+    }
+
     /// The command's name.
     pub(in crate::protocol) fn verb(&self) -> Verb {
         self.verb

@@ -507,7 +507,7 @@ impl Server {
     }
 
     /// Whether calls are out and nothing has been answered for a while.
-    pub fn is_silent(&self, now_ms: u64) -> bool {
+    pub(super) fn is_silent(&self, now_ms: u64) -> bool {
         let outstanding = self.outstanding();
         self.silence.borrow_mut().lasts(now_ms, outstanding)
     }

@@ -40,7 +40,16 @@ fn connection(
 
 impl World {
     fn bind_code(&mut self, request: BindRouteRequest) -> Code {
-        code(&self.call::<method::BindRoute>(request).result)
+        let checked = self.call::<method::CheckSession>(proto::CheckSessionRequest {
+            user_id: request.user_id,
+            login_session_id: request.login_session_id,
+            token_issued_ms: request.token_issued_ms,
+            session_epoch: request.session_epoch,
+        });
+        let bound = self.call::<method::BindRoute>(request);
+        assert_eq!(code(&checked.result), code(&bound.result));
+        assert_eq!(checked.session_epoch, bound.session_epoch);
+        code(&bound.result)
     }
 
     fn end_session(&mut self, user_id: UserId, login_session_id: u64, session_id: u64) {

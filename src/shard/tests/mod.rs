@@ -29,8 +29,8 @@ use crate::{
         request::ReplyTo,
     },
     session::{
-        Peer,
-        job::{Asked, Call, Job},
+        LoginSession, Peer,
+        job::{Asked, Call, Identity, Job},
     },
     shard::push::Page,
 };
@@ -129,8 +129,16 @@ fn begin_log_in(
 fn pull(key: ConnectionKey, user: UserId) -> Job {
     Job {
         key,
-        user,
-        session_id: 0,
+        identity: Some(Identity {
+            user,
+            session_id: 0,
+            login_session: LoginSession {
+                id: 1,
+                epoch: None,
+                issued_ms: 0,
+            },
+        }),
+        token: None,
         commands: smallvec![Asked {
             tag: None,
             to: ReplyTo::Line(Dialect::Colon),

@@ -376,9 +376,9 @@ impl<'a> World<'a> {
                 self.shard.let_in(job.key, group, standing);
                 self.shard.release_group(group);
             }
-            Call::LeaveGroup(group) => self.shard.leave(job.key, job.user, group),
+            Call::LeaveGroup(group) => self.shard.leave(job.key, job.user(), group),
             Call::Pull { .. } => {
-                let messages = [self.stored(job.user, 0)];
+                let messages = [self.stored(job.user(), 0)];
                 self.shard.deliver_pulled(job, &messages);
             }
             Call::Ack { ref ids } => self.shard.confirmed(job.key, ids),

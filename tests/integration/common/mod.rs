@@ -3,6 +3,7 @@
 //!
 //! Waiting is always for a condition, and [`DEADLINE`] only turns a hang into a failure.
 
+pub mod api;
 pub mod backend_process;
 pub mod bus;
 pub mod certificates;

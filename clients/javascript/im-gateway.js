@@ -79,6 +79,9 @@ function otherWay({ type, data, doubt }, code) {
   }
 }
 
+/** A confirmation whose answer nobody waits for. */
+const ackOf = (ids) => JSON.stringify({ type: "ack", data: { ids } });
+
 /** What came in: each message once, and each stream in the order of its numbers. */
 class Inbox {
   /** `waiting` or `handled`, by the message's id; oldest first. */
@@ -314,6 +317,10 @@ export class Client {
 
   /** Ends the connection; the session and its token stay. */
   close() {
+    const handled = [...this.#unconfirmed];
+    while (this.state === "online" && handled.length > 0) {
+      this.#socket.send(ackOf(handled.splice(0, PAGE)));
+    }
     this.#close("closed", "the client was closed");
   }
 

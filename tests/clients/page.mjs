@@ -1,8 +1,8 @@
 // People chat through the chat page, in two windows and with a line client, while the gateway
 // behind it is killed and started again. Says `done` at the end.
 //
-// The argument is the page's URL. `kill` and `start` on the standard output ask for that to be done;
-// a line on the standard input says that it was, and where lines are spoken.
+// The argument is the page's URL. `kill` and `start` on the standard output ask for that to be
+// done; a line on the standard input says that it was, and where lines are spoken.
 
 import assert from "node:assert/strict";
 import { connect } from "node:net";

@@ -1,10 +1,11 @@
-//! The client libraries in `clients/`, behind a proxy that cuts their connections at any byte, and
-//! without it.
+//! The client libraries in `clients/`, behind a proxy that cuts their connections at any byte,
+//! without it, and by TLS.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::Gateway;
+use crate::common::certificates::Authority;
 use crate::common::cutting_proxy::CuttingProxy;
 use crate::common::random::Random;
 
@@ -52,6 +53,21 @@ fn passes_behind_cuts(mut program: Command) {
     assert!(proxy.cuts() >= 5);
 }
 
+/// Runs it by TLS, with an authority of our own.
+fn passes_by_tls(mut program: Command) {
+    let authority = Authority::new();
+    authority.sign("chat", "127.0.0.1");
+    let gateway = Gateway::start_with_web(|config| {
+        authority.secure("chat", config);
+        config.set("web", "tls", "required");
+    });
+    program
+        .arg(format!("wss://{}/ws", gateway.web_address()))
+        .env("NODE_EXTRA_CA_CERTS", authority.path("ca.pem"))
+        .env("SSL_CERT_FILE", authority.path("ca.pem"));
+    passes(program);
+}
+
 #[test]
 fn the_javascript_library_loses_nothing_and_handles_nothing_twice() {
     passes_behind_cuts(node("chat.mjs"));
@@ -60,4 +76,14 @@ fn the_javascript_library_loses_nothing_and_handles_nothing_twice() {
 #[test]
 fn the_python_library_loses_nothing_and_handles_nothing_twice() {
     passes_behind_cuts(python("chat.py"));
+}
+
+#[test]
+fn a_javascript_client_ends_where_it_should_and_comes_back_where_it_should() {
+    passes_by_tls(node("ends.mjs"));
+}
+
+#[test]
+fn a_python_client_ends_where_it_should_and_comes_back_where_it_should() {
+    passes_by_tls(python("ends.py"));
 }

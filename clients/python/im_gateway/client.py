@@ -132,6 +132,7 @@ class Client:
         self._sending = asyncio.Lock()
         self._tag_prefix, self._tags = _random_letters(12), 0
         self._last_frame_at = self._refreshed_at = 0.0
+        self._socket: WebSocket | None = None
         # Of the connection there is: why it ended, and how long to wait at least.
         self._end: asyncio.Future[tuple[str, float]] | None = None
         self._online_since = float("inf")
@@ -193,6 +194,11 @@ class Client:
 
     async def close(self) -> None:
         """Ends the connection; the session and its token stay."""
+        handled = list(self._unconfirmed)
+        while self._socket and self.state == "online" and handled:
+            # Nobody waits for the answer.
+            self._transmit(self._socket, self._request("ack", {"ids": handled[:_PAGE]}))
+            del handled[:_PAGE]
         self._close("closed", "the client was closed")
         if self._running and self._running is not asyncio.current_task():
             await asyncio.wait([self._running])
@@ -267,6 +273,7 @@ class Client:
             socket = await asyncio.wait_for(connecting, self._patience)
         except (OSError, WebSocketClosed, asyncio.TimeoutError):
             return "lost", 0
+        self._socket = socket
         works = (self._read(socket), self._watch(), self._live(socket))
         tasks = [asyncio.create_task(work) for work in works]
         try:
@@ -275,6 +282,7 @@ class Client:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            self._socket = None
             socket.say_goodbye()
             socket.abort()
             self._lose()

@@ -8,7 +8,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use tempfile::TempDir;
 
 use super::DEADLINE;
@@ -29,6 +31,8 @@ impl Authority {
         let name = &mut params.distinguished_name;
         name.push(DnType::CommonName, "an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Strict clients, Python since 3.13 for one, want to be told.
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().expect("a key");
         let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
         let authority = Self { directory, issuer };
@@ -67,6 +71,7 @@ impl Authority {
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
         change(&mut params);
         params.distinguished_name.push(DnType::CommonName, host);
+        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         for (file, text) in [
             (format!("{name}.key"), key.serialize_pem()),

@@ -1,8 +1,8 @@
-//! What a client says and hears: bytes to lines, lines to [`command::Command`]s, [`reply::Reply`]s
-//! and [`push::Push`]es back to bytes.
+//! What a client says and hears: bytes to requests, requests to [`command::Command`]s,
+//! [`reply::Reply`]s and [`push::Push`]es back to bytes, as lines, JSON or protobuf envelopes.
 //!
-//! Owns the whole grammar of the line protocol and nothing else. It never decides whether a command
-//! may be carried out, and knows no socket, clock or session.
+//! Owns the whole grammar of all forms and nothing else. It never decides whether a command may be
+//! carried out, and knows no socket, clock or session.
 //!
 //! Invariants:
 //! - Any split of a byte stream into buffers gives the same lines ([`mod@line`]).

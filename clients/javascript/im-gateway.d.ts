@@ -33,7 +33,7 @@ export interface Options {
    */
   onMessage?: (message: Message) => unknown;
   onNotice?: (notice: Notice) => unknown;
-  /** `reason` is a word of `KICK`, `logout`, `closed` by the program, `lost`, or an error's code. */
+  /** `reason`: a word of `KICK`, `logout`, `closed` by the program, `lost`, or an error's code. */
   onState?: (state: State, reason?: string) => unknown;
   /** A token to come back with. Keep it as a password. */
   onToken?: (token: string) => unknown;

@@ -151,11 +151,18 @@ async function restartIsSurvived(alice, bob) {
   await alice.until(`document.querySelector("#state").textContent !== "online"`);
   await write(alice, "are you still there?");
   await alice.until(`${about}.endsWith("◌ sending")`);
+  await write(bob, "I have stayed");
+  await bob.until(`${about}.endsWith("◌ sending")`);
+  // What is still to be sent outlives the page.
+  await alice.ask("Page.navigate", { url: "about:blank" });
+  await alice.until(`location.href === "about:blank"`);
   console.log("start");
   const address = (await lines.next()).value;
-  await bob.until(has("are you still there?"));
-  await write(bob, "yes");
-  await alice.until(`${has("yes")} && !document.querySelector(".sending")`);
+  await alice.ask("Page.navigate", { url });
+  await bob.until(`${has("are you still there?")} && !document.querySelector(".sending")`);
+  await alice.until(`document.querySelector("#me")?.textContent === "alice"`);
+  await choose(alice, "bob");
+  await alice.until(`${has("I have stayed")} && !document.querySelector(".sending")`);
   return address;
 }
 

@@ -15,8 +15,8 @@ const COLUMNS_MAX: usize = 100;
 
 const RUST: [&str; 3] = ["src", "tests", "benches"];
 
-/// Folders of documents, configuration and scripts, besides the files at the top.
-const OTHER: [&str; 7] = [
+/// Folders of documents, configuration, scripts and clients, besides the files at the top.
+const OTHER: [&str; 12] = [
     ".",
     "docs",
     "conf",
@@ -24,6 +24,11 @@ const OTHER: [&str; 7] = [
     "scripts",
     "proto/im/v1",
     "proto/mychat",
+    "clients/chat_page",
+    "clients/javascript",
+    "clients/python",
+    "clients/python/im_gateway",
+    "tests/clients",
 ];
 
 #[test]
@@ -68,6 +73,7 @@ fn other_files() -> Vec<PathBuf> {
             let ending = path.extension().and_then(|extension| extension.to_str());
             let is_ours = match ending {
                 Some("md" | "toml" | "proto" | "service" | "rs") => true,
+                Some("css" | "html" | "js" | "mjs" | "py" | "ts") => true,
                 Some(_) => false,
                 None => folder == "scripts",
             };

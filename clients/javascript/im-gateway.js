@@ -107,11 +107,8 @@ class Inbox {
   /** Takes what was pushed. */
   push(message) {
     const isNext = message.seq === undefined || message.seq === this.#last.get(message.group) + 1;
-    if (this.#held && !isNext) {
-      this.#held.set(message.id, message);
-    } else {
-      this.#take(message);
-    }
+    if (this.#held && !isNext) this.#held.set(message.id, message);
+    else this.#take(message);
   }
 
   /** Takes what was pulled, oldest first. */
@@ -135,9 +132,7 @@ class Inbox {
 
   /** Until all that was taken is handled. */
   async idle() {
-    while (this.#isHandling) {
-      await new Promise((resolve) => this.#waiters.push(resolve));
-    }
+    while (this.#isHandling) await new Promise((resolve) => this.#waiters.push(resolve));
   }
 
   #release(isReady) {
@@ -194,26 +189,20 @@ class Inbox {
   }
 }
 
-/** Commands go no faster than a gateway takes them: it ends a connection that presses on. */
-class Pace {
-  #saved;
-  #at = Date.now();
-
-  constructor(perSecond, burst) {
-    Object.assign(this, { perSecond, burst });
-    this.#saved = burst;
-  }
-
-  /** How long the next command has to wait, in milliseconds; 0: it may go, and is counted. */
-  take() {
+/**
+ * Commands go no faster than a gateway takes them: it ends a connection that presses on. The
+ * function says how long the next has to wait, in milliseconds; 0: it may go, and is counted.
+ */
+function pace(perSecond, burst) {
+  let [saved, at] = [burst, Date.now()];
+  return () => {
     const now = Date.now();
-    const gained = (Math.max(0, now - this.#at) * this.perSecond) / 1000;
-    this.#saved = Math.min(this.burst, this.#saved + gained);
-    this.#at = now;
-    if (this.#saved < 1) return Math.ceil(((1 - this.#saved) * 1000) / this.perSecond);
-    this.#saved -= 1;
+    saved = Math.min(burst, saved + (Math.max(0, now - at) * perSecond) / 1000);
+    at = now;
+    if (saved < 1) return Math.ceil(((1 - saved) * 1000) / perSecond);
+    saved -= 1;
     return 0;
-  }
+  };
 }
 
 /** One user's connection to a gateway, and what comes in its place when it is lost. */
@@ -265,7 +254,8 @@ export class Client {
     );
   }
 
-  /** Makes an account, and logs in. */
+  // What these do is said in im-gateway.d.ts.
+
   register(user, password) {
     return this.#start({ type: "register", data: { user, password } });
   }
@@ -274,30 +264,19 @@ export class Client {
     return this.#start({ type: "login", data: { user, password } });
   }
 
-  /** Logs in with a token. */
   auth(token) {
     this.#token = token;
     return this.#start(null);
   }
 
-  /**
-   * Sends a message; resolves once it is stored. Messages go one after the other, so they arrive in
-   * the order of the calls, through every fault.
-   */
   chat(to, text, clientMsgId) {
     return this.#send("chat", { to, text }, clientMsgId);
   }
 
-  /** The same to a group. */
   groupChat(gid, text, clientMsgId) {
     return this.#send("group_chat", { gid, text }, clientMsgId);
   }
 
-  /**
-   * Any other command, by its name and with its data as the protocol has them. It waits for a
-   * connection. Where that is lost before the answer, what may be done twice is sent again; of all
-   * else it is unknown whether it was done: `LOST`.
-   */
   ask(type, data = {}) {
     return new Promise((resolve, reject) => {
       const request = this.#request(type, data, resolve, reject);
@@ -306,7 +285,6 @@ export class Client {
     });
   }
 
-  /** Ends the session and its tokens. */
   async logout() {
     await this.ask("logout").catch((error) => {
       // Refused at the next login: the session was ended, and only the answer was lost.
@@ -315,7 +293,6 @@ export class Client {
     this.#close("logout", "logged out");
   }
 
-  /** Ends the connection; the session and its token stay. */
   close() {
     const handled = [...this.#unconfirmed];
     while (this.state === "online" && handled.length > 0) {
@@ -324,7 +301,6 @@ export class Client {
     this.#close("closed", "the client was closed");
   }
 
-  /** Comes back now, where the client waits. */
   reconnect() {
     this.#stopWaiting();
   }
@@ -370,7 +346,7 @@ export class Client {
     this.#epoch += 1;
     this.#onlineSince = Infinity;
     this.#lastFrameAt = Date.now();
-    this.#pace = new Pace(this.#options.perSecond, this.#options.burst);
+    this.#pace = pace(this.#options.perSecond, this.#options.burst);
     // Before the first frame: pushes come right behind the reply to the login.
     this.#inbox.begin();
     const WebSocket = this.#options.WebSocket ?? globalThis.WebSocket;
@@ -524,7 +500,7 @@ export class Client {
   #pump() {
     clearTimeout(this.#pumpTimer);
     while (this.state === "online" && this.#queue.length > 0) {
-      const waitMs = this.#pace.take();
+      const waitMs = this.#pace();
       if (waitMs > 0) {
         this.#pumpTimer = setTimeout(() => this.#pump(), waitMs);
         return;

@@ -12,6 +12,7 @@ mod cluster;
 mod cores;
 pub mod doctor;
 mod embedded;
+mod fetch;
 mod gateway;
 mod issuers;
 mod listeners;

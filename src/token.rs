@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use self::{
     cache::Cache,
     issuer::{IssuedGrant, Issuer},
+    key_set::KeySet,
 };
 use crate::base::{
     id::{SessionId, UserId},
@@ -187,6 +188,19 @@ impl Tokens {
         Self { issuers, ..self }
     }
 
+    /// The issuer of this number, in the order in which they were given, signs with these keys from
+    /// now on, and with no others.
+    pub fn set_keys(&self, issuer: usize, keys: KeySet) {
+        self.issuers[issuer].keys.replace(keys);
+        self.issued.forget();
+    }
+
+    /// Whether a token named a key that the issuer of this number is not known to have, since this
+    /// was asked last.
+    pub fn wanted_other_keys(&self, issuer: usize) -> bool {
+        self.issuers[issuer].keys.wanted_others()
+    }
+
     /// A password for the account `name` that is made because an issuer vouches for its user: no
     /// one can know it who cannot sign tokens.
     pub fn unknown_password(&self, name: &str) -> String {
@@ -245,9 +259,10 @@ impl Tokens {
         if let Some(grant) = self.issued.get(token, now_unix_s) {
             return Some(Ok(grant));
         }
+        let age = self.issued.age();
         let verified = issuer::verify(&self.issuers, token, (now_unix_s, self.clock_leeway_s))?;
         if let Ok(grant) = &verified {
-            self.issued.keep(token, grant, now_unix_s);
+            self.issued.keep(token, grant, (now_unix_s, age));
         }
         Some(verified)
     }

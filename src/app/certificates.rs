@@ -123,9 +123,9 @@ async fn keep_reading(watched: Watched, registry: Arc<Registry>) -> StartupError
 fn look(watched: &Watched) {
     for (name, files) in watched {
         match files.reload() {
-            Ok(true) => log::info!("{name} has new certificates"),
+            Ok(true) => log::info!("{name} uses its new files"),
             Ok(false) => {}
-            Err(problem) => log::warn!("{name} keeps its certificates: {problem}"),
+            Err(problem) => log::warn!("{name} keeps what it had: {problem}"),
         }
     }
 }

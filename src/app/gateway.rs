@@ -10,6 +10,7 @@ use super::{
     banner::Banner,
     bootstrap::{Bootstrap, Served},
     cores::{self, CoreParts},
+    issuers,
     listeners::Listeners,
     options,
 };
@@ -81,7 +82,7 @@ impl GatewayBootstrap {
         P: PushSource + 'static,
         W: FnOnce(&CoreParts, &Rc<Runtime>) -> Rc<Core<B, P>> + Send + 'static,
     {
-        let (process, workers) = (self.process, self.limits.workers);
+        let (mut process, workers) = (self.process, self.limits.workers);
         let listeners = self.listeners;
         assert_eq!(listeners.of_cores.len(), workers, "listeners for each core");
         assert_eq!(self.inboxes.len(), workers, "an inbox for each core");
@@ -89,6 +90,9 @@ impl GatewayBootstrap {
             &process.settings,
             self.limits.max_connections,
         )?);
+        let issuers = process.settings.auth.issuers.clone();
+        issuers::watch(&issuers, &gateway, &mut process.watched)?;
+        let background_task = issuers::follow(issuers, Arc::clone(&gateway), background_task);
         let (sender, events) = crossbeam_channel::unbounded();
         for (number, of_core) in listeners.of_cores.into_iter().enumerate() {
             let has_own = self.limits.quota.is_none() && workers <= self.limits.cpus.len();

@@ -2,12 +2,12 @@
 //!
 //! Owns the keys of such a table, as they are written, and their rules.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    settings::{IssuerKeys, IssuerSettings, PreviousKey},
+    settings::{IssuerKeys, IssuerSettings, PreviousKey, ServerTls},
     value::{BadValue, FromText, FromValue, Table},
 };
 use crate::token::issuer::SubjectKind;
@@ -24,6 +24,8 @@ pub(super) struct IssuerTable {
     secret_file: String,
     public_key_file: String,
     jwks_file: String,
+    jwks_url: String,
+    ca_file: String,
     previous_key_file: String,
     previous_until: String,
     subject: String,
@@ -56,6 +58,8 @@ impl FromValue for IssuerTable {
             secret_file: table.take("secret_file")?,
             public_key_file: table.take("public_key_file")?,
             jwks_file: table.take("jwks_file")?,
+            jwks_url: table.take("jwks_url")?,
+            ca_file: table.take("ca_file")?,
             previous_key_file: table.take("previous_key_file")?,
             previous_until: table.take("previous_until")?,
             subject: table.take("subject")?,
@@ -77,15 +81,9 @@ impl IssuerTable {
         if self.issuer == crate::token::ISSUER {
             return broken("that is the gateway's own name");
         }
-        let keys = match [&self.secret_file, &self.public_key_file, &self.jwks_file].map(|file| {
-            Some(file)
-                .filter(|file| !file.is_empty())
-                .map(PathBuf::from)
-        }) {
-            [Some(secret), None, None] => IssuerKeys::Secret(secret),
-            [None, Some(public), None] => IssuerKeys::Public(public),
-            [None, None, Some(set)] => IssuerKeys::Set(set),
-            _ => return broken("set one of secret_file, public_key_file and jwks_file"),
+        let keys = match self.keys() {
+            Ok(keys) => keys,
+            Err(problem) => return broken(problem),
         };
         let subject = match (self.subject.as_str(), self.create_users) {
             ("" | "uid", false) => SubjectKind::Uid,
@@ -107,7 +105,7 @@ impl IssuerTable {
             ("", _) | (_, "") => {
                 return broken("previous_key_file and previous_until go together");
             }
-            _ if matches!(keys, IssuerKeys::Set(_)) => {
+            _ if matches!(keys, IssuerKeys::Set(_) | IssuerKeys::Url { .. }) => {
                 return broken("a key set has the previous key in itself");
             }
             (file, until) => match until.parse::<jiff::Timestamp>() {
@@ -133,6 +131,52 @@ impl IssuerTable {
             keys,
             previous,
         })
+    }
+
+    /// Where its keys are, or which rule is broken.
+    fn keys(&self) -> Result<IssuerKeys, &'static str> {
+        let set = |text: &String| (!text.is_empty()).then(|| PathBuf::from(text));
+        let files = [&self.secret_file, &self.public_key_file, &self.jwks_file].map(set);
+        let keys = match (files, self.jwks_url.as_str()) {
+            ([Some(secret), None, None], "") => IssuerKeys::Secret(secret),
+            ([None, Some(public), None], "") => IssuerKeys::Public(public),
+            ([None, None, Some(set)], "") => IssuerKeys::Set(set),
+            ([None, None, None], url) if !url.is_empty() => {
+                if !is_safe(url) {
+                    return Err("jwks_url is a URL with https, or with http on this machine");
+                }
+                let ca = set(&self.ca_file);
+                return Ok(IssuerKeys::Url {
+                    url: url.to_owned(),
+                    tls: ServerTls { ca, own: None },
+                });
+            }
+            _ => {
+                return Err("set one of secret_file, public_key_file, jwks_file and jwks_url");
+            }
+        };
+        match self.ca_file.is_empty() {
+            true => Ok(keys),
+            false => Err("ca_file goes with jwks_url alone"),
+        }
+    }
+}
+
+/// Whether nobody between can put other keys in the place of those at `url`.
+fn is_safe(url: &str) -> bool {
+    let Ok(url) = url.parse::<hyper::Uri>() else {
+        return false;
+    };
+    let host = url.host().unwrap_or_default();
+    let is_local = || {
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        let address: Result<IpAddr, _> = address.parse();
+        address.is_ok_and(|address| address.is_loopback())
+    };
+    match url.scheme_str() {
+        Some("https") => !host.is_empty(),
+        Some("http") => is_local(),
+        _ => false,
     }
 }
 
@@ -184,6 +228,20 @@ mod tests {
             ("audience = \"chat\"", "an issuer has a name"),
             ("issuer = \"im-gateway\"\nsecret_file = \"/s\"", "own name"),
             ("issuer = \"a\"", "set one of"),
+            (
+                "issuer = \"a\"\njwks_url = \"http://id.example/k\"",
+                "https",
+            ),
+            ("issuer = \"a\"\njwks_url = \"https:///k\"", "https"),
+            ("issuer = \"a\"\njwks_url = \"k\"", "https"),
+            (
+                "issuer = \"a\"\njwks_file = \"/k\"\nca_file = \"/ca\"",
+                "jwks_url alone",
+            ),
+            (
+                "issuer = \"a\"\njwks_file = \"/k\"\njwks_url = \"https://id.example/k\"",
+                "set one of",
+            ),
             (
                 "issuer = \"a\"\nsecret_file = \"/s\"\njwks_file = \"/j\"",
                 "set one of",

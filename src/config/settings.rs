@@ -381,6 +381,13 @@ pub enum IssuerKeys {
     Public(PathBuf),
     /// A file with its key set.
     Set(PathBuf),
+    /// Where it publishes its key set.
+    Url {
+        /// With https, or with http on this machine.
+        url: String,
+        /// How its server is spoken to.
+        tls: ServerTls,
+    },
 }
 
 /// A key of the same kind that is good for a while yet.

@@ -102,7 +102,7 @@ async fn ignore(name: &'static str, mut signal: Signal) {
         match name {
             "SIGHUP" => {
                 warn!(
-                    "SIGHUP: certificates are read again; the configuration is not, restart to \
+                    "SIGHUP: certificates and keys are read again; the configuration is not, restart to \
                      apply changes"
                 );
             }

@@ -6,3 +6,4 @@ pub mod random_seed;
 pub mod secret_file;
 pub mod sys;
 pub mod unix_time;
+pub mod watched_files;

@@ -15,9 +15,12 @@ use rustls::{
 
 use super::{
     Expiry, Reload,
-    files::{Files, certified_key, read, roots},
+    files::{certified_key, expiries, roots},
 };
-use crate::config::settings::ServerTls;
+use crate::{
+    config::settings::ServerTls,
+    machine::watched_files::{Files, read},
+};
 
 /// What connections to one server begin with.
 #[derive(Clone, Debug)]
@@ -90,7 +93,7 @@ impl Reload for ConnectorFiles {
     }
 
     fn expiries(&self) -> Vec<Expiry> {
-        self.0.expiries()
+        expiries(&self.0)
     }
 }
 

@@ -25,9 +25,9 @@ use rustls::{
 
 use super::{
     Expiry, Reload,
-    files::{Files, certified_key, roots},
+    files::{certified_key, expiries, roots},
 };
-use crate::config::settings::ClusterTls;
+use crate::{config::settings::ClusterTls, machine::watched_files::Files};
 
 /// What a process of the cluster begins its connections to others with.
 pub struct Membership {
@@ -69,7 +69,7 @@ impl Reload for Membership {
     }
 
     fn expiries(&self) -> Vec<Expiry> {
-        self.ends.expiries()
+        expiries(&self.ends)
     }
 }
 

@@ -1,14 +1,8 @@
-//! Files that something is made of, and is made of again when they change.
+//! Certificates and keys in files.
 //!
-//! Owns what was in them and what was made of it. Invariant: what is in use was made of files that
-//! were good together; bad ones change nothing.
+//! Owns how they are written there, and until when they are good.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::path::Path;
 
 use rustls::{
     RootCertStore,
@@ -19,103 +13,17 @@ use rustls::{
 use x509_cert::{Certificate, der::Decode as _};
 
 use super::Expiry;
+use crate::machine::watched_files::Files;
 
-/// No file with certificates or a key is longer.
-const FILE_MAX_BYTES: u64 = 1 << 20;
-
-/// Something made of files.
-pub(super) struct Files<T> {
-    paths: Vec<PathBuf>,
-    state: Mutex<State<T>>,
-}
-
-struct State<T> {
-    made: Arc<T>,
-    /// What the files had in them.
-    contents: Vec<Vec<u8>>,
-    /// Why they could not be read again.
-    trouble: Option<String>,
-}
-
-impl<T> Files<T> {
-    /// Reads the files and has `make` make something of what is in them, in the same order.
-    ///
-    /// # Errors
-    /// Which file is of no use, and why.
-    pub(super) fn load(
-        paths: Vec<PathBuf>,
-        make: impl FnOnce(&[Vec<u8>]) -> Result<T, String>,
-    ) -> Result<Self, String> {
-        let contents = read_all(&paths)?;
-        let made = Arc::new(make(&contents)?);
-        let trouble = None;
-        let state = State {
-            made,
-            contents,
-            trouble,
-        };
-        Ok(Self {
-            paths,
-            state: Mutex::new(state),
+/// Until when the certificates in these files are good.
+pub(super) fn expiries<T>(files: &Files<T>) -> Vec<Expiry> {
+    let expiries = files.each(|path, pem| {
+        Some(Expiry {
+            file: path.to_owned(),
+            until_s: good_until_s(pem)?,
         })
-    }
-
-    /// What is in use.
-    pub(super) fn current(&self) -> Arc<T> {
-        Arc::clone(&self.state().made)
-    }
-
-    /// Reads the files again, and uses what `make` makes of them from now on if they have something
-    /// else in them; says whether they have.
-    ///
-    /// # Errors
-    /// As [`Files::load`], said once: what was in use stays.
-    pub(super) fn reload(
-        &self,
-        make: impl FnOnce(&[Vec<u8>]) -> Result<T, String>,
-    ) -> Result<bool, String> {
-        let outcome = self.try_reload(make);
-        let mut state = self.state();
-        let trouble = outcome.as_ref().err().cloned();
-        if trouble.is_some() && trouble == state.trouble {
-            return Ok(false);
-        }
-        state.trouble = trouble;
-        outcome
-    }
-
-    /// Until when the certificates in the files are good.
-    pub(super) fn expiries(&self) -> Vec<Expiry> {
-        let state = self.state();
-        let files = self.paths.iter().zip(&state.contents);
-        let until = files.filter_map(|(path, pem)| {
-            Some(Expiry {
-                file: path.clone(),
-                until_s: good_until_s(pem)?,
-            })
-        });
-        until.collect()
-    }
-
-    fn try_reload(
-        &self,
-        make: impl FnOnce(&[Vec<u8>]) -> Result<T, String>,
-    ) -> Result<bool, String> {
-        let contents = read_all(&self.paths)?;
-        if contents == self.state().contents {
-            return Ok(false);
-        }
-        let made = Arc::new(make(&contents)?);
-        let mut state = self.state();
-        state.made = made;
-        state.contents = contents;
-        Ok(true)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        // Each change is one assignment after another of whole values.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    });
+    expiries.into_iter().flatten().collect()
 }
 
 /// Until when the first certificate is good; `None`: there is none.
@@ -124,24 +32,6 @@ fn good_until_s(pem: &[u8]) -> Option<u64> {
     let certificate = Certificate::from_der(&first).ok()?;
     let until = certificate.tbs_certificate.validity.not_after;
     Some(until.to_unix_duration().as_secs())
-}
-
-fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
-    paths.iter().map(|path| read(path)).collect()
-}
-
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let read = || {
-        let mut bytes = Vec::new();
-        let file = File::open(path)?;
-        file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    match read() {
-        Ok(bytes) if bytes.len() as u64 <= FILE_MAX_BYTES => Ok(bytes),
-        Ok(_) => Err(format!("{}: it is longer than 1 MiB", path.display())),
-        Err(error) => Err(format!("{}: {error}", path.display())),
-    }
 }
 
 /// The authorities in the file at `path`, which has `pem` in it.

@@ -21,10 +21,13 @@ use rustls::{
 };
 
 use self::{
-    files::{Files, certified_key, roots},
+    files::{certified_key, expiries, roots},
     resolver::{Entry, Resolver},
 };
-use crate::config::settings::{CertificateFiles, ClientCertificates, TlsSettings};
+use crate::{
+    config::settings::{CertificateFiles, ClientCertificates, TlsSettings},
+    machine::watched_files::Files,
+};
 
 /// What is made of files, and made again when they change.
 pub trait Reload: Send + Sync {
@@ -103,7 +106,7 @@ impl Reload for Acceptor {
     }
 
     fn expiries(&self) -> Vec<Expiry> {
-        self.files.expiries()
+        expiries(&self.files)
     }
 }
 

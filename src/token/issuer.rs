@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{EXPIRY_LEEWAY_S, TokenError, key_set::KeySet, positive_integer};
+use super::{EXPIRY_LEEWAY_S, TokenError, key_set::CurrentKeys, positive_integer};
 use crate::base::{
     id::{SessionId, UserId},
     names,
@@ -43,7 +43,7 @@ pub struct Issuer {
     /// What that claim is.
     pub subject: SubjectKind,
     /// What it signs with.
-    pub keys: KeySet,
+    pub keys: CurrentKeys,
 }
 
 /// Whom a token of an issuer logs in.
@@ -162,6 +162,7 @@ impl Issuer {
         let asked = (header.alg.as_str(), header.kid.as_deref());
         let key_until_s = self
             .keys
+            .for_key(header.kid.as_deref())
             .signed_until(asked, (parts.message, &parts.signature), now_unix_s)
             .ok_or(TokenError::Invalid)?;
         if !self.is_audience(parts.claims.get("aud")) {

@@ -5,6 +5,11 @@
 //! set is of no use here (other kinds, other uses) is left out, as the standard demands; secrets in
 //! a set are left out too, since sets are published.
 
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
@@ -40,6 +45,51 @@ struct NamedKey {
 /// What one issuer signs with.
 pub struct KeySet {
     keys: Vec<NamedKey>,
+}
+
+/// The keys of an issuer that are in use: others may take their place at any time.
+pub struct CurrentKeys {
+    keys: Mutex<Arc<KeySet>>,
+    /// A token named a key that is not among them.
+    wants_others: AtomicBool,
+}
+
+impl From<KeySet> for CurrentKeys {
+    fn from(keys: KeySet) -> Self {
+        Self {
+            keys: Mutex::new(Arc::new(keys)),
+            wants_others: AtomicBool::new(false),
+        }
+    }
+}
+
+impl CurrentKeys {
+    /// Those in use now. A token names `key_id`: that others are wanted is kept in mind where none
+    /// of them may be meant.
+    pub(super) fn for_key(&self, key_id: Option<&str>) -> Arc<KeySet> {
+        let keys = Arc::clone(&self.lock());
+        if key_id.is_some_and(|key_id| !keys.may_have(key_id)) {
+            self.wants_others.store(true, Ordering::Relaxed);
+        }
+        keys
+    }
+
+    /// `keys` are in use from now on.
+    pub(super) fn replace(&self, keys: KeySet) {
+        *self.lock() = Arc::new(keys);
+        // Who wanted others before has them.
+        self.wants_others.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a token named a key that was not among them, since this was asked last.
+    pub(super) fn wanted_others(&self) -> bool {
+        self.wants_others.swap(false, Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<KeySet>> {
+        // One assignment of a whole value.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What of a set is looked at.
@@ -84,6 +134,20 @@ impl ReadKey {
 }
 
 impl KeySet {
+    /// A longer set is refused unread, in bytes.
+    pub const BYTES_MAX: usize = SET_BYTES_MAX;
+
+    /// No key, until they are known.
+    pub fn unknown() -> Self {
+        Self { keys: Vec::new() }
+    }
+
+    /// Whether a token that names this key may be signed by one of them.
+    fn may_have(&self, key_id: &str) -> bool {
+        let mut ids = self.keys.iter().map(|named| named.id.as_deref());
+        ids.any(|id| id.is_none_or(|id| id == key_id))
+    }
+
     fn of_one(key: Key) -> Self {
         let key = NamedKey {
             id: None,
@@ -114,7 +178,7 @@ impl KeySet {
     /// # Errors
     /// What is none, and one without a key that can be used.
     pub fn of_json(text: &str) -> Result<Self, BadKeySet> {
-        if text.len() > SET_BYTES_MAX {
+        if text.len() > Self::BYTES_MAX {
             return Err(BadKeySet::TooLong);
         }
         let set: ReadSet = serde_json::from_str(text)?;

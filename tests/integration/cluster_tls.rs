@@ -90,7 +90,7 @@ fn members_of_a_cluster_talk_by_tls_and_go_on_with_new_certificates() {
     std::fs::copy(other.path("ca.pem"), authority.path("ca.pem")).expect("copied");
     gateway.signal(Signal::HUP);
     backend.signal(Signal::HUP);
-    let is_told = |log: String| log.contains("[cluster_tls] has new certificates");
+    let is_told = |log: String| log.contains("[cluster_tls] uses its new files");
     eventually("both have read them", || {
         is_told(gateway.output().1) && is_told(backend.output().1)
     });

@@ -153,7 +153,7 @@ fn new_certificates_are_used_for_new_connections_and_leave_the_others_alone() {
     std::fs::copy(authority.path("ca.pem"), authority.path("chat.key")).expect("copied");
     gateway.signal(Signal::HUP);
     eventually("the log says so", || {
-        gateway.output().1.contains("keeps its certificates")
+        gateway.output().1.contains("keeps what it had")
     });
     let mut client = authority.client(gateway.address(), "new.example", &[]);
     assert!(client.line().is_some());

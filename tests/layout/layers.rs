@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("protocol", &["base"]),
     ("contract", &["base", "proto"]),
     ("config", &["base", "contract", "token"]),
-    ("tls", &["config"]),
+    ("tls", &["config", "machine"]),
     ("handoff", &["base", "contract", "proto"]),
     (
         "metrics",

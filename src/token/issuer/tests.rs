@@ -1,5 +1,7 @@
 //! Tokens of issuers: which are taken, and that nothing that is wrong in anything is.
 
+use std::time::Duration;
+
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use ring::{
@@ -9,7 +11,7 @@ use ring::{
 };
 
 use super::*;
-use crate::token::Tokens;
+use crate::token::{Tokens, key_set::KeySet};
 
 const NOW: u64 = 1_760_000_000;
 const LEEWAY_S: u64 = 300;
@@ -194,8 +196,27 @@ fn issuer(keys: KeySet) -> Issuer {
         audience: "chat".into(),
         claim: "sub".into(),
         subject: SubjectKind::Uid,
-        keys,
+        keys: keys.into(),
     }
+}
+
+#[test]
+fn a_key_that_nobody_knows_is_wanted_and_takes_the_place_of_others() {
+    let (signer, other) = (Signer::ed25519(), Signer::ed25519());
+    let tokens = Tokens::new(&[7; 32], Duration::from_secs(60), Duration::ZERO).expect("a secret");
+    let tokens = tokens.with_issuers(vec![issuer(signer.keys())]);
+    let token = signer.token(&signer.header(), &claims(&[]));
+    assert!(tokens.verify(&token, NOW).is_ok());
+    assert!(!tokens.wanted_other_keys(0), "it is known");
+    let unknown = r#"{"alg":"EdDSA","kid":"another"}"#;
+    let stranger = other.token(unknown, &claims(&[]));
+    assert_eq!(tokens.verify(&stranger, NOW), Err(TokenError::Invalid));
+    assert!(tokens.wanted_other_keys(0) && !tokens.wanted_other_keys(0));
+    // What an old key has signed is forgotten with it.
+    tokens.set_keys(0, other.keys());
+    assert_eq!(tokens.verify(&token, NOW), Err(TokenError::Invalid));
+    let token = other.token(&other.header(), &claims(&[]));
+    assert!(tokens.verify(&token, NOW).is_ok());
 }
 
 fn checked(issuer: Issuer, token: &str) -> Option<Result<IssuedGrant, TokenError>> {

@@ -5,12 +5,15 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tempfile::TempDir;
 
 use super::DEADLINE;
@@ -98,6 +101,20 @@ impl Authority {
         config
             .set("tls", "certificates", vec![self.entry(name)])
             .set("gateway_service", "tls", "required");
+    }
+
+    /// What a server with `<name>.pem` begins TLS with.
+    pub fn server_config(&self, name: &str) -> Arc<ServerConfig> {
+        let path = |end: &str| self.path(&format!("{name}.{end}"));
+        let certificate = CertificateDer::from_pem_file(path("pem")).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(path("key")).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key);
+        Arc::new(config.expect("a configuration"))
     }
 
     /// Has gateways and backends show each other `<name>.pem`, and trust this authority.

@@ -217,6 +217,10 @@ async fn fetch_missing<B: Backend, P: PushSource>(
     mut permit: Option<ResyncPermit>,
 ) {
     let mut waits = Repeat::OWED.waits();
+    assert!(
+        fetch.to == 0 || fetch.after < fetch.to,
+        "what is fetched is something: {fetch:?}"
+    );
     for attempt in 0.. {
         wait_for_readers(core, stream, &mut permit).await;
         let reader = core.shard().reader(stream, fetch.after, attempt);
@@ -383,6 +387,10 @@ async fn catch_up_page<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     next: CatchUp,
 ) -> Result<Vec<PushMessage>, Missing> {
+    assert!(
+        next.room > 0 && next.after < next.to,
+        "there is something to send, and room for it: {next:?}"
+    );
     let limit = next.room.min(CATCH_UP_PAGE) as u32;
     let wanted = Fetch {
         after: next.after,

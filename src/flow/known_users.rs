@@ -37,6 +37,7 @@ impl KnownUsers {
         }
         self.order.push_back(name.to_owned());
         self.numbers.insert(name.to_owned(), user);
+        assert_eq!(self.order.len(), self.numbers.len(), "each name once");
         true
     }
 

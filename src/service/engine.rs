@@ -421,6 +421,7 @@ impl<S: Storage> Engine<S> {
             self.pushes.truncate(pushes_before);
             outcomes.push(Outcome::Reply(item.failed(refusal)));
         }
+        debug_assert_eq!(outcomes.len(), items.len(), "each item has an outcome");
         self.commit().map_err(Abort::Storage)?;
         Ok(outcomes)
     }

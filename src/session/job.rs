@@ -62,6 +62,15 @@ impl Job {
         matches!(command.to, ReplyTo::Http(_))
     }
 
+    /// Panics where it is none: without commands, or with several that are not all sends.
+    pub fn assert_whole(&self) {
+        assert!(!self.commands.is_empty(), "a job has a command");
+        assert!(
+            self.commands.len() == 1 || self.is_of_sends(),
+            "only sends travel together"
+        );
+    }
+
     /// Whether it is made of sends: replies to them tell what becomes of the sends behind them.
     pub fn is_of_sends(&self) -> bool {
         self.commands.iter().all(|command| command.call.is_send())

@@ -118,6 +118,10 @@ impl Outbox {
     pub fn mark(&mut self, confirms: Option<Delivery>, pool: &mut BufferPool) {
         let end = self.end();
         let marks = &mut self.buffer(pool).marks;
+        assert!(
+            marks.back().is_none_or(|(last_end, _)| *last_end <= end),
+            "what is written last ends last"
+        );
         // Of those that confirm nothing, the first and the last of a row tell enough of the peer's
         // life.
         if confirms.is_none()
@@ -157,7 +161,10 @@ impl Outbox {
         };
         let mut goes_on = false;
         buffer.sent += count;
-        debug_assert!(buffer.sent <= buffer.bytes.len());
+        assert!(
+            buffer.sent <= buffer.bytes.len(),
+            "the kernel took more than there is"
+        );
         // What is left is at most what was asked for, however much was before.
         buffer.asked_for = buffer.asked_for.min(buffer.bytes.len() - buffer.sent);
         if buffer.sent == buffer.bytes.len() {
@@ -242,7 +249,12 @@ impl Outbox {
     /// Notes that the last `count` bytes were asked for: that they wait is not held against the
     /// client.
     pub fn asked_for(&mut self, count: usize, pool: &mut BufferPool) {
-        self.buffer(pool).asked_for += count;
+        let buffer = self.buffer(pool);
+        buffer.asked_for += count;
+        debug_assert!(
+            buffer.asked_for <= buffer.bytes.len() - buffer.sent,
+            "more was asked for than is unsent"
+        );
     }
 
     /// Ends with `rest`, of which little is in memory at a time, however slowly it is read. Nothing
@@ -250,6 +262,7 @@ impl Outbox {
     pub fn end_with(&mut self, rest: &'static [u8], pool: &mut BufferPool) {
         let buffer = self.buffer(pool);
         assert!(!buffer.bytes.is_empty(), "a head comes first");
+        assert!(buffer.rest.is_empty(), "an output ends once");
         buffer.rest = rest;
     }
 

@@ -205,6 +205,7 @@ impl Shard {
     /// Answers the job's commands and goes on with the lines behind them; a job that comes back is
     /// the next one.
     pub fn complete(&mut self, job: &Job, replies: &[Reply]) -> Option<Job> {
+        job.assert_whole();
         assert_eq!(
             job.commands.len(),
             replies.len(),
@@ -221,6 +222,7 @@ impl Shard {
         }
         let could_read = self.can_read(job.key);
         let connection = self.connection_mut(job.key)?;
+        assert!(connection.session.busy, "what is answered was under way");
         connection.session.busy = false;
         if let Some(login) = connection.session.login_mut() {
             login.membership_news = Vec::new();

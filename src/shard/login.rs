@@ -235,7 +235,8 @@ impl Shard {
     /// Undoes one [`Shard::hold_group`].
     pub fn release_group(&mut self, group: GroupId) {
         if let Some(entry) = self.groups.get_mut(&group) {
-            entry.holds = entry.holds.saturating_sub(1);
+            assert!(entry.holds > 0, "a group is let go as often as it is held");
+            entry.holds -= 1;
         }
         self.forget_group_if_empty(group);
     }

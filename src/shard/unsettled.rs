@@ -4,6 +4,20 @@
 //! Owns the list of users and what each lacks. The flow that goes through it is [`Effect::Settle`];
 //! one at a time.
 //!
+//! A user's route, as this core knows it (and likewise, what its groups are):
+//!
+//! ```text
+//!                login with Presence
+//!   not here ───────────────────────────▶ bound
+//!      │                                  │   ▲
+//!      │          another one without it  │   │ bound by the flow
+//!      │                                  ▼   │
+//!      └────────────────────────────────▶ lacking
+//!                login without Presence
+//!
+//!   bound, lacking ── last session gone ──▶ not here
+//! ```
+//!
 //! Invariants: whoever stands here has a session on this core and lacks something; while anybody
 //! stands here, a flow is under way.
 
@@ -74,12 +88,12 @@ impl Shard {
         if lack == Lack::NOTHING || !self.is_here(user) {
             return;
         }
-        let entry = self.unsettled.users.entry(user).or_default();
-        if lack.route && !entry.route {
-            self.metrics.users_without_route.inc();
-        }
-        entry.route |= lack.route;
-        entry.groups |= lack.groups;
+        let known = self.lack_of(user);
+        let lack = Lack {
+            route: known.route || lack.route,
+            groups: known.groups || lack.groups,
+        };
+        self.come_to_lack(user, lack);
         // The list itself holds one.
         if Arc::strong_count(&self.unsettled.place) == 1 {
             let place = Settling {
@@ -104,8 +118,7 @@ impl Shard {
 
     /// Whether a login of `user` could not learn its groups.
     pub fn lacks_groups(&self, user: UserId) -> bool {
-        let lack = self.unsettled.users.get(&user);
-        lack.is_some_and(|lack| lack.groups)
+        self.lack_of(user).groups
     }
 
     /// As [`Shard::set_memberships`]. Sessions that learn of a group only now are sent what was
@@ -150,22 +163,38 @@ impl Shard {
 
     /// `user` lacks this no more.
     pub fn settled(&mut self, user: UserId, settled: Lack) {
-        let Some(entry) = self.unsettled.users.get_mut(&user) else {
-            return;
+        let known = self.lack_of(user);
+        let lack = Lack {
+            route: known.route && !settled.route,
+            groups: known.groups && !settled.groups,
         };
-        if settled.route && entry.route {
-            self.metrics.users_without_route.dec();
-        }
-        entry.route &= !settled.route;
-        entry.groups &= !settled.groups;
-        if *entry == Lack::NOTHING {
-            self.unsettled.users.remove(&user);
+        self.come_to_lack(user, lack);
+    }
+
+    fn lack_of(&self, user: UserId) -> Lack {
+        let lack = self.unsettled.users.get(&user);
+        lack.copied().unwrap_or(Lack::NOTHING)
+    }
+
+    /// From now on `user` lacks this, and no more: a step that the drawing shows.
+    fn come_to_lack(&mut self, user: UserId, lack: Lack) {
+        assert!(
+            lack == Lack::NOTHING || self.is_here(user),
+            "who is not here lacks nothing"
+        );
+        let before = match lack {
+            Lack::NOTHING => self.unsettled.users.remove(&user),
+            lack => self.unsettled.users.insert(user, lack),
+        };
+        match (before.is_some_and(|before| before.route), lack.route) {
+            (false, true) => self.metrics.users_without_route.inc(),
+            (true, false) => self.metrics.users_without_route.dec(),
+            (false, false) | (true, true) => {}
         }
     }
 
     /// The last session of `user` has gone.
     pub(super) fn forget_unsettled(&mut self, user: UserId) {
-        self.settled(user, Lack::ROUTE);
-        self.settled(user, Lack::GROUPS);
+        self.come_to_lack(user, Lack::NOTHING);
     }
 }

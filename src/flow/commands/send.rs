@@ -109,6 +109,7 @@ async fn together<B: Backend, P: PushSource>(
     let SendBatchResponse { results, .. } = core
         .ask::<method::SendBatch>(SendBatchRequest { items })
         .await?;
+    assert!(!asked.is_empty(), "a call stores something");
     if results.len() != asked.len() {
         return Err(Failure::Backend(Code::Internal));
     }

@@ -52,6 +52,7 @@ fn shard(connections: u32) -> (Shard, Vec<ConnectionKey>) {
                 ip: Ipv4Addr::LOCALHOST.into(),
                 port: 1,
                 exempt: true,
+                is_forwarded: false,
             },
             im_gateway::protocol::codec::Codec::Line,
         );

@@ -204,6 +204,8 @@ pub struct Peer {
     pub port: u16,
     /// Limits by address and rate do not apply to it.
     pub exempt: bool,
+    /// A proxy of HTTP comes for it, and may come for another one with the next request.
+    pub is_forwarded: bool,
 }
 
 impl Peer {

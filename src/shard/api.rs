@@ -34,8 +34,13 @@ impl Shard {
         name: &str,
         (head, body): (&Head<'_>, &[u8]),
     ) -> Option<(Asked, Option<Secret<String>>)> {
+        // What is known of whom a proxy comes for is known of this request alone.
+        let is_forwarded = self.connections[key.slot as usize]
+            .session
+            .peer
+            .is_forwarded;
         let http = HttpReply {
-            keep_alive: head.keeps_connection(),
+            keep_alive: head.keeps_connection() && !is_forwarded,
             origin: allowed_origin(head, &self.options.web).map(Into::into),
         };
         if head.method == "OPTIONS" {

@@ -307,3 +307,24 @@ fn behind_nginx_web_sockets_count_by_the_addresses_of_clients_whatever_those_say
     let (_, log) = gateway.output();
     assert!(!log.contains("198.51.100."), "{log}");
 }
+
+#[test]
+fn a_proxys_connection_is_good_for_one_request_as_the_next_may_be_anothers() {
+    let gateway = Gateway::start(|config| {
+        config
+            .set("web", "listen", "127.0.0.1:0")
+            .limit("trusted_proxies", vec!["127.0.0.1"]);
+    });
+    let request = "GET /api/v1/friends HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+    let answers = |source, wanted: &str| {
+        let stream = Client::connect_from(gateway.web_address(), source).into_stream();
+        (&stream).write_all(request.as_bytes()).expect("write");
+        let mut answer = [0; 512];
+        let count = (&stream).read(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(answer.contains(wanted), "{answer}");
+    };
+    answers([127, 0, 0, 1], "\r\nConnection: close\r\n");
+    answers([127, 0, 0, 2], "\r\nConnection: keep-alive\r\n");
+}

@@ -337,6 +337,7 @@ impl Simulation {
                 ip: std::net::Ipv4Addr::LOCALHOST.into(),
                 port: 1,
                 exempt: true,
+                is_forwarded: false,
             };
             let key = self.cores[core]
                 .shard()

@@ -190,6 +190,7 @@ impl World {
                 ip: address.into(),
                 port: 1,
                 exempt: address == LOCALHOST,
+                is_forwarded: false,
             },
             crate::protocol::codec::Codec::Line,
         );

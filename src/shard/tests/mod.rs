@@ -58,6 +58,7 @@ fn connect(shard: &mut Shard) -> ConnectionKey {
             ip,
             port: 1,
             exempt: true,
+            is_forwarded: false,
         },
         crate::protocol::codec::Codec::Line,
     )
@@ -70,6 +71,7 @@ fn connect_limited(shard: &mut Shard) -> ConnectionKey {
             ip,
             port: 1,
             exempt: false,
+            is_forwarded: false,
         },
         crate::protocol::codec::Codec::Line,
     )

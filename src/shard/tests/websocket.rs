@@ -18,6 +18,7 @@ fn connect_web(shard: &mut Shard) -> ConnectionKey {
         ip,
         port: 1,
         exempt: true,
+        is_forwarded: false,
     };
     shard.accept(peer, Codec::Http)
 }

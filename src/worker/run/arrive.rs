@@ -43,6 +43,8 @@ pub(super) struct Arrival {
     pub(super) address: SocketAddr,
     /// What it is counted by.
     pub(super) counted_ip: Option<IpAddr>,
+    /// A proxy of HTTP comes, for whomever.
+    is_forwarded: bool,
     pub(super) preface: Preface,
     /// What a TLS handshake begins with.
     acceptor: Option<Arc<Acceptor>>,
@@ -68,6 +70,7 @@ impl Arrival {
             transport,
             address,
             counted_ip,
+            is_forwarded: false,
             preface,
             acceptor,
             handshake: None,
@@ -259,6 +262,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             return;
         };
         arrival.address = client.map_or(arrival.address, canonical);
+        arrival.is_forwarded = !was_header;
         // One proxy may stand before another.
         if was_header && self.trusted_proxies.contains(arrival.address.ip()) {
             arrival.preface.may_be_forwarded();
@@ -302,6 +306,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             transport,
             address,
             counted_ip,
+            is_forwarded,
             bytes,
             ..
         } = arrival;
@@ -310,6 +315,7 @@ impl<B: Backend + 'static, P: PushSource + 'static> Worker<B, P> {
             ip: address.ip(),
             port: address.port(),
             exempt: counted_ip.is_none(),
+            is_forwarded,
         };
         let codec = match carrier {
             Carrier::Lines => Codec::Line,

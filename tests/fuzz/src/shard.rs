@@ -188,6 +188,7 @@ impl<'a> World<'a> {
             ip: Ipv4Addr::LOCALHOST.into(),
             port: 1,
             exempt: self.choose(2) == 1,
+            is_forwarded: false,
         };
         self.clients.push(self.shard.accept(peer, codec));
     }

@@ -123,6 +123,8 @@ class Client:
         self._queue: deque[Request] = deque()
         self._asked: dict[int, Request] = {}
         self._has_queue = asyncio.Event()
+        # Set: who waits to come back does so now.
+        self._wake = asyncio.Event()
         self._inbox = Inbox(self._handle, self._confirm)
         self._failure: BaseException | None = None
         self._closed_with = GatewayError("CLOSED", "the client was cancelled")
@@ -221,7 +223,6 @@ class Client:
         if self._running:
             raise RuntimeError("a client logs in once")
         self._credentials = (kind, data, "")
-        self._wake = asyncio.Event()
         self._first_login = asyncio.get_running_loop().create_future()
         self._running = asyncio.create_task(self._run())
         return await self._first_login
@@ -420,8 +421,7 @@ class Client:
         self._closed_with = error
         if self._first_login and not self._first_login.done():
             self._first_login.set_exception(error)
-        if self._running:
-            self._wake.set()
+        self._wake.set()
 
     def _fail(self, error: BaseException) -> None:
         """What the program was called with raised: nobody goes on as if nothing was."""

@@ -211,6 +211,22 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_that_serves_alone_has_a_chat_page_unless_it_is_said_otherwise() {
+        let has_page = |text: &str| settings(text).map(|settings| settings.web.has_page);
+        let cluster = "[service_discovery]\nzookeeper_hosts = 'zk:2181'\n";
+        for (text, wanted) in [
+            ("", true),
+            ("[web]\npage = ''", true),
+            ("[web]\npage = false", false),
+            (cluster, false),
+            (&format!("{cluster}[web]\npage = true"), true),
+        ] {
+            assert_eq!(has_page(text).expect("valid"), wanted, "{text}");
+        }
+        has_page("[web]\npage = 'yes'").expect_err("neither true nor false");
+    }
+
+    #[test]
     fn a_further_listener_says_where_it_is_and_what_it_carries() {
         let settings = settings(
             "[limits]\ntrusted_proxies = ['10.0.0.0/8']\n[listener.public]\n\

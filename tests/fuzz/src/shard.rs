@@ -45,6 +45,18 @@ const SAYINGS: [&[u8]; 12] = [
     b"\x81\x80\0\0\0\0\x89\x80\0\0\0\0",
 ];
 
+/// Protobuf frames: a message and a ping with a token, a pull, the message in two fragments, and
+/// what is no envelope.
+const FRAMES: [&[u8]; 5] = [
+    b"\x82\xb8\0\0\0\0\x0f\x1dim.message.SendMessageRequest\
+      \x10\x07\x18\xd1\x0f*\x012:\x05a.b.c\x12\x04\x1a\x02hiT\x05\xdb9",
+    b"\x82\x95\0\0\0\0\x0b\x04im.A\x10\x07\x18\x01:\x05a.b.c\x9eLw\xfe",
+    b"\x82\xaa\0\0\0\0\x05\x1dim.message.PullMessageRequest\x10\x07\x18\xd2\x0f \x05R\x1b\xbay",
+    b"\x02\x94\0\0\0\0\x0f\x1dim.message.SendMes\x80\xa4\0\0\0\0sageRequest\
+      \x10\x07\x18\xd1\x0f*\x012:\x05a.b.c\x12\x04\x1a\x02hiT\x05\xdb9",
+    b"\x82\x84\0\0\0\0none",
+];
+
 /// Connections at one time, and users and groups that there are.
 const CONNECTIONS: usize = 6;
 const USERS: u8 = 4;
@@ -134,6 +146,11 @@ impl<'a> World<'a> {
                 let key = self.client();
                 let saying = SAYINGS[self.choose(SAYINGS.len())];
                 self.hear(key, saying);
+            }
+            b'f' => {
+                let key = self.client();
+                let frame = FRAMES[self.choose(FRAMES.len())];
+                self.hear(key, frame);
             }
             b'b' => {
                 let key = self.client();

@@ -287,7 +287,6 @@ impl Subscriber {
     ) -> Result<(), ConnectionError> {
         let unconfirmed = self.unconfirmed.get();
         if self.is_listening() {
-            assert_eq!(unconfirmed, 0, "a core that listens waits for nothing");
             return Ok(());
         }
         let unconfirmed = unconfirmed.saturating_sub(1);
@@ -323,10 +322,17 @@ impl Subscriber {
         self.wake_waiting();
     }
 
-    /// Whoever is late is wanted, and not confirmed.
+    /// Whoever is late is wanted, and not confirmed; who listens waits for nothing.
     fn check(&self) {
         let (groups, late) = (self.groups.borrow(), self.late.borrow());
-        debug_assert!(late.iter().all(|group| groups.get(group) == Some(&false)));
+        debug_assert!(
+            late.iter().all(|group| groups.get(group) == Some(&false)),
+            "a group is late that nobody wants, or that is confirmed"
+        );
+        assert!(
+            !self.is_listening() || self.unconfirmed.get() == 0,
+            "a core that listens waits for nothing"
+        );
     }
 
     fn wake_waiting(&self) {
@@ -360,6 +366,7 @@ impl PushSource for Rc<Subscriber> {
             if !self.is_listening() {
                 self.unconfirmed.set(self.unconfirmed.get() + 1);
             }
+            self.check();
         }
         let until_ms = self.now_ms.get() + SUBSCRIBE_TIMEOUT_MS;
         poll_fn(|context| {
@@ -380,8 +387,9 @@ impl PushSource for Rc<Subscriber> {
 
     fn unsubscribe(&self, group: GroupId) {
         self.late.borrow_mut().remove(&group);
+        let was_wanted = self.groups.borrow_mut().remove(&group).is_some();
         self.check();
-        if self.groups.borrow_mut().remove(&group).is_some() && self.connection.borrow().is_open() {
+        if was_wanted && self.connection.borrow().is_open() {
             self.say("UNSUBSCRIBE", group);
         }
     }

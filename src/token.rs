@@ -15,6 +15,7 @@ mod cache;
 pub mod issuer;
 mod key;
 pub mod key_set;
+pub mod opaque;
 
 use std::{fmt, time::Duration};
 

@@ -69,6 +69,7 @@ impl MethodSet {
         let mut set = Self::all_of(service);
         if wire == Wire::Classic {
             set.0 &= !(1 << method::SendBatch::INDEX);
+            set.0 &= !(1 << method::VerifyToken::INDEX);
         }
         set
     }

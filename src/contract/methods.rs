@@ -199,6 +199,7 @@ methods! {
         Login(LoginRequest) -> LoginResponse, idempotent: true;
         Register(RegisterRequest) -> RegisterResponse, idempotent: false;
         Logout(LogoutRequest) -> LogoutResponse, idempotent: true;
+        VerifyToken(VerifyTokenRequest) -> VerifyTokenResponse, idempotent: true;
         CheckSession(CheckSessionRequest) -> CheckSessionResponse, idempotent: true;
         EndSession(EndSessionRequest) -> EndSessionResponse, idempotent: true;
         EndAllSessions(EndAllSessionsRequest) -> EndAllSessionsResponse, idempotent: true;

@@ -29,13 +29,15 @@ use crate::{
     limits::{Admission, Exempt, Held, LoginGuard, LoginOutcome, Registrations},
     proto::NetworkMemory,
     shard::{FETCHES, Now, Shard},
-    token::Tokens,
+    token::{Tokens, opaque::OpaqueTokens},
 };
 
 /// What all cores of a gateway share. Nothing of it is touched on the path of a message.
 pub struct Gateway {
     /// Login tokens.
     pub tokens: Tokens,
+    /// Login tokens that the User Service alone can read.
+    pub(super) opaque_tokens: OpaqueTokens,
     /// Devices a user may be logged in on.
     pub max_devices: u32,
     /// Addresses to which limits by address and rate do not apply.
@@ -78,6 +80,7 @@ impl Gateway {
     ) -> Self {
         Self {
             tokens,
+            opaque_tokens: OpaqueTokens::default(),
             max_devices,
             exempt,
             route_locks: RouteLocks::new(concessions.empty_route_unbinds),

@@ -492,6 +492,11 @@ impl<S: Storage> Engine<S> {
                 return self.change_password(request).map(Outcome::Password);
             }
             Request::Logout(_) => proto::LogoutResponse { result: ok() }.into(),
+            // What is issued here are tokens that gateways read themselves.
+            Request::VerifyToken(_) => request.failed(proto::Result {
+                code: Code::Unauthenticated.into(),
+                msg: "no such token was issued here".to_owned(),
+            }),
             Request::CheckSession(request) => self.judge_session(request)?.into(),
             Request::EndSession(request) => self.end_session(request)?.into(),
             Request::EndAllSessions(request) => self.end_all_sessions(request)?.into(),

@@ -52,6 +52,7 @@ impl Asker {
             Request::AckBatch(_) | Request::RefreshRoutes(_) => Self::Gateway,
             Request::Login(_)
             | Request::Register(_)
+            | Request::VerifyToken(_)
             | Request::GetProfile(_)
             | Request::Search(_)
             | Request::QueryRoute(_)

@@ -71,6 +71,7 @@ impl Cache {
     }
 }
 
-fn hash(token: &str) -> [u8; 32] {
+/// What a token is known by.
+pub(super) fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }

@@ -7,7 +7,7 @@ use super::{
     admission::{self, Admitted, now_ms},
     answered, check_numbers,
     group::with_standings,
-    issued, sessions,
+    issued, opaque, sessions,
 };
 use crate::{
     base::{
@@ -232,6 +232,9 @@ async fn grant<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     token: &Secret<String>,
 ) -> Result<Grant, Failure> {
+    if opaque::may_be(token.expose()) {
+        return opaque::grant(core, token).await;
+    }
     match verify(core, token)? {
         Verified::Own(grant) => Ok(grant),
         Verified::Issued(issued) => issued::grant(core, issued).await,

@@ -11,6 +11,7 @@ pub(super) mod group;
 mod info;
 mod issued;
 pub mod message;
+mod opaque;
 mod send;
 mod sessions;
 

@@ -251,6 +251,10 @@ impl Model {
                     ..Default::default()
                 })
             }
+            Request::VerifyToken(_) => Response::VerifyToken(proto::VerifyTokenResponse {
+                result: result(Code::Unauthenticated),
+                ..Default::default()
+            }),
             Request::CheckSession(_) => Response::CheckSession(proto::CheckSessionResponse {
                 result: result(Code::Ok),
                 session_epoch: None,

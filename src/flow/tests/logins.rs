@@ -144,3 +144,57 @@ fn who_has_an_account_without_a_session_or_may_have_one_hears_so() {
     assert_eq!(code, ErrorCode::Overloaded);
     assert!(!words.contains("account"), "{words}");
 }
+
+/// What `auth:…` comes to, as a code, and how many services were asked whose the token is.
+fn try_token(world: &World, token: &str) -> (Option<ErrorCode>, usize) {
+    let (_, mut job) = world.connect(HOME, format!("auth:{token}\n").as_bytes());
+    let core = Rc::clone(&world.core);
+    let code = Rc::new(Cell::new(None));
+    let told = Rc::clone(&code);
+    let mut flow: Flow = Box::pin(async move {
+        if let [Reply::Error { code, .. }] = commands::run(&core, &mut job).await.as_slice() {
+            told.set(Some(*code));
+        }
+    });
+    assert!(go_on(&mut flow));
+    let calls = world.calls.borrow();
+    let asked = calls
+        .iter()
+        .filter(|call| matches!(call, Request::VerifyToken(_)));
+    (code.get(), asked.count())
+}
+
+const OPAQUE: &str = "opaque-token-of-alice";
+
+#[test]
+fn whose_a_token_is_that_says_nothing_the_service_is_asked_once_in_a_while() {
+    let world = World::new(0, |request| match request {
+        Request::VerifyToken(asked) => Ok(Response::VerifyToken(proto::VerifyTokenResponse {
+            result: result(match asked.token == OPAQUE.as_bytes() {
+                true => Code::Ok,
+                false => Code::Unauthenticated,
+            }),
+            user_id: i64::from(asked.token == OPAQUE.as_bytes()) * 7,
+            ..Default::default()
+        })),
+        _ => Err(CallError::Unavailable),
+    });
+    // It is good: what is missing is the rest of a login.
+    let unavailable = Some(ErrorCode::BackendUnavailable);
+    assert_eq!(try_token(&world, OPAQUE), (unavailable, 1));
+    assert_eq!(try_token(&world, OPAQUE), (unavailable, 1));
+    let refused = Some(ErrorCode::AuthFailed);
+    assert_eq!(try_token(&world, "opaque-token-of-nobody"), (refused, 2));
+    assert_eq!(try_token(&world, "opaque-token-of-nobody"), (refused, 2));
+    // Too short to be one, and what may be signed.
+    assert_eq!(try_token(&world, "short"), (refused, 2));
+    assert_eq!(try_token(&world, "opaque.token.of-alice"), (refused, 2));
+}
+
+#[test]
+fn a_service_that_issues_no_such_tokens_is_not_asked_again() {
+    let world = World::new(0, |_| Err(CallError::Unsupported));
+    let refused = Some(ErrorCode::AuthFailed);
+    assert_eq!(try_token(&world, OPAQUE), (refused, 1));
+    assert_eq!(try_token(&world, "another-opaque-token"), (refused, 1));
+}

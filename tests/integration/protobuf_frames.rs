@@ -299,8 +299,9 @@ fn much_that_was_pulled_is_one_frame() {
         let bob = registered(&gateway, "bob");
         (bob.uid, bob.token.clone())
     };
+    // What is handed out while he is still known to be here comes as a push at his login.
     eventually("bob is gone", || {
-        gateway.metric("connections", &[("carrier", "websocket")]) == 0.0
+        alice.ask(&format!("who:{uid}")).contains(" online=0 ")
     });
     let text = "x".repeat(5_000);
     let ids: Vec<String> = (0..60)

@@ -6,7 +6,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const PATIENCE_MS = 20_000;
+/** Long, for the sake of machines that do much else. */
+const PATIENCE_MS = 60_000;
 
 export class Browser {
   #process;

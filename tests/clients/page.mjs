@@ -159,6 +159,8 @@ async function restartIsSurvived(alice, bob) {
   console.log("start");
   const address = (await lines.next()).value;
   await alice.ask("Page.navigate", { url });
+  // Who has waited for long would wait for longer: a browser that finds its network says so.
+  await bob.value(`dispatchEvent(new Event("online"))`);
   await bob.until(`${has("are you still there?")} && !document.querySelector(".sending")`);
   await alice.until(`document.querySelector("#me")?.textContent === "alice"`);
   await choose(alice, "bob");

@@ -11,6 +11,7 @@
 use super::{
     command::{Tag, parse_line, trim_blanks},
     http::{
+        events,
         head::{self, Head},
         response::Status,
     },
@@ -54,6 +55,8 @@ pub enum Codec {
     Line,
     /// HTTP, until a handshake has been answered: nothing but that is said on it.
     Http,
+    /// Server-Sent Events: pushes alone.
+    Events,
     /// WebSocket messages. A request says its form by itself; pushes have this one.
     WebSocket(Form),
 }
@@ -105,13 +108,13 @@ impl Partial {
 
 impl Codec {
     /// How many forms of a push there are: each is encoded once for all connections that need it.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
 
     /// What carries its messages.
     pub fn carrier(self) -> Carrier {
         match self {
             Self::Line => Carrier::Line,
-            Self::Http => Carrier::Http,
+            Self::Http | Self::Events => Carrier::Http,
             Self::WebSocket(_) => Carrier::WebSocket,
         }
     }
@@ -124,6 +127,7 @@ impl Codec {
             Self::WebSocket(Form::Line) => 1,
             Self::WebSocket(Form::Json) => 2,
             Self::WebSocket(Form::Protobuf) => 3,
+            Self::Events => 4,
         }
     }
 
@@ -131,7 +135,7 @@ impl Codec {
     pub fn room_bytes(self, max_bytes: usize) -> usize {
         match self {
             Self::Line => max_bytes,
-            Self::Http => head::request_bytes_max(max_bytes),
+            Self::Http | Self::Events => head::request_bytes_max(max_bytes),
             Self::WebSocket(_) => max_bytes + HEAD_BYTES_MAX,
         }
     }
@@ -161,6 +165,9 @@ impl Codec {
                 Ok(Some((head, body, consumed))) => Front::Http(head, body, consumed),
                 Err(status) => Front::BadHead(status),
             },
+            Self::Events if input.is_empty() => Front::Incomplete,
+            // Nothing can be asked for any more.
+            Self::Events => Front::Close,
             Self::WebSocket(_) => {
                 match websocket::read_frame(input, max_bytes, &mut partial.assembly, scratch) {
                     Ok(None) => Front::Incomplete,
@@ -176,7 +183,7 @@ impl Codec {
     pub fn may_have_message(self, input: &[u8]) -> bool {
         match self {
             Self::Line => memchr::memchr(b'\n', input).is_some(),
-            Self::Http | Self::WebSocket(_) => !input.is_empty(),
+            Self::Http | Self::Events | Self::WebSocket(_) => !input.is_empty(),
         }
     }
 
@@ -227,6 +234,7 @@ impl Codec {
             Self::Line | Self::WebSocket(Form::Line) => push.write(out),
             Self::WebSocket(Form::Json) => json::push::write(push, out),
             Self::WebSocket(Form::Protobuf) => protobuf::push::write(push, out),
+            Self::Events => events::write(push, out),
             Self::Http => return,
         }
         self.end_message(self.form(), start, out);
@@ -243,8 +251,10 @@ impl Codec {
 
     /// Appends a ping, if the carrier has them.
     pub fn write_ping(self, out: &mut Vec<u8>) {
-        if let Self::WebSocket(_) = self {
-            websocket::write_control(Opcode::Ping, b"", out);
+        match self {
+            Self::WebSocket(_) => websocket::write_control(Opcode::Ping, b"", out),
+            Self::Events => events::write_ping(out),
+            Self::Line | Self::Http => {}
         }
     }
 
@@ -264,6 +274,7 @@ impl Codec {
         match self {
             Self::Http => 0,
             Self::Line => memchr::memrchr(b'\n', &bytes[..sent]).map_or(0, |end| end + 1),
+            Self::Events => events::last_end(&bytes[..sent]).unwrap_or(0),
             Self::WebSocket(_) => frame_ends(bytes)
                 .take_while(|end| *end <= sent)
                 .last()
@@ -279,6 +290,7 @@ impl Codec {
         let end = match self {
             Self::Http => None,
             Self::Line => memchr::memchr(b'\n', &bytes[sent - 1..]).map(|end| sent + end),
+            Self::Events => events::first_end(bytes, sent),
             Self::WebSocket(_) => frame_ends(bytes).find(|end| *end >= sent),
         };
         end.unwrap_or(bytes.len())
@@ -288,6 +300,7 @@ impl Codec {
     fn form(self) -> Form {
         match self {
             Self::Line | Self::Http => Form::Line,
+            Self::Events => Form::Json,
             Self::WebSocket(form) => form,
         }
     }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::{
-    codec::Form,
+    codec::{Codec, Form},
     command::{BadArgument, Command, Dialect, Judge, Line, Tag, Verb, parse_arguments_for},
     error_code::ErrorCode,
     json::request::JsonRequest,
@@ -54,8 +54,9 @@ pub struct HeaderLogin {
 pub struct Upgrade {
     /// What it is answered.
     pub answer: String,
-    /// The form of pushes, where the client has said it.
-    pub form: Option<Form>,
+    /// What the connection speaks from then on; `None`: a WebSocket whose first request says in
+    /// which form pushes come.
+    pub codec: Option<Codec>,
 }
 
 impl ReplyTo {

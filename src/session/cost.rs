@@ -128,6 +128,7 @@ mod tests {
         let call = Call::Auth {
             token: crate::base::secret::Secret::new(String::new()),
             user: None,
+            last_event: None,
         };
         let of_many = Circumstances {
             groups: 500,

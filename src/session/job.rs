@@ -9,6 +9,7 @@ use crate::{
     },
     protocol::{
         command::{Command, Tag, Verb},
+        http::events::LastEvent,
         reply::Reply,
         request::ReplyTo,
     },
@@ -110,6 +111,7 @@ pub enum Call {
     Auth {
         token: Secret<String>,
         user: Option<UserId>,
+        last_event: Option<LastEvent>,
     },
     Refresh,
     Logout,
@@ -177,6 +179,7 @@ impl Call {
             Command::Auth { token, user } => Self::Auth {
                 token: Secret::new((*token.expose()).to_owned()),
                 user,
+                last_event: None,
             },
             Command::Refresh => Self::Refresh,
             Command::Logout => Self::Logout,

@@ -46,7 +46,7 @@ impl Shard {
                 // It was armed anew, for an earlier time, and that entry has come up already.
                 return None;
             }
-            let is_pinged = matches!(connection.codec, Codec::WebSocket(_));
+            let is_pinged = matches!(connection.codec, Codec::WebSocket(_) | Codec::Events);
             match due(&connection.session, is_pinged, now_ms, silence) {
                 Due::Later(due_ms) => {
                     connection.armed_ms = due_ms;
@@ -81,6 +81,10 @@ impl Shard {
             connection
                 .codec
                 .write_ping(connection.outbox.bytes(&mut self.pool));
+            if connection.codec == Codec::Events {
+                // It cannot answer: whether it is there, the kernel finds out.
+                connection.session.alive(now_ms);
+            }
             self.mark_dirty(key.slot);
         }
         for key in std::mem::take(&mut self.throttled) {

@@ -45,6 +45,7 @@ impl Shard {
             call: Call::Auth {
                 token: Secret::new((*token.expose()).to_owned()),
                 user: None,
+                last_event: None,
             },
             started_us: self.now.monotonic_us,
         })

@@ -66,7 +66,7 @@ impl Connection {
         match (self.session.login(), self.codec) {
             (Some(_), _) => options.max_line_bytes,
             (None, Codec::Line) => options.login_line_bytes,
-            (None, Codec::Http) => options.max_line_bytes,
+            (None, Codec::Http | Codec::Events) => options.max_line_bytes,
             (None, Codec::WebSocket(_)) => options
                 .login_line_bytes
                 .max(LOGIN_FRAME_BYTES.min(options.max_line_bytes)),
@@ -481,7 +481,7 @@ impl Shard {
                 connection.broken = Some(FrameError::TooLong);
                 "a message"
             }
-            Codec::Line | Codec::Http => "a line",
+            Codec::Line | Codec::Http | Codec::Events => "a line",
         };
         let words = format!("{what} may be {max_bytes} bytes long");
         self.refuse_and_end(key, ErrorCode::LineTooLong, words);
@@ -504,7 +504,7 @@ impl Shard {
     pub(super) fn form_of_replies(&self, key: ConnectionKey) -> ReplyTo {
         let connection = &self.connections[key.slot as usize];
         match connection.codec {
-            Codec::WebSocket(Form::Json) => ReplyTo::Json(None),
+            Codec::WebSocket(Form::Json) | Codec::Events => ReplyTo::Json(None),
             Codec::WebSocket(Form::Protobuf) => ReplyTo::Protobuf(Box::default()),
             Codec::Http => ReplyTo::Http(HttpReply {
                 keep_alive: false,

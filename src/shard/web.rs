@@ -9,11 +9,12 @@ use crate::{
     base::{close::CloseReason, id::ConnectionKey, secret::Secret},
     protocol::{
         codec::{Carrier, Codec, Form},
-        command::Verb,
+        command::{AckMode, Verb},
         error_code::ErrorCode,
         http::{
             api,
             asset::Asset,
+            events::{self, LastEvent},
             head::Head,
             response::{self, Status},
             upgrade::{Handshake, handshake},
@@ -37,6 +38,7 @@ impl Shard {
         body: &[u8],
     ) -> Option<(Asked, Option<Secret<String>>)> {
         match api::command_of(head) {
+            Some(events::NAME) => self.take_up_events(key, head).map(|asked| (asked, None)),
             Some(name) => self.take_up_api(key, name, (head, body)),
             None => self.take_up_head(key, head).map(|asked| (asked, None)),
         }
@@ -65,8 +67,7 @@ impl Shard {
         }
         match handshake(head, &self.options.web) {
             Ok(_) if self.draining => {
-                let words = "the gateway is going down";
-                self.refuse_head(key, Status::Unavailable, ErrorCode::ShuttingDown, words);
+                self.refuse_while_draining(key);
                 None
             }
             Ok(handshake) => self.begin_handshake(key, handshake),
@@ -91,28 +92,71 @@ impl Shard {
     }
 
     fn begin_handshake(&mut self, key: ConnectionKey, handshake: Handshake) -> Option<Asked> {
-        let device = match &handshake.device {
-            Some(name) => name.clone(),
-            None => self.device_name(),
-        };
-        let session = &mut self.connections[key.slot as usize].session;
-        session.device = Some(device.into());
-        session.ack_mode = handshake.ack_mode;
         let upgrade = Upgrade {
             answer: handshake.answer(),
-            form: handshake.form(),
+            codec: handshake.form().map(Codec::WebSocket),
         };
+        self.set_device(key, handshake.device, handshake.ack_mode);
         let Some(token) = handshake.token else {
             self.upgrade(key, &upgrade);
             return None;
         };
-        Some(Asked {
+        Some(self.login_of(upgrade, token, None))
+    }
+
+    /// Does what is to be done for a client that wants pushes over HTTP: gives its login.
+    pub(super) fn take_up_events(&mut self, key: ConnectionKey, head: &Head<'_>) -> Option<Asked> {
+        match events::subscription(head, &self.options.web) {
+            Ok(_) if self.draining => {
+                self.refuse_while_draining(key);
+                None
+            }
+            Ok(subscription) => {
+                self.set_device(key, subscription.device, subscription.ack_mode);
+                let upgrade = Upgrade {
+                    answer: subscription.answer,
+                    codec: Some(Codec::Events),
+                };
+                Some(self.login_of(upgrade, subscription.token, subscription.last_event))
+            }
+            Err((status, words)) => {
+                self.refuse_head(key, status, code_of(status), words);
+                None
+            }
+        }
+    }
+
+    fn refuse_while_draining(&mut self, key: ConnectionKey) {
+        let words = "the gateway is going down";
+        self.refuse_head(key, Status::Unavailable, ErrorCode::ShuttingDown, words);
+    }
+
+    /// The device of the connection is called so, or has a name of its own.
+    fn set_device(&mut self, key: ConnectionKey, device: Option<String>, ack_mode: AckMode) {
+        let device = device.unwrap_or_else(|| self.device_name());
+        let session = &mut self.connections[key.slot as usize].session;
+        session.device = Some(device.into());
+        session.ack_mode = ack_mode;
+    }
+
+    /// The login that an upgrade needs.
+    fn login_of(
+        &self,
+        upgrade: Upgrade,
+        token: Secret<String>,
+        last_event: Option<LastEvent>,
+    ) -> Asked {
+        Asked {
             tag: None,
             to: ReplyTo::Upgrade(Box::new(upgrade)),
             verb: Verb::Auth,
-            call: Call::Auth { token, user: None },
+            call: Call::Auth {
+                token,
+                user: None,
+                last_event,
+            },
             started_us: self.now.monotonic_us,
-        })
+        }
     }
 
     /// A name of its own, so that two pages of one user do not displace each other.
@@ -141,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// From here on the connection is a WebSocket.
+    /// From here on the connection is a WebSocket, or brings events.
     fn upgrade(&mut self, key: ConnectionKey, upgrade: &Upgrade) {
         let now_ms = self.now_ms();
         let ping_interval_ms = self.options.ping_interval_ms;
@@ -153,11 +197,15 @@ impl Shard {
         );
         let out = connection.outbox.bytes(&mut self.pool);
         out.extend_from_slice(upgrade.answer.as_bytes());
-        connection.codec = Codec::WebSocket(upgrade.form.unwrap_or(Form::Json));
-        connection.has_form = upgrade.form.is_some();
+        let codec = upgrade.codec.unwrap_or(Codec::WebSocket(Form::Json));
+        connection.codec = codec;
+        connection.has_form = upgrade.codec.is_some();
         self.metrics.connections(Carrier::Http).dec();
-        self.metrics.connections(Carrier::WebSocket).inc();
-        self.metrics.http_response(Status::SwitchingProtocols);
+        self.metrics.connections(codec.carrier()).inc();
+        self.metrics.http_response(match codec {
+            Codec::WebSocket(_) => Status::SwitchingProtocols,
+            _ => Status::Ok,
+        });
         self.mark_dirty(key.slot);
         self.arm(key, now_ms + ping_interval_ms);
     }
@@ -191,6 +239,7 @@ impl Shard {
 fn code_of(status: Status) -> ErrorCode {
     match status {
         Status::NotFound => ErrorCode::NotFound,
+        Status::Unauthorized => ErrorCode::NotLoggedIn,
         Status::Forbidden => ErrorCode::Forbidden,
         _ => ErrorCode::BadRequest,
     }

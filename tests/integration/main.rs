@@ -29,6 +29,7 @@ mod command_line;
 mod common;
 mod doctor;
 mod durability;
+mod events;
 mod http_api;
 mod hung_backend;
 mod issued_tokens;

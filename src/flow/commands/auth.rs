@@ -25,10 +25,11 @@ use crate::{
     flow::{commands::message, core::Core, routes::bind_request},
     limits::LoginOutcome,
     proto::{
-        BindRouteRequest, BindRouteResponse, CheckSessionRequest, Code, GetUserGroupsRequest,
-        LoginRequest, LoginResponse, LogoutRequest, NetworkMemory, RegisterRequest,
+        AckBatchRequest, AckRange, BindRouteRequest, BindRouteResponse, CheckSessionRequest, Code,
+        GetUserGroupsRequest, LoginRequest, LoginResponse, LogoutRequest, NetworkMemory,
+        RegisterRequest,
     },
-    protocol::{command::Dialect, error_code::ErrorCode, reply::Reply},
+    protocol::{command::Dialect, error_code::ErrorCode, http::events::LastEvent, reply::Reply},
     session::{
         LoginSession,
         job::{Identity, Job},
@@ -209,11 +210,15 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
     token: &Secret<String>,
-    user: Option<UserId>,
+    (user, last_event): (Option<UserId>, Option<LastEvent>),
 ) -> Result<Reply, Failure> {
     let grant = grant(core, token).await?;
     if user.is_some_and(|user| user != grant.user) {
         return Err(NOT_VALID);
+    }
+    if let Some(last_event) = last_event {
+        check_session(core, grant.user, Origin::Token(grant).login_session(0)).await?;
+        confirm_up_to(core, grant.user, last_event).await;
     }
     let login = Login {
         user: grant.user,
@@ -224,6 +229,24 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
         // The token is good, but its user is not there (any more).
         Err(Failure::Backend(Code::NotFound)) => Err(NOT_VALID),
         outcome => outcome,
+    }
+}
+
+/// The client has a stream up to `last`. Where that cannot be noted, it comes again, marked.
+async fn confirm_up_to<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+    last: LastEvent,
+) {
+    let acks = vec![AckRange {
+        user_id: user,
+        group_id: last.group,
+        from_seq: 1,
+        to_seq: last.seq,
+    }];
+    let request = AckBatchRequest { acks };
+    if let Err(failure) = core.ask::<method::AckBatch>(request).await {
+        log::debug!("what user {user} has was not noted: {failure:?}");
     }
 }
 

@@ -64,7 +64,11 @@ async fn run_one<B: Backend, P: PushSource>(
             .await
         }
         Call::Login { user, password } => Box::pin(auth::login(core, job, user, password)).await,
-        Call::Auth { token, user } => Box::pin(auth::auth(core, job, token, *user)).await,
+        Call::Auth {
+            token,
+            user,
+            last_event,
+        } => Box::pin(auth::auth(core, job, token, (*user, *last_event))).await,
         Call::Refresh => sessions::refresh(core, job),
         Call::Logout => sessions::logout(core, job).await,
         Call::Password { new } => sessions::password(core, job, new).await,

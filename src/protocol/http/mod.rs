@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod asset;
+pub mod events;
 pub mod head;
 pub mod response;
 pub mod upgrade;

@@ -75,15 +75,7 @@ pub fn handshake(head: &Head<'_>, rules: &WebRules) -> Result<Handshake, (Status
     if !is_origin_allowed(head, host, rules) {
         return Err((Status::Forbidden, "pages of this origin may not connect"));
     }
-    let device = head.parameter("device");
-    if let Some(device) = &device {
-        rules::device_name(device)
-            .map_err(|_| bad("a device name is 1 to 16 letters, digits, _ or -"))?;
-    }
-    let ack_mode = match head.parameter("ack") {
-        None => AckMode::Auto,
-        Some(word) => AckMode::of(&word).map_err(|_| bad("ack is auto or manual"))?,
-    };
+    let (device, ack_mode) = settings(head).map_err(bad)?;
     Ok(Handshake {
         accept_key: accept_key(key),
         protocol: head.list("sec-websocket-protocol").find_map(form_of),
@@ -102,8 +94,22 @@ fn form_of(protocol: &str) -> Option<Form> {
     }
 }
 
+/// The device, and who confirms, by the query.
+pub(super) fn settings(head: &Head<'_>) -> Result<(Option<String>, AckMode), &'static str> {
+    let device = head.parameter("device");
+    if let Some(device) = &device {
+        rules::device_name(device)
+            .map_err(|_| "a device name is 1 to 16 letters, digits, _ or -")?;
+    }
+    let ack_mode = match head.parameter("ack") {
+        None => AckMode::Auto,
+        Some(word) => AckMode::of(&word).map_err(|_| "ack is auto or manual")?,
+    };
+    Ok((device, ack_mode))
+}
+
 /// A browser can send no header of its own, so a token may stand in three places.
-fn token(head: &Head<'_>) -> Option<String> {
+pub(super) fn token(head: &Head<'_>) -> Option<String> {
     let of_protocol = || {
         let mut protocols = head.list("sec-websocket-protocol");
         protocols.find_map(|protocol| protocol.strip_prefix("bearer."))

@@ -73,7 +73,7 @@ pub fn read_head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, Status> {
     let consumed = end + 4;
     let head = &window[..consumed];
     let has_bare_lf = memchr::memchr_iter(b'\n', head).any(|lf| lf == 0 || head[lf - 1] != b'\r');
-    if has_bare_lf {
+    if has_bare_lf || !may_be_head(head) {
         return Err(Status::BadRequest);
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -225,6 +225,8 @@ mod tests {
             ),
             ("\x16\x03\x01 hello".to_owned(), Status::BadRequest),
             ("get / HTTP/1.1\r\n".to_owned(), Status::BadRequest),
+            (head("#GET / HTTP/1.1", ""), Status::BadRequest),
+            (head("G-T / HTTP/1.1", ""), Status::BadRequest),
             (head("GET / HTTP/1.0", ""), Status::BadRequest),
             (head("GET http://a/ HTTP/1.1", ""), Status::BadRequest),
             (head("GET  / HTTP/1.1", ""), Status::BadRequest),

@@ -90,7 +90,7 @@ mod tests {
         "eval(",
         "Function(",
         "style=",
-        "http",
+        "://",
     ];
 
     #[test]

@@ -1,10 +1,13 @@
 //! A queue in which everybody's turn comes by what they have used, not by when they asked.
 //!
-//! Start-time fair queueing: an item may begin at the latest of "now" and the moment the same key's
-//! last item ended, on a clock that counts cost instead of time. The earliest beginning is next;
-//! now is the beginning of what is taken. So whoever has used nothing lately goes before all who
-//! have, and a key that asks one thing at a time, as most do, pays for the last one all the same.
-//! Pure: costs come in after the fact, in any unit.
+//! Start-time fair queueing: an item may begin at the latest of "now" and the moment the same
+//! key's last item ended, on a clock that counts cost instead of time; now is the latest beginning
+//! of what was taken. It ends as much later as it is expected to cost, and the earliest end is
+//! next. So whoever has used nothing lately goes before all who have; of many who have used
+//! nothing, whoever asks little goes before who asks much; and a key that asks one thing at a
+//! time, as most do, pays for the last one all the same. Now and then the earliest beginning is
+//! next, so that dear things are not put off by cheap ones for ever.
+//! Pure: costs are corrected after the fact, in any unit.
 //!
 //! Invariants: items of one key keep their order; a key with items that is not being served has
 //! exactly one turn; a key is never further behind than the cost of its last item; keys remembered
@@ -18,12 +21,18 @@ use std::{
 /// Keys remembered at most, whether or not they have items.
 const KEYS_REMEMBERED: usize = 65_536;
 
+/// One of so many items is that with the earliest beginning, whatever it is expected to cost.
+const BY_START: u64 = 16;
+
 /// See the module's description.
 pub(super) struct FairQueue<K, T> {
     lanes: HashMap<K, Lane<T>>,
-    /// When each key with items may begin; the second number is the order of coming, for those that
-    /// may begin together.
-    by_start: BTreeMap<(u64, u64), K>,
+    /// The next item of each key that is not being served: when it may begin, and the order of
+    /// coming for those that begin together. With each, when it ends as expected.
+    by_start: BTreeMap<(u64, u64), (K, u64)>,
+    /// The same by that end; with each, when it may begin.
+    by_end: BTreeMap<(u64, u64), (K, u64)>,
+    taken: u64,
     now: u64,
     next_order: u64,
     len: usize,
@@ -31,7 +40,8 @@ pub(super) struct FairQueue<K, T> {
 }
 
 struct Lane<T> {
-    items: VecDeque<T>,
+    /// Each with its expected cost.
+    items: VecDeque<(T, u64)>,
     /// When what was taken last has ended.
     ended: u64,
     /// An item was taken and its cost is not known yet.
@@ -44,6 +54,8 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
         Self {
             lanes: HashMap::new(),
             by_start: BTreeMap::new(),
+            by_end: BTreeMap::new(),
+            taken: 0,
             now: 0,
             next_order: 0,
             len: 0,
@@ -61,8 +73,9 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
         self.len == 0
     }
 
-    /// Puts an item behind the others of `key`, or gives it back where these are too many.
-    pub(super) fn push(&mut self, key: K, item: T) -> Result<(), T> {
+    /// Puts an item that is `expected` to cost so much behind the others of `key`, or gives it back
+    /// where these are too many.
+    pub(super) fn push(&mut self, key: K, item: T, expected: u64) -> Result<(), T> {
         if self.lanes.len() >= KEYS_REMEMBERED && !self.lanes.contains_key(&key) {
             self.lanes
                 .retain(|_, lane| lane.is_served || !lane.items.is_empty());
@@ -76,7 +89,7 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
         if lane.items.len() >= self.lane_limit {
             return Err(item);
         }
-        lane.items.push_back(item);
+        lane.items.push_back((item, expected));
         self.len += 1;
         if lane.items.len() == 1 && !lane.is_served {
             self.schedule(key);
@@ -88,9 +101,9 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
     /// Takes the item whose turn it is. Its key has no further turn until [`FairQueue::spend`] says
     /// what it cost.
     pub(super) fn pop(&mut self) -> Option<(K, T)> {
-        let ((start, _), key) = self.by_start.pop_first()?;
+        let (key, start) = self.pop_turn()?;
         let lane = self.lanes.get_mut(&key)?;
-        let item = lane.items.pop_front()?;
+        let (item, _) = lane.items.pop_front()?;
         lane.is_served = true;
         lane.ended = start;
         self.now = self.now.max(start);
@@ -135,21 +148,43 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
             items.max().is_none_or(|most| most <= self.lane_limit),
             "S7: more of one key than may wait"
         );
-        let mut turns = self.by_start.values();
+        let mut turns = self.by_end.values().map(|(key, _)| key);
         let has_items = |key| {
             let lane = self.lanes.get(key);
             lane.is_some_and(|lane| !lane.is_served && !lane.items.is_empty())
         };
         assert!(turns.all(has_items), "S7: a turn for nothing");
         let waiting = lanes.filter(|lane| !lane.is_served && !lane.items.is_empty());
-        assert_eq!(self.by_start.len(), waiting.count(), "S7: the turns");
+        assert_eq!(self.by_end.len(), waiting.count(), "S7: the turns");
+        assert_eq!(self.by_end.len(), self.by_start.len(), "S7: both orders");
     }
 
+    /// Gives the first item of `key` its turn.
     fn schedule(&mut self, key: K) {
-        let ended = self.lanes.get(&key).map_or(0, |lane| lane.ended);
-        self.by_start
-            .insert((ended.max(self.now), self.next_order), key);
+        let Some(lane) = self.lanes.get(&key) else {
+            return;
+        };
+        let expected = lane.items.front().map_or(0, |(_, expected)| *expected);
+        let start = lane.ended.max(self.now);
+        let end = start.saturating_add(expected);
+        let order = self.next_order;
+        self.by_start.insert((start, order), (key, end));
+        self.by_end.insert((end, order), (key, start));
         self.next_order += 1;
+    }
+
+    /// Whose turn it is, and when it begins.
+    fn pop_turn(&mut self) -> Option<(K, u64)> {
+        self.taken += 1;
+        if self.taken.is_multiple_of(BY_START) {
+            let ((start, order), (key, end)) = self.by_start.pop_first()?;
+            self.by_end.remove(&(end, order));
+            Some((key, start))
+        } else {
+            let ((_, order), (key, start)) = self.by_end.pop_first()?;
+            self.by_start.remove(&(start, order));
+            Some((key, start))
+        }
     }
 }
 
@@ -175,7 +210,7 @@ mod tests {
     fn items_of_one_key_keep_their_order() {
         let mut queue = FairQueue::new(NO_LIMIT);
         for item in 0..5 {
-            assert_eq!(queue.push(1, item), Ok(()));
+            assert_eq!(queue.push(1, item, 0), Ok(()));
         }
         let order: Vec<u32> = serve(&mut queue, |_| 7)
             .into_iter()
@@ -189,13 +224,13 @@ mod tests {
     fn whoever_comes_late_and_asks_little_does_not_wait_behind_a_long_line() {
         let mut queue = FairQueue::new(NO_LIMIT);
         for item in 0..1000 {
-            assert_eq!(queue.push(1, item), Ok(()));
+            assert_eq!(queue.push(1, item, 0), Ok(()));
         }
         for _ in 0..10 {
             let (key, _) = queue.pop().unwrap();
             queue.spend(key, 100);
         }
-        assert_eq!(queue.push(2, 0), Ok(()));
+        assert_eq!(queue.push(2, 0, 0), Ok(()));
         assert_eq!(queue.pop(), Some((2, 0)));
     }
 
@@ -205,33 +240,65 @@ mod tests {
         let mut served = [0u64; 2];
         let costs = [100, 1];
         for key in [0, 1] {
-            assert_eq!(queue.push(key, 0), Ok(()));
+            assert_eq!(queue.push(key, 0, 0), Ok(()));
         }
         // Each asks again as soon as it is answered, so nobody ever has two items waiting.
         for _ in 0..2000 {
             let (key, item) = queue.pop().unwrap();
             queue.spend(key, costs[usize::from(key)]);
             served[usize::from(key)] += costs[usize::from(key)];
-            assert_eq!(queue.push(key, item), Ok(()));
+            assert_eq!(queue.push(key, item, 0), Ok(()));
         }
         let [dear, cheap] = served;
         assert!(dear.abs_diff(cheap) <= 100, "{dear} and {cheap}");
     }
 
     #[test]
+    fn of_many_who_have_used_nothing_whoever_asks_little_is_next() {
+        let mut queue = FairQueue::new(NO_LIMIT);
+        for key in 0..90 {
+            assert_eq!(queue.push(key, 0, 450), Ok(()));
+        }
+        let (key, _) = queue.pop().unwrap();
+        assert_eq!(queue.push(200, 1, 20), Ok(()));
+        queue.spend(key, 450);
+        assert_eq!(queue.pop(), Some((200, 1)));
+    }
+
+    #[test]
+    fn a_dear_thing_is_not_put_off_for_ever_by_cheap_ones_of_others() {
+        let mut queue = FairQueue::new(NO_LIMIT);
+        assert_eq!(queue.push(0, 0, 450), Ok(()));
+        for key in 1..10 {
+            assert_eq!(queue.push(key, 0, 20), Ok(()));
+        }
+        // Each cheap one is followed by one of somebody new.
+        for key in 10..1000 {
+            let (served, _) = queue.pop().unwrap();
+            if served == 0 {
+                assert!(key > 15, "the cheap ones go first");
+                return;
+            }
+            queue.spend(served, 20);
+            assert_eq!(queue.push(key, 0, 20), Ok(()));
+        }
+        panic!("it has waited for a thousand others");
+    }
+
+    #[test]
     fn a_key_holds_no_more_than_it_may() {
         let mut queue = FairQueue::new(2);
-        assert_eq!(queue.push(1, 0), Ok(()));
-        assert_eq!(queue.push(1, 1), Ok(()));
-        assert_eq!(queue.push(1, 2), Err(2));
-        assert_eq!(queue.push(2, 3), Ok(()));
+        assert_eq!(queue.push(1, 0, 0), Ok(()));
+        assert_eq!(queue.push(1, 1, 0), Ok(()));
+        assert_eq!(queue.push(1, 2, 0), Err(2));
+        assert_eq!(queue.push(2, 3, 0), Ok(()));
         assert_eq!(queue.len(), 3);
     }
 
     #[test]
     fn a_key_that_is_remembered_keeps_no_room_for_items() {
         let mut queue = FairQueue::new(NO_LIMIT);
-        assert_eq!(queue.push(1, [0u8; 100]), Ok(()));
+        assert_eq!(queue.push(1, [0u8; 100], 0), Ok(()));
         assert!(queue.pop().is_some());
         queue.spend(1, 1000);
         assert!(queue.lanes.values().all(|lane| lane.items.capacity() == 0));
@@ -242,7 +309,7 @@ mod tests {
     fn keys_that_have_nothing_waiting_are_forgotten_in_the_end() {
         let mut queue = FairQueue::new(NO_LIMIT);
         for key in 0..3 * KEYS_REMEMBERED {
-            assert_eq!(queue.push(key, ()), Ok(()));
+            assert_eq!(queue.push(key, (), 0), Ok(()));
             assert!(queue.pop().is_some());
             queue.spend(key, 1);
         }
@@ -263,7 +330,7 @@ mod tests {
             let mut popped = 0;
             for (key, cost, is_push) in steps {
                 if is_push {
-                    prop_assert_eq!(queue.push(key, next[usize::from(key)]), Ok(()));
+                    prop_assert_eq!(queue.push(key, next[usize::from(key)], 0), Ok(()));
                     next[usize::from(key)] += 1;
                     pushed += 1;
                 } else if let Some((key, item)) = queue.pop() {
@@ -285,7 +352,7 @@ mod tests {
             let mut served = vec![0u64; costs.len()];
             for (key, _) in costs.iter().enumerate() {
                 for item in 0..100u32 {
-                    prop_assert_eq!(queue.push(key, item), Ok(()));
+                    prop_assert_eq!(queue.push(key, item, 0), Ok(()));
                 }
             }
             // As long as nobody has run out.

@@ -10,7 +10,8 @@
 //! in all.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
+    mem::{Discriminant, discriminant},
     time::{Duration, Instant},
 };
 
@@ -116,7 +117,12 @@ pub(super) struct Waiting {
     /// What comes first, in the order of coming.
     gateways: VecDeque<Item>,
     users: FairQueue<Asker, Item>,
+    /// What calls of each kind have cost lately, in microseconds.
+    costs: HashMap<Discriminant<Request>, u64>,
 }
+
+/// A call counts so much in what its kind has cost lately: one of so many.
+const COSTS_AVERAGED: u64 = 8;
 
 impl Waiting {
     /// Nothing.
@@ -124,6 +130,7 @@ impl Waiting {
         Self {
             gateways: VecDeque::new(),
             users: FairQueue::new(USER_CALLS),
+            costs: HashMap::new(),
         }
     }
 
@@ -143,16 +150,28 @@ impl Waiting {
         reason = "the caller answers the item itself"
     )]
     pub(super) fn push(&mut self, item: Item) -> Result<(), Item> {
-        let asker = match &item {
-            Item::Call(call) => Asker::of(&call.request),
+        let (asker, kind) = match &item {
+            Item::Call(call) => (Asker::of(&call.request), Some(discriminant(&call.request))),
             // Bounded by the pool's own queue, and the work is done.
-            Item::Judged(_) => Asker::Gateway,
+            Item::Judged(_) => (Asker::Gateway, None),
         };
         if asker == Asker::Gateway {
             self.gateways.push_back(item);
             return Ok(());
         }
-        self.users.push(asker, item)
+        let lately = kind.and_then(|kind| self.costs.get(&kind)).copied();
+        let expected = asker.cost(Duration::from_micros(lately.unwrap_or(0)));
+        self.users.push(asker, item, expected)
+    }
+
+    /// A call of this `kind`, which `asker` made, has taken so long.
+    fn spend(&mut self, asker: Asker, kind: Option<Discriminant<Request>>, took: Duration) {
+        self.users.spend(asker, asker.cost(took));
+        if let Some(kind) = kind {
+            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let lately = self.costs.entry(kind).or_insert(took_us);
+            *lately = (*lately * (COSTS_AVERAGED - 1)).saturating_add(took_us) / COSTS_AVERAGED;
+        }
     }
 
     /// The items of one batch, which lasts no longer than about `longest`.
@@ -184,8 +203,15 @@ pub(super) struct Batch<'a> {
     began: Instant,
     longest: Duration,
     taken: usize,
-    under_way: Option<(Asker, Instant)>,
+    under_way: Option<UnderWay>,
     late: Vec<Item>,
+}
+
+/// An item that is being carried out.
+struct UnderWay {
+    asker: Asker,
+    kind: Option<Discriminant<Request>>,
+    since: Instant,
 }
 
 impl Batch<'_> {
@@ -197,10 +223,9 @@ impl Batch<'_> {
     }
 
     fn settle(&mut self, now: Instant) {
-        if let Some((asker, since)) = self.under_way.take() {
-            self.waiting
-                .users
-                .spend(asker, asker.cost(now.saturating_duration_since(since)));
+        if let Some(UnderWay { asker, kind, since }) = self.under_way.take() {
+            let took = now.saturating_duration_since(since);
+            self.waiting.spend(asker, kind, took);
         }
     }
 }
@@ -208,8 +233,8 @@ impl Batch<'_> {
 impl engine::Batch for Batch<'_> {
     fn restart(&mut self) {
         self.began = Instant::now();
-        if let Some((_, since)) = &mut self.under_way {
-            *since = self.began;
+        if let Some(under_way) = &mut self.under_way {
+            under_way.since = self.began;
         }
     }
 
@@ -224,7 +249,16 @@ impl engine::Batch for Batch<'_> {
         while self.taken < BATCH_CALLS && lasted < self.longest {
             let gateways_first = self.taken < BATCH_CALLS / 2 && lasted < self.longest / 2;
             let (asker, item) = self.waiting.take(gateways_first)?;
-            self.under_way = Some((asker, now));
+            let kind = match &item {
+                // One that is not carried out says nothing of its kind.
+                Item::Call(call) if !is_late(&item, now) => Some(discriminant(&call.request)),
+                Item::Call(_) | Item::Judged(_) => None,
+            };
+            self.under_way = Some(UnderWay {
+                asker,
+                kind,
+                since: now,
+            });
             if is_late(&item, now) {
                 self.settle(now);
                 self.late.push(item);

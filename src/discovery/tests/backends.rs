@@ -22,7 +22,7 @@ fn a_backend_is_found_by_gateways_and_vanishes_when_it_stops() {
             let addresses = gateways.addresses();
             addresses.is_some_and(|known| known.contains(&address(6000).ip()))
         };
-        assert!(is_known(&backend.gateways), "whom it serves is known");
+        eventually("whom it serves is known", || is_known(&backend.gateways)).await;
         let stranger = Stranger::connect(&hosts).await;
         let login = stranger.text("/UserService/Login").await;
         assert_eq!(login.as_deref(), Some("127.0.0.1:5001"));

@@ -150,17 +150,17 @@ impl Waiting {
         reason = "the caller answers the item itself"
     )]
     pub(super) fn push(&mut self, item: Item) -> Result<(), Item> {
-        let (asker, kind) = match &item {
-            Item::Call(call) => (Asker::of(&call.request), Some(discriminant(&call.request))),
+        let asker = match &item {
+            Item::Call(call) => Asker::of(&call.request),
             // Bounded by the pool's own queue, and the work is done.
-            Item::Judged(_) => (Asker::Gateway, None),
+            Item::Judged(_) => Asker::Gateway,
         };
         if asker == Asker::Gateway {
             self.gateways.push_back(item);
             return Ok(());
         }
-        let lately = kind.and_then(|kind| self.costs.get(&kind)).copied();
-        let expected = asker.cost(Duration::from_micros(lately.unwrap_or(0)));
+        let lately = kind_of(&item).and_then(|kind| self.costs.get(&kind));
+        let expected = asker.cost(Duration::from_micros(lately.copied().unwrap_or(0)));
         self.users.push(asker, item, expected)
     }
 
@@ -249,25 +249,29 @@ impl engine::Batch for Batch<'_> {
         while self.taken < BATCH_CALLS && lasted < self.longest {
             let gateways_first = self.taken < BATCH_CALLS / 2 && lasted < self.longest / 2;
             let (asker, item) = self.waiting.take(gateways_first)?;
-            let kind = match &item {
-                // One that is not carried out says nothing of its kind.
-                Item::Call(call) if !is_late(&item, now) => Some(discriminant(&call.request)),
-                Item::Call(_) | Item::Judged(_) => None,
-            };
-            self.under_way = Some(UnderWay {
-                asker,
-                kind,
-                since: now,
-            });
             if is_late(&item, now) {
-                self.settle(now);
+                // It is not carried out, which says nothing of what its kind costs.
+                self.waiting.users.spend(asker, asker.cost(Duration::ZERO));
                 self.late.push(item);
                 continue;
             }
+            self.under_way = Some(UnderWay {
+                asker,
+                kind: kind_of(&item),
+                since: now,
+            });
             self.taken += 1;
             return Some(item);
         }
         None
+    }
+}
+
+/// The kind of call that an item is.
+fn kind_of(item: &Item) -> Option<Discriminant<Request>> {
+    match item {
+        Item::Call(call) => Some(discriminant(&call.request)),
+        Item::Judged(_) => None,
     }
 }
 

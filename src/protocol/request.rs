@@ -40,6 +40,14 @@ pub struct HttpReply {
     pub origin: Option<Box<str>>,
 }
 
+impl HttpReply {
+    /// The last answer on a connection, to nobody in particular.
+    pub const LAST: Self = Self {
+        keep_alive: false,
+        origin: None,
+    };
+}
+
 /// A request that is taken up once the token in its header has logged its connection in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderLogin {

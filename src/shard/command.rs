@@ -5,11 +5,12 @@ use std::borrow::Cow;
 
 use super::Shard;
 use crate::{
-    base::{close::CloseReason, id::ConnectionKey},
+    base::{close::CloseReason, id::ConnectionKey, secret::Secret},
     limits::Patience,
     protocol::{
         command::{AckMode, Command, Dialect, Tag, Verb},
         error_code::ErrorCode,
+        http::events::LastEvent,
         reply::Reply,
         request::{BadRequest, ReplyTo, Request},
     },
@@ -127,6 +128,26 @@ impl Shard {
             self.end(key, CloseReason::Quit);
         }
         None
+    }
+
+    /// The login by `token` that something needs first: its answer is written for that.
+    pub(super) fn login_for(
+        &self,
+        to: ReplyTo,
+        token: Secret<String>,
+        last_event: Option<LastEvent>,
+    ) -> Asked {
+        Asked {
+            tag: None,
+            to,
+            verb: Verb::Auth,
+            call: Call::Auth {
+                token,
+                user: None,
+                last_event,
+            },
+            started_us: self.now.monotonic_us,
+        }
     }
 
     /// A message of `length` bytes is handled: what it is answered if it is a send and was read

@@ -10,12 +10,11 @@ use crate::{
     base::{id::ConnectionKey, secret::Secret},
     protocol::{
         codec::Partial,
-        command::Verb,
         protobuf::request::ProtobufRequest,
         reply::Reply,
         request::{HeaderLogin, ReplyTo},
     },
-    session::job::{Asked, Call},
+    session::job::Asked,
 };
 
 impl Shard {
@@ -35,20 +34,12 @@ impl Shard {
             session.device = Some(device.into());
         }
         let token = request.token()?;
-        Some(Asked {
-            tag: None,
-            to: ReplyTo::HeaderLogin(Box::new(HeaderLogin {
-                answer: request.answer(),
-                length,
-            })),
-            verb: Verb::Auth,
-            call: Call::Auth {
-                token: Secret::new((*token.expose()).to_owned()),
-                user: None,
-                last_event: None,
-            },
-            started_us: self.now.monotonic_us,
-        })
+        let to = ReplyTo::HeaderLogin(Box::new(HeaderLogin {
+            answer: request.answer(),
+            length,
+        }));
+        let token = Secret::new((*token.expose()).to_owned());
+        Some(self.login_for(to, token, None))
     }
 
     /// The login that a request needed was answered.

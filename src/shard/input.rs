@@ -18,7 +18,6 @@ use crate::{
         codec::{Codec, Form, Front, Partial},
         command::Verb,
         error_code::ErrorCode,
-        http::response::Status,
         reply::Reply,
         request::{BadRequest, HttpReply, ReplyTo, Request, form_of},
         websocket::FrameError,
@@ -396,17 +395,7 @@ impl Shard {
         match front {
             Front::TooLong => self.refuse_long_message(key, max_bytes),
             Front::Broken(error) => self.refuse_broken_frame(key, *error),
-            Front::BadHead(status) => {
-                let (code, words) = match status {
-                    Status::BodyTooLong => (ErrorCode::LineTooLong, "the body is too long"),
-                    Status::HeadTooLong => (ErrorCode::BadRequest, "the head is too long"),
-                    _ => (
-                        ErrorCode::BadRequest,
-                        "this is not a request of HTTP/1.1 with a length",
-                    ),
-                };
-                self.refuse_head(key, *status, code, words);
-            }
+            Front::BadHead(status) => self.refuse_bad_head(key, *status),
             _ => self.end(key, CloseReason::ClientClosed),
         }
     }
@@ -506,10 +495,7 @@ impl Shard {
         match connection.codec {
             Codec::WebSocket(Form::Json) | Codec::Events => ReplyTo::Json(None),
             Codec::WebSocket(Form::Protobuf) => ReplyTo::Protobuf(Box::default()),
-            Codec::Http => ReplyTo::Http(HttpReply {
-                keep_alive: false,
-                origin: None,
-            }),
+            Codec::Http => ReplyTo::Http(HttpReply::LAST),
             Codec::WebSocket(Form::Line) | Codec::Line => ReplyTo::Line(connection.session.dialect),
         }
     }

@@ -9,12 +9,12 @@ use crate::{
     base::{close::CloseReason, id::ConnectionKey, secret::Secret},
     protocol::{
         codec::{Carrier, Codec, Form},
-        command::{AckMode, Verb},
+        command::AckMode,
         error_code::ErrorCode,
         http::{
             api,
             asset::Asset,
-            events::{self, LastEvent},
+            events,
             head::Head,
             response::{self, Status},
             upgrade::{Handshake, handshake},
@@ -22,7 +22,7 @@ use crate::{
         reply::Reply,
         request::{ReplyTo, Upgrade},
     },
-    session::job::{Asked, Call},
+    session::job::Asked,
 };
 
 /// The letters of a device's name that the gateway makes up.
@@ -101,7 +101,8 @@ impl Shard {
             self.upgrade(key, &upgrade);
             return None;
         };
-        Some(self.login_of(upgrade, token, None))
+        let to = ReplyTo::Upgrade(Box::new(upgrade));
+        Some(self.login_for(to, token, None))
     }
 
     /// Does what is to be done for a client that wants pushes over HTTP: gives its login.
@@ -117,7 +118,8 @@ impl Shard {
                     answer: subscription.answer,
                     codec: Some(Codec::Events),
                 };
-                Some(self.login_of(upgrade, subscription.token, subscription.last_event))
+                let to = ReplyTo::Upgrade(Box::new(upgrade));
+                Some(self.login_for(to, subscription.token, subscription.last_event))
             }
             Err((status, words)) => {
                 self.refuse_head(key, status, code_of(status), words);
@@ -137,26 +139,6 @@ impl Shard {
         let session = &mut self.connections[key.slot as usize].session;
         session.device = Some(device.into());
         session.ack_mode = ack_mode;
-    }
-
-    /// The login that an upgrade needs.
-    fn login_of(
-        &self,
-        upgrade: Upgrade,
-        token: Secret<String>,
-        last_event: Option<LastEvent>,
-    ) -> Asked {
-        Asked {
-            tag: None,
-            to: ReplyTo::Upgrade(Box::new(upgrade)),
-            verb: Verb::Auth,
-            call: Call::Auth {
-                token,
-                user: None,
-                last_event,
-            },
-            started_us: self.now.monotonic_us,
-        }
     }
 
     /// A name of its own, so that two pages of one user do not displace each other.
@@ -210,13 +192,20 @@ impl Shard {
         self.arm(key, now_ms + ping_interval_ms);
     }
 
-    pub(super) fn refuse_head(
-        &mut self,
-        key: ConnectionKey,
-        status: Status,
-        code: ErrorCode,
-        words: &str,
-    ) {
+    /// What came is no request that could be read further.
+    pub(super) fn refuse_bad_head(&mut self, key: ConnectionKey, status: Status) {
+        let (code, words) = match status {
+            Status::BodyTooLong => (ErrorCode::LineTooLong, "the body is too long"),
+            Status::HeadTooLong => (ErrorCode::BadRequest, "the head is too long"),
+            _ => (
+                ErrorCode::BadRequest,
+                "this is not a request of HTTP/1.1 with a length",
+            ),
+        };
+        self.refuse_head(key, status, code, words);
+    }
+
+    fn refuse_head(&mut self, key: ConnectionKey, status: Status, code: ErrorCode, words: &str) {
         self.metrics.error(code);
         if matches!(status, Status::BadRequest | Status::HeadTooLong) {
             self.metrics.protocol_errors_total.inc();

@@ -49,6 +49,14 @@ pub(super) const SESSION_OVER: Failure = Failure::Refused(
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Failure {
+    /// The same of a token, which is good, though its user may not be there any more.
+    fn of_token(self) -> Self {
+        match self {
+            Self::Backend(Code::NotFound) => NOT_VALID,
+            other => other,
+        }
+    }
+
     /// The same of a registration, which may have been done: its user has to hear how to find out.
     fn of_registration(self) -> Self {
         const WORDS: &str = "whether the account was created is not known: try to log in";
@@ -217,7 +225,9 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
         return Err(NOT_VALID);
     }
     if let Some(last_event) = last_event {
-        check_session(core, grant.user, Origin::Token(grant).login_session(0)).await?;
+        let login_session = Origin::Token(grant).login_session(0);
+        let checked = check_session(core, grant.user, login_session).await;
+        checked.map_err(Failure::of_token)?;
         confirm_up_to(core, grant.user, last_event).await;
     }
     let login = Login {
@@ -225,11 +235,8 @@ pub(super) async fn auth<B: Backend, P: PushSource>(
         name: "",
         origin: Origin::Token(grant),
     };
-    match begin_session(core, job, login).await {
-        // The token is good, but its user is not there (any more).
-        Err(Failure::Backend(Code::NotFound)) => Err(NOT_VALID),
-        outcome => outcome,
-    }
+    let begun = begin_session(core, job, login).await;
+    begun.map_err(Failure::of_token)
 }
 
 /// The client has a stream up to `last`. Where that cannot be noted, it comes again, marked.
@@ -416,11 +423,7 @@ pub(super) async fn identify<B: Backend, P: PushSource>(
     Ok(Identity {
         user: grant.user,
         session_id: 0,
-        login_session: checked.map_err(|failure| match failure {
-            // The token is good, but its user is not there (any more).
-            Failure::Backend(Code::NotFound) => NOT_VALID,
-            failure => failure,
-        })?,
+        login_session: checked.map_err(Failure::of_token)?,
     })
 }
 

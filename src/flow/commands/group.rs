@@ -119,13 +119,17 @@ pub(super) async fn list<B: Backend, P: PushSource>(
     core: &Core<B, P>,
     job: &Job,
 ) -> Result<Reply, Failure> {
-    let response = core
-        .ask::<method::GetUserGroups>(GetUserGroupsRequest {
-            user_id: job.user(),
-        })
-        .await?;
-    let groups = with_numbers(core, response.group_ids, |id| *id);
-    Ok(Reply::Groups(groups))
+    of_user(core, job.user()).await.map(Reply::Groups)
+}
+
+/// The groups of `user`.
+pub(super) async fn of_user<B: Backend, P: PushSource>(
+    core: &Core<B, P>,
+    user: UserId,
+) -> Result<Vec<GroupId>, Failure> {
+    let request = GetUserGroupsRequest { user_id: user };
+    let response = core.ask::<method::GetUserGroups>(request).await?;
+    Ok(with_numbers(core, response.group_ids, |id| *id))
 }
 
 /// The page of members behind `after`, of at most `limit`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use super::Failure;
+use super::{Failure, group};
 use crate::{
     base::id::{GroupId, MessageId, Stream, UserId},
     contract::{
@@ -15,8 +15,8 @@ use crate::{
     flow::core::Core,
     metrics::PushDrop,
     proto::{
-        AckBatchRequest, AckRequest, C2cMsg, GetUserGroupsRequest, GroupMsg, PullOfflineRequest,
-        PullOfflineResponse, PushKind, PushMessage,
+        AckBatchRequest, AckRequest, C2cMsg, GroupMsg, PullOfflineRequest, PullOfflineResponse,
+        PushKind, PushMessage,
     },
     protocol::{command::PULL_LIMIT_MAX, reply::Reply},
     session::job::Job,
@@ -75,14 +75,10 @@ async fn streams_of<B: Backend, P: PushSource>(
     if !job.is_without_connection() {
         return Ok(core.shard().streams_of(job.key));
     }
-    let request = GetUserGroupsRequest {
-        user_id: job.user(),
-    };
-    let groups = match core.ask::<method::GetUserGroups>(request).await {
-        Ok(response) => response.group_ids,
+    let groups = match group::of_user(core, job.user()).await {
         // Nobody is in a group.
         Err(Failure::Call(CallError::Unsupported)) => Vec::new(),
-        Err(failure) => return Err(failure),
+        groups => groups?,
     };
     let groups = groups.into_iter().map(Stream::Group);
     Ok(std::iter::once(Stream::Direct(job.user()))

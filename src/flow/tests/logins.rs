@@ -7,27 +7,34 @@ use crate::{
     protocol::error_code::ErrorCode,
 };
 
+/// The error that a job comes to: its code and its words.
+fn error_of(world: &World, mut job: Job) -> Option<(ErrorCode, String)> {
+    let core = Rc::clone(&world.core);
+    let told = Rc::new(RefCell::new(None));
+    let heard = Rc::clone(&told);
+    let mut flow: Flow = Box::pin(async move {
+        if let [Reply::Error { code, words, .. }] = commands::run(&core, &mut job).await.as_slice()
+        {
+            heard.replace(Some((*code, words.to_string())));
+        }
+    });
+    assert!(go_on(&mut flow));
+    told.take()
+}
+
 /// What is answered to `login:alice:…` from `address`, as a code, and whether the service was
 /// asked.
 fn try_login(world: &World, address: [u8; 4]) -> (Option<ErrorCode>, Option<proto::LoginRequest>) {
     let before = world.calls.borrow().len();
-    let (_, mut job) = world.connect(address, b"login:alice:secret\n");
-    let core = Rc::clone(&world.core);
-    let code = Rc::new(Cell::new(None));
-    let told = Rc::clone(&code);
-    let mut flow: Flow = Box::pin(async move {
-        if let [Reply::Error { code, .. }] = commands::run(&core, &mut job).await.as_slice() {
-            told.set(Some(*code));
-        }
-    });
-    assert!(go_on(&mut flow));
+    let (_, job) = world.connect(address, b"login:alice:secret\n");
+    let code = error_of(world, job).map(|(code, _)| code);
     let asked = world.calls.borrow()[before..]
         .iter()
         .find_map(|call| match call {
             Request::Login(login) => Some(login.clone()),
             _ => None,
         });
-    (code.get(), asked)
+    (code, asked)
 }
 
 /// A service that finds every password wrong, and knows `home`.
@@ -95,18 +102,8 @@ fn try_registration(
     service: impl FnMut(&Request) -> Result<Response, CallError> + 'static,
 ) -> (ErrorCode, String) {
     let world = World::new(0, service);
-    let (_, mut job) = world.connect(LOCALHOST, b"register:alice:secret\n");
-    let core = Rc::clone(&world.core);
-    let told = Rc::new(RefCell::new(None));
-    let heard = Rc::clone(&told);
-    let mut flow: Flow = Box::pin(async move {
-        if let [Reply::Error { code, words, .. }] = commands::run(&core, &mut job).await.as_slice()
-        {
-            heard.replace(Some((*code, words.to_string())));
-        }
-    });
-    assert!(go_on(&mut flow));
-    told.take().expect("an error")
+    let (_, job) = world.connect(LOCALHOST, b"register:alice:secret\n");
+    error_of(&world, job).expect("an error")
 }
 
 #[test]
@@ -147,21 +144,13 @@ fn who_has_an_account_without_a_session_or_may_have_one_hears_so() {
 
 /// What `auth:…` comes to, as a code, and how many services were asked whose the token is.
 fn try_token(world: &World, token: &str) -> (Option<ErrorCode>, usize) {
-    let (_, mut job) = world.connect(HOME, format!("auth:{token}\n").as_bytes());
-    let core = Rc::clone(&world.core);
-    let code = Rc::new(Cell::new(None));
-    let told = Rc::clone(&code);
-    let mut flow: Flow = Box::pin(async move {
-        if let [Reply::Error { code, .. }] = commands::run(&core, &mut job).await.as_slice() {
-            told.set(Some(*code));
-        }
-    });
-    assert!(go_on(&mut flow));
+    let (_, job) = world.connect(HOME, format!("auth:{token}\n").as_bytes());
+    let code = error_of(world, job).map(|(code, _)| code);
     let calls = world.calls.borrow();
     let asked = calls
         .iter()
         .filter(|call| matches!(call, Request::VerifyToken(_)));
-    (code.get(), asked.count())
+    (code, asked.count())
 }
 
 const OPAQUE: &str = "opaque-token-of-alice";

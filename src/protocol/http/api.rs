@@ -118,12 +118,8 @@ fn only_reads(verb: Verb) -> bool {
 
 /// The names and values of a query, without their escapes.
 fn parameters(head: &Head<'_>) -> Option<Vec<(String, String)>> {
-    let pairs = head.query.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decoded(name)?, decoded(value)?))
-        })
+    head.parameters()
+        .map(|(name, value)| Some((decoded(name)?, decoded(value)?)))
         .collect()
 }
 

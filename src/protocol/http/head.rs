@@ -150,12 +150,16 @@ impl<'a> Head<'a> {
         items.map(str::trim).filter(|item| !item.is_empty())
     }
 
+    /// The names and values of the query, with their escapes.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let pairs = self.query.split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    }
+
     /// The value of a parameter of the query, decoded; `None`: it is not there, or not UTF-8.
     pub(super) fn parameter(&self, name: &str) -> Option<String> {
-        self.query.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == name).then(|| decoded(value)).flatten()
-        })
+        self.parameters()
+            .find_map(|(key, value)| (key == name).then(|| decoded(value)).flatten())
     }
 
     /// Whether another request may follow on the connection.

@@ -111,22 +111,23 @@ impl Status {
     }
 }
 
-/// The last answer on a connection.
-const LAST: HttpReply = HttpReply {
-    keep_alive: false,
-    origin: None,
-};
-
 /// Appends an answer with a JSON body, after which the connection is closed.
 pub fn write(status: Status, body: &str, out: &mut Vec<u8>) {
-    write_head(status, &LAST, status.header(), body.len(), out);
+    write_head(status, &HttpReply::LAST, status.header(), body.len(), out);
     out.extend_from_slice(body.as_bytes());
 }
 
 /// Appends the answer that is an error's; `code` is its word.
 pub fn write_error(status: Status, code: ErrorCode, words: &str, out: &mut Vec<u8>) {
-    let body = serde_json::json!({"error": {"code": code.word(), "message": words}});
-    write(status, &body.to_string(), out);
+    write(status, &error_body(code, words, None), out);
+}
+
+fn error_body(code: ErrorCode, words: &str, retry_ms: Option<u64>) -> String {
+    let mut error = serde_json::json!({"code": code.word(), "message": words});
+    if let Some(retry_ms) = retry_ms {
+        error["retry_ms"] = retry_ms.into();
+    }
+    serde_json::json!({ "error": error }).to_string()
 }
 
 /// Appends the answer to a command.
@@ -138,11 +139,7 @@ pub fn write_reply(status: Status, reply: &Reply, http: &HttpReply, out: &mut Ve
             retry_ms,
             words,
         } => {
-            let mut error = serde_json::json!({"code": code.word(), "message": words});
-            if let Some(retry_ms) = retry_ms {
-                error["retry_ms"] = (*retry_ms).into();
-            }
-            body.extend(serde_json::json!({ "error": error }).to_string().bytes());
+            body.extend(error_body(*code, words, *retry_ms).bytes());
             match status {
                 Status::MethodNotAllowed => "Allow: GET, POST\r\n".to_owned(),
                 Status::TooManyRequests => {
